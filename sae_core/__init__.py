@@ -1,0 +1,1 @@
+"""Sparse dictionaries and the sparse autoencoders built on them."""

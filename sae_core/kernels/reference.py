@@ -1,0 +1,33 @@
+"""The readable truth: dense, differentiable by autograd, works in float64. Never used in training.
+
+Shapes: x (tokens, d_in), values (n_latents, degree), support (n_latents, degree) or None for dense atoms
+(degree = d_in), bias (n_latents,), codes and indices (tokens, k).
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def densify(values: torch.Tensor, support: torch.Tensor | None, d_in: int) -> torch.Tensor:
+    """Atoms as a dense (n_latents, d_in) matrix."""
+    if support is None:
+        return values
+    return values.new_zeros(len(values), d_in).scatter(1, support, values)
+
+
+def encode_topk(
+    x: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None, bias: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k largest signed entries of z = W x + b, W the dense atoms: (codes, indices), in descending order."""
+    z = x @ densify(values, support, x.shape[1]).T + bias
+    codes, indices = z.topk(k, dim=1)
+    return codes, indices
+
+
+def decode(
+    codes: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None, d_in: int
+) -> torch.Tensor:
+    """h_hat = sum over the k picked atoms of code * atom: (tokens, d_in)."""
+    dense_codes = codes.new_zeros(len(codes), len(values)).scatter(1, indices, codes)
+    return dense_codes @ densify(values, support, d_in)

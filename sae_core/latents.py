@@ -1,0 +1,40 @@
+"""Dead latents: who fired, and re-aiming those that did not (paper, section 2)."""
+
+from __future__ import annotations
+
+import torch
+
+from sae_core.sae import SAE
+
+MIN_FIRINGS = 5  # a latent that fired less often since the last check is re-aimed
+MAX_DEAD_FRACTION = 0.8  # above this nothing is re-aimed: the SAE is broken, not its latents
+
+
+@torch.no_grad()
+def resample_dead(
+    sae: SAE,
+    firings: torch.Tensor,
+    h: torch.Tensor,
+    reconstruction: torch.Tensor,
+    squared_errors: torch.Tensor,
+    generator: torch.Generator,
+) -> int:
+    """Re-aim every latent with fewer than MIN_FIRINGS firings at a badly reconstructed sample; return how many.
+
+    Each takes the residual h - h_hat of a sample drawn with probability proportional to its squared error,
+    restricted to the latent's support, normalised, / sqrt(degree); its encoder bias becomes 0 (and its encoder row,
+    where it has one, the same direction). Adam's moments stay: those of a dead latent are already near 0.
+
+    Args:
+        firings: int (n_latents,), how often each latent was among the k since the last check.
+        h, reconstruction: (tokens, d_in); squared_errors: (tokens,).
+    """
+    dead = torch.nonzero(firings < MIN_FIRINGS).flatten()
+    weights = squared_errors.double()
+    if len(dead) == 0 or len(dead) > MAX_DEAD_FRACTION * len(firings) or not weights.sum() > 0:
+        return 0
+    samples = torch.multinomial(weights, len(dead), replacement=True, generator=generator)
+    directions = (h - reconstruction)[samples]
+    sae.dictionary.set_atoms(dead, directions)
+    sae.encoder.set_rows(dead, directions)
+    return len(dead)
