@@ -1,0 +1,265 @@
+"""The activation cache: one LM pass feeds a whole sweep.
+
+An entry is a folder named by the hash of all that determines its content. It holds fixed-size raw shards (rows of
+d_in values, shuffled once when written) and `manifest.json` with a checksum per shard and the pool's statistics.
+It is written under a temporary name and renamed when whole, so a killed writer leaves nothing that looks complete;
+a file lock that the kernel drops with its holder makes one process write while the others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from sweep.lm import LM
+from sweep.memo import short_hash, write_json
+from sweep.windows import Windows
+
+SHARD_ROWS = 65_536
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class CacheError(ValueError):
+    """The cache cannot be written (disk) or read (damage)."""
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """All that determines an entry's content."""
+
+    weights: str  # hash of the LM's weights
+    lm_dtype: str
+    layer: int
+    hook: str
+    corpus: str  # the corpus's fingerprint
+    window: int
+    bos: str
+    tokens: int
+    dtype: str  # float16 or bfloat16, as stored
+    seed: int  # of the shuffle
+
+    @property
+    def name(self) -> str:
+        return short_hash(FORMAT, asdict(self))
+
+
+class Pool:
+    """A finished entry, read by memory map.
+
+    Attributes:
+        tokens, d_in: rows and columns.
+        mean: float32 (d_in,), the mean activation: what mean ablation puts in its place.
+        mean_norm: mean l2 norm of a row.
+        total_variance: mean of ||h - mean||^2 over rows.
+    """
+
+    def __init__(self, folder: Path, verify: bool = True):
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            self.tokens, self.d_in = manifest["tokens"], manifest["d_in"]
+            self.mean = torch.tensor(manifest["mean"], dtype=torch.float32)
+            self.mean_norm, self.total_variance = manifest["mean_norm"], manifest["total_variance"]
+            self._bf16 = manifest["key"]["dtype"] == "bfloat16"
+            shards = manifest["shards"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
+        for shard in shards:
+            _check_shard(folder / shard["file"], shard, verify)
+        kind = np.uint16 if self._bf16 else np.float16
+        self._maps = [np.memmap(folder / s["file"], dtype=kind, mode="r", shape=(s["rows"], self.d_in)) for s in shards]
+
+    def rows(self, indices: np.ndarray) -> torch.Tensor:
+        """Rows `indices` (batch,) as stored (float16 or bfloat16): (batch, d_in)."""
+        if len(self._maps) == 1:
+            out = self._maps[0][indices]
+        else:
+            out = np.empty((len(indices), self.d_in), dtype=self._maps[0].dtype)
+            shard, row = np.divmod(indices, SHARD_ROWS)
+            for s in np.unique(shard):
+                here = shard == s
+                out[here] = self._maps[s][row[here]]
+        tensor = torch.from_numpy(out)
+        return tensor.view(torch.bfloat16) if self._bf16 else tensor
+
+
+def open_pool(cache_dir: Path, key: CacheKey, verify: bool = True) -> Pool | None:
+    """The entry of `key`, or None where there is none yet.
+
+    A damaged entry is moved aside, so that the next launch rebuilds it.
+
+    Raises:
+        CacheError: a shard or the manifest is damaged.
+    """
+    folder = cache_dir / key.name
+    if not folder.is_dir():
+        return None
+    try:
+        return Pool(folder, verify)
+    except CacheError as error:
+        aside = folder.with_name(f"{key.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(folder, aside)
+        raise CacheError(f"{error}; moved to {aside}: run again to rebuild it") from None
+
+
+def ensure_pools(
+    cache_dir: Path,
+    keys: Sequence[CacheKey],
+    load: Callable[[], tuple[LM, Windows]],
+    batch_size: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_wait: Callable[[], None] = lambda: None,
+) -> None:
+    """Make sure that every key has an entry, capturing all missing layers in one LM pass.
+
+    Args:
+        keys: differ in `layer` only.
+        load: gives the LM and the training windows; called only when something is missing.
+        on_progress: told (tokens done, tokens in all) during the pass.
+        on_wait: told once when another process is already writing.
+
+    Raises:
+        CacheError: not enough disk, or activations beyond the range of the stored dtype.
+    """
+    if all((cache_dir / key.name).is_dir() for key in keys):
+        return
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as locks:
+        # One order for everybody, so that two processes with overlapping layers cannot wait for each other.
+        for key in sorted(keys, key=lambda k: k.name):
+            lock = FileLock(cache_dir / f"{key.name}.lock")
+            try:
+                locks.enter_context(lock.acquire(timeout=0))
+            except TimeoutError:
+                on_wait()
+                locks.enter_context(lock.acquire())
+        missing = [key for key in keys if not (cache_dir / key.name).is_dir()]
+        if missing:
+            for key in missing:
+                for stale in cache_dir.glob(f"{key.name}.writing-*"):  # its writer was killed: we hold the lock
+                    shutil.rmtree(stale)
+            lm, windows = load()
+            _write(cache_dir, missing, lm, windows, batch_size, on_progress)
+
+
+def check_disk(cache_dir: Path, n_bytes: int) -> None:
+    """Raise CacheError unless `n_bytes` fit on the cache's disk."""
+    free = shutil.disk_usage(cache_dir).free
+    if n_bytes > free:
+        raise CacheError(
+            f"cache_dir={cache_dir}: the activations need {n_bytes:,} bytes and {free:,} are free; "
+            "point cache_dir at another disk or ask for fewer corpus.train_tokens"
+        )
+
+
+def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size: int, on_progress) -> None:
+    n = windows.n_tokens
+    check_disk(cache_dir, len(keys) * n * lm.d_model * 2)
+    writers = {key.layer: _EntryWriter(cache_dir, key, n, lm.d_model) for key in keys}
+    try:
+        mask = windows.mask()
+        done = 0
+        for start in range(0, len(windows.tokens), batch_size):
+            batch = slice(start, start + batch_size)
+            keep = torch.from_numpy(mask[batch])
+            captured = lm.capture(torch.from_numpy(windows.tokens[batch]), list(writers))
+            for layer, writer in writers.items():
+                writer.add(captured[layer].cpu()[keep])
+            done += int(keep.sum())
+            on_progress(done, n)
+        for writer in writers.values():
+            writer.finish()
+    except BaseException as error:
+        for writer in writers.values():
+            shutil.rmtree(writer.temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise CacheError(f"cache_dir={cache_dir}: writing the activations failed ({error.strerror})") from None
+        raise
+
+
+class _EntryWriter:
+    """Writes one entry's rows, each at its shuffled place, and its statistics."""
+
+    def __init__(self, cache_dir: Path, key: CacheKey, n: int, d_in: int):
+        self.key, self.n, self.d_in = key, n, d_in
+        self.final = cache_dir / key.name
+        self.temporary = cache_dir / f"{key.name}.writing-{os.getpid()}"
+        self.temporary.mkdir()
+        self._sizes = [min(SHARD_ROWS, n - start) for start in range(0, n, SHARD_ROWS)]
+        self._files = [f"shard-{i:05d}.bin" for i in range(len(self._sizes))]
+        self._maps = []
+        for file, rows in zip(self._files, self._sizes, strict=True):
+            with open(self.temporary / file, "wb") as stream:  # reserve the blocks: a full disk shows now, not mid-map
+                os.posix_fallocate(stream.fileno(), 0, rows * d_in * 2)
+            self._maps.append(np.memmap(self.temporary / file, dtype=np.uint16, mode="r+", shape=(rows, d_in)))
+        # The shuffle: where token i goes. Raw PCG64 draws, stable on every platform and numpy version.
+        self._place = np.argsort(np.random.PCG64(key.seed).random_raw(n), kind="stable")
+        self._done = 0
+        self._sum = torch.zeros(d_in, dtype=torch.float64)
+        self._norms = self._squares = 0.0
+
+    def add(self, hidden: torch.Tensor) -> None:
+        stored = hidden.to(torch.bfloat16 if self.key.dtype == "bfloat16" else torch.float16)
+        exact = stored.double()
+        if not bool(torch.isfinite(exact).all()):
+            raise CacheError(
+                f"layer={self.key.layer}: an activation is not finite in {self.key.dtype}; "
+                "try cache_dtype=bfloat16, which reaches further"
+            )
+        self._sum += exact.sum(0)
+        self._norms += float(exact.norm(dim=1).sum())
+        self._squares += float(exact.square().sum())
+        places = self._place[self._done : self._done + len(stored)]
+        self._done += len(stored)
+        bits = stored.view(torch.int16).numpy().view(np.uint16)
+        shard, row = np.divmod(places, SHARD_ROWS)
+        for s in np.unique(shard):
+            here = shard == s
+            self._maps[s][row[here]] = bits[here]
+
+    def finish(self) -> None:
+        for mapped in self._maps:
+            mapped.flush()
+        self._maps.clear()
+        mean = self._sum / self.n
+        manifest = {
+            "format": FORMAT,
+            "key": asdict(self.key),
+            "tokens": self.n,
+            "d_in": self.d_in,
+            "shard_rows": SHARD_ROWS,
+            "shards": [
+                {"file": file, "rows": rows, "sha256": _sha256(self.temporary / file)}
+                for file, rows in zip(self._files, self._sizes, strict=True)
+            ],
+            "mean": mean.tolist(),
+            "mean_norm": self._norms / self.n,
+            "total_variance": self._squares / self.n - float(mean.square().sum()),
+        }
+        write_json(self.temporary / MANIFEST, manifest)
+        os.replace(self.temporary, self.final)
+
+
+def _check_shard(path: Path, shard: dict, verify: bool) -> None:
+    try:
+        whole = not verify or _sha256(path) == shard["sha256"]
+    except OSError as error:
+        raise CacheError(f"activation cache: {path} cannot be read ({error.strerror})") from None
+    if not whole:
+        raise CacheError(f"activation cache: {path} does not match its checksum")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,304 @@
+"""Load a causal LM, capture a hook point, run the LM with the hook point replaced.
+
+The hook point of layer L is the residual stream after block L, counted from 0 (TransformerLens'
+`blocks.L.hook_resid_post`). Nothing here knows about SAEs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from sweep.memo import remembered_hash
+
+# Module path of the list of blocks, by transformers' model_type.
+BLOCKS = {
+    "gpt_neox": "gpt_neox.layers",
+    "llama": "model.layers",
+    "qwen2": "model.layers",
+    "gpt2": "transformer.h",
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ModelError(ValueError):
+    """The LM cannot be found, read or hooked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which LM, and how to run it.
+
+    Args:
+        name: what people call it; labels figures.
+        hub_id, revision: where it is on the hub; not needed when `path` is given.
+        path: a folder in transformers layout; takes the place of the hub.
+        window: tokens per context in every LM pass.
+        dtype: float32, bfloat16 or float16.
+        batch_size: windows per LM forward.
+        blocks: module path of the list of blocks, for architectures not in `BLOCKS`.
+        trust_remote_code: run Python code that comes with the model.
+        allow_pickle: load weights that are not safetensors (a pickle can run code).
+    """
+
+    name: str
+    hub_id: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    window: int = 128
+    dtype: str = "float32"
+    batch_size: int = 16
+    blocks: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ModelError(f"model.dtype={self.dtype} must be one of {', '.join(DTYPES)}")
+        if self.window < 2:
+            raise ModelError(f"model.window={self.window} must be at least 2 tokens")
+        if self.batch_size < 1:
+            raise ModelError(f"model.batch_size={self.batch_size} must be at least 1")
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of an LM before its weights are loaded."""
+
+    folder: Path  # on this disk
+    architecture: str  # transformers' model_type
+    d_model: int
+    n_layers: int
+    context: int | None  # longest context, None if the config does not say
+
+
+def find_model(config: ModelConfig) -> ModelInfo:
+    """Locate the LM on disk (downloading it if it is a hub model and the network allows) and read its config.
+
+    Raises:
+        ModelError: not there, not readable, or a window longer than the model's context.
+    """
+    folder = _folder(config)
+    from transformers import AutoConfig
+
+    try:
+        hf = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        hint = "; set model.trust_remote_code=true to run code that comes with it" if _has_code(folder) else ""
+        raise ModelError(f"{folder} is not a model that transformers can read ({_first_line(error)}){hint}") from None
+    hf = hf.get_text_config()
+    context = getattr(hf, "max_position_embeddings", None)
+    if context and config.window > context:
+        raise ModelError(f"model.window={config.window} must be in 2..{context} (the context of {config.name})")
+    return ModelInfo(folder, hf.model_type, hf.hidden_size, hf.num_hidden_layers, context)
+
+
+def check_layer(layer: int, info: ModelInfo, name: str) -> None:
+    """Raise ModelError unless the LM has a block `layer`."""
+    if not 0 <= layer < info.n_layers:
+        raise ModelError(f"layer={layer} must be in 0..{info.n_layers - 1} (the blocks of {name})")
+
+
+def weights_hash(info: ModelInfo, cache_dir: Path) -> str:
+    """sha256 over the weight files' and the config's bytes, 16 hex digits: the same wherever the folder lies."""
+    files = sorted([*info.folder.glob("*.safetensors"), *info.folder.glob("*.bin"), info.folder / "config.json"])
+    return remembered_hash(files, [f.name for f in files], cache_dir)
+
+
+def load_tokenizer(config: ModelConfig, info: ModelInfo):
+    """The LM's own tokenizer."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(info.folder, trust_remote_code=config.trust_remote_code)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"{info.folder} holds no tokenizer that can be read ({_first_line(error)})") from None
+
+
+class LM:
+    """A frozen causal LM and its list of blocks."""
+
+    def __init__(self, model: nn.Module, blocks: nn.ModuleList, d_model: int, device: torch.device):
+        self.model, self.blocks, self.d_model, self.device = model, blocks, d_model, device
+
+    @torch.inference_mode()
+    def capture(self, tokens: torch.Tensor, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Residual stream after each of `layers` for tokens (windows, length): {layer: (windows, length, d_model)}.
+
+        The forward pass ends at the deepest layer asked for.
+        """
+        captured: dict[int, torch.Tensor] = {}
+        deepest = max(layers)
+
+        def keep(layer: int, hidden: torch.Tensor) -> None:
+            captured[layer] = hidden.clone()
+            if layer == deepest:
+                raise _Enough
+
+        with self._hooked({layer: (lambda h, at=layer: keep(at, h)) for layer in layers}), suppress(_Enough):
+            self._forward(tokens)
+        return captured
+
+    @torch.inference_mode()
+    def logits(
+        self, tokens: torch.Tensor, layer: int, edit: Callable[[torch.Tensor], torch.Tensor | None]
+    ) -> torch.Tensor:
+        """Logits (windows, length, vocabulary) with the hook point replaced by what `edit` gives, if not None."""
+        with self._hooked({layer: edit}):
+            return self._forward(tokens).logits
+
+    def _forward(self, tokens: torch.Tensor):
+        return self.model(input_ids=tokens.to(self.device), use_cache=False)
+
+    @contextmanager
+    def _hooked(self, edits: dict[int, Callable[[torch.Tensor], Any]]) -> Iterator[None]:
+        def hook(edit, output):
+            # A block returns its hidden state alone or first in a tuple, depending on the architecture.
+            hidden = output[0] if isinstance(output, tuple) else output
+            new = edit(hidden)
+            if new is None:
+                return None
+            new = new.to(hidden.dtype)
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        handles = [
+            self.blocks[layer].register_forward_hook(lambda _m, _i, output, edit=edit: hook(edit, output))
+            for layer, edit in edits.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Enough(Exception):
+    """Ends a forward pass whose remaining blocks nobody needs."""
+
+
+def next_token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in nats of tokens[:, 1:] under logits (windows, length, vocabulary): (windows, length - 1)."""
+    flat = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+    return flat.view(len(tokens), -1)
+
+
+def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
+    """Load the weights of the LM that `find_model` found.
+
+    Raises:
+        ModelError: no safetensors weights (and pickles not allowed), unknown architecture, wrong model.blocks.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the run's own line says what is going on
+    if not config.allow_pickle and not any(info.folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{info.folder} holds no safetensors weights; set model.allow_pickle=true to load pickled ones "
+            "(a pickle can run code)"
+        )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            info.folder,
+            dtype=DTYPES[config.dtype],
+            use_safetensors=None if config.allow_pickle else True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except Exception as error:  # transformers, safetensors and torch each raise their own kinds
+        raise ModelError(f"{info.folder}: the weights cannot be loaded ({_first_line(error)})") from None
+    module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
+    return LM(module, find_blocks(module, config.blocks, info), info.d_model, device)
+
+
+def find_blocks(model: nn.Module, blocks: str | None, info: ModelInfo) -> nn.ModuleList:
+    """The list of blocks: at `blocks` if given, else where `BLOCKS` says."""
+    path = blocks or BLOCKS.get(info.architecture)
+    candidates = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == info.n_layers]
+    if path is None:
+        raise ModelError(
+            f"architecture {info.architecture} is unknown: give the module path of its list of blocks as "
+            f"model.blocks=...; lists of {info.n_layers} modules in it: {', '.join(candidates) or 'none'}"
+        )
+    found: nn.Module | None = dict(model.named_modules()).get(path)
+    if not isinstance(found, nn.ModuleList) or len(found) != info.n_layers:
+        raise ModelError(
+            f"model.blocks={path} is not a list of {info.n_layers} blocks; such lists: "
+            f"{', '.join(candidates) or 'none'}"
+        )
+    return found
+
+
+def _folder(config: ModelConfig) -> Path:
+    if config.path:
+        folder = Path(os.path.expanduser(config.path))
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path={config.path} is not a model folder (no config.json in it)")
+        return folder.resolve()
+    if not config.hub_id:
+        raise ModelError("model.path is not set: give the folder of a model in transformers layout")
+    return _download(config, config.hub_id)
+
+
+def _download(config: ModelConfig, hub_id: str) -> Path:
+    """The hub's snapshot: from the local hub cache if it is there, else downloaded."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    patterns += ["*.bin"] if config.allow_pickle else []
+    patterns += ["*.py"] if config.trust_remote_code else []
+    where = f"{hub_id} at revision {config.revision}"
+    ask: dict[str, Any] = {"repo_id": hub_id, "revision": config.revision, "allow_patterns": patterns}
+    try:
+        folder = Path(snapshot_download(**ask, local_files_only=True))
+        if any(folder.glob("*.safetensors")) or config.allow_pickle:
+            return folder
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError):
+        pass
+    try:
+        HfApi().model_info(
+            hub_id, revision=config.revision, timeout=10
+        )  # one try: a download retries for half a minute
+        return Path(snapshot_download(**ask))
+    except GatedRepoError:
+        raise ModelError(
+            f"{where} is gated: accept its licence on the hub and set HF_TOKEN, or set model.path to a copy on disk"
+        ) from None
+    except Exception as error:  # the HTTP library's own kinds among them
+        raise ModelError(
+            f"{where} is not on this disk and cannot be downloaded ({type(error).__name__}): "
+            "set model.path to a folder that holds it"
+        ) from None
+
+
+def _has_code(folder: Path) -> bool:
+    return any(folder.glob("*.py"))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def device_from(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; any other name is torch's.
+
+    Raises:
+        ModelError: a device that torch does not know or have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device={name} cannot be used ({_first_line(error)}); choose auto, cpu or cuda") from None
+    return device
