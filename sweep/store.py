@@ -1,0 +1,75 @@
+"""The run store: `<runs_dir>/<run_id>/record.json`, one writer each, appearing by rename. Standard library only.
+
+A record is a JSON object:
+
+    schema      1
+    run_id      hash of the spec
+    status      "complete" or "failed"
+    spec        every setting that determines the result (see `sweep.spec`)
+    labels      names for people: model, corpus, arm, sweep
+    axes        layer, d, k, n, seed as asked
+    sizes       d_in, n_latents, degree, k as built
+    storage     learned_decoder_values, compression, learned_parameters, index_bits, artifact_bytes
+    metrics     reconstruction and LM-in-the-loop measures, see `sweep.evaluate`
+    timings     seconds by stage
+    versions    of python, torch, transformers, numpy and this project
+    error       why it failed, when it did
+    finished    ISO time
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+RECORD = "record.json"
+COMPLETE, FAILED = "complete", "failed"
+
+Record = dict[str, Any]
+
+
+def run_folder(runs_dir: Path, run_id: str) -> Path:
+    return runs_dir / run_id
+
+
+def write_record(runs_dir: Path, record: Record) -> None:
+    """Put `record` in its run's folder, whole or not at all."""
+    folder = run_folder(runs_dir, record["run_id"])
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{RECORD}.{os.getpid()}"
+    try:
+        with open(temporary, "w") as stream:
+            json.dump(record, stream, indent=1, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, folder / RECORD)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_record(runs_dir: Path, run_id: str) -> Record | None:
+    """The run's record, or None where there is none that can be read (it is then as if never run)."""
+    try:
+        return _read(run_folder(runs_dir, run_id) / RECORD)
+    except (OSError, ValueError):
+        return None
+
+
+def iterate_records(runs_dir: Path) -> Iterator[tuple[Path, Record | None]]:
+    """(path, record) of every run under `runs_dir`, in order of run id; None for one that cannot be read."""
+    for path in sorted(runs_dir.glob(f"*/{RECORD}")):
+        try:
+            yield path, _read(path)
+        except (OSError, ValueError):
+            yield path, None
+
+
+def _read(path: Path) -> Record:
+    record = json.loads(path.read_text())
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "status" not in record:
+        raise ValueError(f"{path} is not a record of schema {SCHEMA}")
+    return record

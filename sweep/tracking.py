@@ -1,0 +1,117 @@
+"""Where a run's curves and figures go besides its record: Weights & Biases, or nowhere.
+
+The names below are stable: dashboards and the README rely on them. A tracker that fails says so once and is silent
+from then on; it never takes a run with it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from sweep.train import Progress
+
+STEP = "train/tokens"  # the x axis of every training curve
+CURVES = {  # metric name -> field of Progress
+    "train/tokens": "tokens",
+    "train/step": "step",
+    "train/loss": "loss",
+    "train/fvu": "fvu",
+    "train/lr": "lr",
+    "train/dead_fraction": "dead_fraction",
+    "train/dead_tokens": "dead_tokens",
+    "train/resampled": "resampled",
+}
+STORAGE_PREFIX, METRIC_PREFIX, TIMING_PREFIX = "storage/", "eval/", "seconds/"
+MODES = ("offline", "online", "disabled")
+
+
+class Tracker(Protocol):
+    """One run's tracker. Calls come from one thread, in this order: curve*, summary, artifact?, finish."""
+
+    def curve(self, progress: Progress) -> None: ...
+
+    def summary(self, record: dict[str, Any]) -> None: ...
+
+    def artifact(self, folder: Path, name: str) -> None: ...
+
+    def finish(self, failed: bool) -> None: ...
+
+
+class NoTracker:
+    """Keeps nothing."""
+
+    def curve(self, progress: Progress) -> None: ...
+
+    def summary(self, record: dict[str, Any]) -> None: ...
+
+    def artifact(self, folder: Path, name: str) -> None: ...
+
+    def finish(self, failed: bool) -> None: ...
+
+
+class WandbTracker:
+    """One Weights & Biases run per SAE, its files under `folder`."""
+
+    def __init__(self, folder: Path, mode: str, project: str, entity: str | None, settings: dict[str, Any]):
+        import wandb
+
+        # reinit: each run of a serial sweep is its own W&B run, whatever became of the one before.
+        self._run = wandb.init(
+            dir=folder,
+            mode=mode,  # type: ignore[arg-type]
+            project=project,
+            entity=entity,
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+            **settings,
+        )
+        self._run.define_metric(STEP)
+        self._run.define_metric("train/*", step_metric=STEP)
+
+    def curve(self, progress: Progress) -> None:
+        self._run.log({name: getattr(progress, field) for name, field in CURVES.items()})
+
+    def summary(self, record: dict[str, Any]) -> None:
+        groups = ((STORAGE_PREFIX, "storage"), (METRIC_PREFIX, "metrics"), (TIMING_PREFIX, "timings"))
+        flat = {prefix + key: value for prefix, part in groups for key, value in record.get(part, {}).items()}
+        self._run.summary.update({**flat, "status": record["status"], "run_id": record["run_id"]})
+
+    def artifact(self, folder: Path, name: str) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(name, type="sae")
+        for file in ("sae.safetensors", "cfg.json"):
+            artifact.add_file(str(folder / file))
+        self._run.log_artifact(artifact)
+
+    def finish(self, failed: bool) -> None:
+        self._run.finish(exit_code=1 if failed else 0)
+
+
+class Guarded:
+    """Forwards to `make()`'s tracker until something fails; then warns once and drops the rest."""
+
+    def __init__(self, make):
+        self._inner: Tracker = NoTracker()
+        self._call(lambda: setattr(self, "_inner", make()))
+
+    def _call(self, action) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever a tracker does, the run's own record matters more
+            self._inner = NoTracker()
+            print(f"warning: tracking stopped for this run ({type(error).__name__}: {error})", file=sys.stderr)
+
+    def curve(self, progress: Progress) -> None:
+        self._call(lambda: self._inner.curve(progress))
+
+    def summary(self, record: dict[str, Any]) -> None:
+        self._call(lambda: self._inner.summary(record))
+
+    def artifact(self, folder: Path, name: str) -> None:
+        self._call(lambda: self._inner.artifact(folder, name))
+
+    def finish(self, failed: bool) -> None:
+        self._call(lambda: self._inner.finish(failed))

@@ -1,0 +1,235 @@
+"""Train an SAE on a stream of batches: a plain function, resumable, bit-identical on CPU when resumed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sae_core.latents import resample_dead
+from sae_core.losses import squared_errors
+from sae_core.sae import SAE
+
+LOG_EVERY = 50  # steps; also how often the host waits for the device
+_DRAWS_TOGETHER = 100  # steps whose row indices are drawn in one go
+
+
+class TrainingError(ValueError):
+    """Training cannot go on; the message has the step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe. Defaults are the paper's (section 2), `input_scale` excepted.
+
+    Args:
+        steps, batch_size: SGD steps and tokens per step, drawn from the pool with replacement.
+        lr, lr_final: Adam's learning rate falls from lr to lr_final by a cosine over all steps.
+        beta1, beta2: Adam's.
+        grad_clip: largest global l2 norm of the gradient.
+        resample_min_steps, resample_fraction: dead latents are re-aimed every
+            max(resample_min_steps, resample_fraction * steps) steps.
+        input_scale: "unit" multiplies activations by one scalar, so that their mean norm over the pool is
+            sqrt(d_in); "none" is the paper's.
+        checkpoint_every: steps between checkpoints; changes no result.
+    """
+
+    steps: int = 5000
+    batch_size: int = 256
+    lr: float = 3e-4
+    lr_final: float = 1e-5
+    beta1: float = 0.9
+    beta2: float = 0.999
+    grad_clip: float = 1.0
+    resample_min_steps: int = 1000
+    resample_fraction: float = 0.2
+    input_scale: str = "unit"
+    checkpoint_every: int = 1000
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "resample_min_steps", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"train.{name}={getattr(self, name)} must be at least 1")
+        for name in ("lr", "grad_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise TrainingError(f"train.{name}={getattr(self, name)} must be positive and finite")
+        if not 0 <= self.lr_final <= self.lr:
+            raise TrainingError(f"train.lr_final={self.lr_final} must be in 0..{self.lr} (train.lr)")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"train.{name}={getattr(self, name)} must be in 0..1, 1 excluded")
+        if not 0 <= self.resample_fraction <= 1:
+            raise TrainingError(f"train.resample_fraction={self.resample_fraction} must be in 0..1")
+        if self.input_scale not in ("unit", "none"):
+            raise TrainingError(f"train.input_scale={self.input_scale} must be unit or none")
+
+    @property
+    def resample_every(self) -> int:
+        return max(self.resample_min_steps, int(self.resample_fraction * self.steps))
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.lr_final + (self.lr - self.lr_final) * cosine
+
+
+class Progress(NamedTuple):
+    """What is said every LOG_EVERY steps and at the end."""
+
+    step: int  # steps done
+    tokens: int  # tokens seen
+    loss: float  # mean over the steps since the last report, scaled units
+    fvu: float  # the same, as a fraction of the pool's variance
+    lr: float
+    dead_fraction: float  # latents that did not fire in the last `dead_tokens` tokens
+    dead_tokens: int
+    resampled: int  # latents re-aimed so far
+
+
+Batches = Callable[[np.ndarray], torch.Tensor]  # row indices -> activations (batch, d_in), any float dtype
+
+
+def train(
+    sae: SAE,
+    rows: Batches,
+    n_rows: int,
+    variance: float,
+    config: TrainConfig,
+    seed: int,
+    checkpoint: Path | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> None:
+    """Fit `sae` in place.
+
+    Args:
+        rows: gives the pool's rows; which are drawn follows from `seed` and the step alone.
+        n_rows: rows in the pool.
+        variance: the pool's total variance in the LM's units, for the reported fvu.
+        checkpoint: file to resume from, if it exists, and to write to.
+
+    Raises:
+        TrainingError: a loss is NaN or infinite.
+        CheckpointError: `checkpoint` is damaged; remove it and start over.
+    """
+    device = sae.b_dec.device
+    optimizer = torch.optim.Adam(
+        sae.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=device.type in ("cpu", "cuda")
+    )
+    state = _State(sae, optimizer, seed)
+    if checkpoint is not None:
+        state.load(checkpoint)
+    scaled_variance = variance * float(sae.scale) ** 2
+    losses: list[torch.Tensor] = []
+    saved = state.step
+    for step in range(state.step, config.steps):
+        h = rows(batch_indices(seed, step, config.batch_size, n_rows)).to(device, torch.float32)
+        lr = config.lr_at(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        output = sae(h)
+        errors = squared_errors(h, output.reconstruction, sae.scale)
+        loss = errors.mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(sae.parameters(), config.grad_clip)
+        optimizer.step()
+        losses.append(loss.detach())
+        state.count(output.indices)
+        done = step + 1
+        if done % config.resample_every == 0 and done < config.steps:
+            _check_finite(losses, done)
+            state.resampled += resample_dead(
+                sae, state.firings, h, output.reconstruction.detach(), errors.detach(), state.generator
+            )
+            state.firings.zero_()
+        if done % LOG_EVERY == 0 or done == config.steps:
+            mean_loss = _check_finite(losses, done)
+            losses.clear()
+            dead, dead_tokens = state.dead(config.batch_size, done)
+            tokens = done * config.batch_size
+            report(
+                Progress(done, tokens, mean_loss, mean_loss / scaled_variance, lr, dead, dead_tokens, state.resampled)
+            )
+        state.step = done
+        # Only right after a report: the losses since the last one are not part of a checkpoint.
+        due = done - saved >= config.checkpoint_every and not losses and done < config.steps
+        if checkpoint is not None and due:
+            state.save(checkpoint)
+            saved = done
+
+
+def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
+    """Rows of the pool that `step` sees, drawn with replacement; depends on the arguments alone: (batch_size,)."""
+    block, within = divmod(step, _DRAWS_TOGETHER)
+    raw = np.random.PCG64([seed, block]).random_raw(_DRAWS_TOGETHER * batch_size)
+    raw = raw[within * batch_size : (within + 1) * batch_size]
+    return ((raw >> np.uint64(32)) * np.uint64(n_rows) >> np.uint64(32)).astype(np.int64)
+
+
+def _check_finite(losses: list[torch.Tensor], done: int) -> float:
+    """Mean of the losses of the steps up to `done`; raises at the first that is not finite."""
+    values = torch.stack(losses).double().cpu()
+    bad = torch.nonzero(~torch.isfinite(values)).flatten()
+    if len(bad):
+        step = done - len(losses) + int(bad[0]) + 1
+        raise TrainingError(f"the loss became {values[bad[0]].item()} at step {step}: lower train.lr or grad_clip")
+    return float(values.mean())
+
+
+class _State:
+    """All that a checkpoint must hold besides the data, which follows from seed and step."""
+
+    def __init__(self, sae: SAE, optimizer: torch.optim.Optimizer, seed: int):
+        device = sae.b_dec.device
+        self.sae, self.optimizer, self.step, self.resampled = sae, optimizer, 0, 0
+        self.generator = torch.Generator(device=device).manual_seed(seed)
+        n = sae.dictionary.n_latents
+        self.firings = torch.zeros(n, dtype=torch.int64, device=device)  # since the last re-aiming
+        self.last_fired = torch.zeros(n, dtype=torch.int64, device=device)  # step count at the last firing
+
+    def count(self, indices: torch.Tensor) -> None:
+        fired = torch.bincount(indices.flatten(), minlength=len(self.firings))
+        self.firings += fired
+        self.last_fired.masked_fill_(fired > 0, self.step + 1)
+
+    def dead(self, batch_size: int, done: int, window_steps: int = 1000) -> tuple[float, int]:
+        """(share of latents that did not fire in the last T tokens, T)."""
+        window = min(window_steps, done)
+        return float((self.last_fired <= done - window).double().mean()), window * batch_size
+
+    def save(self, path: Path) -> None:
+        state = {
+            "sae": self.sae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "firings": self.firings,
+            "last_fired": self.last_fired,
+            "step": self.step,
+            "resampled": self.resampled,
+        }
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+
+    def load(self, path: Path) -> None:
+        try:
+            state = torch.load(path, map_location=self.firings.device, weights_only=True)
+            self.sae.load_state_dict(state["sae"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.generator.set_state(state["generator"].cpu())
+            self.firings, self.last_fired = state["firings"], state["last_fired"]
+            self.step, self.resampled = state["step"], state["resampled"]
+        except FileNotFoundError:
+            return
+        except Exception as error:  # a torn file raises whatever its bytes suggest
+            raise CheckpointError(f"{path} cannot be resumed from ({type(error).__name__})") from None
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged; the caller removes it and starts over."""

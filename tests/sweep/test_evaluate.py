@@ -1,0 +1,106 @@
+"""Every figure recomputed here in a second way: plain transformers, plain loops, full-size tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+from sae_core.arms import Expander
+from sweep.corpus import TextCorpus
+from sweep.evaluate import EvaluationError, baselines, evaluate
+from sweep.lm import ModelConfig, find_model, load_lm
+from sweep.windows import WindowConfig, held_out_windows
+
+LAYER = 1
+
+
+@pytest.fixture(params=["gpt_neox", "llama"])
+def setting(request, model_folders, text_file, tokenizer):
+    folder = model_folders[request.param]
+    config = ModelConfig(name="t", path=str(folder), window=24)
+    lm = load_lm(config, find_model(config), torch.device("cpu"))
+    windows = held_out_windows(TextCorpus(str(text_file), held_out_fraction=0.1), tokenizer, WindowConfig(24), 40)
+    assert windows.lengths.min() < 24  # padded windows take part
+    return lm, windows, AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def ce_with(model, windows, replace):
+    """CE per predicted token and log p; each window alone and unpadded; `replace` edits the output of block LAYER."""
+    blocks = model.gpt_neox.layers if hasattr(model, "gpt_neox") else model.model.layers
+
+    def hook(_module, _inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        new = replace(hidden[0])[None]
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    handle = blocks[LAYER].register_forward_hook(hook)
+    total, count, logits_of = 0.0, 0, []
+    with torch.no_grad():
+        for row, length in zip(windows.tokens, windows.lengths, strict=True):
+            ids = torch.from_numpy(row[:length])[None]
+            logits = model(ids).logits[0, :-1]
+            total += float(F.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            count += length - 1
+            logits_of.append(logits.log_softmax(-1))
+    handle.remove()
+    return total / count, torch.cat(logits_of)
+
+
+def test_all_measures_against_an_independent_recomputation(setting, tmp_path):
+    lm, windows, model = setting
+    mean = torch.randn(32)
+    sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
+    base = baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k")
+    got = evaluate(sae, lm, LAYER, windows, base, 8)
+    clean, log_p = ce_with(model, windows, lambda h: h)
+    zero, _ = ce_with(model, windows, torch.zeros_like)
+    mean_ce, _ = ce_with(model, windows, lambda h: mean.expand_as(h))
+    seen = []
+
+    def reconstruct(h):
+        seen.append(h.clone())
+        return sae(h).reconstruction
+
+    patched, log_q = ce_with(model, windows, reconstruct)
+    near = {"rel": 1e-4}
+    assert got["ce_clean"] == pytest.approx(clean, **near)
+    assert got["ce_zero"] == pytest.approx(zero, **near)
+    assert got["ce_mean"] == pytest.approx(mean_ce, **near)
+    assert got["ce_sae"] == pytest.approx(patched, **near)
+    assert got["delta_ce"] == pytest.approx(patched - clean, abs=1e-4)
+    assert got["ce_recovered"] == pytest.approx((zero - patched) / (zero - clean), rel=1e-2)
+    assert got["ce_recovered_mean"] == pytest.approx((mean_ce - patched) / (mean_ce - clean), rel=1e-2)
+    assert got["kl"] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-3)
+    h = torch.cat(seen)
+    with torch.no_grad():
+        r = sae(h).reconstruction
+    assert got["tokens"] == len(h) == windows.n_tokens
+    assert got["predicted_tokens"] == windows.n_tokens - len(windows.lengths)
+    assert got["relative_error"] == pytest.approx(float(((h - r).norm(dim=1) / h.norm(dim=1)).mean()), **near)
+    fvu = float((h - r).square().sum() / (h - h.mean(0)).square().sum())
+    assert got["fvu"] == pytest.approx(fvu, **near)
+
+
+def test_baselines_are_measured_once(setting, tmp_path):
+    lm, windows, _ = setting
+    first = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+
+    def never():
+        raise AssertionError("the LM is not needed again")
+
+    assert baselines(never, LAYER, windows, torch.zeros(32), 8, tmp_path, "k") == first
+    with pytest.raises(AssertionError):
+        baselines(never, LAYER + 1, windows, torch.zeros(32), 8, tmp_path, "k")
+    assert first.ce_mean == pytest.approx(first.ce_zero)  # the mean given is zero
+
+
+def test_a_reconstruction_that_is_not_finite_is_an_error(setting, tmp_path):
+    lm, windows, _ = setting
+    sae = Expander(128, 5, 6).build(32, seed=0)
+    base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+    with torch.no_grad():
+        sae.b_dec.fill_(float("nan"))
+    with pytest.raises(EvaluationError, match="is nan"):
+        evaluate(sae, lm, LAYER, windows, base, 8)

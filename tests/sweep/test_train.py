@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sae_core.arms import DenseWarmTied, Expander
+from sweep.train import CheckpointError, TrainConfig, TrainingError, batch_indices, train
+
+DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(
+    16, 16, generator=torch.Generator().manual_seed(1)
+)
+VARIANCE = float((DATA - DATA.mean(0)).square().sum(1).mean())
+CONFIG = TrainConfig(steps=400, batch_size=32, lr=3e-3, resample_min_steps=100, resample_fraction=0.1,
+                     checkpoint_every=150)  # fmt: skip
+
+
+def rows(indices):
+    return DATA[torch.from_numpy(indices)]
+
+
+class Killed(Exception):
+    pass
+
+
+def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=rows):
+    sae = arm.build(16, seed=0, scale=0.5)
+
+    def report(progress):
+        if reports is not None:
+            reports.append(progress)
+        if stop_at is not None and progress.step >= stop_at:
+            raise Killed
+
+    train(sae, data, 500, VARIANCE, config, 0, checkpoint, report)
+    return sae
+
+
+@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4)], ids=lambda a: a.name)
+def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
+    whole_reports, reports = [], []
+    whole = fit(arm, reports=whole_reports)
+    checkpoint = tmp_path / "c.pt"
+    with pytest.raises(Killed):
+        fit(arm, checkpoint=checkpoint, stop_at=350)
+    assert checkpoint.exists()
+    resumed = fit(arm, checkpoint=checkpoint, reports=reports)
+    assert reports[0].step == 350  # went on from step 300, not from 0
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    assert reports[-1] == whole_reports[-1]
+
+
+def test_the_loss_falls_and_fvu_is_the_loss_over_the_variance():
+    reports = []
+    sae = fit(Expander(48, 3, 4), reports=reports)
+    assert reports[-1].fvu < 0.7 * reports[0].fvu
+    with torch.no_grad():
+        exact = float((DATA - sae(DATA).reconstruction).square().sum(1).mean()) / VARIANCE
+    assert reports[-1].fvu == pytest.approx(exact, rel=0.15)
+    assert reports[-1].tokens == 400 * 32 and [r.step for r in reports] == list(range(50, 401, 50))
+
+
+def test_half_precision_rows_are_accepted():
+    fit(Expander(48, 3, 4), TrainConfig(steps=5), data=lambda i: rows(i).half())
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_with_its_step(poison):
+    calls = []
+
+    def poisoned(indices):
+        calls.append(1)
+        return rows(indices) * (poison if len(calls) == 73 else 1.0)
+
+    with pytest.raises(TrainingError, match="at step 73"):
+        fit(Expander(48, 3, 4), data=poisoned)
+
+
+def test_a_damaged_checkpoint_is_said(tmp_path):
+    (tmp_path / "c.pt").write_bytes(b"torn")
+    with pytest.raises(CheckpointError):
+        fit(Expander(48, 3, 4), checkpoint=tmp_path / "c.pt")
+
+
+def test_batches_depend_on_seed_and_step_alone_and_cover_the_pool():
+    assert np.array_equal(batch_indices(1, 250, 32, 500), batch_indices(1, 250, 32, 500))
+    assert not np.array_equal(batch_indices(1, 250, 32, 500), batch_indices(2, 250, 32, 500))
+    drawn = np.concatenate([batch_indices(0, s, 32, 500) for s in range(300)])
+    assert drawn.min() >= 0 and drawn.max() < 500 and len(np.unique(drawn)) == 500
+
+
+def test_learning_rate_is_the_cosine_of_the_paper():
+    config = TrainConfig()
+    assert config.lr_at(0) == 3e-4
+    assert config.lr_at(2500) == pytest.approx((3e-4 + 1e-5) / 2)
+    assert config.lr_at(4999) == pytest.approx(1e-5, rel=1e-3)
+    assert config.resample_every == 1000
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"steps": 0}, "train.steps=0"), ({"lr": 0.0}, "train.lr=0.0"), ({"lr": math.nan}, "train.lr=nan"),
+    ({"lr_final": 1.0}, "train.lr_final=1.0"), ({"beta2": 1.0}, "train.beta2=1.0"),
+    ({"input_scale": "half"}, "train.input_scale=half"),
+])  # fmt: skip
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(TrainingError, match=message):
+        TrainConfig(**settings)
