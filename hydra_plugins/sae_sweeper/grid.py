@@ -1,0 +1,81 @@
+"""Hydra sweeper `grid`: the product of all lists, planned before anything is launched.
+
+Beside Hydra's own BasicSweeper it checks every cell first, runs each distinct spec once, leaves impossible cells out,
+shows progress, and ends with a table whatever became of single runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+class GridSweeper(BasicSweeper):
+    """Args: params: {key: comma-separated choices} of an experiment file; the command line wins over it."""
+
+    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None):
+        super().__init__(max_batch_size=max_batch_size, params=params)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        # Imported here: Hydra imports every plugin module at each start, and these bring torch.
+        from sweep.plan import make_plan
+        from sweep.progress import Display
+        from sweep.report import print_table
+        from sweep.run import preflight
+
+        assert self.config is not None and self.launcher is not None
+        sweep_dir = Path(self.config.hydra.sweep.dir)
+        plan = make_plan(self._cells(arguments), sweep_dir.name)
+        for job in _one_per_source([run.job for run in plan.todo]):
+            preflight(job)
+        if plan.todo:
+            sweep_dir.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
+            batch = [[*run.overrides, f"layers_together={plan.layers(run.job)}"] for run in plan.todo]
+            shown = [(run.job.spec.run_id, run.job.title) for run in plan.todo]
+            lost = ""
+            with Display(plan.todo[0].job.runs_dir, shown):
+                try:
+                    self.launcher.launch(batch, initial_job_idx=0)
+                except Exception as error:  # a worker that was killed: its siblings' results are on disk
+                    lost = f"the launcher stopped early ({type(error).__name__}); the same command goes on from here"
+            if lost:
+                print(lost)
+        if print_table(plan.runs, plan.left_out):
+            raise SystemExit(1)
+        return None
+
+    def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
+        """(overrides, composed config) of every combination, in the order of the lists."""
+        assert self.hydra_context is not None and self.config is not None
+        given = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
+        params = [f"{key}={value}" for key, value in (self.params or {}).items() if key not in given]
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        choices: list[list[str]] = []
+        for override in parser.parse_overrides([*params, *arguments]):
+            if override.is_sweep_override():
+                key = override.get_key_element()
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            else:
+                choices.append([override.input_line or ""])
+        for combination in itertools.product(*choices):
+            overrides = list(combination)
+            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            OmegaConf.set_struct(cfg, False)
+            del cfg["hydra"]
+            yield overrides, cfg
+
+
+def _one_per_source(jobs: list[Any]) -> list[Any]:
+    """One job for each activation entry: what differs only in the SAE needs checking once."""
+    return list({job.spec.activations: job for job in jobs}.values())

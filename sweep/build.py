@@ -1,0 +1,188 @@
+"""Config -> objects: the only place that instantiates from config. Below it nobody sees a DictConfig."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from sae_core.arms import Arm, Sizes
+from sweep.activations import CacheKey
+from sweep.corpus import Corpus
+from sweep.evaluate import EvalConfig
+from sweep.lm import ModelConfig, ModelInfo, check_layer, find_model, weights_hash
+from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, check_keys, latents_from, whole_number
+from sweep.tracking import MODES
+from sweep.train import TrainConfig
+from sweep.windows import WindowConfig
+
+_SETTINGS = {"runs_dir", "cache_dir", "cache_dtype", "device", "threads", "layers_together", "save_artifact"}
+_GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker"}
+_POOL_KEYS = ("train_tokens", "bos")  # of the corpus group: how much of it, and how cut
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Weights & Biases: mode is offline, online or disabled."""
+
+    mode: str = "offline"
+    project: str = "expander-sae"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"tracker.mode={self.mode} must be one of {', '.join(MODES)}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, ready to start: its spec and what is needed to carry it out."""
+
+    spec: RunSpec
+    axes: dict[str, int]
+    labels: dict[str, str]
+    sizes: Sizes
+    model: ModelConfig
+    info: ModelInfo
+    corpus: Corpus
+    windows: WindowConfig
+    tracker: TrackerConfig
+    runs_dir: Path
+    cache_dir: Path
+    device: str
+    threads: int | None
+    layers_together: tuple[int, ...]
+    save_artifact: bool
+
+    @property
+    def title(self) -> str:
+        """The cell in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
+        n, degree, k = self.sizes
+        return f"{self.labels['arm']} d={degree} k={k} n={n} L{self.axes['layer']} s{self.axes['seed']}"
+
+
+def build_job(cfg: DictConfig, sweep: str) -> Job:
+    """Check a composed config and turn it into a job. No LM is loaded.
+
+    Args:
+        sweep: the name that groups the runs launched together.
+
+    Raises:
+        CellError: a cell to leave out of a grid.
+        ValueError: anything else that is wrong, named by key, value and range.
+    """
+    check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_GROUPS})
+    layer = whole_number("layer", cfg.layer, 0)
+    for axis, least in (("d", 1), ("k", 1), ("seed", 0)):
+        whole_number(axis, cfg[axis], least)
+    train = _build(cfg.train, "train", TrainConfig)
+    evaluation = _build(cfg.eval, "eval", EvalConfig)
+    tracker = _dataclass(cfg.tracker, "tracker", TrackerConfig)
+    model = _dataclass(cfg.model, "model", ModelConfig)
+    if cfg.cache_dtype not in ("float16", "bfloat16"):
+        raise ValueError(f"cache_dtype={cfg.cache_dtype} must be float16 or bfloat16")
+    info = _find_model(model)
+    check_layer(layer, info, model.name)
+    n = latents_from(cfg.n, info.d_model)
+    if cfg.k > n:
+        raise ValueError(f"k={cfg.k} must be in 1..{n} (n)")
+    arm = cast(Arm, _build({**_plain(cfg.sae, "sae", {"n_latents": n})}, "sae", None))
+    sizes = arm.sizes(info.d_model)
+
+    corpus_cfg = _plain(cfg.corpus, "corpus")
+    bos = corpus_cfg.pop("bos")
+    train_tokens = whole_number("corpus.train_tokens", corpus_cfg.pop("train_tokens"), 1)
+    windows = WindowConfig(model.window, bos)
+    corpus = _build_corpus(json.dumps(corpus_cfg))
+    cache_dir = Path(cfg.cache_dir).expanduser()
+    key = CacheKey(
+        weights=weights_hash(info, cache_dir),
+        lm_dtype=model.dtype,
+        layer=layer,
+        hook=HOOK,
+        corpus=corpus.fingerprint(cache_dir),
+        window=model.window,
+        bos=bos,
+        tokens=train_tokens,
+        dtype=cfg.cache_dtype,
+        seed=SHUFFLE_SEED,
+    )
+    return Job(
+        spec=RunSpec(key, arm, train, evaluation, cfg.seed),
+        axes={"layer": layer, "d": cfg.d, "k": cfg.k, "n": n, "seed": cfg.seed},
+        labels={"model": _model_label(model), "corpus": _corpus_label(corpus_cfg), "arm": arm.name, "sweep": sweep},
+        sizes=sizes,
+        model=model,
+        info=info,
+        corpus=corpus,
+        windows=windows,
+        tracker=tracker,
+        runs_dir=Path(cfg.runs_dir).expanduser(),
+        cache_dir=cache_dir,
+        device=cfg.device,
+        threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
+        layers_together=tuple(sorted({layer, *cfg.layers_together})),
+        save_artifact=bool(cfg.save_artifact),
+    )
+
+
+@lru_cache
+def _find_model(model: ModelConfig) -> ModelInfo:
+    return find_model(model)
+
+
+@lru_cache
+def _build_corpus(corpus_json: str) -> Corpus:
+    """One object per config, so that a sweep reads its text once."""
+    return _build(json.loads(corpus_json), "corpus", None)
+
+
+def _plain(node: Any, name: str, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A config group as a resolved dict; `known` replaces values that only the job knows."""
+    if not isinstance(node, DictConfig):
+        raise ValueError(f"{name}={node} must be a config group; choose a file of conf/{name}/")
+    plain = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    return {**plain, **{key: value for key, value in (known or {}).items() if key in plain}}
+
+
+def _build(node: Any, name: str, kind: type | None) -> Any:
+    """Instantiate the group's `_target_`; its signature is the schema, and keys it does not have are refused."""
+    plain = node if isinstance(node, dict) else _plain(node, name)
+    target = get_class(plain["_target_"])
+    given = {key: value for key, value in plain.items() if key != "_target_"}
+    check_keys(f"{name}.", given, set(inspect.signature(target).parameters))
+    try:
+        built = instantiate(plain)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError):
+            raise cause from None
+        raise ValueError(f"{name}: {cause or error}") from None
+    if kind is not None and not isinstance(built, kind):
+        raise ValueError(f"{name}._target_={plain['_target_']} is not a {kind.__name__}")
+    return built
+
+
+def _dataclass(node: Any, name: str, kind: type) -> Any:
+    plain = _plain(node, name)
+    check_keys(f"{name}.", plain, {f.name for f in fields(kind)})
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()})
+
+
+def _model_label(model: ModelConfig) -> str:
+    return Path(model.path).name if model.name == "local" and model.path else model.name
+
+
+def _corpus_label(corpus_cfg: dict[str, Any]) -> str:
+    kind = corpus_cfg["_target_"].rsplit(".", 1)[-1].removesuffix("Corpus").lower()
+    what = corpus_cfg.get("path") or corpus_cfg.get("name")
+    return f"{kind}:{Path(what).name}" if what else kind

@@ -1,0 +1,5 @@
+"""The small trained LM that ships with the project, and the recipe that trained it."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"

@@ -1,0 +1,142 @@
+"""Train the embedded LM: `python -m sweep.embedded.train [--work DIR] [--out DIR] [--tokens N]`.
+
+bf16 autocast with fp32 master weights; Muon moves the blocks' matrices, AdamW the rest. A checkpoint every few
+minutes makes the same command go on where it stopped. At the end the weights are exported as fp16 safetensors
+and measured (`sweep.embedded.measure`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from sweep.embedded import WEIGHTS
+from sweep.embedded.measure import write_card
+from sweep.embedded.recipe import Recipe, batches, encode_documents, new_model, split_documents, train_tokenizer
+
+LOSS_CHUNK = 2048  # rows of logits alive at once
+LOG_EVERY = 50  # steps
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc not to give large freed blocks back: page faults took a fifth of the step (2 cores, 2026-11)."""
+    try:
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+    except (OSError, AttributeError):
+        pass
+
+
+def optimizers(model: GPTNeoXForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, unembedding, norms and biases."""
+    inside = {id(p) for p in model.gpt_neox.layers.parameters() if p.ndim == 2}
+    matrices = [p for p in model.parameters() if id(p) in inside]
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=recipe.adam_lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay, fused=True),
+    ]
+
+
+def backward(model: GPTNeoXForCausalLM, windows: torch.Tensor) -> float:
+    """Accumulate the gradient of the mean next-token loss; return that loss in nats per token.
+
+    The unembedding runs in chunks, each followed by its backward, so the logits stay small.
+    """
+    inputs, targets = windows[:, :-1], windows[:, 1:].reshape(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.gpt_neox(inputs, use_cache=False).last_hidden_state
+        leaf = hidden.detach().requires_grad_()
+        unembedding, total = model.get_output_embeddings().weight, 0.0
+        for rows, wanted in zip(leaf.flatten(0, 1).split(LOSS_CHUNK), targets.split(LOSS_CHUNK), strict=True):
+            loss = F.cross_entropy(F.linear(rows, unembedding).float(), wanted, reduction="sum") / targets.numel()
+            loss.backward()
+            total += loss.item()
+    hidden.backward(leaf.grad)
+    return total
+
+
+def save_checkpoint(path: Path, model, opts, step: int, curve: list) -> None:
+    state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step, "curve": curve}
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def train(recipe: Recipe, work: Path, checkpoint_every: int = 250):
+    """Return (model, tokenizer, loss curve [[tokens, nats/token], ...]); resumes from `work` if it can."""
+    train_documents, _ = split_documents()
+    tokenizer_dir, checkpoint = work / "tokenizer", work / "checkpoint.pt"
+    if (tokenizer_dir / "tokenizer.json").exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_dir)
+    else:
+        print(f"training the tokenizer on {len(train_documents)} files", flush=True)
+        tokenizer = train_tokenizer([d.text for d in train_documents], recipe)
+        tokenizer.save_pretrained(tokenizer_dir)
+    encoded = encode_documents(tokenizer, train_documents)
+    print(f"{sum(map(len, encoded)) / 1e6:.2f} M training tokens, {recipe.steps} steps", flush=True)
+
+    torch.manual_seed(recipe.seed)
+    model = new_model(recipe)
+    opts = optimizers(model, recipe)
+    base_lrs = [[g["lr"] for g in o.param_groups] for o in opts]
+    first, curve = 0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        for opt, saved in zip(opts, state["opts"], strict=True):
+            opt.load_state_dict(saved)
+        first, curve = state["step"], state["curve"]
+        print(f"going on from step {first}", flush=True)
+
+    bar = tqdm(total=recipe.steps, initial=first, desc="LM", unit="step", mininterval=5)
+    recent: list[float] = []
+    for step, windows in batches(encoded, recipe, first):
+        recent.append(backward(model, torch.from_numpy(windows)))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt, lrs in zip(opts, base_lrs, strict=True):
+            for group, lr in zip(opt.param_groups, lrs, strict=True):
+                group["lr"] = lr * recipe.lr_scale(step)
+            opt.step()
+            opt.zero_grad()
+        bar.update()
+        if (step + 1) % LOG_EVERY == 0:
+            mean = sum(recent) / len(recent)
+            recent.clear()
+            curve.append([(step + 1) * recipe.batch_size * recipe.context, round(mean, 4)])
+            bar.set_postfix_str(f"{mean:.3f} nats/token")
+        if (step + 1) % checkpoint_every == 0:
+            save_checkpoint(checkpoint, model, opts, step + 1, curve)
+    return model, tokenizer, curve
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m sweep.embedded.train", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path(".cache/embedded-lm"), help="checkpoints and tokenizer")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the finished model goes")
+    parser.add_argument("--tokens", type=int, default=Recipe.tokens, help="training tokens")
+    args = parser.parse_args(argv)
+    keep_freed_memory()
+    args.work.mkdir(parents=True, exist_ok=True)
+    recipe = replace(Recipe(), tokens=args.tokens)
+    started = time.time()
+    model, tokenizer, curve = train(recipe, args.work)
+    model.half().save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    run = {"recipe": asdict(recipe), "curve": curve, "seconds_this_launch": round(time.time() - started)}
+    (args.out / "training.json").write_text(json.dumps(run, indent=1))
+    write_card(args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What `python -m sweep` does: compose, check, run one or hand a grid to the sweeper."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sweep.embedded import WEIGHTS
+
+_TRACES = "EXPANDER_SWEEP_TRACES"  # what HYDRA_FULL_ERROR was before we set it
+
+OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
+
+
+def task(cfg: DictConfig) -> str | None:
+    """Hydra's task: one run. In a multirun the sweeper shows and sums up; alone it does so itself."""
+    from sweep.build import build_job
+    from sweep.run import run
+
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode == RunMode.MULTIRUN:
+        job = build_job(cfg, sweep=Path(hydra_config.sweep.dir).name)
+        run(job)
+        return job.spec.run_id
+    # Here and not in main: Hydra announces an exception that leaves its task with a line of its own.
+    with _one_line_errors():
+        _run_alone(cfg, Path(hydra_config.runtime.output_dir).name)
+    return None
+
+
+def _run_alone(cfg: DictConfig, name: str) -> None:
+    from sweep.plan import make_plan
+    from sweep.progress import Display
+    from sweep.report import print_table
+    from sweep.run import preflight, run
+
+    plan = make_plan([([], cfg)], name)
+    if plan.left_out:
+        raise ValueError(plan.left_out[0].reason)
+    planned = plan.runs[0]
+    if not planned.done:
+        preflight(planned.job)
+        with Display(planned.job.runs_dir, [(planned.job.spec.run_id, planned.job.title)]):
+            run(planned.job)
+    if print_table(plan.runs, []):
+        raise SystemExit(1)
+
+
+def main() -> None:
+    """Entry point. Mistakes end with one line and exit code 1, Ctrl-C with one line and 130."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    with _one_line_errors():
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors reach us instead of its own printing
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Say errors of input, config and disk in one line; HYDRA_FULL_ERROR=1 on entry shows tracebacks instead."""
+    show_traces = os.environ.get(_TRACES, os.environ["HYDRA_FULL_ERROR"]) == "1"
+    os.environ[_TRACES] = str(int(show_traces))
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: what is finished stays; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
+        if show_traces:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def explain(error: BaseException) -> str:
+    """The error as one line; Hydra's pages are cut to their first fact."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    unknown = re.search(r"Could not override '([^']+)'", "\n".join(texts))
+    if unknown:
+        return f"unknown key {unknown[1]}; python -m sweep --help lists the keys"
+    several = re.search(r"Ambiguous value for argument '([^']+)'", texts[0])
+    if several:
+        return f"{several[1]} gives several values: add -m to sweep over them"
+    return " ".join(texts[0].split("Config search path")[0].split())

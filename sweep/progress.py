@@ -1,0 +1,147 @@
+"""What a run is doing, said to a small file in its folder, and the terminal lines that read those files.
+
+The file makes the display the same for every launcher: the runs may be in this process or in others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from sweep.store import COMPLETE, Record, read_record, run_folder
+
+PROGRESS = "progress.json"
+_INTERVAL = 0.5  # seconds
+
+
+class RunProgress:
+    """Writes `progress.json` of one run, at most twice a second."""
+
+    def __init__(self, folder: Path):
+        self._file = folder / PROGRESS
+        self._last = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
+        now = time.monotonic()
+        if stage == self._stage and now - self._last < _INTERVAL:
+            return
+        self._stage, self._last = stage, now
+        state = {"stage": stage, "done": done, "total": total, "note": note, "pid": os.getpid()}
+        temporary = self._file.with_name(f".{PROGRESS}.{os.getpid()}")
+        temporary.write_text(json.dumps(state))
+        os.replace(temporary, self._file)
+
+    def close(self) -> None:
+        self._file.unlink(missing_ok=True)
+
+
+class Display:
+    """One line for the sweep, one for each run under way, and a lasting line for each run that ends.
+
+    Use as a context manager around the launch. On a terminal the lines are live; elsewhere only the lasting ones
+    are printed.
+
+    Args:
+        runs: (run id, title) of every run to be done, in order.
+    """
+
+    def __init__(self, runs_dir: Path, runs: Sequence[tuple[str, str]], console: Console | None = None):
+        self._runs_dir, self._runs = runs_dir, list(runs)
+        self._console = console or Console(stderr=True, highlight=False)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._before = {run_id: _stamp(runs_dir, run_id) for run_id, _ in runs}
+        self._ended: set[str] = set()
+        self._tasks: dict[str, tuple[str, TaskID]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        self._sweep = self._bars.add_task("runs", total=len(self._runs), note="")
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._refresh()
+        self._bars.stop()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(_INTERVAL):
+            self._refresh()
+
+    def _refresh(self) -> None:
+        for run_id, title in self._runs:
+            if run_id in self._ended:
+                continue
+            stamp = _stamp(self._runs_dir, run_id)
+            if stamp is not None and stamp != self._before[run_id]:
+                self._end(run_id, title)
+            else:
+                self._show(run_id, title)
+        done = len(self._ended)
+        spent = time.monotonic() - self._started
+        left = f"{_clock(spent / done * (len(self._runs) - done))} left" if done else ""
+        self._bars.update(self._sweep, completed=done, note=left)
+
+    def _end(self, run_id: str, title: str) -> None:
+        self._ended.add(run_id)
+        if run_id in self._tasks:
+            self._bars.remove_task(self._tasks.pop(run_id)[1])
+        record = read_record(self._runs_dir, run_id)
+        count = f"[{len(self._ended)}/{len(self._runs)}]"
+        self._console.print(f"{count} {title}: {outcome(record)}", markup=False, soft_wrap=True)
+
+    def _show(self, run_id: str, title: str) -> None:
+        try:
+            state = json.loads((run_folder(self._runs_dir, run_id) / PROGRESS).read_text())
+        except (OSError, ValueError):
+            return
+        stage, task = self._tasks.get(run_id, ("", None))
+        if task is None or stage != state["stage"]:  # a new stage starts its clock anew
+            if task is not None:
+                self._bars.remove_task(task)
+            task = self._bars.add_task(f"{title}: {state['stage']}", note="")
+            self._tasks[run_id] = (state["stage"], task)
+        self._bars.update(task, completed=state["done"], total=state["total"] or None, note=state["note"])
+
+
+def outcome(record: Record | None) -> str:
+    """How a run ended, in one line."""
+    if record is None:
+        return "no record"
+    if record["status"] != COMPLETE:
+        return f"failed: {record.get('error', 'unknown error')}"
+    metrics, seconds = record["metrics"], record["timings"]["total"]
+    return f"CE recovered {metrics['ce_recovered']:.4f}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
+
+
+def _stamp(runs_dir: Path, run_id: str) -> int | None:
+    try:
+        return (run_folder(runs_dir, run_id) / "record.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,256 @@
+"""One run: activations -> build -> train -> evaluate -> record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+import traceback
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from sae_core import io
+from sae_core.sae import SAE
+from sae_core.storage import count_storage
+from sweep.activations import Pool, ensure_pools, open_pool
+from sweep.build import Job
+from sweep.corpus import Corpus
+from sweep.evaluate import Baselines, baselines, evaluate
+from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
+from sweep.progress import RunProgress
+from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, write_record
+from sweep.tracking import Guarded, NoTracker, WandbTracker
+from sweep.train import CheckpointError, Progress, train
+from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
+
+CHECKPOINT = "checkpoint.pt"
+LOG = "run.log"
+
+
+def run(job: Job) -> Record:
+    """Carry out `job` unless its record is complete already; return the record.
+
+    A failure becomes a record of status "failed", with the error; only an interrupt leaves without one, and the
+    next launch resumes from the last checkpoint. Two processes that ask for the same run: one works, the other waits.
+    """
+    folder = run_folder(job.runs_dir, job.spec.run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        record = read_record(job.runs_dir, job.spec.run_id)
+        if record is not None and record["status"] == COMPLETE:
+            return record
+        say = RunProgress(folder)
+        record = _new_record(job)
+        started = time.perf_counter()
+        tracker = Guarded(lambda: _tracker(job, folder))
+        try:
+            if job.threads is not None:
+                torch.set_num_threads(job.threads)
+            _carry_out(job, folder, record, tracker, say)
+            record["status"] = COMPLETE
+        except Exception as error:
+            record["status"] = FAILED
+            record["error"] = _one_line(error)
+            _log(folder, traceback.format_exc())
+        except BaseException:  # Ctrl-C: no record, the checkpoint stays
+            tracker.finish(failed=True)
+            raise
+        finally:
+            say.close()
+        record["timings"]["total"] = round(time.perf_counter() - started, 3)
+        record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        tracker.summary(record)
+        if job.save_artifact and record["status"] == COMPLETE:
+            tracker.artifact(folder, f"sae-{job.spec.run_id}")
+        tracker.finish(failed=record["status"] != COMPLETE)
+        write_record(job.runs_dir, record)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        _log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
+        return record
+
+
+def preflight(job: Job) -> None:
+    """Find out before any LM is loaded whether the text is enough: raises CorpusError if not."""
+    device_from(job.device)
+    if not (job.cache_dir / job.spec.activations.name).is_dir():
+        _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
+    _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
+
+
+def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: RunProgress) -> None:
+    timings = record["timings"]
+    device = device_from(job.device)
+    with _timed(timings, "activations"):
+        pool = _pool(job, device, say)
+    sae = _build_sae(job, pool, device)
+    record["storage"] = count_storage(sae)._asdict()
+    with _timed(timings, "training"):
+        sae, last = _train(job, folder, sae, pool, device, tracker, say)
+    about = {"spec": job.spec.as_json(), "labels": job.labels}
+    record["storage"]["artifact_bytes"] = io.save(sae, folder, about)
+    with _timed(timings, "evaluation"):
+        held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
+        lm = _lm(job.model, job.info, device)
+        base = _baselines(job, held_out, pool, device, say)
+        record["metrics"] = evaluate(
+            sae, lm, job.axes["layer"], held_out, base, job.model.batch_size, lambda d, n: say("evaluation", d, n)
+        )
+    record["metrics"]["train_fvu"] = last.fvu
+    record["metrics"]["train_dead_fraction"] = last.dead_fraction
+    record["metrics"]["train_dead_tokens"] = last.dead_tokens
+    record["metrics"]["held_out_digest"] = held_out.digest()
+    timings["train_tokens_per_second"] = round(job.spec.train.steps * job.spec.train.batch_size / timings["training"])
+
+
+def _pool(job: Job, device: torch.device, say: RunProgress) -> Pool:
+    key = job.spec.activations
+    say("activations")
+
+    def load() -> tuple[LM, Windows]:
+        windows = _train_windows(job.corpus, job.model, job.info, job.windows, key.tokens)
+        return _lm(job.model, job.info, device), windows
+
+    keys = [type(key)(**{**key.__dict__, "layer": layer}) for layer in job.layers_together]
+    ensure_pools(
+        job.cache_dir,
+        keys,
+        load,
+        job.model.batch_size,
+        on_progress=lambda done, total: say("LM pass", done, total),
+        on_wait=lambda: say("waiting for another run's LM pass"),
+    )
+    pool = open_pool(job.cache_dir, key)
+    assert pool is not None, "ensure_pools has made it"
+    return pool
+
+
+def _build_sae(job: Job, pool: Pool, device: torch.device) -> SAE:
+    scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
+    return job.spec.arm.build(pool.d_in, job.spec.seed, scale).to(device)
+
+
+def _train(job: Job, folder: Path, sae: SAE, pool: Pool, device: torch.device, tracker: Guarded, say: RunProgress):
+    """(trained SAE, its last progress report)."""
+    reports: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        reports.append(progress)
+        tracker.curve(progress)
+        say("training", progress.step, job.spec.train.steps, f"loss {progress.loss:.3g}  FVU {progress.fvu:.3f}")
+
+    def fit(sae: SAE) -> None:
+        train(
+            sae, pool.rows, pool.tokens, pool.total_variance, job.spec.train, job.spec.seed, folder / CHECKPOINT, report
+        )
+
+    _log(folder, f"training {job.title}")
+    try:
+        fit(sae)
+    except CheckpointError as error:
+        _log(folder, f"{error}; starting over")
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        sae = _build_sae(job, pool, device)
+        fit(sae)
+    return sae, reports[-1]
+
+
+def _baselines(job: Job, held_out: Windows, pool: Pool, device: torch.device, say: RunProgress) -> Baselines:
+    say("baselines")
+    return baselines(
+        lambda: _lm(job.model, job.info, device),
+        job.axes["layer"],
+        held_out,
+        pool.mean,
+        job.model.batch_size,
+        job.cache_dir / "baselines",
+        key=f"{job.spec.activations.weights}:{job.model.dtype}",
+    )
+
+
+# What the runs of one process share. Pure functions of their arguments, so remembering them changes nothing.
+@lru_cache(maxsize=1)
+def _lm(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
+    return load_lm(model, info, device)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(model: ModelConfig, info: ModelInfo):
+    return load_tokenizer(model, info)
+
+
+@lru_cache(maxsize=1)
+def _train_windows(
+    corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_tokens: int
+) -> Windows:
+    return train_windows(corpus, _tokenizer(model, info), windows, n_tokens)
+
+
+@lru_cache(maxsize=1)
+def _held_out(corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_windows: int) -> Windows:
+    return held_out_windows(corpus, _tokenizer(model, info), windows, n_windows)
+
+
+def _new_record(job: Job) -> Record:
+    return {
+        "schema": SCHEMA,
+        "run_id": job.spec.run_id,
+        "status": FAILED,
+        "spec": job.spec.as_json(),
+        "labels": job.labels,
+        "axes": job.axes,
+        "sizes": {"d_in": job.info.d_model, **job.sizes._asdict()},
+        "storage": {},
+        "metrics": {},
+        "timings": {},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what can change a result."""
+    packages = ("torch", "transformers", "numpy", "expander-sae-sweep")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[package] = "unknown"
+    return found
+
+
+def _tracker(job: Job, folder: Path):
+    if job.tracker.mode == "disabled":
+        return NoTracker()
+    settings: dict[str, Any] = {
+        "id": job.spec.run_id,
+        "name": job.title,
+        "group": job.labels["sweep"],
+        "job_type": job.labels["arm"],
+        "tags": [*job.tracker.tags, job.labels["model"], job.labels["arm"]],
+        "config": {**job.spec.as_json(), "axes": job.axes, "sizes": job.sizes._asdict(), "labels": job.labels},
+    }
+    return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str):
+    started = time.perf_counter()
+    yield
+    timings[stage] = round(time.perf_counter() - started, 3)
+
+
+def _log(folder: Path, text: str) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with open(folder / LOG, "a") as stream:
+        stream.write(f"{now} {text.rstrip()}\n")
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,69 @@
+"""RunSpec: what determines a run's result, as canonical JSON, and the run id hashed from it.
+
+Paths, tracker, device, threads, checkpoints and names are not in it: they change no result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sae_core.arms import Arm
+from sweep.activations import CacheKey
+from sweep.evaluate import MASK_POLICY, EvalConfig
+from sweep.memo import short_hash
+from sweep.train import TrainConfig
+
+AXES = ("layer", "d", "k", "n", "seed")
+HOOK = "resid_post"  # the residual stream after a block
+SHUFFLE_SEED = 0  # of the cached pool; the order of training data is the run's own seed's
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run. `activations` names the LM, the hook point and the text; the rest is the SAE's."""
+
+    activations: CacheKey
+    arm: Arm
+    train: TrainConfig
+    eval: EvalConfig
+    seed: int
+
+    def as_json(self) -> dict[str, Any]:
+        train = asdict(self.train)
+        del train["checkpoint_every"]  # changes no result
+        return {
+            "activations": asdict(self.activations),
+            "sae": {"arm": self.arm.name, **asdict(self.arm)},  # type: ignore[call-overload]
+            "train": train,
+            "eval": {**asdict(self.eval), "mask_policy": MASK_POLICY},
+            "seed": self.seed,
+        }
+
+    @property
+    def run_id(self) -> str:
+        return short_hash(self.as_json())
+
+
+def whole_number(key: str, value: Any, least: int) -> int:
+    """`value` as an int. Raises ValueError unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{key}={value} must be a whole number of at least {least}")
+    return value
+
+
+def latents_from(n: Any, d_in: int) -> int:
+    """`n` as a count: a whole number, or "8m" for 8 * d_in. Raises ValueError for anything else."""
+    if isinstance(n, str) and n.endswith("m") and n[:-1].isdigit():
+        n = int(n[:-1]) * d_in
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n={n} must be a whole number of at least 1, or a multiple of d_model such as 8m")
+    return n
+
+
+def check_keys(where: str, given: Mapping[str, Any], known: set[str]) -> None:
+    """Raise ValueError naming the first key of `given` that is not `known`."""
+    for key in given:
+        if key not in known:
+            raise ValueError(f"unknown key {where}{key}: choose from {', '.join(sorted(known))}")
