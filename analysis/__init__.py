@@ -1,0 +1,1 @@
+"""Run records -> tidy table -> figure. Never imports torch."""

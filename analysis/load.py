@@ -1,0 +1,73 @@
+"""Run records -> one tidy table."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+from sweep.store import COMPLETE, Record, iterate_records
+
+
+class NoRunsError(ValueError):
+    """There is nothing to draw."""
+
+
+def load_runs(runs_dir: Path) -> pd.DataFrame:
+    """One row per complete run: labels, axes, sizes, storage and metrics as columns, and
+
+    - `cell`: (model, layer, n, seed, k), what arms are compared within,
+    - `decoder_compression`: m*n / learned decoder values, m/d for an expander and m*n/(m*n') for dense_matched,
+    - `dense_values`: m*n, the decoder values of a dense SAE of the same n.
+
+    Records that cannot be read are named on standard error and left out; so are failed runs, by number.
+
+    Raises:
+        NoRunsError: no folder, or no complete run in it.
+    """
+    if not runs_dir.is_dir():
+        raise NoRunsError(f"--runs {runs_dir}: no such folder; python -m sweep writes records under runs/")
+    rows, failed = [], 0
+    for path, record in iterate_records(runs_dir):
+        try:
+            if record is None:
+                raise ValueError("not a record")
+            if record["status"] == COMPLETE:
+                rows.append(_row(record))
+            else:
+                failed += 1
+        except (KeyError, TypeError, ValueError) as error:
+            print(f"warning: {path} cannot be read and is left out ({type(error).__name__})", file=sys.stderr)
+    if failed:
+        print(f"note: {failed} failed run(s) left out", file=sys.stderr)
+    if not rows:
+        raise NoRunsError(f"--runs {runs_dir}: no complete run in it; python -m sweep makes some")
+    return pd.DataFrame(rows)
+
+
+def load_published() -> pd.DataFrame:
+    """The paper's own points under one formula, mean over its seeds: `analysis/published.csv`, see its README entry."""
+    with files("analysis").joinpath("published.csv").open() as stream:
+        return pd.read_csv(stream, comment="#")
+
+
+def _row(record: Record) -> dict[str, object]:
+    sizes, storage = record["sizes"], record["storage"]
+    dense_values = sizes["d_in"] * record["axes"]["n"]
+    row = {
+        "run_id": record["run_id"],
+        **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
+        **{key: int(record["axes"][key]) for key in ("layer", "d", "k", "n", "seed")},
+        "d_in": sizes["d_in"],
+        "n_latents": sizes["n_latents"],
+        "degree": sizes["degree"],
+        **storage,
+        **record["metrics"],
+        "seconds": record["timings"]["total"],
+        "dense_values": dense_values,
+        "decoder_compression": dense_values / storage["learned_decoder_values"],
+    }
+    float(row["ce_recovered"])  # a record without its main figure is not one
+    return row
