@@ -155,6 +155,7 @@ def ensure_pools(
 
 def check_disk(cache_dir: Path, n_bytes: int) -> None:
     """Raise CacheError unless `n_bytes` fit on the cache's disk."""
+    cache_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache_dir).free
     if n_bytes > free:
         raise CacheError(
@@ -163,9 +164,14 @@ def check_disk(cache_dir: Path, n_bytes: int) -> None:
         )
 
 
+def entry_bytes(tokens: int, d_in: int) -> int:
+    """Bytes of one entry's shards: two per value."""
+    return 2 * tokens * d_in
+
+
 def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size: int, on_progress) -> None:
     n = windows.n_tokens
-    check_disk(cache_dir, len(keys) * n * lm.d_model * 2)
+    check_disk(cache_dir, len(keys) * entry_bytes(n, lm.d_model))
     writers = {key.layer: _EntryWriter(cache_dir, key, n, lm.d_model) for key in keys}
     try:
         mask = windows.mask()

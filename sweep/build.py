@@ -62,6 +62,7 @@ class Job:
     threads: int | None
     layers_together: tuple[int, ...]
     save_artifact: bool
+    settings: dict[str, Any]  # the whole resolved config, for the tracker
 
     @property
     def title(self) -> str:
@@ -95,7 +96,8 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     n = latents_from(cfg.n, info.d_model)
     if cfg.k > n:
         raise ValueError(f"k={cfg.k} must be in 1..{n} (n)")
-    arm = cast(Arm, _build({**_plain(cfg.sae, "sae", {"n_latents": n})}, "sae", None))
+    resolved = cast(DictConfig, OmegaConf.merge(cfg, {"n": n}))  # arms refer to it as ${n}
+    arm = cast(Arm, _build(resolved.sae, "sae", None))
     sizes = arm.sizes(info.d_model)
 
     corpus_cfg = _plain(cfg.corpus, "corpus")
@@ -132,6 +134,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
         layers_together=tuple(sorted({layer, *cfg.layers_together})),
         save_artifact=bool(cfg.save_artifact),
+        settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
     )
 
 
@@ -146,12 +149,11 @@ def _build_corpus(corpus_json: str) -> Corpus:
     return _build(json.loads(corpus_json), "corpus", None)
 
 
-def _plain(node: Any, name: str, known: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A config group as a resolved dict; `known` replaces values that only the job knows."""
+def _plain(node: Any, name: str) -> dict[str, Any]:
+    """A config group as a resolved dict."""
     if not isinstance(node, DictConfig):
         raise ValueError(f"{name}={node} must be a config group; choose a file of conf/{name}/")
-    plain = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    return {**plain, **{key: value for key, value in (known or {}).items() if key in plain}}
+    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
 
 
 def _build(node: Any, name: str, kind: type | None) -> Any:

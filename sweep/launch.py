@@ -50,7 +50,7 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
         raise ValueError(plan.left_out[0].reason)
     planned = plan.runs[0]
     if not planned.done:
-        preflight(planned.job)
+        preflight(planned.job, planned.job.layers_together)
         with Display(planned.job.runs_dir, [(planned.job.spec.run_id, planned.job.title)]):
             run(planned.job)
     if print_table(plan.runs, []):

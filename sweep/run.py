@@ -6,7 +6,9 @@ import importlib.metadata
 import platform
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +20,7 @@ from filelock import FileLock
 from sae_core import io
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
-from sweep.activations import Pool, ensure_pools, open_pool
+from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
 from sweep.evaluate import Baselines, baselines, evaluate
@@ -75,10 +77,20 @@ def run(job: Job) -> Record:
         return record
 
 
-def preflight(job: Job) -> None:
-    """Find out before any LM is loaded whether the text is enough: raises CorpusError if not."""
+def preflight(job: Job, layers: Sequence[int]) -> None:
+    """Find out before any LM is loaded whether device, text and disk will do.
+
+    Args:
+        layers: those that the launch needs of the job's LM and text.
+
+    Raises:
+        ValueError: one of them will not, which one and why.
+    """
     device_from(job.device)
-    if not (job.cache_dir / job.spec.activations.name).is_dir():
+    job.runs_dir.mkdir(parents=True, exist_ok=True)
+    missing = [key for key in _keys(job, layers) if not (job.cache_dir / key.name).is_dir()]
+    if missing:
+        check_disk(job.cache_dir, len(missing) * entry_bytes(job.spec.activations.tokens, job.info.d_model))
         _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
     _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
 
@@ -116,10 +128,9 @@ def _pool(job: Job, device: torch.device, say: RunProgress) -> Pool:
         windows = _train_windows(job.corpus, job.model, job.info, job.windows, key.tokens)
         return _lm(job.model, job.info, device), windows
 
-    keys = [type(key)(**{**key.__dict__, "layer": layer}) for layer in job.layers_together]
     ensure_pools(
         job.cache_dir,
-        keys,
+        _keys(job, job.layers_together),
         load,
         job.model.batch_size,
         on_progress=lambda done, total: say("LM pass", done, total),
@@ -128,6 +139,10 @@ def _pool(job: Job, device: torch.device, say: RunProgress) -> Pool:
     pool = open_pool(job.cache_dir, key)
     assert pool is not None, "ensure_pools has made it"
     return pool
+
+
+def _keys(job: Job, layers: Sequence[int]) -> list[CacheKey]:
+    return [replace(job.spec.activations, layer=layer) for layer in layers]
 
 
 def _build_sae(job: Job, pool: Pool, device: torch.device) -> SAE:
@@ -233,7 +248,13 @@ def _tracker(job: Job, folder: Path):
         "group": job.labels["sweep"],
         "job_type": job.labels["arm"],
         "tags": [*job.tracker.tags, job.labels["model"], job.labels["arm"]],
-        "config": {**job.spec.as_json(), "axes": job.axes, "sizes": job.sizes._asdict(), "labels": job.labels},
+        "config": {
+            "settings": job.settings,  # the whole resolved config
+            "spec": job.spec.as_json(),
+            "axes": job.axes,
+            "sizes": job.sizes._asdict(),
+            "labels": job.labels,
+        },
     }
     return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)
 

@@ -46,12 +46,12 @@ class WindowConfig:
 
     Args:
         length: tokens per window, BOS included.
-        bos: whether the tokenizer's beginning-of-sequence token opens every "window", every "document", or "none";
+        bos: whether the tokenizer's beginning-of-sequence token opens every "document", every "window", or "none";
             without effect where the tokenizer has none.
     """
 
     length: int
-    bos: str = "window"
+    bos: str = "document"
 
     def __post_init__(self):
         if self.bos not in BOS_POLICIES:

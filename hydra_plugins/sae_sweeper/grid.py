@@ -37,7 +37,7 @@ class GridSweeper(BasicSweeper):
         sweep_dir = Path(self.config.hydra.sweep.dir)
         plan = make_plan(self._cells(arguments), sweep_dir.name)
         for job in _one_per_source([run.job for run in plan.todo]):
-            preflight(job)
+            preflight(job, plan.layers(job))
         if plan.todo:
             sweep_dir.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
