@@ -14,9 +14,10 @@ import torch
 
 from sae_core.latents import resample_dead
 from sae_core.losses import squared_errors
-from sae_core.sae import SAE
+from sae_core.sae import SAE, SAEOutput
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device
+_DEAD_WINDOW = 1000  # steps: a latent that fired in none of the last ones is reported dead
 _DRAWS_TOGETHER = 100  # steps whose row indices are drawn in one go
 
 
@@ -127,41 +128,39 @@ def train(
     scaled_variance = variance * float(sae.scale) ** 2
     losses: list[torch.Tensor] = []
     saved = state.step
-    for step in range(state.step, config.steps):
-        h = rows(batch_indices(seed, step, config.batch_size, n_rows)).to(device, torch.float32)
-        lr = config.lr_at(step)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        output = sae(h)
-        errors = squared_errors(h, output.reconstruction, sae.scale)
-        loss = errors.mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(sae.parameters(), config.grad_clip)
-        optimizer.step()
-        losses.append(loss.detach())
+    while state.step < config.steps:
+        h = rows(batch_indices(seed, state.step, config.batch_size, n_rows)).to(device, torch.float32)
+        output, errors = _step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
+        losses.append(errors.mean())
+        state.step += 1
         state.count(output.indices)
-        done = step + 1
-        if done % config.resample_every == 0 and done < config.steps:
-            _check_finite(losses, done)
-            state.resampled += resample_dead(
-                sae, state.firings, h, output.reconstruction.detach(), errors.detach(), state.generator
-            )
-            state.firings.zero_()
-        if done % LOG_EVERY == 0 or done == config.steps:
-            mean_loss = _check_finite(losses, done)
+        if state.step % config.resample_every == 0 and state.step < config.steps:
+            _check_finite(losses, state.step)
+            state.resample(h, output.reconstruction, errors)
+        if state.step % LOG_EVERY == 0 or state.step == config.steps:
+            loss = _check_finite(losses, state.step)
             losses.clear()
-            dead, dead_tokens = state.dead(config.batch_size, done)
-            tokens = done * config.batch_size
-            report(
-                Progress(done, tokens, mean_loss, mean_loss / scaled_variance, lr, dead, dead_tokens, state.resampled)
-            )
-        state.step = done
+            report(state.progress(loss, loss / scaled_variance, config))
         # Only right after a report: the losses since the last one are not part of a checkpoint.
-        due = done - saved >= config.checkpoint_every and not losses and done < config.steps
+        due = state.step - saved >= config.checkpoint_every and not losses and state.step < config.steps
         if checkpoint is not None and due:
             state.save(checkpoint)
-            saved = done
+            saved = state.step
+
+
+def _step(
+    sae: SAE, optimizer: torch.optim.Optimizer, h: torch.Tensor, lr: float, grad_clip: float
+) -> tuple[SAEOutput, torch.Tensor]:
+    """One optimizer step on h (batch, d_in): the output before it and each token's squared error, both detached."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    output = sae(h)
+    errors = squared_errors(h, output.reconstruction, sae.scale)
+    optimizer.zero_grad(set_to_none=True)
+    errors.mean().backward()
+    torch.nn.utils.clip_grad_norm_(sae.parameters(), grad_clip)
+    optimizer.step()
+    return SAEOutput(*(part.detach() for part in output)), errors.detach()
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
@@ -194,14 +193,28 @@ class _State:
         self.last_fired = torch.zeros(n, dtype=torch.int64, device=device)  # step count at the last firing
 
     def count(self, indices: torch.Tensor) -> None:
+        """Note who fired in the step just done."""
         fired = torch.bincount(indices.flatten(), minlength=len(self.firings))
         self.firings += fired
-        self.last_fired.masked_fill_(fired > 0, self.step + 1)
+        self.last_fired.masked_fill_(fired > 0, self.step)
 
-    def dead(self, batch_size: int, done: int, window_steps: int = 1000) -> tuple[float, int]:
-        """(share of latents that did not fire in the last T tokens, T)."""
-        window = min(window_steps, done)
-        return float((self.last_fired <= done - window).double().mean()), window * batch_size
+    def resample(self, h: torch.Tensor, reconstruction: torch.Tensor, errors: torch.Tensor) -> None:
+        self.resampled += resample_dead(self.sae, self.firings, h, reconstruction, errors, self.generator)
+        self.firings.zero_()
+
+    def progress(self, loss: float, fvu: float, config: TrainConfig) -> Progress:
+        window = min(_DEAD_WINDOW, self.step)
+        dead = float((self.last_fired <= self.step - window).double().mean())
+        return Progress(
+            step=self.step,
+            tokens=self.step * config.batch_size,
+            loss=loss,
+            fvu=fvu,
+            lr=config.lr_at(self.step - 1),
+            dead_fraction=dead,
+            dead_tokens=window * config.batch_size,
+            resampled=self.resampled,
+        )
 
     def save(self, path: Path) -> None:
         state = {
