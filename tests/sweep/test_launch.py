@@ -90,6 +90,13 @@ def test_a_grid_trains_each_spec_once_and_leaves_impossible_cells_out(world):
     assert len(list((world.folder / "cache").glob("*/manifest.json"))) == 2
 
 
+@pytest.mark.parametrize("experiment", sorted(p.stem for p in (ROOT / "conf/experiment").glob("*.yaml")))
+def test_every_experiment_runs_at_smoke_size(world, experiment):
+    code, out, err = world.sweep(f"experiment={experiment}", "d=8", "k=4", "layer=1", "train.steps=20")
+    assert code == 0, err
+    assert {record["status"] for record in world.records()} == {"complete"} and "complete" in out
+
+
 def test_a_failed_run_is_recorded_the_sweep_goes_on_and_the_run_is_retried(world):
     code, out, err = world.sweep("-m", "train.lr=1e-3,1e30", "train.grad_clip=1e30", "train.lr_final=0")
     assert code == 1
