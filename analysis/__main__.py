@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 from analysis.frontier import X_AXES, Y_AXES, frontier_table
-from analysis.load import NoRunsError, load_published, load_runs
+from analysis.load import NoRunsError, comparable, load_published, load_runs
 
 
 def frontier(args: argparse.Namespace) -> list[Path]:
     """frontier.png, .svg and .csv (other axes than the default ones are part of the name)."""
     if args.published and (args.x, args.y) != ("compression", "ce_recovered"):
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
-    table = frontier_table(load_runs(args.runs), args.x, args.y)
+    table = frontier_table(comparable(load_runs(args.runs)), args.x, args.y)
     from analysis.plots import frontier_figure, save_figure
 
     name = "frontier"

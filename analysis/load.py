@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +20,7 @@ class NoRunsError(ValueError):
 def load_runs(runs_dir: Path) -> pd.DataFrame:
     """One row per complete run: labels, axes, sizes, storage and metrics as columns, and
 
-    - `cell`: (model, layer, n, seed, k), what arms are compared within,
+    - `settings`: what else determines the result (text, recipe, evaluation), as JSON; see `comparable`,
     - `decoder_compression`: m*n / learned decoder values, m/d for an expander and m*n/(m*n') for dense_matched,
     - `dense_values`: m*n, the decoder values of a dense SAE of the same n.
 
@@ -47,6 +49,28 @@ def load_runs(runs_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def comparable(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that may be drawn together: per (model, layer, n) those of the most frequent `settings`.
+
+    A trial with fewer steps or another text must not be averaged with the sweep as if it were one more seed; what is
+    left out is said on standard error, with the settings that differ.
+    """
+    kept: list[pd.DataFrame] = []
+    for key, panel in runs.groupby(["model", "layer", "n"]):
+        oldest_first = panel.sort_values("finished")["settings"].tolist()
+        counts = Counter(reversed(oldest_first))
+        chosen, _ = counts.most_common(1)[0]  # the most recent one where two are equally frequent
+        for other in counts.keys() - {chosen}:
+            _say_left_out(key, counts[other], json.loads(other), json.loads(chosen))
+        kept.append(panel.query("settings == @chosen"))
+    return pd.concat(kept, ignore_index=True)
+
+
+def _say_left_out(key: object, count: int, other: dict[str, object], chosen: dict[str, object]) -> None:
+    changed = ", ".join(f"{name}={value}" for name, value in other.items() if chosen.get(name) != value)
+    print(f"note: {count} run(s) of {key} with other settings left out ({changed})", file=sys.stderr)
+
+
 def load_published() -> pd.DataFrame:
     """The paper's own points under one formula, mean over its seeds: `analysis/published.csv`, see its README entry."""
     with files("analysis").joinpath("published.csv").open() as stream:
@@ -56,6 +80,13 @@ def load_published() -> pd.DataFrame:
 def _row(record: Record) -> dict[str, object]:
     sizes, storage = record["sizes"], record["storage"]
     dense_values = sizes["d_in"] * record["axes"]["n"]
+    spec = record["spec"]
+    # All that determines a result beside the arm, its sizes, the layer and the seed.
+    settings = {
+        **{f"activations.{k}": v for k, v in spec["activations"].items() if k != "layer"},
+        **{f"train.{k}": v for k, v in spec["train"].items()},
+        **{f"eval.{k}": v for k, v in spec["eval"].items()},
+    }
     row = {
         "run_id": record["run_id"],
         **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
@@ -66,6 +97,8 @@ def _row(record: Record) -> dict[str, object]:
         **storage,
         **record["metrics"],
         "seconds": record["timings"]["total"],
+        "finished": record["finished"],
+        "settings": json.dumps(settings, sort_keys=True),
         "dense_values": dense_values,
         "decoder_compression": dense_values / storage["learned_decoder_values"],
     }

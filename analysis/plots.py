@@ -25,6 +25,8 @@ _REFERENCE_STYLES = {
     "dense_warmtied": (0, (5, 1.5, 1, 1.5)),
     "dense_randinit": (0, (3, 3)),
 }
+# The layer of each LM in the paper's first table; its other layers are in published.csv.
+_PAPER_LAYERS = {"pythia-70m-deduped": 3, "pythia-160m-deduped": 8, "qwen2.5-3b": 12, "llama-3.2-1b": 12}
 _PANEL = (8.2, 5.0)  # inches
 _NAMES = {
     "expander": "expander",
@@ -92,7 +94,7 @@ def _draw_arms(axis: Axes, panel: pd.DataFrame, x: str) -> list[_Label]:
         style, marker = _STYLES.get(arm, ("-.", "D"))
         line = line.sort_values("x")
         axis.errorbar(
-            line["x"], line["mean"], yerr=line["half_interval"].fillna(0), color=colour, linestyle=style,
+            line["x"], line["mean"], yerr=line["half_interval"], color=colour, linestyle=style,
             marker=marker, markersize=5, linewidth=1.8, capsize=3, elinewidth=1,
             markerfacecolor=colour if arm == "expander" else "white",
         )  # fmt: skip
@@ -105,6 +107,8 @@ def _draw_published(axis: Axes, published: pd.DataFrame) -> list[_Label]:
     labels: list[_Label] = []
     points = published.query("arm == 'expander_tied' and k == 64")
     for (model, layer), line in groups(points, ["model", "layer"]):
+        if _PAPER_LAYERS.get(model) != layer:
+            continue
         line = line.sort_values("compression")
         axis.plot(line["compression"], line["ce_recovered"], color="0.6", linewidth=1, marker=".", zorder=1)
         end = line.iloc[-1]
@@ -141,7 +145,7 @@ def _label_lines(axis: Axes, labels: Sequence[_Label], size: float = 8.5) -> Non
     """Write each label in the right margin, as near to its line's end as leaves no two on top of each other."""
     low, high = axis.get_ylim()
     height_points = _PANEL[1] * 72 * 0.8  # what titles and labels leave of a panel
-    gap = (high - low) * size * 1.35 / height_points
+    gap = (high - low) * size * 1.3 / height_points
     ordered = sorted(labels, key=lambda label: label.y)
     places = spread([label.y for label in ordered], gap, low, high)
     right = axis.get_xlim()[1]
@@ -150,7 +154,7 @@ def _label_lines(axis: Axes, labels: Sequence[_Label], size: float = 8.5) -> Non
             label.text, xy=(min(label.x, right), label.y), xytext=(1.03, place), textcoords=axis.get_yaxis_transform(),
             xycoords="data", color=label.colour, fontsize=size, va="center", annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.6, "alpha": 0.5,
-                        "shrinkA": 0, "shrinkB": 2},
+                        "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 

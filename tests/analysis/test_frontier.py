@@ -7,7 +7,7 @@ import pytest
 
 from analysis.__main__ import main
 from analysis.frontier import frontier_table
-from analysis.load import NoRunsError, load_published, load_runs
+from analysis.load import NoRunsError, comparable, load_published, load_runs
 from analysis.plots import spread
 from analysis.stats import half_interval
 from sweep.store import SCHEMA, write_record
@@ -23,7 +23,9 @@ def record(arm, d, k, seed, ce, n_latents=N, values=None, **extra):
         "sizes": {"d_in": M, "n_latents": n_latents, "degree": d, "k": k},
         "storage": {"learned_decoder_values": values or d * N, "compression": M / d, "artifact_bytes": 4 * d * N},
         "metrics": {"ce_recovered": ce, "ce_recovered_mean": ce - 0.1, "delta_ce": 1 - ce, "fvu": 0.3},
-        "timings": {"total": 1.0}, **extra,
+        "timings": {"total": 1.0}, "finished": "2026-01-01T00:00:00+00:00",
+        "spec": {"activations": {"layer": 1, "corpus": "c"}, "train": {"steps": 5000}, "eval": {"windows": 100}},
+        **extra,
     }  # fmt: skip
 
 
@@ -48,6 +50,16 @@ def test_means_intervals_compression_and_retained(runs):
     assert row["retained"] == pytest.approx(0.79 / 0.97)
     matched = table[table.arm == "dense_matched"]
     assert (matched["x"] == 4).all()
+
+
+def test_runs_of_another_recipe_are_not_one_more_seed(runs, capsys):
+    trial = record("expander", 4, 4, 9, 0.1, run_id="trial")
+    trial["spec"] = {**trial["spec"], "train": {"steps": 50}}
+    write_record(runs, trial)
+    table = frontier_table(comparable(load_runs(runs)))
+    row = table[(table.arm == "expander") & (table.k == 4) & (table.degree == 4)].iloc[0]
+    assert row["seeds"] == 3 and row["mean"] == pytest.approx(0.79)
+    assert "1 run(s)" in capsys.readouterr().err
 
 
 def test_one_seed_has_no_interval():
