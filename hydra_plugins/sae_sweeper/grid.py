@@ -13,18 +13,14 @@ from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(BasicSweeper):
     """Args: params: {key: comma-separated choices} of an experiment file; the command line wins over it."""
 
-    def __init__(self, max_batch_size: int | None = None, params: dict[str, str] | None = None):
-        super().__init__(max_batch_size=max_batch_size, params=params)
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+    def __init__(self, params: dict[str, str] | None = None):
+        super().__init__(max_batch_size=None, params=params)
 
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
