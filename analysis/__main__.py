@@ -51,8 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         paths = args.make(args)
-    except (NoRunsError, OSError) as error:
+    except NoRunsError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"error: --out {args.out} cannot be written ({error.strerror})", file=sys.stderr)
         return 1
     for path in paths:
         print(path)

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 
@@ -61,14 +62,16 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
         counts = Counter(reversed(oldest_first))
         chosen, _ = counts.most_common(1)[0]  # the most recent one where two are equally frequent
         for other in counts.keys() - {chosen}:
-            _say_left_out(key, counts[other], json.loads(other), json.loads(chosen))
+            _say_left_out(cast(tuple[Any, ...], key), counts[other], json.loads(other), json.loads(chosen))
         kept.append(panel.query("settings == @chosen"))
     return pd.concat(kept, ignore_index=True)
 
 
-def _say_left_out(key: object, count: int, other: dict[str, object], chosen: dict[str, object]) -> None:
+def _say_left_out(key: tuple[Any, ...], count: int, other: dict[str, object], chosen: dict[str, object]) -> None:
     changed = ", ".join(f"{name}={value}" for name, value in other.items() if chosen.get(name) != value)
-    print(f"note: {count} run(s) of {key} with other settings left out ({changed})", file=sys.stderr)
+    model, layer, n = key
+    where = f"{model}, layer {layer}, n {n}"
+    print(f"note: {count} run(s) of {where} with other settings left out ({changed})", file=sys.stderr)
 
 
 def load_published() -> pd.DataFrame:

@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -126,6 +127,8 @@ def _style_axes(axis: Axes, x: str, y: str) -> None:
     axis.xaxis.set_major_formatter(FuncFormatter(_short))
     low, high = axis.get_xlim()
     ticks = [m * 10**e for e in range(-1, 12) for m in (1, 2, 5) if low <= m * 10**e <= high]
+    if len(ticks) < 3:  # less than a decade: mark the points themselves
+        ticks = sorted({round(float(x), 1) for line in axis.get_lines() for x in np.asarray(line.get_xdata()) if x > 1})
     if len(ticks) <= 12:
         axis.set_xticks(ticks)
     axis.set_xlim(low, high)

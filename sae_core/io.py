@@ -81,10 +81,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise SAEFileError(f"{folder} holds no readable SAE: {error}") from None
-    if config.get("format") != FORMAT:
-        raise SAEFileError(f"{folder / CONFIG_FILE}: format {config.get('format')} is not {FORMAT}")
+    _check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder)
     encoder: Encoder
     if config["tied"]:
@@ -96,6 +95,27 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
     sae = SAE(dictionary, encoder, config["k"], config["scale"], backend)
     sae.b_dec.data = tensors["b_dec"]
     return sae.to(device)
+
+
+def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise SAEFileError(f"{file} is not an SAE config of format {FORMAT}")
+    for key in ("d_in", "n_latents", "degree", "k"):
+        if type(config.get(key)) is not int:
+            raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
+    sparse, tied, seed = config.get("sparse"), config.get("tied"), config.get("support_seed")
+    well_typed = isinstance(sparse, bool) and isinstance(tied, bool) and isinstance(config.get("scale"), float)
+    if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
+        raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
+    d_in, n_latents = config["d_in"], config["n_latents"]
+    shapes = {"values": (n_latents, config["degree"] if sparse else d_in), "b_enc": (n_latents,), "b_dec": (d_in,)}
+    shapes |= {} if tied else {"encoder_weight": (n_latents, d_in)}
+    for name, shape in shapes.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            raise SAEFileError(f"{file}: {name} should be of shape {shape}, and is not in {WEIGHTS_FILE}")
+    if sparse and seed is None and "support" not in tensors:
+        raise SAEFileError(f"{file}: neither a support nor a seed to draw it from")
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:

@@ -66,6 +66,8 @@ class SAE(nn.Module):
         return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
 
     def _encode(self, h: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if h.ndim != 2 or h.shape[1] != self.dictionary.d_in:
+            raise ValueError(f"h of shape {tuple(h.shape)} must be (tokens, {self.dictionary.d_in})")
         return self.encoder(h * self.scale - self.b_dec, atoms, self.dictionary.support, self.k, self._kernels())
 
     def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:

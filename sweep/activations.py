@@ -38,7 +38,7 @@ class CacheError(ValueError):
 class CacheKey:
     """All that determines an entry's content."""
 
-    weights: str  # hash of the LM's weights
+    lm: str  # hash of the LM's weights, config and tokenizer
     lm_dtype: str
     layer: int
     hook: str

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
@@ -18,13 +18,22 @@ from sae_core.arms import Arm, Sizes
 from sweep.activations import CacheKey
 from sweep.corpus import Corpus
 from sweep.evaluate import EvalConfig
-from sweep.lm import ModelConfig, ModelInfo, check_layer, find_model, weights_hash
-from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, check_keys, latents_from, whole_number
+from sweep.lm import ModelConfig, ModelInfo, check_layer, device_from, find_model, model_hash
+from sweep.schema import check_keys, check_types
+from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.tracking import MODES
 from sweep.train import TrainConfig
 from sweep.windows import WindowConfig
 
-_SETTINGS = {"runs_dir", "cache_dir", "cache_dtype", "device", "threads", "layers_together", "save_artifact"}
+_SETTINGS: dict[str, Any] = {
+    "runs_dir": str,
+    "cache_dir": str,
+    "cache_dtype": str,
+    "device": str,
+    "threads": int | None,
+    "layers_together": list[int],
+    "save_artifact": bool,
+}
 _GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker"}
 _POOL_KEYS = ("train_tokens", "bos")  # of the corpus group: how much of it, and how cut
 
@@ -85,6 +94,13 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     layer = whole_number("layer", cfg.layer, 0)
     for axis, least in (("d", 1), ("k", 1), ("seed", 0)):
         whole_number(axis, cfg[axis], least)
+    if cfg.seed >= 2**63:
+        raise ValueError(f"seed={cfg.seed} must be in 0..{2**63 - 1}")
+    check_types("", {key: cfg[key] for key in _SETTINGS if key in cfg}, _SETTINGS)
+    for key in ("runs_dir", "cache_dir"):
+        if not cfg[key]:
+            raise ValueError(f"{key} must name a folder")
+    device_from(cfg.device)
     train = _build(cfg.train, "train", TrainConfig)
     evaluation = _build(cfg.eval, "eval", EvalConfig)
     tracker = _dataclass(cfg.tracker, "tracker", TrackerConfig)
@@ -107,7 +123,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     corpus = _build_corpus(json.dumps(corpus_cfg))
     cache_dir = Path(cfg.cache_dir).expanduser()
     key = CacheKey(
-        weights=weights_hash(info, cache_dir),
+        lm=model_hash(info, cache_dir),
         lm_dtype=model.dtype,
         layer=layer,
         hook=HOOK,
@@ -133,7 +149,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         device=cfg.device,
         threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
         layers_together=tuple(sorted({layer, *cfg.layers_together})),
-        save_artifact=bool(cfg.save_artifact),
+        save_artifact=cfg.save_artifact,
         settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
     )
 
@@ -162,6 +178,7 @@ def _build(node: Any, name: str, kind: type | None) -> Any:
     target = get_class(plain["_target_"])
     given = {key: value for key, value in plain.items() if key != "_target_"}
     check_keys(f"{name}.", given, set(inspect.signature(target).parameters))
+    check_types(f"{name}.", given, get_type_hints(target.__init__))
     try:
         built = instantiate(plain)
     except InstantiationException as error:
@@ -176,7 +193,9 @@ def _build(node: Any, name: str, kind: type | None) -> Any:
 
 def _dataclass(node: Any, name: str, kind: type) -> Any:
     plain = _plain(node, name)
-    check_keys(f"{name}.", plain, {f.name for f in fields(kind)})
+    hints = get_type_hints(kind)
+    check_keys(f"{name}.", plain, set(hints))
+    check_types(f"{name}.", plain, hints)
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()})
 
 

@@ -116,7 +116,7 @@ class StdlibCorpus:
 
 
 class TextCorpus:
-    """Text files (a path or a glob), cut into documents at `separator`.
+    """Text files (a path or a glob), cut into documents at `separator`, in which \\n and \\t may be spelled out.
 
     The split ranks documents by the hash of their text and holds out the first `held_out_fraction` of them, at
     least one, so that even a handful of documents has both sides.
@@ -128,6 +128,7 @@ class TextCorpus:
             raise CorpusError("corpus.path is not set: give a text file or a glob, for example corpus.path=book.txt")
         if not separator:
             raise CorpusError("corpus.separator='' must be at least one character: it marks where documents end")
+        separator = separator.replace("\\n", "\n").replace("\\t", "\t")  # a shell has no easy way to pass these
         self._path, self._separator, self._fraction = path, separator, held_out_fraction
         self._documents: list[Document] | None = None
 

@@ -60,6 +60,7 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
 def main() -> None:
     """Entry point. Mistakes end with one line and exit code 1, Ctrl-C with one line and 130."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it first
     with _one_line_errors():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors reach us instead of its own printing
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -87,7 +88,7 @@ def _one_line_errors() -> Iterator[None]:
 def explain(error: BaseException) -> str:
     """The error as one line; Hydra's pages are cut to their first fact."""
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        return f"{error.filename}: {error.strerror} (runs_dir and cache_dir say where files go)"
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

@@ -26,6 +26,9 @@ BLOCKS = {
     "qwen2": "model.layers",
     "gpt2": "transformer.h",
 }
+# Files of a model folder that change its results: weights, config, tokenizer.
+_CONTENT = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "*.model", "vocab.*", "merges.txt",
+            "special_tokens_map.json", "added_tokens.json", "*.py")  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -107,9 +110,9 @@ def check_layer(layer: int, info: ModelInfo, name: str) -> None:
         raise ModelError(f"layer={layer} must be in 0..{info.n_layers - 1} (the blocks of {name})")
 
 
-def weights_hash(info: ModelInfo, cache_dir: Path) -> str:
-    """sha256 over the weight files' and the config's bytes, 16 hex digits: the same wherever the folder lies."""
-    files = sorted([*info.folder.glob("*.safetensors"), *info.folder.glob("*.bin"), info.folder / "config.json"])
+def model_hash(info: ModelInfo, cache_dir: Path) -> str:
+    """sha256 over the files that determine tokens and logits, 16 hex digits: the same wherever the folder lies."""
+    files = sorted({file for pattern in _CONTENT for file in info.folder.glob(pattern)})
     return remembered_hash(files, [f.name for f in files], cache_dir)
 
 
@@ -289,16 +292,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def device_from(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; any other name is torch's.
-
-    Raises:
-        ModelError: a device that torch does not know or have.
-    """
+    """`auto` is CUDA where there is one, else the CPU; any other name is torch's. Raises ModelError if not usable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device={name} cannot be used ({_first_line(error)}); choose auto, cpu or cuda") from None
+    except (RuntimeError, AssertionError):
+        raise ModelError(f"device={name} is not there: choose auto, cpu or, on a machine with a GPU, cuda") from None
     return device

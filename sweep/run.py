@@ -184,7 +184,7 @@ def _baselines(job: Job, held_out: Windows, pool: Pool, device: torch.device, sa
         pool.mean,
         job.model.batch_size,
         job.cache_dir / "baselines",
-        key=f"{job.spec.activations.weights}:{job.model.dtype}",
+        key=f"{job.spec.activations.lm}:{job.model.dtype}",
     )
 
 

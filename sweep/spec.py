@@ -5,7 +5,6 @@ Paths, tracker, device, threads, checkpoints and names are not in it: they chang
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,10 +59,3 @@ def latents_from(n: Any, d_in: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n={n} must be a whole number of at least 1, or a multiple of d_model such as 8m")
     return n
-
-
-def check_keys(where: str, given: Mapping[str, Any], known: set[str]) -> None:
-    """Raise ValueError naming the first key of `given` that is not `known`."""
-    for key in given:
-        if key not in known:
-            raise ValueError(f"unknown key {where}{key}: choose from {', '.join(sorted(known))}")

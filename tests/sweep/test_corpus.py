@@ -22,6 +22,11 @@ def test_text_is_split_by_document_and_copies_never_cross(tmp_path):
     assert held_out | train == set(texts) and not held_out & train and len(held_out) == 10
 
 
+def test_a_separator_may_be_spelled_out(tmp_path):
+    (tmp_path / "t.txt").write_text("one\n\ntwo\n\nthree")
+    assert len(list(TextCorpus(str(tmp_path / "t.txt"), separator="\\n\\n").documents())) == 3
+
+
 def test_two_documents_give_both_sides(tmp_path):
     assert sorted(d.held_out for d in corpus_of(tmp_path, ["aa", "bb"]).documents()) == [False, True]
 

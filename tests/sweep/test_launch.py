@@ -151,6 +151,10 @@ def test_interrupt_is_one_line_and_the_next_launch_goes_on(world):
     ("corpus.path=/nowhere", "corpus.path=/nowhere"), ("corpus.train_tokens=10000000", "corpus.train_tokens=10000000"),
     ("n=many", "n=many"), ("tree=3", "unknown key tree"), ("+tree=3", "unknown key tree"),
     ("+train.tree=3", "unknown key train.tree"), ("d=3,4", "add -m"), ("train.lr=-1", "train.lr=-1"),
+    ("train.lr=abc", "train.lr=abc must be a number"), ("model.batch_size=abc", "model.batch_size=abc must be a whole"),
+    ("corpus.path=5", "corpus.path=5 must be text"), ("cache_dir=null", "cache_dir=None must be text"),
+    ("seed=99999999999999999999", "seed="), ("device=foo", "device=foo is not there"),
+    ("save_artifact=abc", "save_artifact=abc must be true or false"), ("layers_together=abc", "layers_together=abc"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_at_once(world, argument, message):
     code, out, err = world.sweep(argument)

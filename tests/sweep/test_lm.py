@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sweep.lm import ModelConfig, ModelError, check_layer, find_model, load_lm, next_token_losses, weights_hash
+from sweep.lm import ModelConfig, ModelError, check_layer, find_model, load_lm, model_hash, next_token_losses
 from tests.conftest import ARCHITECTURES, VOCAB
 
 CPU = torch.device("cpu")
@@ -64,13 +64,16 @@ def test_losses_are_the_models_own(model_folders, tokens):
     torch.testing.assert_close(next_token_losses(logits, tokens).mean(), wanted)
 
 
-def test_weights_hash_is_of_content_not_place(model_folders, tmp_path):
+def test_the_hash_is_of_content_not_place(model_folders, tmp_path):
     info = find_model(ModelConfig(name="t", path=str(model_folders["llama"]), window=16))
     copy = shutil.copytree(model_folders["llama"], tmp_path / "elsewhere")
     moved = find_model(ModelConfig(name="t", path=str(copy), window=16))
-    assert weights_hash(info, tmp_path / "a") == weights_hash(moved, tmp_path / "b")
+    assert model_hash(info, tmp_path / "a") == model_hash(moved, tmp_path / "b")
+    tokenizer = copy / "tokenizer_config.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"bos_token"', '"not_bos_token"'))
+    assert model_hash(moved, tmp_path / "b") != model_hash(info, tmp_path / "a")
     other = find_model(ModelConfig(name="t", path=str(model_folders["qwen2"]), window=16))
-    assert weights_hash(other, tmp_path / "a") != weights_hash(info, tmp_path / "a")
+    assert model_hash(other, tmp_path / "a") != model_hash(info, tmp_path / "a")
 
 
 def test_an_unknown_architecture_says_which_key_to_give(model_folders, monkeypatch, tokens):

@@ -47,4 +47,4 @@ def test_whole_numbers(value):
         whole_number("d", value, 1)
 
 
-GOLDEN = "be44e087de0ebc23"
+GOLDEN = "8616133907728a19"
