@@ -64,7 +64,7 @@ class Pool:
         total_variance: mean of ||h - mean||^2 over rows.
     """
 
-    def __init__(self, folder: Path, verify: bool = True):
+    def __init__(self, folder: Path):
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             self.tokens, self.d_in = manifest["tokens"], manifest["d_in"]
@@ -75,7 +75,7 @@ class Pool:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
         for shard in shards:
-            _check_shard(folder / shard["file"], shard, verify)
+            _check_shard(folder / shard["file"], shard)
         kind = np.uint16 if self._bf16 else np.float16
         self._maps = [np.memmap(folder / s["file"], dtype=kind, mode="r", shape=(s["rows"], self.d_in)) for s in shards]
 
@@ -93,7 +93,7 @@ class Pool:
         return tensor.view(torch.bfloat16) if self._bf16 else tensor
 
 
-def open_pool(cache_dir: Path, key: CacheKey, verify: bool = True) -> Pool | None:
+def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
     """The entry of `key`, or None where there is none yet.
 
     A damaged entry is moved aside, so that the next launch rebuilds it.
@@ -105,7 +105,7 @@ def open_pool(cache_dir: Path, key: CacheKey, verify: bool = True) -> Pool | Non
     if not folder.is_dir():
         return None
     try:
-        return Pool(folder, verify)
+        return Pool(folder)
     except CacheError as error:
         aside = folder.with_name(f"{key.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
@@ -257,9 +257,9 @@ class _EntryWriter:
         os.replace(self.temporary, self.final)
 
 
-def _check_shard(path: Path, shard: dict, verify: bool) -> None:
+def _check_shard(path: Path, shard: dict) -> None:
     try:
-        whole = not verify or _sha256(path) == shard["sha256"]
+        whole = _sha256(path) == shard["sha256"]
     except OSError as error:
         raise CacheError(f"activation cache: {path} cannot be read ({error.strerror})") from None
     if not whole:

@@ -35,7 +35,6 @@ _SETTINGS: dict[str, Any] = {
     "save_artifact": bool,
 }
 _GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker"}
-_POOL_KEYS = ("train_tokens", "bos")  # of the corpus group: how much of it, and how cut
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ class LeftOut(NamedTuple):
 class Plan(NamedTuple):
     runs: list[Planned]  # distinct run ids, in the order asked
     left_out: list[LeftOut]
-    repeated: int  # cells that are the same run as an earlier one
 
     @property
     def todo(self) -> list[Planned]:
@@ -50,7 +49,6 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     """
     runs: dict[str, Planned] = {}
     left_out: list[LeftOut] = []
-    repeated = 0
     for overrides, cfg in cells:
         try:
             job = build_job(cfg, sweep)
@@ -58,10 +56,9 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
             left_out.append(LeftOut(overrides, str(reason)))
             continue
         if job.spec.run_id in runs:
-            repeated += 1
             continue
         runs[job.spec.run_id] = Planned(overrides, job, _is_done(job.runs_dir, job.spec.run_id))
-    return Plan(list(runs.values()), left_out, repeated)
+    return Plan(list(runs.values()), left_out)
 
 
 def _is_done(runs_dir: Path, run_id: str) -> bool:

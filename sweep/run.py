@@ -78,7 +78,7 @@ def run(job: Job) -> Record:
 
 
 def preflight(job: Job, layers: Sequence[int]) -> None:
-    """Find out before any LM is loaded whether device, text and disk will do.
+    """Find out before any LM is loaded whether text and disk will do.
 
     Args:
         layers: those that the launch needs of the job's LM and text.
@@ -86,7 +86,6 @@ def preflight(job: Job, layers: Sequence[int]) -> None:
     Raises:
         ValueError: one of them will not, which one and why.
     """
-    device_from(job.device)
     job.runs_dir.mkdir(parents=True, exist_ok=True)
     missing = [key for key in _keys(job, layers) if not (job.cache_dir / key.name).is_dir()]
     if missing:

@@ -18,7 +18,7 @@ from sae_core.sae import SAE, SAEOutput
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device
 _DEAD_WINDOW = 1000  # steps: a latent that fired in none of the last ones is reported dead
-_DRAWS_TOGETHER = 100  # steps whose row indices are drawn in one go
+_STEPS_A_STREAM = 100  # steps whose row indices come from one random stream
 
 
 class TrainingError(ValueError):
@@ -165,9 +165,8 @@ def _step(
 
 def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
     """Rows of the pool that `step` sees, drawn with replacement; depends on the arguments alone: (batch_size,)."""
-    block, within = divmod(step, _DRAWS_TOGETHER)
-    raw = np.random.PCG64([seed, block]).random_raw(_DRAWS_TOGETHER * batch_size)
-    raw = raw[within * batch_size : (within + 1) * batch_size]
+    block, within = divmod(step, _STEPS_A_STREAM)
+    raw = np.random.PCG64([seed, block]).advance(within * batch_size).random_raw(batch_size)
     return ((raw >> np.uint64(32)) * np.uint64(n_rows) >> np.uint64(32)).astype(np.int64)
 
 

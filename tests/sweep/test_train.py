@@ -64,7 +64,9 @@ def test_the_loss_falls_and_fvu_is_the_loss_over_the_variance():
 
 
 def test_half_precision_rows_are_accepted():
-    fit(Expander(48, 3, 4), TrainConfig(steps=5), data=lambda i: rows(i).half())
+    reports = []
+    fit(Expander(48, 3, 4), TrainConfig(steps=5), data=lambda i: rows(i).half(), reports=reports)
+    assert reports[-1].step == 5 and math.isfinite(reports[-1].loss)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
