@@ -12,7 +12,7 @@ help: ## show this list
 
 install: $(INSTALLED) ## set up the virtual environment (.venv) with the tested versions
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt $(wildcard sae_core/kernels/cpu*.cpp sae_core/kernels/cpu*.h)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11: make PYTHON=python3.11 ..."; exit 1; }
 	@echo "setting up $(VENV) (a few minutes the first time)"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
+from sae_core.kernels.dispatch import get_backend
 from sae_core.supports import check_degree, expander_support
 
 
@@ -31,9 +29,9 @@ class Dictionary(nn.Module):
     def degree(self) -> int:
         return self.values.shape[1]
 
-    def unit_values(self) -> torch.Tensor:
+    def unit_values(self, backend: str = "auto") -> torch.Tensor:
         """Atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
-        return _UnitNorm.apply(self.values)  # type: ignore[return-value]
+        return get_backend(backend, self.values.device).unit_norm(self.values)
 
     @torch.no_grad()
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
@@ -41,24 +39,6 @@ class Dictionary(nn.Module):
         if self.support is not None:
             directions = directions.gather(1, self.support[latents])
         self.values[latents] = nn.functional.normalize(directions, dim=1) / self.degree**0.5
-
-
-class _UnitNorm(torch.autograd.Function):
-    """y = v / ||v|| by rows (a zero row stays zero); backward (g - y <g, y>) / ||v|| in few passes over memory."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        inverse = values.norm(dim=1, keepdim=True).clamp_min_(torch.finfo(values.dtype).tiny).reciprocal_()
-        unit = values * inverse
-        ctx.save_for_backward(unit, inverse)
-        return unit
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        unit, inverse = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
-        return torch.addcmul(grad, unit, along, value=-1).mul_(inverse)
 
 
 class SparseDictionary(Dictionary):
@@ -69,11 +49,16 @@ class SparseDictionary(Dictionary):
         support: int (n_latents, degree), sorted distinct rows of each atom.
         generator: draws the initial values, N(0, 1) / sqrt(degree).
         support_seed: the seed that `support` was drawn from, when it can be regenerated from it.
+
+    Raises:
+        ValueError: no rows, more than d_in, or a row outside 0..d_in-1 (compiled kernels rely on it).
     """
 
     def __init__(self, d_in: int, support: torch.Tensor, generator: torch.Generator, support_seed: int | None = None):
         super().__init__()
         check_degree(d_in, support.shape[1])
+        if len(support) and (int(support.min()) < 0 or int(support.max()) >= d_in):
+            raise ValueError(f"support rows {int(support.min())}..{int(support.max())} must be in 0..{d_in - 1} (d_in)")
         self.d_in, self.support_seed = d_in, support_seed
         self.register_buffer("support", support.to(torch.int64), persistent=False)
         self.values = nn.Parameter(torch.randn(support.shape, generator=generator) / support.shape[1] ** 0.5)

@@ -14,8 +14,7 @@ MAX_DEAD_FRACTION = 0.8  # above this nothing is re-aimed: the SAE is broken, no
 def resample_dead(
     sae: SAE,
     firings: torch.Tensor,
-    h: torch.Tensor,
-    reconstruction: torch.Tensor,
+    residual: torch.Tensor,
     squared_errors: torch.Tensor,
     generator: torch.Generator,
 ) -> int:
@@ -27,14 +26,14 @@ def resample_dead(
 
     Args:
         firings: int (n_latents,), how often each latent was among the k since the last check.
-        h, reconstruction: (tokens, d_in); squared_errors: (tokens,).
+        residual: (tokens, d_in), h - h_hat up to a positive factor; squared_errors: (tokens,).
     """
     dead = torch.nonzero(firings < MIN_FIRINGS).flatten()
     weights = squared_errors.double()
     if len(dead) == 0 or len(dead) > MAX_DEAD_FRACTION * len(firings) or not weights.sum() > 0:
         return 0
     samples = torch.multinomial(weights, len(dead), replacement=True, generator=generator)
-    directions = (h - reconstruction)[samples]
+    directions = residual[samples]
     sae.dictionary.set_atoms(dead, directions)
     sae.encoder.set_rows(dead, directions)
     return len(dead)

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 
-def reconstruction_loss(h: torch.Tensor, reconstruction: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def reconstruction_loss(residual: torch.Tensor) -> torch.Tensor:
     """mean over the batch of ||s*h - s*h_hat||^2, in the SAE's scaled units (paper, section 2). Moves every parameter.
 
     Args:
-        h, reconstruction: (tokens, d_in) in the LM's units.
-        scale: s.
+        residual: (tokens, d_in), `SAE.residual`'s s * (h - h_hat).
     """
-    return squared_errors(h, reconstruction, scale).mean()
+    return squared_errors(residual).mean()
 
 
-def squared_errors(h: torch.Tensor, reconstruction: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """||s*h - s*h_hat||^2 of each token: (tokens,)."""
-    return ((h - reconstruction) * scale).square().sum(1)
+def squared_errors(residual: torch.Tensor) -> torch.Tensor:
+    """||residual||^2 of each token: (tokens,)."""
+    return _RowSquares.apply(residual)  # type: ignore[return-value]
+
+
+class _RowSquares(torch.autograd.Function):
+    """Sums of squares by rows without a tensor of squares, and a backward of one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(rows)
+        return torch.linalg.vector_norm(rows, dim=1).square_()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (rows,) = ctx.saved_tensors
+        return rows * (2 * grad)[:, None]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from sae_core.dictionary import Dictionary
 from sae_core.encoders import Encoder, OwnTopK
@@ -14,6 +15,12 @@ from sae_core.kernels.dispatch import get_backend
 
 class SAEOutput(NamedTuple):
     reconstruction: torch.Tensor  # (tokens, d_in), in the units of the input
+    codes: torch.Tensor  # (tokens, k), of the scaled input
+    indices: torch.Tensor  # (tokens, k), which latents
+
+
+class SAEResidual(NamedTuple):
+    residual: torch.Tensor  # (tokens, d_in), s * (h - h_hat): what the loss squares
     codes: torch.Tensor  # (tokens, k), of the scaled input
     indices: torch.Tensor  # (tokens, k), which latents
 
@@ -48,29 +55,60 @@ class SAE(nn.Module):
     def tied(self) -> bool:
         return not isinstance(self.encoder, OwnTopK)
 
-    def _kernels(self):
-        return get_backend(self.backend, self.b_dec.device)
-
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(codes, indices) of h (tokens, d_in), each (tokens, k)."""
-        return self._encode(h, self.dictionary.unit_values())
+        return self._encode(self._centre(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Reconstruction (tokens, d_in) in the input's units from `encode`'s result."""
-        return self._decode(codes, indices, self.dictionary.unit_values())
+        return self._decode(codes, indices, self._atoms())
 
     def forward(self, h: torch.Tensor) -> SAEOutput:
         """Encode and decode h (tokens, d_in); the atoms are normalised once for both."""
-        atoms = self.dictionary.unit_values()
-        codes, indices = self._encode(h, atoms)
+        atoms = self._atoms()
+        codes, indices = self._encode(self._centre(h), atoms)
         return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
 
-    def _encode(self, h: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def residual(self, h: torch.Tensor) -> SAEResidual:
+        """What `forward` leaves of h (tokens, d_in), in scaled units: s * (h - h_hat) = x - W codes. For training: it
+        makes no reconstruction only to subtract it again."""
+        atoms, x = self._atoms(), self._centre(h)
+        codes, indices = self._encode(x, atoms)
+        return SAEResidual(self._kernels().residual(x, codes, indices, atoms, self.dictionary.support), codes, indices)
+
+    def _kernels(self):
+        return get_backend(self.backend, self.b_dec.device)
+
+    def _atoms(self) -> torch.Tensor:
+        return self.dictionary.unit_values(self.backend)
+
+    def _centre(self, h: torch.Tensor) -> torch.Tensor:
         if h.ndim != 2 or h.shape[1] != self.dictionary.d_in:
             raise ValueError(f"h of shape {tuple(h.shape)} must be (tokens, {self.dictionary.d_in})")
-        return self.encoder(h * self.scale - self.b_dec, atoms, self.dictionary.support, self.k, self._kernels())
+        return _Centre.apply(h, self.scale, self.b_dec)  # type: ignore[return-value]
+
+    def _encode(self, x: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.encoder(x, atoms, self.dictionary.support, self.k, self._kernels())
 
     def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
         dictionary = self.dictionary
         scaled = self._kernels().decode(codes, indices, atoms, dictionary.support, dictionary.d_in)
         return (scaled + self.b_dec) / self.scale
+
+
+class _Centre(torch.autograd.Function):
+    """x = s * h - b in b's dtype, whatever float dtype h lies in: one pass forward, one sum backward."""
+
+    @staticmethod
+    def forward(ctx: Any, h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(scale)
+        ctx.dtype = h.dtype
+        return torch.addcmul(-shift, h.to(shift.dtype), scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        (scale,) = ctx.saved_tensors
+        need_h, _, need_shift = ctx.needs_input_grad
+        grad_h = (grad * scale).to(ctx.dtype) if need_h else None
+        return grad_h, None, grad.sum(0).neg_() if need_shift else None

@@ -14,7 +14,7 @@ import torch
 
 from sae_core.latents import resample_dead
 from sae_core.losses import squared_errors
-from sae_core.sae import SAE, SAEOutput
+from sae_core.sae import SAE, SAEResidual
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device
 _DEAD_WINDOW = 1000  # steps: a latent that fired in none of the last ones is reported dead
@@ -129,14 +129,14 @@ def train(
     losses: list[torch.Tensor] = []
     saved = state.step
     while state.step < config.steps:
-        h = rows(batch_indices(seed, state.step, config.batch_size, n_rows)).to(device, torch.float32)
+        h = rows(batch_indices(seed, state.step, config.batch_size, n_rows)).to(device)
         output, errors = _step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
         losses.append(errors.mean())
         state.step += 1
         state.count(output.indices)
         if state.step % config.resample_every == 0 and state.step < config.steps:
             _check_finite(losses, state.step)
-            state.resample(h, output.reconstruction, errors)
+            state.resample(output.residual, errors)
         if state.step % LOG_EVERY == 0 or state.step == config.steps:
             loss = _check_finite(losses, state.step)
             losses.clear()
@@ -150,17 +150,17 @@ def train(
 
 def _step(
     sae: SAE, optimizer: torch.optim.Optimizer, h: torch.Tensor, lr: float, grad_clip: float
-) -> tuple[SAEOutput, torch.Tensor]:
-    """One optimizer step on h (batch, d_in): the output before it and each token's squared error, both detached."""
+) -> tuple[SAEResidual, torch.Tensor]:
+    """One optimizer step on h (batch, d_in): the residual before it and each token's squared error, both detached."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    output = sae(h)
-    errors = squared_errors(h, output.reconstruction, sae.scale)
+    output = sae.residual(h)
+    errors = squared_errors(output.residual)
     optimizer.zero_grad(set_to_none=True)
     errors.mean().backward()
     torch.nn.utils.clip_grad_norm_(sae.parameters(), grad_clip)
     optimizer.step()
-    return SAEOutput(*(part.detach() for part in output)), errors.detach()
+    return SAEResidual(*(part.detach() for part in output)), errors.detach()
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
@@ -197,8 +197,8 @@ class _State:
         self.firings += fired
         self.last_fired.masked_fill_(fired > 0, self.step)
 
-    def resample(self, h: torch.Tensor, reconstruction: torch.Tensor, errors: torch.Tensor) -> None:
-        self.resampled += resample_dead(self.sae, self.firings, h, reconstruction, errors, self.generator)
+    def resample(self, residual: torch.Tensor, errors: torch.Tensor) -> None:
+        self.resampled += resample_dead(self.sae, self.firings, residual, errors, self.generator)
         self.firings.zero_()
 
     def progress(self, loss: float, fvu: float, config: TrainConfig) -> Progress:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import (
+
+if not torch.cuda.is_available():  # before Triton is imported: its interpreter then runs the GPU kernels here
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from transformers import (  # noqa: E402
     GPT2Config,
     GPT2LMHeadModel,
     GPTNeoXConfig,
@@ -19,7 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from sweep.embedded.recipe import Recipe, train_tokenizer
+from sweep.embedded.recipe import Recipe, train_tokenizer  # noqa: E402
 
 torch.set_num_threads(2)
 VOCAB = 400

@@ -1,42 +1,77 @@
-"""Which module computes: chosen by name and device, at the call, never at import."""
+"""Which backend computes: chosen by name and device, at the call, never at import."""
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+import warnings
+from functools import lru_cache
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from sae_core.kernels import reference, torch_gather
+from sae_core.kernels import cpu, gpu, reference, torch_gather
+from sae_core.kernels.autograd import Differentiable
 
 
 class Backend(Protocol):
-    """The operations that every backend offers; shapes in `reference`."""
+    """The operations that every backend offers, differentiable; shapes in `reference`."""
 
     def encode_topk(
-        self, x: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None, bias: torch.Tensor, k: int
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]: ...
 
-    def decode(
-        self,
-        codes: torch.Tensor,
-        indices: torch.Tensor,
-        values: torch.Tensor,
-        support: torch.Tensor | None,
-        d_in: int,
-    ) -> torch.Tensor: ...
+    def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor: ...
+
+    def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor: ...
+
+    def unit_norm(self, values: Tensor) -> Tensor: ...
 
 
-BACKENDS = {"reference": reference, "torch_gather": torch_gather}
+class BackendWarning(UserWarning):
+    """A slower backend than this device could have is used."""
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": reference,
+    "torch_gather": Differentiable(torch_gather),
+    "cpu": Differentiable(cpu),
+    "gpu": Differentiable(gpu),
+}
+_OF_DEVICE = {"cpu": "cpu", "cuda": "gpu"}  # what `auto` picks where it can; elsewhere torch_gather
+
+
+def why_unavailable(name: str, device: torch.device) -> str | None:
+    """None where backend `name` computes on `device`, else the reason."""
+    if name == "cpu":
+        return cpu.why_unavailable(device)
+    return gpu.why_unavailable(device) if name == "gpu" else None
 
 
 def get_backend(name: str, device: torch.device) -> Backend:
-    """The backend called `name`; `auto` picks the fastest one for `device`.
+    """The backend called `name`; `auto` picks the fastest one for `device`, and warns once where that is missing.
 
     Raises:
-        ValueError: no backend of that name.
+        ValueError: no backend of that name, or not here.
     """
     if name == "auto":
-        name = "torch_gather"
+        return BACKENDS[_auto(device.type)]
     if name not in BACKENDS:
-        raise ValueError(f"backend={name} is unknown on {device.type}: choose one of auto, {', '.join(BACKENDS)}")
-    return cast(Backend, BACKENDS[name])
+        raise ValueError(f"backend={name} is unknown: choose one of auto, {', '.join(BACKENDS)}")
+    reason = why_unavailable(name, device)
+    if reason:
+        raise ValueError(f"backend={name} cannot be used: {reason}")
+    return BACKENDS[name]
+
+
+@lru_cache
+def _auto(device_type: str) -> str:
+    name = _OF_DEVICE.get(device_type, "torch_gather")
+    reason = why_unavailable(name, torch.device(device_type))
+    if reason is None:
+        return name
+    warnings.warn(
+        f"the {name} backend cannot be used ({reason}); torch_gather computes instead, which is slower",
+        BackendWarning,
+        stacklevel=3,
+    )
+    return "torch_gather"

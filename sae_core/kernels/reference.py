@@ -31,3 +31,15 @@ def decode(
     """h_hat = sum over the k picked atoms of code * atom: (tokens, d_in)."""
     dense_codes = codes.new_zeros(len(codes), len(values)).scatter(1, indices, codes)
     return dense_codes @ densify(values, support, d_in)
+
+
+def residual(
+    x: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None
+) -> torch.Tensor:
+    """x - decode(codes): (tokens, d_in)."""
+    return x - decode(codes, indices, values, support, x.shape[1])
+
+
+def unit_norm(values: torch.Tensor) -> torch.Tensor:
+    """Rows of values scaled to unit l2 norm; a zero row stays zero."""
+    return values / values.norm(dim=1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)

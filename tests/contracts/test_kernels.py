@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
 import pytest
 import torch
 
-from sae_core.kernels import reference
-from sae_core.kernels.dispatch import BACKENDS
+from sae_core.kernels import cpu, dispatch, reference
+from sae_core.kernels.dispatch import BACKENDS, BackendWarning, get_backend, why_unavailable
 from sae_core.supports import expander_support
 
-FAST = [name for name in BACKENDS if name != "reference"]
+CPU = torch.device("cpu")
+FAST = [name for name in BACKENDS if name != "reference" and why_unavailable(name, CPU) is None]
 # (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=1, d=m, k=1, k=n, one token.
 SHAPES = [
     (7, 13, 29, 3, 5),
@@ -78,15 +85,36 @@ def test_decode_and_every_gradient(backend, tokens, d_in, n, degree, k):
 
 
 @pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("degree", [1, 3, None])
+def test_residual_and_unit_norm_and_every_gradient(backend, degree):
+    """The whole objective: both uses of a tied weight, through its norm, and the codes' own upstream gradient."""
+    x, values, support, bias = problem(9, 16, 30, degree)
+    upstream, of_codes = torch.randn(9, 16, dtype=torch.float64), torch.randn(30, dtype=torch.float64)
+    values[4] = 0  # a zero atom stays zero
+    results = []
+    for kernels in (reference, BACKENDS[backend]):
+        inputs = [t.clone().requires_grad_() for t in (x, values, bias)]
+        unit = kernels.unit_norm(inputs[1])
+        codes, indices = kernels.encode_topk(inputs[0], unit, support, inputs[2] - 10 * (torch.arange(30) == 4), 5)
+        residual = kernels.residual(inputs[0], codes, indices, unit, support)
+        ((residual * upstream).sum() + (codes * of_codes[indices]).sum()).backward()
+        results.append((unit, residual, *[t.grad for t in inputs]))
+    assert torch.equal(results[1][0][4], torch.zeros_like(values[4]))
+    for got, wanted in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("degree", [3, None])
 def test_gradcheck(backend, degree):
     x, values, support, bias = (t.requires_grad_() if t is not None and t.is_floating_point() else t
-                                for t in problem(4, 7, 11, degree))  # fmt: skip
+                                for t in problem(2, 6, 7, degree))  # fmt: skip
     kernels = BACKENDS[backend]
 
     def both(x, values, bias):
-        codes, indices = kernels.encode_topk(x, values, support, bias, 3)
-        return kernels.decode(codes, indices, values, support, 7)
+        unit = kernels.unit_norm(values)
+        codes, indices = kernels.encode_topk(x, unit, support, bias, 3)
+        return kernels.decode(codes, indices, unit, support, 6), kernels.residual(x, codes, indices, unit, support)
 
     assert torch.autograd.gradcheck(both, (x, values, bias))
 
@@ -142,8 +170,161 @@ def test_error_at_most_twice_plain_pytorch(backend, dtype, degree):
     assert (out.double() - exact).norm() <= 2 * (plain_out.double() - exact).norm()
 
 
-def test_unknown_backend_is_named():
-    from sae_core.kernels.dispatch import get_backend
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("order", ["any", "best_first", "best_last", "few_distinct"])
+def test_selection_among_many(backend, order):
+    """Enough latents that a fast selection guesses, and orders in which a guess from the first ones is wrong."""
+    x, values, support, bias = problem(40, 24, 3000, 3)
+    if order == "best_first":
+        bias += torch.linspace(40, 0, 3000, dtype=torch.float64)
+    if order == "best_last":
+        bias += torch.linspace(0, 40, 3000, dtype=torch.float64)
+    if order == "few_distinct":
+        x, values, bias = x.round(), values.round(), bias.round()
+    codes_ref, indices_ref = by_index(*reference.encode_topk(x, values, support, bias, 17))
+    codes, indices = by_index(*BACKENDS[backend].encode_topk(x, values, support, bias, 17))
+    torch.testing.assert_close(codes.sort(1).values, codes_ref.sort(1).values)
+    if order == "few_distinct":  # ties: which latents win is open, but no latent twice
+        assert all(len(set(row.tolist())) == 17 for row in indices)
+        z = x @ reference.densify(values, support, 24).T + bias
+        torch.testing.assert_close(codes, z.gather(1, indices))
+    else:
+        assert torch.equal(indices, indices_ref)
 
-    with pytest.raises(ValueError, match="backend=fast is unknown"):
-        get_backend("fast", torch.device("cpu"))
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("degree", [2, None])
+def test_not_a_number_and_infinity_are_not_hidden(backend, degree):
+    """As torch.topk has it: NaN is the largest value, then inf; -inf is picked when nothing else is left."""
+    x, values, support, bias = problem(5, 8, 20, degree)
+    bias[3], bias[11], bias[7] = float("nan"), float("inf"), float("-inf")
+    codes, indices = BACKENDS[backend].encode_topk(x, values, support, bias, 2)
+    assert all(set(row.tolist()) == {3, 11} for row in indices)
+    codes, indices = by_index(*BACKENDS[backend].encode_topk(x, values, support, bias, 20))
+    assert torch.equal(indices, torch.arange(20).expand(5, 20))
+    assert codes[:, 3].isnan().all() and (codes[:, 7] == float("-inf")).all()
+
+
+@pytest.mark.parametrize("backend", ["torch_gather", "cpu"])
+@pytest.mark.parametrize("degree", [2, None])
+def test_picks_that_are_no_latents_are_refused(backend, degree):
+    if backend not in FAST:
+        pytest.skip(f"{backend}: {why_unavailable(backend, CPU)}")
+    x, values, support, bias = problem(5, 8, 20, degree)
+    codes, indices = BACKENDS[backend].encode_topk(x, values, support, bias, 2)
+    for wrong in (20, -1):
+        indices[2, 1] = wrong
+        with pytest.raises((IndexError, RuntimeError)):
+            BACKENDS[backend].decode(codes, indices, values, support, 8)
+
+
+needs_compiled = pytest.mark.skipif("cpu" not in FAST, reason=f"cpu backend: {why_unavailable('cpu', CPU)}")
+
+
+def everything(x, values, support, bias, k):
+    """Each compiled kernel once."""
+    codes, indices = cpu.encode_topk(x, values, support, bias, k)
+    unit, inverse = cpu.unit_norm(values)
+    return (
+        codes,
+        indices,
+        cpu.encode_topk(x, reference.densify(values, support, x.shape[1]), None, bias, k)[1],
+        cpu.weighted_atoms(codes, indices, values, support, x.shape[1], x),
+        cpu.atom_products(x, indices, values, support),
+        cpu.atom_gradient(codes, indices, x, support, len(values)),
+        unit,
+        cpu.unit_norm_gradient(values, unit, inverse),
+    )
+
+
+@needs_compiled
+def test_compiled_results_do_not_depend_on_the_number_of_threads():
+    inputs = problem(150, 40, 3000, 5, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = everything(*inputs, 24)
+        torch.set_num_threads(3)
+        for got, wanted in zip(everything(*inputs, 24), alone, strict=True):
+            assert torch.equal(got, wanted)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_compiled_instruction_sets_agree(level, dtype):
+    inputs = problem(75, 37, 3000, 5, dtype)
+    wanted = everything(*inputs, 24)
+    try:
+        if cpu.limit_instructions(level) != level:
+            pytest.skip("this machine lacks the instruction set")
+        got = everything(*inputs, 24)
+    finally:
+        cpu.limit_instructions(2)
+    for order in (0, 2):  # picks as sets: their order may differ
+        assert torch.equal(*(r[1 if order == 0 else 2].sort(1).values for r in (got, wanted)))
+    torch.testing.assert_close(by_index(*got[:2])[0], by_index(*wanted[:2])[0])
+    for a, b in zip(got[3:], wanted[3:], strict=True):
+        if a.shape != got[0].shape:
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="no g++ on Linux")
+def test_the_compiled_backend_is_there_where_a_compiler_is():
+    """A build that breaks falls back silently enough to go unnoticed; here it fails."""
+    assert why_unavailable("cpu", CPU) is None
+
+
+def test_unknown_backend_is_named():
+    with pytest.raises(ValueError, match="backend=fast is unknown: choose one of auto, reference, torch_gather, cpu"):
+        get_backend("fast", CPU)
+
+
+def test_a_backend_that_is_not_there_says_why(monkeypatch):
+    with pytest.raises(ValueError, match="backend=cpu cannot be used: it computes on cpu, not on cuda"):
+        get_backend("cpu", torch.device("cuda"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="backend=gpu cannot be used: (it computes on a CUDA device|triton is not)"):
+        get_backend("gpu", CPU)
+
+
+def test_without_the_compiled_library_auto_says_so_once_and_computes(monkeypatch):
+    monkeypatch.setattr(cpu, "why_unavailable", lambda device: "its library was not built")
+    dispatch._auto.cache_clear()
+    try:
+        with pytest.warns(BackendWarning, match="its library was not built.*torch_gather computes instead"):
+            assert get_backend("auto", CPU) is BACKENDS["torch_gather"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert get_backend("auto", CPU) is BACKENDS["torch_gather"]
+    finally:
+        dispatch._auto.cache_clear()
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from sae_core.kernels import gpu_triton
+
+FLOATS = {"x", "x_by_row", "y", "values", "bias", "weights", "out"}
+INTS = {"support", "indices", "groups"}
+for name in ("group_maxima", "candidates", "add_weighted_atoms", "atom_products", "add_atom_gradient"):
+    kernel = getattr(gpu_triton, name)
+    constants = {a: 16 for a in kernel.arg_names if a.isupper()}
+    signature = {a: "*fp32" if a in FLOATS else "*i64" if a in INTS else "constexpr" if a.isupper() else "i32"
+                 for a in kernel.arg_names}
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
+    print(name, len(compiled.asm["ptx"]))
+"""
+
+
+@pytest.mark.skipif("gpu" not in FAST, reason=f"gpu backend: {why_unavailable('gpu', CPU)}")
+def test_gpu_kernels_compile_for_a_gpu():
+    """Interpreting proves the arithmetic, not that the compiler takes the kernels: here it makes code for sm_90."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout.splitlines()) == 5

@@ -24,7 +24,7 @@ def test_dead_latents_are_aimed_at_the_residual_and_the_others_left_alone(arm):
     firings = torch.full((64,), 5)
     firings[[2, 40]] = 4
     before = sae.dictionary.values.detach().clone()
-    count = resample_dead(sae, firings, h, reconstruction, errors, torch.Generator().manual_seed(0))
+    count = resample_dead(sae, firings, h - reconstruction, errors, torch.Generator().manual_seed(0))
     assert count == 2
     values, degree = sae.dictionary.values.detach(), sae.dictionary.degree
     for latent in (2, 40):
@@ -40,8 +40,8 @@ def test_dead_latents_are_aimed_at_the_residual_and_the_others_left_alone(arm):
 def test_nothing_is_done_when_most_are_dead_or_nothing_is_wrong():
     sae, h, reconstruction, errors = setup(Expander(64, 3, 4))
     generator = torch.Generator().manual_seed(0)
-    assert resample_dead(sae, torch.zeros(64, dtype=torch.int64), h, reconstruction, errors, generator) == 0
-    assert resample_dead(sae, torch.full((64,), 9), h, reconstruction, errors, generator) == 0
+    assert resample_dead(sae, torch.zeros(64, dtype=torch.int64), h - reconstruction, errors, generator) == 0
+    assert resample_dead(sae, torch.full((64,), 9), h - reconstruction, errors, generator) == 0
     few = torch.full((64,), 9)
     few[0] = 0
-    assert resample_dead(sae, few, h, reconstruction, errors * 0, generator) == 0
+    assert resample_dead(sae, few, h - reconstruction, errors * 0, generator) == 0

@@ -1,0 +1,164 @@
+"""Gradients, written once: any backend's plain kernels become the differentiable operations of `reference`.
+
+With z_i = <atom_i, x> + b_i over the picked latents and h_hat = sum of code_i * atom_i, every gradient is one of the
+three sums that a backend offers, over the k active latents of each token only:
+
+    encode   d/dx = weighted_atoms(grad_codes)         decode   d/dcodes = atom_products(grad)
+             d/dvalues = atom_gradient(grad_codes, x)            d/dvalues = atom_gradient(codes, grad)
+             d/dbias = sum of grad_codes by latent
+
+A tied weight is an input of both; autograd adds its two contributions, and the unit norm passes their sum on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Kernels(Protocol):
+    """What a backend computes, on contiguous tensors of one device and float dtype; no gradients are tracked.
+
+    Shapes: x, y (tokens, d_in); values (n_latents, degree); support int64 of that shape, rows in 0..d_in-1, or None
+    for dense atoms; bias (n_latents,); weights and indices (tokens, k), indices in 0..n_latents-1.
+    """
+
+    def encode_topk(
+        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """(codes, indices), each (tokens, k): the k largest of z = W x + bias, NaN largest, in any order."""
+        ...
+
+    def weighted_atoms(
+        self,
+        weights: Tensor,
+        indices: Tensor,
+        values: Tensor,
+        support: Tensor | None,
+        d_in: int,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """start[t] (0 where None) + sum_j weights[t, j] * atom[indices[t, j]]: a new (tokens, d_in)."""
+        ...
+
+    def atom_products(self, y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """<atom[indices[t, j]], y[t]>: (tokens, k)."""
+        ...
+
+    def atom_gradient(
+        self, weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int
+    ) -> Tensor:
+        """Sum of weights[t, j] * y[t] over (t, j) with indices[t, j] = i, on atom i's support: the shape of values."""
+        ...
+
+    def unit_norm(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """(values / ||values|| by rows, a zero row staying zero; the inverse norms (n_latents,))."""
+        ...
+
+    def unit_norm_gradient(self, grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
+        """(grad - unit * <grad, unit>) * inverse, by rows."""
+        ...
+
+
+class Differentiable:
+    """The operations of `reference`, computed by `kernels`."""
+
+    def __init__(self, kernels: Kernels):
+        self.kernels = kernels
+
+    def encode_topk(
+        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `reference.encode_topk`; the order of the k picks is unspecified."""
+        return _EncodeTopK.apply(self.kernels, x, values, support, bias, k)  # type: ignore[return-value]
+
+    def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
+        """See `reference.decode`."""
+        return _Decode.apply(self.kernels, None, codes, indices, values, support, d_in)  # type: ignore[return-value]
+
+    def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """See `reference.residual`."""
+        return _Decode.apply(self.kernels, x, codes, indices, values, support, x.shape[1])  # type: ignore[return-value]
+
+    def unit_norm(self, values: Tensor) -> Tensor:
+        """See `reference.unit_norm`."""
+        return _UnitNorm.apply(self.kernels, values)  # type: ignore[return-value]
+
+
+class _EncodeTopK(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int):
+        x, values = x.contiguous(), values.contiguous()
+        codes, indices = kernels.encode_topk(x, values, support, bias, k)
+        ctx.kernels, ctx.n_latents = kernels, len(bias)
+        ctx.save_for_backward(x, values, support, indices)
+        ctx.mark_non_differentiable(indices)
+        return codes, indices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_codes: Tensor, _: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, values, support, indices = ctx.saved_tensors
+        grad_codes = grad_codes.contiguous()
+        _, need_x, need_values, _, need_bias, _ = ctx.needs_input_grad
+        grad_x = grad_values = grad_bias = None
+        if need_x:
+            grad_x = ctx.kernels.weighted_atoms(grad_codes, indices, values, support, x.shape[1])
+        if need_values:
+            grad_values = ctx.kernels.atom_gradient(grad_codes, indices, x, support, ctx.n_latents)
+        if need_bias:
+            grad_bias = grad_codes.new_zeros(ctx.n_latents).index_add_(0, indices.flatten(), grad_codes.flatten())
+        return None, grad_x, grad_values, None, grad_bias, None
+
+
+class _Decode(torch.autograd.Function):
+    """decode, or x - decode where x is given."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: Kernels,
+        x: Tensor | None,
+        codes: Tensor,
+        indices: Tensor,
+        values: Tensor,
+        support: Tensor | None,
+        d_in: int,
+    ):
+        codes, indices, values = codes.contiguous(), indices.contiguous(), values.contiguous()
+        ctx.kernels, ctx.of_x = kernels, x is not None
+        weights = codes if x is None else -codes
+        ctx.save_for_backward(weights, indices, values, support)
+        return kernels.weighted_atoms(weights, indices, values, support, d_in, None if x is None else x.contiguous())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        weights, indices, values, support = ctx.saved_tensors
+        grad = grad.contiguous()
+        _, need_x, need_codes, _, need_values, _, _ = ctx.needs_input_grad
+        grad_codes = grad_values = None
+        if need_codes:
+            grad_codes = ctx.kernels.atom_products(grad, indices, values, support)
+            if ctx.of_x:
+                grad_codes = grad_codes.neg_()
+        if need_values:
+            grad_values = ctx.kernels.atom_gradient(weights, indices, grad, support, len(values))
+        return None, grad if need_x else None, grad_codes, None, grad_values, None, None
+
+
+class _UnitNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernels: Kernels, values: Tensor):
+        unit, inverse = kernels.unit_norm(values.contiguous())
+        ctx.kernels = kernels
+        ctx.save_for_backward(unit, inverse)
+        return unit
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, ctx.kernels.unit_norm_gradient(grad.contiguous(), *ctx.saved_tensors)

@@ -1,0 +1,107 @@
+// The compiled CPU kernels: a plain C interface over cpu_body.h, called through ctypes by cpu.py.
+//
+// The body is compiled once per instruction set and chosen when the library is loaded, so one build runs on every
+// machine of its architecture. OpenMP's symbols are left undefined on purpose: they resolve to the runtime that
+// PyTorch has loaded, so both share one pool of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include <omp.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+template <typename T> static T *align(T *pointer) {
+  return reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(pointer) + 63) & ~uintptr_t(63));
+}
+
+namespace baseline {
+#define LEVEL 0
+#include "cpu_body.h"
+#undef LEVEL
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define DISPATCH 1
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,bmi,bmi2")
+namespace avx2 {
+#define LEVEL 1
+#include "cpu_body.h"
+#undef LEVEL
+}
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,bmi,bmi2,prefer-vector-width=512")
+namespace avx512 {
+#define LEVEL 2
+#include "cpu_body.h"
+#undef LEVEL
+}
+#pragma GCC pop_options
+#endif
+
+static int highest_level() {
+#ifdef DISPATCH
+  if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return 1;
+#endif
+  return 0;
+}
+
+static int level = highest_level();
+
+#ifdef DISPATCH
+#define CALL(function, ...)                                                                                            \
+  (level == 2   ? avx512::function(__VA_ARGS__)                                                                        \
+   : level == 1 ? avx2::function(__VA_ARGS__)                                                                          \
+                : baseline::function(__VA_ARGS__))
+#else
+#define CALL(function, ...) baseline::function(__VA_ARGS__)
+#endif
+
+#define EXPORT(T, suffix)                                                                                              \
+  void encode_topk_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *x,                \
+                            const T *values, const int64_t *support, const T *bias, T *codes, int64_t *indices,        \
+                            int threads) {                                                                             \
+    CALL(encode_topk<T>, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices, threads);               \
+  }                                                                                                                    \
+  void topk_##suffix(int64_t rows, int64_t n, int k, const T *z, T *codes, int64_t *indices, int threads) {            \
+    CALL(topk<T>, rows, n, k, z, codes, indices, threads);                                                             \
+  }                                                                                                                    \
+  int64_t weighted_atoms_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *weights,    \
+                                  const int64_t *indices, const T *values, const int64_t *support, const T *start,     \
+                                  T *out, int threads) {                                                               \
+    return CALL(weighted_atoms<T>, tokens, d_in, n, degree, k, weights, indices, values, support, start, out,          \
+                threads);                                                                                              \
+  }                                                                                                                    \
+  void atom_products_##suffix(int64_t tokens, int64_t d_in, int64_t degree, int k, const T *y,                         \
+                              const int64_t *indices, const T *values, const int64_t *support, T *out, int threads) {  \
+    CALL(atom_products<T>, tokens, d_in, degree, k, y, indices, values, support, out, threads);                        \
+  }                                                                                                                    \
+  void atom_gradient_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *weights,        \
+                              const int64_t *indices, const T *y, const int64_t *support, T *out, int threads) {       \
+    CALL(atom_gradient<T>, tokens, d_in, n, degree, k, weights, indices, y, support, out, threads);                    \
+  }                                                                                                                    \
+  void unit_norm_##suffix(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int threads) {              \
+    CALL(unit_norm<T>, n, degree, values, unit, inverse, threads);                                                     \
+  }                                                                                                                    \
+  void unit_norm_gradient_##suffix(int64_t n, int64_t degree, const T *grad, const T *unit, const T *inverse, T *out,  \
+                                   int threads) {                                                                      \
+    CALL(unit_norm_gradient<T>, n, degree, grad, unit, inverse, out, threads);                                         \
+  }
+
+extern "C" {
+EXPORT(float, f32)
+EXPORT(double, f64)
+// Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
+int limit_level(int limit) { return level = std::min(limit, highest_level()); }
+int interface_version() { return 1; }  // cpu.py refuses a library built from other sources than its own
+}

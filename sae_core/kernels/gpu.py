@@ -1,0 +1,128 @@
+"""The Triton backend: sparse atoms on a GPU, never a (tokens, n_latents) tensor. Shapes as in `autograd.Kernels`.
+
+Encode + TopK runs over the latents twice, since computing a pre-activation (degree multiply-adds) is cheaper than
+keeping it. The first pass keeps the maximum of each group of about sqrt(n_latents / k) latents. The k groups with the
+largest maxima hold the k largest latents, so the second pass computes those groups alone and selects among them.
+Dense atoms and the unit norm are `torch_gather`'s. float16 and bfloat16 are computed in float32.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_core.kernels import torch_gather
+from sae_core.kernels.torch_gather import unit_norm, unit_norm_gradient
+
+__all__ = ["atom_gradient", "atom_products", "encode_topk", "unit_norm", "unit_norm_gradient", "weighted_atoms"]
+
+_TOKENS = 64  # tokens of one program of the first pass: 256-byte gathers
+_BLOCK = 256  # candidates of one program of the second
+_TERMS = 512  # multiply-adds of one program of the sums, at most per step
+
+
+def why_unavailable(device: torch.device) -> str | None:
+    """None where the kernels can run on `device`, else the reason."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed: pip install triton"
+    if device.type == "cuda":
+        return None
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return f"it computes on a CUDA device, not on {device.type} (TRITON_INTERPRET=1 runs it there, slowly, for tests)"
+
+
+def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """See `autograd.Kernels`."""
+    if support is None:
+        return torch_gather.encode_topk(x, values, None, bias, k)
+    triton = _triton()
+    (tokens, d_in), (n, degree), dtype = x.shape, values.shape, x.dtype
+    x, values, bias = _computable(x), _computable(values), _computable(bias)
+    group = group_size(n, k)
+    n_groups = -(-n // group)
+    maxima = x.new_empty(n_groups, tokens)
+    grid = (n_groups, -(-tokens // _TOKENS))
+    triton.group_maxima[grid](
+        x.T.contiguous(), values, support, bias, maxima, tokens, n, degree, GROUP=group, TOKENS=_TOKENS
+    )
+    best = maxima.topk(k, dim=0, sorted=False).indices  # (k, tokens)
+    count = k * group
+    z = x.new_empty(tokens, count)
+    grid = (tokens, -(-count // _BLOCK))
+    triton.candidates[grid](
+        x, values, support, bias, best, z, tokens, d_in, n, degree, count, GROUP=group, BLOCK=_BLOCK
+    )
+    codes, at = z.topk(k, dim=1, sorted=False)
+    indices = best.T.gather(1, at // group) * group + at % group
+    return codes.to(dtype), indices
+
+
+def group_size(n: int, k: int) -> int:
+    """The power of two that makes n / group maxima and k * group candidates about as many, and at least k groups."""
+    group = 1
+    while 4 * group * group * k <= n:
+        group *= 2
+    return group
+
+
+def weighted_atoms(
+    weights: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int, start: Tensor | None = None
+) -> Tensor:
+    """See `autograd.Kernels`."""
+    if support is None:
+        return torch_gather.weighted_atoms(weights, indices, values, None, d_in, start)
+    dtype = weights.dtype
+    weights, values = _computable(weights), _computable(values)
+    out = weights.new_zeros(len(weights), d_in) if start is None else _computable(start).clone()
+    _over_picks("add_weighted_atoms", indices, values.shape[1], weights, indices, values, support, out, d_in=d_in)
+    return out.to(dtype)
+
+
+def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+    """See `autograd.Kernels`."""
+    if support is None:
+        return torch_gather.atom_products(y, indices, values, None)
+    dtype = y.dtype
+    y, values = _computable(y), _computable(values)
+    out = y.new_empty(indices.shape)
+    _over_picks("atom_products", indices, values.shape[1], y, indices, values, support, out, d_in=y.shape[1])
+    return out.to(dtype)
+
+
+def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int) -> Tensor:
+    """See `autograd.Kernels`."""
+    if support is None:
+        return torch_gather.atom_gradient(weights, indices, y, None, n_latents)
+    dtype = y.dtype
+    weights, y = _computable(weights), _computable(y)
+    out = y.new_zeros(support.shape)
+    _over_picks("add_atom_gradient", indices, support.shape[1], weights, indices, y, support, out, d_in=y.shape[1])
+    return out.to(dtype)
+
+
+def _over_picks(name: str, indices: Tensor, degree: int, *tensors: Tensor, d_in: int) -> None:
+    """Launch kernel `name` over (token, block of picks); a program holds about _TERMS multiply-adds."""
+    tokens, k = indices.shape
+    width = min(_power_of_two(degree), 64)
+    picks = min(_power_of_two(k), max(1, _TERMS // width))
+    kernel = getattr(_triton(), name)
+    kernel[(tokens, -(-k // picks))](*tensors, tokens, d_in, degree, k, PICKS=picks, DEGREE=width)
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << (at_least - 1).bit_length()
+
+
+def _computable(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _triton() -> Any:
+    from sae_core.kernels import gpu_triton  # here, not above: where there is no Triton the rest must still import
+
+    return gpu_triton

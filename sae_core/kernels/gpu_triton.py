@@ -1,0 +1,109 @@
+"""The Triton kernels of `gpu`, one program instance per block of tokens or picks. Shapes as in `autograd.Kernels`.
+
+Imported only when a GPU (or Triton's interpreter) is to be used: decorating a function already needs Triton.
+"""
+# pyright: basic
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def group_maxima(
+    x_by_row, values, support, bias, out, tokens, n, degree, GROUP: tl.constexpr, TOKENS: tl.constexpr
+):  # fmt: skip
+    """out (groups, tokens): the largest pre-activation of each group of GROUP consecutive latents, NaN as inf.
+
+    x_by_row (d_in, tokens): the tokens of one row lie side by side, so every gather is coalesced.
+    """
+    group = tl.program_id(0)
+    token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    latent = group * GROUP + tl.arange(0, GROUP)
+    real, here = latent < n, token < tokens
+    z = tl.zeros((GROUP, TOKENS), dtype=values.dtype.element_ty)
+    z += tl.load(bias + latent, mask=real, other=0.0)[:, None]
+    for i in range(degree):
+        row = tl.load(support + latent * degree + i, mask=real, other=0)
+        weight = tl.load(values + latent * degree + i, mask=real, other=0.0)
+        x = tl.load(x_by_row + row[:, None] * tokens + token[None, :], mask=real[:, None] & here[None, :], other=0.0)
+        z += weight[:, None] * x
+    z = tl.where(real[:, None], tl.where(z == z, z, float("inf")), float("-inf"))
+    tl.store(out + group.to(tl.int64) * tokens + token, tl.max(z, axis=0), mask=here)
+
+
+@triton.jit
+def candidates(
+    x, values, support, bias, groups, out, tokens, d_in, n, degree, count, GROUP: tl.constexpr, BLOCK: tl.constexpr
+):
+    """out (tokens, count): the pre-activations of the latents of each token's `groups` (count / GROUP, tokens)."""
+    token = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    here = at < count
+    latent = tl.load(groups + at // GROUP * tokens + token, mask=here, other=0) * GROUP + at % GROUP
+    real = here & (latent < n)
+    z = tl.load(bias + latent, mask=real, other=0.0)
+    for i in range(degree):
+        row = tl.load(support + latent * degree + i, mask=real, other=0)
+        weight = tl.load(values + latent * degree + i, mask=real, other=0.0)
+        z += weight * tl.load(x + token * d_in + row, mask=real, other=0.0)
+    tl.store(out + token * count + at, tl.where(real, z, float("-inf")), mask=here)
+
+
+@triton.jit
+def add_weighted_atoms(
+    weights, indices, values, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr
+):
+    """out (tokens, d_in) += sum over the k picks of weight * atom."""
+    token = tl.program_id(0).to(tl.int64)
+    pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
+    here = pick < k
+    latent = tl.load(indices + token * k + pick, mask=here, other=0)
+    weight = tl.load(weights + token * k + pick, mask=here, other=0.0)
+    for start in range(0, degree, DEGREE):
+        i = start + tl.arange(0, DEGREE)
+        real = here[:, None] & (i < degree)[None, :]
+        entry = latent[:, None] * degree + i[None, :]
+        row = tl.load(support + entry, mask=real, other=0)
+        term = weight[:, None] * tl.load(values + entry, mask=real, other=0.0)
+        tl.atomic_add(out + token * d_in + row, term, mask=real)
+
+
+@triton.jit
+def atom_products(
+    y, indices, values, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr
+):  # fmt: skip
+    """out (tokens, k) = <atom picked, y of the token>."""
+    token = tl.program_id(0).to(tl.int64)
+    pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
+    here = pick < k
+    latent = tl.load(indices + token * k + pick, mask=here, other=0)
+    total = tl.zeros((PICKS,), dtype=values.dtype.element_ty)
+    for start in range(0, degree, DEGREE):
+        i = start + tl.arange(0, DEGREE)
+        real = here[:, None] & (i < degree)[None, :]
+        entry = latent[:, None] * degree + i[None, :]
+        row = tl.load(support + entry, mask=real, other=0)
+        term = tl.load(values + entry, mask=real, other=0.0) * tl.load(y + token * d_in + row, mask=real, other=0.0)
+        total += tl.sum(term, axis=1)
+    tl.store(out + token * k + pick, total, mask=here)
+
+
+@triton.jit
+def add_atom_gradient(
+    weights, indices, y, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr
+):
+    """out (n, degree) += weight * y on the support of each atom picked."""
+    token = tl.program_id(0).to(tl.int64)
+    pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
+    here = pick < k
+    latent = tl.load(indices + token * k + pick, mask=here, other=0)
+    weight = tl.load(weights + token * k + pick, mask=here, other=0.0)
+    for start in range(0, degree, DEGREE):
+        i = start + tl.arange(0, DEGREE)
+        real = here[:, None] & (i < degree)[None, :]
+        entry = latent[:, None] * degree + i[None, :]
+        row = tl.load(support + entry, mask=real, other=0)
+        term = weight[:, None] * tl.load(y + token * d_in + row, mask=real, other=0.0)
+        tl.atomic_add(out + entry, term, mask=real)
