@@ -25,6 +25,7 @@ from sweep.build import Job
 from sweep.corpus import Corpus
 from sweep.evaluate import Baselines, baselines, evaluate
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
+from sweep.process import keep_freed_memory
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, write_record
 from sweep.tracking import Guarded, NoTracker, WandbTracker
@@ -52,6 +53,7 @@ def run(job: Job) -> Record:
         started = time.perf_counter()
         tracker = Guarded(lambda: _tracker(job, folder))
         try:
+            keep_freed_memory()
             if job.threads is not None:
                 torch.set_num_threads(job.threads)
             _carry_out(job, folder, record, tracker, say)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -128,8 +130,13 @@ def train(
     scaled_variance = variance * float(sae.scale) ** 2
     losses: list[torch.Tensor] = []
     saved = state.step
-    while state.step < config.steps:
-        h = rows(batch_indices(seed, state.step, config.batch_size, n_rows)).to(device)
+
+    def fetch(step: int) -> torch.Tensor:
+        batch = rows(batch_indices(seed, step, config.batch_size, n_rows))
+        return batch.pin_memory() if device.type == "cuda" else batch
+
+    for batch in _read_ahead(fetch, range(state.step, config.steps)):
+        h = batch.to(device, non_blocking=True)
         output, errors = _step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
         losses.append(errors.mean())
         state.step += 1
@@ -146,6 +153,17 @@ def train(
         if checkpoint is not None and due:
             state.save(checkpoint)
             saved = state.step
+
+
+def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Iterator[torch.Tensor]:
+    """fetch(step) for each of `steps`, in order, the next one being fetched while the last is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        coming = deque(reader.submit(fetch, step) for step in steps[:2])
+        for step in steps:
+            batch = coming.popleft().result()
+            if step + 2 < steps.stop:
+                coming.append(reader.submit(fetch, step + 2))
+            yield batch
 
 
 def _step(
@@ -193,9 +211,9 @@ class _State:
 
     def count(self, indices: torch.Tensor) -> None:
         """Note who fired in the step just done."""
-        fired = torch.bincount(indices.flatten(), minlength=len(self.firings))
-        self.firings += fired
-        self.last_fired.masked_fill_(fired > 0, self.step)
+        fired = indices.flatten()
+        self.firings.index_add_(0, fired, torch.ones_like(fired))  # bincount would make the host wait for a GPU
+        self.last_fired.index_fill_(0, fired, self.step)
 
     def resample(self, residual: torch.Tensor, errors: torch.Tensor) -> None:
         self.resampled += resample_dead(self.sae, self.firings, residual, errors, self.generator)

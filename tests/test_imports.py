@@ -41,7 +41,7 @@ def test_no_import_runs_the_other_way(package):
 
 def test_sae_core_needs_torch_and_numpy_and_little_else():
     outside = {name.split(".")[0] for f in (ROOT / "sae_core").rglob("*.py") for name in imported(f)} - OURS
-    assert outside - set(sys.stdlib_module_names) == {"torch", "numpy", "safetensors"}
+    assert outside - set(sys.stdlib_module_names) == {"torch", "numpy", "safetensors", "triton"}
 
 
 def test_the_run_store_is_standard_library_only():

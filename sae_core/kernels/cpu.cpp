@@ -90,6 +90,10 @@ static int level = highest_level();
                               const int64_t *indices, const T *y, const int64_t *support, T *out, int threads) {       \
     CALL(atom_gradient<T>, tokens, d_in, n, degree, k, weights, indices, y, support, out, threads);                    \
   }                                                                                                                    \
+  void dense_atom_gradient_##suffix(int64_t tokens, int64_t d_in, int64_t n, int k, const T *weights,                  \
+                                    const int64_t *indices, const T *y, T *out, int threads) {                         \
+    CALL(dense_atom_gradient<T>, tokens, d_in, n, k, weights, indices, y, out, threads);                               \
+  }                                                                                                                    \
   void unit_norm_##suffix(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int threads) {              \
     CALL(unit_norm<T>, n, degree, values, unit, inverse, threads);                                                     \
   }                                                                                                                    \

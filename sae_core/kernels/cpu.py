@@ -1,8 +1,8 @@
 """The compiled CPU backend: fused and multithreaded C++ (cpu.cpp, cpu_body.h), called through ctypes.
 
 Sparse atoms: encode + TopK is one pass over a tile of tokens that stays in L2; pre-activations never reach memory.
-Dense atoms: PyTorch's matrix product a chunk of tokens at a time, then the compiled TopK; the other sums are
-`torch_gather`'s. float16 and bfloat16 are computed in float32. Shapes as in `autograd.Kernels`.
+Dense atoms: oneDNN's matrix product a chunk of tokens at a time, then the compiled TopK and sums. float16 and
+bfloat16 are computed in float32. Shapes as in `autograd.Kernels`.
 
 The library is built when the project is installed, if a C++ compiler is there (pyproject.toml, `ext-modules`).
 """
@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from sae_core.kernels import torch_gather
 
 INTERFACE_VERSION = 1
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
@@ -81,8 +79,6 @@ def weighted_atoms(
     weights: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int, start: Tensor | None = None
 ) -> Tensor:
     """See `autograd.Kernels`."""
-    if support is None:
-        return torch_gather.weighted_atoms(weights, indices, values, None, d_in, start)
     (tokens, k), degree, dtype = weights.shape, values.shape[1], weights.dtype
     weights, values = _computable(weights), _computable(values)
     begin = None if start is None else _computable(start)
@@ -98,8 +94,6 @@ def weighted_atoms(
 
 def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
     """See `autograd.Kernels`."""
-    if support is None:
-        return torch_gather.atom_products(y, indices, values, None)
     (tokens, d_in), k, degree, dtype = y.shape, indices.shape[1], values.shape[1], y.dtype
     y, values = _computable(y), _computable(values)
     out = torch.empty(tokens, k, dtype=y.dtype)
@@ -109,12 +103,14 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
 
 def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int) -> Tensor:
     """See `autograd.Kernels`."""
-    if support is None:
-        return torch_gather.atom_gradient(weights, indices, y, None, n_latents)
-    (tokens, d_in), k, degree, dtype = y.shape, indices.shape[1], support.shape[1], y.dtype
+    (tokens, d_in), k, dtype = y.shape, indices.shape[1], y.dtype
     weights, y = _computable(weights), _computable(y)
-    out = torch.empty(n_latents, degree, dtype=y.dtype)
-    _call("atom_gradient", out, tokens, d_in, n_latents, degree, _int(k), weights, indices, y, support, out)
+    if support is None:
+        out = torch.empty(n_latents, d_in, dtype=y.dtype)
+        _call("dense_atom_gradient", out, tokens, d_in, n_latents, _int(k), weights, indices, y, out)
+    else:
+        out = torch.empty(support.shape, dtype=y.dtype)
+        _call("atom_gradient", out, tokens, d_in, *support.shape, _int(k), weights, indices, y, support, out)
     return out.to(dtype)
 
 

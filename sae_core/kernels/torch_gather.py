@@ -53,9 +53,8 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
     if support is None:
         # One bag per latent over the tokens that picked it; three times faster than index_add (2 cores, 2026-11).
         flat = indices.flatten()
-        order = flat.argsort(stable=True)
-        starts = torch.bincount(flat, minlength=n_latents).cumsum(0)
-        offsets = torch.cat([starts.new_zeros(1), starts[:-1]])
+        latents, order = flat.sort(stable=True)
+        offsets = torch.searchsorted(latents, torch.arange(n_latents, device=flat.device))
         picked = weights.flatten()[order]
         return F.embedding_bag(order // k, y, offsets, mode="sum", per_sample_weights=picked)
     terms = y.gather(1, _pick(support, indices).flatten(1)).view(-1, support.shape[1]).mul_(weights.reshape(-1, 1))

@@ -8,7 +8,6 @@ and measured (`sweep.embedded.measure`).
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import time
@@ -23,19 +22,10 @@ from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from sweep.embedded import WEIGHTS
 from sweep.embedded.measure import write_card
 from sweep.embedded.recipe import Recipe, batches, encode_documents, new_model, split_documents, train_tokenizer
+from sweep.process import keep_freed_memory
 
 LOSS_CHUNK = 2048  # rows of logits alive at once
 LOG_EVERY = 50  # steps
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc not to give large freed blocks back: page faults took a fifth of the step (2 cores, 2026-11)."""
-    try:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**31 - 1)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-    except (OSError, AttributeError):
-        pass
 
 
 def optimizers(model: GPTNeoXForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
