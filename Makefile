@@ -3,9 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+EXTRAS ?= dev
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install sweep figures test test-slow lint format clean
+.PHONY: help install sweep figures test test-slow test-gpu lint bench format clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -19,7 +20,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(wildcard sae_core/kernels/cpu*.cp
 	@# Some distributions ship venv without pip; then the system's pip installs one into it.
 	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 		$(PYTHON) -m pip --python $(BIN)/python install -q pip; }
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 sweep: $(INSTALLED) ## the main job: train the frontier's 21 SAEs on the embedded LM and draw the figure
@@ -41,9 +42,16 @@ lint: $(INSTALLED) ## ruff and pyright
 test-slow: $(INSTALLED) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+test-gpu: $(INSTALLED) ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: ## kernels and training steps beside sae-lens and sparsify (their own environment, .venv-bench)
+	@$(MAKE) --no-print-directory install VENV=.venv-bench EXTRAS=bench
+	.venv-bench/bin/python -m tests.benchmarks.kernels
+
 format: $(INSTALLED) ## let ruff tidy the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean: ## remove what can be made again, the virtual environment included; run records stay
-	rm -rf $(VENV) .cache figures build *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .cache figures build *.egg-info sae_core/kernels/*.so .pytest_cache .ruff_cache

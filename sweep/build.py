@@ -15,6 +15,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from sae_core.arms import Arm, Sizes
+from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
 from sweep.corpus import Corpus
 from sweep.evaluate import EvalConfig
@@ -30,6 +31,7 @@ _SETTINGS: dict[str, Any] = {
     "cache_dir": str,
     "cache_dtype": str,
     "device": str,
+    "backend": str,
     "threads": int | None,
     "layers_together": list[int],
     "save_artifact": bool,
@@ -67,6 +69,7 @@ class Job:
     runs_dir: Path
     cache_dir: Path
     device: str
+    backend: str
     threads: int | None
     layers_together: tuple[int, ...]
     save_artifact: bool
@@ -89,25 +92,13 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         CellError: a cell to leave out of a grid.
         ValueError: anything else that is wrong, named by key, value and range.
     """
-    check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_GROUPS})
-    layer = whole_number("layer", cfg.layer, 0)
-    for axis, least in (("d", 1), ("k", 1), ("seed", 0)):
-        whole_number(axis, cfg[axis], least)
-    if cfg.seed >= 2**63:
-        raise ValueError(f"seed={cfg.seed} must be in 0..{2**63 - 1}")
-    check_types("", {key: cfg[key] for key in _SETTINGS if key in cfg}, _SETTINGS)
-    for key in ("runs_dir", "cache_dir"):
-        if not cfg[key]:
-            raise ValueError(f"{key} must name a folder")
-    device_from(cfg.device)
+    _check_settings(cfg)
     train = _build(cfg.train, "train", TrainConfig)
     evaluation = _build(cfg.eval, "eval", EvalConfig)
     tracker = _dataclass(cfg.tracker, "tracker", TrackerConfig)
     model = _dataclass(cfg.model, "model", ModelConfig)
-    if cfg.cache_dtype not in ("float16", "bfloat16"):
-        raise ValueError(f"cache_dtype={cfg.cache_dtype} must be float16 or bfloat16")
     info = _find_model(model)
-    check_layer(layer, info, model.name)
+    check_layer(cfg.layer, info, model.name)
     n = latents_from(cfg.n, info.d_model)
     if cfg.k > n:
         raise ValueError(f"k={cfg.k} must be in 1..{n} (n)")
@@ -124,7 +115,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     key = CacheKey(
         lm=model_hash(info, cache_dir),
         lm_dtype=model.dtype,
-        layer=layer,
+        layer=cfg.layer,
         hook=HOOK,
         corpus=corpus.fingerprint(cache_dir),
         window=model.window,
@@ -135,7 +126,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     )
     return Job(
         spec=RunSpec(key, arm, train, evaluation, cfg.seed),
-        axes={"layer": layer, "d": cfg.d, "k": cfg.k, "n": n, "seed": cfg.seed},
+        axes={"layer": cfg.layer, "d": cfg.d, "k": cfg.k, "n": n, "seed": cfg.seed},
         labels={"model": _model_label(model), "corpus": _corpus_label(corpus_cfg), "arm": arm.name, "sweep": sweep},
         sizes=sizes,
         model=model,
@@ -146,11 +137,28 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         runs_dir=Path(cfg.runs_dir).expanduser(),
         cache_dir=cache_dir,
         device=cfg.device,
+        backend=cfg.backend,
         threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
-        layers_together=tuple(sorted({layer, *cfg.layers_together})),
+        layers_together=tuple(sorted({cfg.layer, *cfg.layers_together})),
         save_artifact=cfg.save_artifact,
         settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
     )
+
+
+def _check_settings(cfg: DictConfig) -> None:
+    """Raise ValueError for a key that is unknown, or an axis or setting that is out of range."""
+    check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_GROUPS})
+    for axis, least in (("layer", 0), ("d", 1), ("k", 1), ("seed", 0)):
+        whole_number(axis, cfg[axis], least)
+    if cfg.seed >= 2**63:
+        raise ValueError(f"seed={cfg.seed} must be in 0..{2**63 - 1}")
+    check_types("", {key: cfg[key] for key in _SETTINGS if key in cfg}, _SETTINGS)
+    for key in ("runs_dir", "cache_dir"):
+        if not cfg[key]:
+            raise ValueError(f"{key} must name a folder")
+    if cfg.cache_dtype not in ("float16", "bfloat16"):
+        raise ValueError(f"cache_dtype={cfg.cache_dtype} must be float16 or bfloat16")
+    backend_name(cfg.backend, device_from(cfg.device))
 
 
 @lru_cache

@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 
 from sae_core import io
+from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
@@ -102,6 +103,7 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     with _timed(timings, "activations"):
         pool = _pool(job, device, say)
     sae = _build_sae(job, pool, device)
+    record["versions"]["backend"] = backend_name(job.backend, device)
     record["storage"] = count_storage(sae)._asdict()
     with _timed(timings, "training"):
         sae, last = _train(job, folder, sae, pool, device, tracker, say)
@@ -148,7 +150,9 @@ def _keys(job: Job, layers: Sequence[int]) -> list[CacheKey]:
 
 def _build_sae(job: Job, pool: Pool, device: torch.device) -> SAE:
     scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
-    return job.spec.arm.build(pool.d_in, job.spec.seed, scale).to(device)
+    sae = job.spec.arm.build(pool.d_in, job.spec.seed, scale).to(device)
+    sae.backend = job.backend
+    return sae
 
 
 def _train(job: Job, folder: Path, sae: SAE, pool: Pool, device: torch.device, tracker: Guarded, say: RunProgress):

@@ -137,7 +137,7 @@ def train(
 
     for batch in _read_ahead(fetch, range(state.step, config.steps)):
         h = batch.to(device, non_blocking=True)
-        output, errors = _step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
+        output, errors = train_step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
         losses.append(errors.mean())
         state.step += 1
         state.count(output.indices)
@@ -166,7 +166,7 @@ def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Iterator[
             yield batch
 
 
-def _step(
+def train_step(
     sae: SAE, optimizer: torch.optim.Optimizer, h: torch.Tensor, lr: float, grad_clip: float
 ) -> tuple[SAEResidual, torch.Tensor]:
     """One optimizer step on h (batch, d_in): the residual before it and each token's squared error, both detached."""

@@ -53,14 +53,19 @@ def get_backend(name: str, device: torch.device) -> Backend:
     Raises:
         ValueError: no backend of that name, or not here.
     """
+    return BACKENDS[backend_name(name, device)]
+
+
+def backend_name(name: str, device: torch.device) -> str:
+    """The key in BACKENDS that `get_backend` would use; raises as it does."""
     if name == "auto":
-        return BACKENDS[_auto(device.type)]
+        return _auto(device.type)
     if name not in BACKENDS:
         raise ValueError(f"backend={name} is unknown: choose one of auto, {', '.join(BACKENDS)}")
     reason = why_unavailable(name, device)
     if reason:
         raise ValueError(f"backend={name} cannot be used: {reason}")
-    return BACKENDS[name]
+    return name
 
 
 @lru_cache
@@ -72,6 +77,6 @@ def _auto(device_type: str) -> str:
     warnings.warn(
         f"the {name} backend cannot be used ({reason}); torch_gather computes instead, which is slower",
         BackendWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return "torch_gather"

@@ -42,6 +42,32 @@ def test_same_seed_same_sae_and_another_seed_another(arm):
 
 
 @by_name
+def test_the_residual_is_what_the_reconstruction_leaves_in_scaled_units(arm):
+    sae, h = arm.build(M, seed=0, scale=0.3), batch()
+    with torch.no_grad():
+        sae.b_dec.normal_(generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(sae.residual(h).residual, 0.3 * (h - sae(h).reconstruction), rtol=1e-4, atol=1e-5)
+        for dtype in (torch.float16, torch.bfloat16):  # as they lie in the cache
+            low = h.to(dtype)
+            assert torch.equal(sae.residual(low).residual, sae.residual(low.float()).residual)
+
+
+@by_name
+def test_fast_kernels_give_every_parameter_and_the_input_the_reference_s_gradient(arm):
+    gradients = []
+    for backend in ("reference", "auto"):
+        sae, h = arm.build(M, seed=0, scale=0.3).double(), batch().double().requires_grad_()
+        sae.backend = backend
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.1
+        reconstruction_loss(sae.residual(h).residual).backward()
+        gradients.append({"h": h.grad, **{name: p.grad for name, p in sae.named_parameters()}})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@by_name
 def test_every_parameter_gets_a_gradient_and_training_lowers_the_loss(arm):
     sae, h = arm.build(M, seed=0), batch()
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)

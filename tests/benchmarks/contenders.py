@@ -1,0 +1,151 @@
+"""What the benchmarks compare: each contender is a function from a cell to the callable that is timed.
+
+A training step is forward, backward and Adam (fused) on one batch, in float32, for everybody. Ours also clips the
+gradient, as `sweep.train` does; the peers' steps go without their trainers' own extras (clipping, decoder
+renormalisation, dead-latent statistics), which would only slow them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sae_core.arms import DenseTied, Expander
+from sae_core.kernels.dispatch import get_backend
+from sae_core.supports import expander_support
+from sweep.train import train_step
+
+LR = 3e-4
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The sizes of one measurement; `degree` is read by sparse contenders only."""
+
+    d_in: int
+    n_latents: int
+    k: int
+    degree: int = 7
+    tokens: int = 1024
+    device: str = "cpu"
+
+    def batch(self) -> torch.Tensor:
+        return torch.randn(self.tokens, self.d_in, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+
+def expander(cell: Cell) -> Call:
+    """Ours: an Expander SAE of cell.degree."""
+    return _ours(Expander(cell.n_latents, cell.degree, cell.k).build(cell.d_in, 0), cell)
+
+
+def dense_tied(cell: Cell) -> Call:
+    """Ours: dense tied atoms."""
+    return _ours(DenseTied(cell.n_latents, cell.k).build(cell.d_in, 0), cell)
+
+
+def _ours(sae: nn.Module, cell: Cell) -> Call:
+    sae, h = sae.to(cell.device), cell.batch()
+    optimizer = torch.optim.Adam(sae.parameters(), lr=LR, fused=True)
+    return lambda: train_step(sae, optimizer, h, LR, 1.0)  # type: ignore[arg-type]
+
+
+class MaskedDense(nn.Module):
+    """The paper's own formulation: a dense matrix times a 0/1 mask, dense in every product."""
+
+    def __init__(self, cell: Cell):
+        super().__init__()
+        support = expander_support(cell.d_in, cell.n_latents, cell.degree, 0)
+        mask = torch.zeros(cell.n_latents, cell.d_in).scatter_(1, support, 1.0)
+        self.register_buffer("mask", mask)
+        self.values = nn.Parameter(torch.randn(mask.shape) / cell.degree**0.5)
+        self.b_enc, self.b_dec = nn.Parameter(torch.zeros(cell.n_latents)), nn.Parameter(torch.zeros(cell.d_in))
+        self.k = cell.k
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        atoms = nn.functional.normalize(self.values * self.mask, dim=1)
+        z = (h - self.b_dec) @ atoms.T + self.b_enc
+        top = z.topk(self.k, dim=1)
+        codes = torch.zeros_like(z).scatter(1, top.indices, top.values)
+        return (codes @ atoms + self.b_dec - h).square().sum(1).mean()
+
+
+def masked_dense(cell: Cell) -> Call:
+    """An expander trained as a masked dense matrix, as the paper's code does it."""
+    return _plain(MaskedDense(cell), cell, lambda model, h: model(h))
+
+
+def sae_lens(cell: Cell) -> Call:
+    """sae-lens' TopKTrainingSAE as it comes; with use_sparse_activations it raises on a CPU (6.54, torch 2.13)."""
+    from sae_lens.saes.sae import TrainStepInput
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+
+    model = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=cell.d_in, d_sae=cell.n_latents, k=cell.k))
+
+    def loss(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
+        return model.training_forward_pass(TrainStepInput(h, {}, None, 0, False)).loss  # type: ignore[operator]
+
+    return _plain(model, cell, loss)
+
+
+def sparsify(cell: Cell) -> Call:
+    """eai-sparsify's SparseCoder as it comes (on a GPU it computes in bfloat16 by itself)."""
+    from sparsify import SparseCoder, SparseCoderConfig
+
+    model = SparseCoder(cell.d_in, SparseCoderConfig(num_latents=cell.n_latents, k=cell.k))
+    return _plain(model, cell, lambda model, h: model(h).fvu)
+
+
+def _plain(model: nn.Module, cell: Cell, loss: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Call:
+    model, h = model.to(cell.device), cell.batch()
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(model, h).backward()
+        optimizer.step()
+
+    return step
+
+
+def encode_expander(cell: Cell) -> Call:
+    """Ours: encode + TopK on sparse atoms."""
+    support = expander_support(cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
+    values = torch.randn(support.shape).to(cell.device)
+    return _encode(cell, values, support)
+
+
+def encode_dense(cell: Cell) -> Call:
+    """Ours: encode + TopK on dense atoms."""
+    return _encode(cell, torch.randn(cell.n_latents, cell.d_in).to(cell.device), None)
+
+
+def _encode(cell: Cell, values: torch.Tensor, support: torch.Tensor | None) -> Call:
+    h, bias = cell.batch(), torch.zeros(cell.n_latents, device=cell.device)
+    backend = get_backend("auto", torch.device(cell.device))
+    return lambda: backend.encode_topk(h, values, support, bias, cell.k)
+
+
+def encode_torch_fp32(cell: Cell) -> Call:
+    """torch.addmm + torch.topk."""
+    return _encode_torch(cell, torch.float32)
+
+
+def encode_torch_bf16(cell: Cell) -> Call:
+    """The same in bfloat16."""
+    return _encode_torch(cell, torch.bfloat16)
+
+
+def _encode_torch(cell: Cell, dtype: torch.dtype) -> Call:
+    h = cell.batch().to(dtype)
+    atoms = torch.randn(cell.n_latents, cell.d_in).to(cell.device, dtype)
+    bias = torch.zeros(cell.n_latents, device=cell.device, dtype=dtype)
+    return lambda: torch.addmm(bias, h, atoms.T).topk(cell.k, dim=1, sorted=False)
+
+
+STEPS = {c.__name__: c for c in (expander, dense_tied, sae_lens, sparsify, masked_dense)}
+ENCODES = {c.__name__: c for c in (encode_expander, encode_dense, encode_torch_fp32, encode_torch_bf16)}
+CONTENDERS: dict[str, Callable[[Cell], Call]] = {**STEPS, **ENCODES}

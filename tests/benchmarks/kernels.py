@@ -1,0 +1,280 @@
+"""Kernels and training steps side by side with what they are to beat: `make bench`, about 15 minutes on two cores.
+
+Every row runs in a process of its own, so that one row's memory is not another's, and rows take turns for several
+rounds, so that a busy machine slows all alike; a figure is the median over rounds of the median over repeats. Memory
+is the growth of the peak resident size (of allocated GPU memory) from just before anything of the row's is built.
+Results go to tests/benchmarks/results/: kernels.csv, kernels.md, kernels.png (…-cuda where a GPU is measured).
+
+    python -m tests.benchmarks.kernels [--device cpu|cuda] [--rounds 3] [--quick] [--without sae_lens,...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from tests.benchmarks.contenders import CONTENDERS, ENCODES, Cell
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = [(512, 4096), (768, 6144), (2048, 16384)]
+WIDE = (2048, 131072)  # ours alone: dense atoms would be 1 GiB, with gradient and moments 4
+DEGREES = (7, 30, 102)
+DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
+PEERS = ("sae-lens", "eai-sparsify")
+SECONDS = 1.5  # a row is repeated for about so long in each round, at least MIN_REPEATS times
+MIN_REPEATS = 3
+
+
+def cells(device: str, quick: bool) -> list[tuple[str, Cell]]:
+    """Every (contender, cell) of the side-by-side table."""
+    rows: list[tuple[str, Cell]] = []
+    tokens = 8192 if device == "cuda" else 1024
+    for d_in, n in SHAPES[:1] if quick else SHAPES:
+        cell = Cell(d_in, n, 64, tokens=tokens, device=device)
+        rows += [("expander", replace(cell, degree=d)) for d in DEGREES]
+        rows += [(name, cell) for name in DENSE]
+        rows += [("encode_expander", replace(cell, degree=d)) for d in DEGREES]
+        rows += [(name, cell) for name in ENCODES if name != "encode_expander"]
+    if not quick:
+        wide = Cell(*WIDE, 64, tokens=tokens, device=device)
+        rows += [(name, replace(wide, degree=d)) for name in ("expander", "encode_expander") for d in DEGREES]
+    return rows
+
+
+def growth_cells(device: str) -> dict[str, list[Cell]]:
+    """One axis varied at a time around the middle of the table."""
+    base = Cell(2048, 16384, 64, tokens=8192 if device == "cuda" else 1024, device=device)
+    return {
+        "degree": [replace(base, degree=d) for d in (1, 2, 4, 7, 15, 30, 60, 102)],
+        "n_latents": [replace(base, n_latents=n) for n in (4096, 8192, 16384, 32768, 65536, 131072)],
+        "d_in": [replace(base, d_in=m) for m in (256, 512, 1024, 2048, 4096)],
+        "k": [replace(base, k=k) for k in (8, 16, 32, 64, 128, 256)],
+        "tokens": [replace(base, tokens=t) for t in (256, 512, 1024, 2048, 4096)],
+    }
+
+
+def measure(name: str, cell: Cell) -> dict[str, float]:
+    """Median seconds of one call and peak memory growth in bytes; in this process."""
+    from sweep.process import keep_freed_memory
+
+    keep_freed_memory()
+    (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # thread pools and BLAS are not the row's memory
+    before = _memory_mark(cell.device)
+    call = CONTENDERS[name](cell)
+    _timed(call, cell.device)
+    first = _timed(call, cell.device)
+    repeats = max(MIN_REPEATS, min(50, int(SECONDS / first)))
+    seconds = statistics.median(_timed(call, cell.device) for _ in range(repeats))
+    return {"seconds": seconds, "memory": _memory_peak(cell.device) - before}
+
+
+def _timed(call, device: str) -> float:
+    started = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _memory_mark(device: str) -> int:
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    return _memory_peak(device)
+
+
+def _memory_peak(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def in_a_process(name: str, cell: Cell) -> dict[str, float] | None:
+    """`measure` in a fresh process; None, with the reason printed, where it fails."""
+    command = [sys.executable, "-m", "tests.benchmarks.kernels", "--row", json.dumps([name, asdict(cell)])]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode:
+        print(f"  {name} failed: {(ran.stderr.strip().splitlines() or ['no message'])[-1]}")
+        return None
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def collect(rows: list[tuple[str, str, Cell]], rounds: int) -> pd.DataFrame:
+    """Every (part, contender, cell), `rounds` times in turn; medians."""
+    found: dict[int, list[dict[str, float]]] = {}
+    for turn in range(rounds):
+        for i, (_, name, cell) in enumerate(rows):
+            result = in_a_process(name, cell)
+            if result is None:
+                continue
+            found.setdefault(i, []).append(result)
+            rate = cell.tokens / result["seconds"] / 1e3
+            print(
+                f"round {turn + 1}/{rounds} {i + 1:3}/{len(rows)} {name:18} m={cell.d_in} n={cell.n_latents} "
+                f"d={cell.degree} k={cell.k} tokens={cell.tokens}: {rate:8.2f} k tokens/s "
+                f"{result['memory'] / 1e6:7.0f} MB",
+                flush=True,
+            )
+    records = []
+    for i, results in sorted(found.items()):
+        part, name, cell = rows[i]
+        medians = {key: statistics.median(r[key] for r in results) for key in ("seconds", "memory")}
+        spread = max(r["seconds"] for r in results) / min(r["seconds"] for r in results)
+        records.append({"part": part, "contender": name, **asdict(cell), **medians, "slowest_over_fastest": spread})
+    table = pd.DataFrame(records)
+    table["tokens_per_second"] = table["tokens"] / table["seconds"]
+    return table
+
+
+def degree_line(table: pd.DataFrame) -> tuple[float, float]:
+    """(slope, intercept) in seconds of the training step against d, by least squares."""
+    rows = table[table["part"] == "growth: degree"]
+    x, y = rows["degree"], rows["seconds"]
+    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def machine(device: str) -> str:
+    if device == "cuda":
+        where = torch.cuda.get_device_name()
+    else:
+        model = Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].splitlines()[0].strip()
+        level = torch.backends.cpu.get_cpu_capability()
+        where = f"{model} ({level}), {torch.get_num_threads()} threads of {os.cpu_count()} CPUs"
+    versions = []
+    for package in ("torch", *PEERS):
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{package} absent")
+    return f"{where}; Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
+    lines = ["# Kernels and training steps, side by side", "", f"{date.today()}; {about}. Command: `make bench`.", ""]
+    side = table[table["part"] == "side by side"]
+    for (d_in, n, k, tokens), shape in side.groupby(["d_in", "n_latents", "k", "tokens"]):
+        lines += [f"## m={d_in}, n={n}, k={k}, batch {tokens}", ""]
+        for title, names in (("training step", lambda c: c not in ENCODES), ("encode + TopK", lambda c: c in ENCODES)):
+            rows = shape[shape["contender"].map(names)]
+            lines += _rows(title, rows)
+    if (table["part"] == "growth: degree").any():
+        slope, intercept = degree_line(table)
+        lines += ["## Growth", ""]
+        lines += [
+            f"Training step against d (m=2048, n=16384, k=64): {slope * 1e3:.3f} ms per unit of d and "
+            f"{intercept * 1e3:.2f} ms at d=0; the part that grows is {7 * slope * 1e3:.2f} ms at d=7.",
+            "",
+            "| axis | value: ms a step |",
+            "|---|---|",
+        ]
+        for part, rows in table[table["part"].str.startswith("growth")].groupby("part", sort=False):
+            axis = part.removeprefix("growth: ")
+            steps = ", ".join(f"{row[axis]}: {row['seconds'] * 1e3:.1f}" for _, row in rows.iterrows())
+            lines.append(f"| {axis} | {steps} |")
+        lines.append("")
+    if device == "cpu":
+        lines += ["GPU: not measured (`python -m tests.benchmarks.kernels --device cuda` on a machine with one).", ""]
+    return "\n".join(lines)
+
+
+def _rows(title: str, rows: pd.DataFrame) -> list[str]:
+    ours = rows[(rows["contender"].isin(["expander", "encode_expander"])) & (rows["degree"] == 7)]["tokens_per_second"]
+    base = float(ours.iloc[0]) if len(ours) else float("nan")
+    lines = [f"| {title} | tokens/s | d=7 is faster by | peak memory growth |", "|---|---|---|---|"]
+    for _, row in rows.sort_values("tokens_per_second", ascending=False).iterrows():
+        sparse = row["contender"] in ("expander", "encode_expander", "masked_dense")
+        name = f"{row['contender']} d={row['degree']}" if sparse else row["contender"]
+        lines.append(
+            f"| {name} | {row['tokens_per_second']:,.0f} | {base / row['tokens_per_second']:.1f}x "
+            f"| {row['memory'] / 1e6:,.0f} MB |"
+        )
+    return [*lines, ""]
+
+
+def draw(table: pd.DataFrame, about: str, file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    side = table[(table["part"] == "side by side") & ~table["contender"].isin(list(ENCODES))].copy()
+    side["name"] = [
+        f"{c} d={d}" if c in ("expander", "masked_dense") else c
+        for c, d in zip(side["contender"], side["degree"], strict=True)
+    ]
+    shapes = [f"m={m}\nn={n}" for m, n in side[["d_in", "n_latents"]].drop_duplicates().itertuples(index=False)]
+    names = list(side["name"].drop_duplicates())
+    for i, name in enumerate(names):
+        rows = side[side["name"] == name]
+        at = [shapes.index(f"m={m}\nn={n}") for m, n in rows[["d_in", "n_latents"]].itertuples(index=False)]
+        ours = name.startswith("expander")
+        colour = plt.get_cmap("Blues")(0.9 - 0.2 * i) if ours else plt.get_cmap("tab10")(i)
+        left.bar(
+            [x + (i - len(names) / 2) * 0.11 for x in at], rows["tokens_per_second"], 0.11, label=name, color=colour
+        )
+    left.set(yscale="log", ylabel="tokens per second", title="training step")
+    left.set_xticks(range(len(shapes)), shapes)
+    left.legend(fontsize=7, ncols=2)
+    growth = table[table["part"] == "growth: degree"]
+    if len(growth):
+        slope, intercept = degree_line(table)
+        right.plot(growth["degree"], growth["seconds"] * 1e3, "o", color="C0", label="measured")
+        right.plot([0, 102], [intercept * 1e3, (intercept + 102 * slope) * 1e3], color="C0", lw=1, label="line")
+        right.set(
+            xlabel="d, values per atom", ylabel="ms a step", title="expander step against d: m=2048, n=16384, k=64"
+        )
+        right.set_ylim(bottom=0)
+        right.legend(fontsize=8)
+    figure.supxlabel(about, fontsize=6)
+    figure.savefig(file, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="the smallest shape only, no growth")
+    parser.add_argument("--without", default="", help="contenders to leave out, by commas")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        name, cell = json.loads(arguments.row)
+        print(json.dumps(measure(name, Cell(**cell))))
+        return
+    without = set(filter(None, arguments.without.split(",")))
+    rows = [("side by side", n, c) for n, c in cells(arguments.device, arguments.quick) if n not in without]
+    if not arguments.quick:
+        rows += [(f"growth: {a}", "expander", c) for a, row in growth_cells(arguments.device).items() for c in row]
+    table = collect(rows, arguments.rounds)
+    about = machine(arguments.device)
+    stem = "kernels" if arguments.device == "cpu" else "kernels-cuda"
+    stem += "-quick" if arguments.quick else ""
+    RESULTS.mkdir(exist_ok=True)
+    table.to_csv(RESULTS / f"{stem}.csv", index=False)
+    text = as_markdown(table, about, arguments.device)
+    (RESULTS / f"{stem}.md").write_text(text)
+    draw(table, about, RESULTS / f"{stem}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
