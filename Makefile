@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 INSTALLED := $(VENV)/.installed
+CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
 .PHONY: help install sweep figures test test-slow test-gpu lint bench format clean
 
@@ -13,7 +14,7 @@ help: ## show this list
 
 install: $(INSTALLED) ## set up the virtual environment (.venv) with the tested versions
 
-$(INSTALLED): pyproject.toml constraints.txt $(wildcard sae_core/kernels/cpu*.cpp sae_core/kernels/cpu*.h)
+$(INSTALLED): pyproject.toml constraints.txt $(CPP)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11: make PYTHON=python3.11 ..."; exit 1; }
 	@echo "setting up $(VENV) (a few minutes the first time)"
@@ -34,7 +35,8 @@ figures: $(INSTALLED) ## redraw the figures from the run records
 test: $(INSTALLED) ## the test suite
 	$(BIN)/python -m pytest
 
-lint: $(INSTALLED) ## ruff and pyright
+lint: $(INSTALLED) ## ruff, clang-format and pyright
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
@@ -52,6 +54,7 @@ bench: ## kernels and training steps beside sae-lens and sparsify (their own env
 format: $(INSTALLED) ## let ruff tidy the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 clean: ## remove what can be made again, the virtual environment included; run records stay
 	rm -rf $(VENV) .venv-bench .cache figures build *.egg-info sae_core/kernels/*.so .pytest_cache .ruff_cache

@@ -80,29 +80,48 @@ def baselines(
     return measured
 
 
-@torch.inference_mode()
-def evaluate(
-    sae: SAE, lm: LM, layer: int, windows: Windows, base: Baselines, batch_size: int, tick: Tick = lambda d, n: None
-) -> dict[str, Any]:
-    """Every measure of one SAE on `windows`, by the names that records and trackers use.
+class CleanPass:
+    """The unchanged LM on held-out windows, a batch at a time: what every SAE of a layer is compared with.
 
-    Two forward passes per batch: the clean one gives the activations and the logits that the KL refers to, the
-    second has the hook point replaced by the SAE's reconstruction.
+    Batches are remembered, so that the next SAE needs one forward pass each instead of two, as long as all of them
+    fit into KEPT_BYTES together (an LM with few windows or a small vocabulary).
+    """
+
+    KEPT_BYTES = 1 << 28
+
+    def __init__(self, lm: LM, layer: int, windows: Windows, batch_size: int):
+        self.lm, self.layer, self.windows, self.batch_size = lm, layer, windows, batch_size
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(hook point (windows, length, d_model), logits (windows, length, vocabulary)) from window `start` on."""
+        if start in self._kept:
+            return self._kept[start]
+        seen: list[torch.Tensor] = []
+        tokens = _batch(self.windows, start, self.batch_size, self.lm.device)[0]
+        logits = self.lm.logits(tokens, self.layer, lambda hidden: seen.append(hidden.clone()))
+        batch = seen[0], logits
+        if sum(t.nbytes for t in batch) * len(self.windows.tokens) <= self.KEPT_BYTES * len(tokens):
+            self._kept[start] = batch
+        return batch
+
+
+@torch.inference_mode()
+def evaluate(sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None) -> dict[str, Any]:
+    """Every measure of one SAE on `clean`'s windows, by the names that records and trackers use.
+
+    The clean pass gives the activations and the logits that the KL refers to; a second pass has the hook point
+    replaced by the SAE's reconstruction.
 
     Raises:
         EvaluationError: a reconstruction or cross-entropy is not finite.
     """
+    lm, layer, windows, batch_size = clean.lm, clean.layer, clean.windows, clean.batch_size
     sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
     ce_sum = kl_sum = 0.0
     for start in range(0, len(windows.tokens), batch_size):
         tokens, mask, predicted = _batch(windows, start, batch_size, lm.device)
-        clean: dict[str, torch.Tensor] = {}
-
-        def keep(hidden: torch.Tensor, clean: dict[str, torch.Tensor] = clean) -> None:
-            clean["hidden"] = hidden.clone()
-
-        clean_logits = lm.logits(tokens, layer, keep)
-        hidden = clean["hidden"]
+        hidden, clean_logits = clean(start)
         h = hidden[mask].float()
         output = sae(h)
         sums.add(h, output.reconstruction, output.codes, output.indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 
 
 def keep_freed_memory() -> None:
@@ -18,3 +19,13 @@ def keep_freed_memory() -> None:
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     except (OSError, AttributeError):
         pass
+
+
+def keep_long_lived_objects() -> None:
+    """Tell Python's garbage collector that what lives now (modules, the LM) stays, so it is not looked through again.
+
+    Looking through it took 6 % of the main job's small steps (perf, 2 cores, 2026-11).
+    """
+    gc.unfreeze()  # what lived at an earlier call may be garbage by now
+    gc.collect()
+    gc.freeze()

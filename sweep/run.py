@@ -24,9 +24,9 @@ from sae_core.storage import count_storage
 from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
-from sweep.evaluate import Baselines, baselines, evaluate
+from sweep.evaluate import Baselines, CleanPass, baselines, evaluate
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
-from sweep.process import keep_freed_memory
+from sweep.process import keep_freed_memory, keep_long_lived_objects
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, write_record
 from sweep.tracking import Guarded, NoTracker, WandbTracker
@@ -105,17 +105,16 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     sae = _build_sae(job, pool, device)
     record["versions"]["backend"] = backend_name(job.backend, device)
     record["storage"] = count_storage(sae)._asdict()
+    keep_long_lived_objects()
     with _timed(timings, "training"):
         sae, last = _train(job, folder, sae, pool, device, tracker, say)
     about = {"spec": job.spec.as_json(), "labels": job.labels}
     record["storage"]["artifact_bytes"] = io.save(sae, folder, about)
     with _timed(timings, "evaluation"):
         held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
-        lm = _lm(job.model, job.info, device)
         base = _baselines(job, held_out, pool, device, say)
-        record["metrics"] = evaluate(
-            sae, lm, job.axes["layer"], held_out, base, job.model.batch_size, lambda d, n: say("evaluation", d, n)
-        )
+        clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
+        record["metrics"] = evaluate(sae, clean, base, lambda done, total: say("evaluation", done, total))
     record["metrics"]["train_fvu"] = last.fvu
     record["metrics"]["train_dead_fraction"] = last.dead_fraction
     record["metrics"]["train_dead_tokens"] = last.dead_tokens
@@ -214,6 +213,11 @@ def _train_windows(
 @lru_cache(maxsize=1)
 def _held_out(corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_windows: int) -> Windows:
     return held_out_windows(corpus, _tokenizer(model, info), windows, n_windows)
+
+
+@lru_cache(maxsize=1)
+def _clean_pass(model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows) -> CleanPass:
+    return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size)
 
 
 def _new_record(job: Job) -> Record:

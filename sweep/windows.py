@@ -19,7 +19,7 @@ BOS_POLICIES = ("window", "document", "none")
 _DOCUMENTS_PER_CALL = 64  # tokenised together
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one object is one set of windows: caches are keyed by it
 class Windows:
     """Token ids (n, length) int64, padded on the right, and how many of each row are real: lengths (n,)."""
 

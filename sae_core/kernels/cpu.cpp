@@ -25,7 +25,7 @@ namespace baseline {
 #define LEVEL 0
 #include "cpu_body.h"
 #undef LEVEL
-}
+} // namespace baseline
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define DISPATCH 1
@@ -35,7 +35,7 @@ namespace avx2 {
 #define LEVEL 1
 #include "cpu_body.h"
 #undef LEVEL
-}
+} // namespace avx2
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,bmi,bmi2,prefer-vector-width=512")
@@ -43,7 +43,7 @@ namespace avx512 {
 #define LEVEL 2
 #include "cpu_body.h"
 #undef LEVEL
-}
+} // namespace avx512
 #pragma GCC pop_options
 #endif
 
@@ -68,37 +68,38 @@ static int level = highest_level();
 #endif
 
 #define EXPORT(T, suffix)                                                                                              \
-  void encode_topk_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *x,                \
+  void encode_topk_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x,            \
                             const T *values, const int64_t *support, const T *bias, T *codes, int64_t *indices,        \
-                            int threads) {                                                                             \
+                            int64_t threads) {                                                                         \
     CALL(encode_topk<T>, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices, threads);               \
   }                                                                                                                    \
-  void topk_##suffix(int64_t rows, int64_t n, int k, const T *z, T *codes, int64_t *indices, int threads) {            \
+  void topk_##suffix(int64_t rows, int64_t n, int64_t k, const T *z, T *codes, int64_t *indices, int64_t threads) {    \
     CALL(topk<T>, rows, n, k, z, codes, indices, threads);                                                             \
   }                                                                                                                    \
-  int64_t weighted_atoms_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *weights,    \
-                                  const int64_t *indices, const T *values, const int64_t *support, const T *start,     \
-                                  T *out, int threads) {                                                               \
+  int64_t weighted_atoms_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k,                  \
+                                  const T *weights, const int64_t *indices, const T *values, const int64_t *support,   \
+                                  const T *start, T *out, int64_t threads) {                                           \
     return CALL(weighted_atoms<T>, tokens, d_in, n, degree, k, weights, indices, values, support, start, out,          \
                 threads);                                                                                              \
   }                                                                                                                    \
-  void atom_products_##suffix(int64_t tokens, int64_t d_in, int64_t degree, int k, const T *y,                         \
-                              const int64_t *indices, const T *values, const int64_t *support, T *out, int threads) {  \
+  void atom_products_##suffix(int64_t tokens, int64_t d_in, int64_t degree, int64_t k, const T *y,                     \
+                              const int64_t *indices, const T *values, const int64_t *support, T *out,                 \
+                              int64_t threads) {                                                                       \
     CALL(atom_products<T>, tokens, d_in, degree, k, y, indices, values, support, out, threads);                        \
   }                                                                                                                    \
-  void atom_gradient_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *weights,        \
-                              const int64_t *indices, const T *y, const int64_t *support, T *out, int threads) {       \
+  void atom_gradient_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *weights,    \
+                              const int64_t *indices, const T *y, const int64_t *support, T *out, int64_t threads) {   \
     CALL(atom_gradient<T>, tokens, d_in, n, degree, k, weights, indices, y, support, out, threads);                    \
   }                                                                                                                    \
-  void dense_atom_gradient_##suffix(int64_t tokens, int64_t d_in, int64_t n, int k, const T *weights,                  \
-                                    const int64_t *indices, const T *y, T *out, int threads) {                         \
+  void dense_atom_gradient_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t k, const T *weights,              \
+                                    const int64_t *indices, const T *y, T *out, int64_t threads) {                     \
     CALL(dense_atom_gradient<T>, tokens, d_in, n, k, weights, indices, y, out, threads);                               \
   }                                                                                                                    \
-  void unit_norm_##suffix(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int threads) {              \
+  void unit_norm_##suffix(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int64_t threads) {          \
     CALL(unit_norm<T>, n, degree, values, unit, inverse, threads);                                                     \
   }                                                                                                                    \
   void unit_norm_gradient_##suffix(int64_t n, int64_t degree, const T *grad, const T *unit, const T *inverse, T *out,  \
-                                   int threads) {                                                                      \
+                                   int64_t threads) {                                                                  \
     CALL(unit_norm_gradient<T>, n, degree, grad, unit, inverse, out, threads);                                         \
   }
 
@@ -107,5 +108,5 @@ EXPORT(float, f32)
 EXPORT(double, f64)
 // Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
-int interface_version() { return 1; }  // cpu.py refuses a library built from other sources than its own
+int interface_version() { return 1; } // cpu.py refuses a library built from other sources than its own
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ from torch import Tensor
 INTERFACE_VERSION = 1
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
+# How many sizes (int64) and then pointers each function takes, before the number of threads (cpu.cpp).
+_SIGNATURES = {
+    "encode_topk": (5, 6),
+    "topk": (3, 3),
+    "weighted_atoms": (5, 6),
+    "atom_products": (4, 5),
+    "atom_gradient": (5, 5),
+    "dense_atom_gradient": (4, 4),
+    "unit_norm": (2, 3),
+    "unit_norm_gradient": (2, 4),
+}
 
 
 def why_unavailable(device: torch.device) -> str | None:
@@ -44,6 +56,18 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+@lru_cache(maxsize=1)
+def _functions() -> dict[tuple[str, torch.dtype], Any]:
+    """The library's functions by name and dtype, their argument types declared."""
+    found = {}
+    for (name, (sizes, pointers)), (dtype, suffix) in product(_SIGNATURES.items(), _SUFFIX.items()):
+        function = getattr(_library(), f"{name}_{suffix}")
+        function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * pointers + [ctypes.c_int64]
+        function.restype = ctypes.c_int64 if name == "weighted_atoms" else None
+        found[name, dtype] = function
+    return found
+
+
 def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """See `autograd.Kernels`."""
     if support is None:
@@ -52,7 +76,7 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     x, values, bias = _computable(x), _computable(values), _computable(bias)
     codes = torch.empty(tokens, k, dtype=x.dtype)
     indices = torch.empty(tokens, k, dtype=torch.int64)
-    _call("encode_topk", x, tokens, d_in, n, degree, _int(k), x, values, support, bias, codes, indices)
+    _call("encode_topk", x, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices)
     return codes.to(dtype), indices
 
 
@@ -64,7 +88,7 @@ def _encode_dense(x: Tensor, values: Tensor, bias: Tensor, k: int) -> tuple[Tens
     for start in range(0, tokens, chunk):
         part = slice(start, start + chunk)
         z = _computable(_linear(x[part], values, bias))
-        _call("topk", z, len(z), n, _int(k), z, codes[part], indices[part])
+        _call("topk", z, len(z), n, k, z, codes[part], indices[part])
     return codes.to(x.dtype), indices
 
 
@@ -82,11 +106,8 @@ def weighted_atoms(
     (tokens, k), degree, dtype = weights.shape, values.shape[1], weights.dtype
     weights, values = _computable(weights), _computable(values)
     begin = None if start is None else _computable(start)
-    out = torch.empty(tokens, d_in, dtype=weights.dtype)
-    n = len(values)
-    wrong = _call(
-        "weighted_atoms", out, tokens, d_in, n, degree, _int(k), weights, indices, values, support, begin, out
-    )
+    out, n = torch.empty(tokens, d_in, dtype=weights.dtype), len(values)
+    wrong = _call("weighted_atoms", out, tokens, d_in, n, degree, k, weights, indices, values, support, begin, out)
     if wrong:
         raise IndexError(f"{wrong} of {indices.numel()} indices are not in 0..{n - 1}")
     return out.to(dtype)
@@ -97,7 +118,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
     (tokens, d_in), k, degree, dtype = y.shape, indices.shape[1], values.shape[1], y.dtype
     y, values = _computable(y), _computable(values)
     out = torch.empty(tokens, k, dtype=y.dtype)
-    _call("atom_products", out, tokens, d_in, degree, _int(k), y, indices, values, support, out)
+    _call("atom_products", out, tokens, d_in, degree, k, y, indices, values, support, out)
     return out.to(dtype)
 
 
@@ -107,10 +128,10 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
     weights, y = _computable(weights), _computable(y)
     if support is None:
         out = torch.empty(n_latents, d_in, dtype=y.dtype)
-        _call("dense_atom_gradient", out, tokens, d_in, n_latents, _int(k), weights, indices, y, out)
+        _call("dense_atom_gradient", out, tokens, d_in, n_latents, k, weights, indices, y, out)
     else:
         out = torch.empty(support.shape, dtype=y.dtype)
-        _call("atom_gradient", out, tokens, d_in, *support.shape, _int(k), weights, indices, y, support, out)
+        _call("atom_gradient", out, tokens, d_in, *support.shape, k, weights, indices, y, support, out)
     return out.to(dtype)
 
 
@@ -140,19 +161,13 @@ def _computable(tensor: Tensor) -> Tensor:
     return (tensor if tensor.dtype in _SUFFIX else tensor.float()).contiguous()
 
 
-_int = ctypes.c_int
-
-
-def _call(name: str, like: Tensor, *arguments: Any) -> int:
-    """Call `name` of `like`'s dtype; tensors become pointers, Python ints int64."""
-    function = getattr(_library(), f"{name}_{_SUFFIX[like.dtype]}")
-    return function(*map(_argument, arguments), _int(torch.get_num_threads()))
-
-
-def _argument(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        assert value.is_contiguous() and value.device.type == "cpu"
-        return ctypes.c_void_p(value.data_ptr())
-    if value is None:
-        return ctypes.c_void_p(None)
-    return ctypes.c_int64(value) if isinstance(value, int) else value
+def _call(name: str, like: Tensor, *arguments: int | Tensor | None) -> int:
+    """Call `name` of `like`'s dtype with the thread count last; floats must be of that dtype, indices int64."""
+    values: list[int | None] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            assert argument.is_contiguous() and argument.dtype in (like.dtype, torch.int64), (name, argument.dtype)
+            values.append(argument.data_ptr())
+        else:
+            values.append(argument)
+    return _functions()[name, like.dtype](*values, torch.get_num_threads())

@@ -11,8 +11,8 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;
 #endif
 
-constexpr int ROW_BYTES = 128;  // one row of a transposed tile: 32 float tokens; 2048 rows are 256 KiB, within L2
-constexpr int BLOCK = 64;       // latents computed before their candidates are looked at
+constexpr int ROW_BYTES = 128; // one row of a transposed tile: 32 float tokens; 2048 rows are 256 KiB, within L2
+constexpr int BLOCK = 64;      // latents computed before their candidates are looked at
 
 template <typename T> struct Traits;
 template <> struct Traits<float> {
@@ -63,7 +63,7 @@ template <typename T> struct Selection {
   using Key = typename Traits<T>::Key;
   Key *keys;
   int32_t *latents;
-  Key floor;  // what an offer must exceed: no candidate is below it
+  Key floor; // what an offer must exceed: no candidate is below it
   int count;
 
   static int count_above(const Key *keys, int count, Key bound) {
@@ -81,7 +81,7 @@ template <typename T> struct Selection {
     int ties = 0;
     for (;;) {
       Key middle = (low & high) + ((low ^ high) >> 1);
-      if (middle == low) {  // adjacent keys: high is the k-th largest itself
+      if (middle == low) { // adjacent keys: high is the k-th largest itself
         ties = k - count_above(keys, count, high);
         break;
       }
@@ -109,7 +109,7 @@ template <typename T> struct Selection {
 
   void offer(T value, int32_t latent, int k, int capacity) {
     Key key = key_of<T>(value);
-    if (key <= floor) return;  // the floor may have risen since the block was compared
+    if (key <= floor) return; // the floor may have risen since the block was compared
     keys[count] = key;
     latents[count] = latent;
     if (++count == capacity) prune(k, k / 4);
@@ -161,8 +161,7 @@ inline int64_t sample_size(int64_t n, int k) {
 
 // Lane by lane: a value that more than SAMPLE_RANK of the `size` values exceed, by bisection. z has `stride` vectors
 // per value.
-template <typename T>
-typename Traits<T>::Vec guess(const typename Traits<T>::Vec *z, int64_t size, int stride) {
+template <typename T> typename Traits<T>::Vec guess(const typename Traits<T>::Vec *z, int64_t size, int stride) {
   using Vec = typename Traits<T>::Vec;
   Vec low = z[0], high = z[0];
   for (int64_t j = 1; j < size; j++) {
@@ -203,7 +202,7 @@ template <typename T> void transpose(const T *x, int here, int64_t d_in, T *tile
     for (; i + LANES <= d_in; i += LANES) {
       Vec a[LANES], b[LANES];
       for (int r = 0; r < LANES; r++) a[r] = *reinterpret_cast<const Unaligned *>(x + (t + r) * d_in + i);
-      for (int half = LANES; half > 1; half /= 2) {  // interleaving rows with those half a block away, log2 times
+      for (int half = LANES; half > 1; half /= 2) { // interleaving rows with those half a block away, log2 times
         for (int r = 0; r < LANES / 2; r++) {
           b[2 * r] = interleave<T, 0>(a[r], a[r + LANES / 2]);
           b[2 * r + 1] = interleave<T, 1>(a[r], a[r + LANES / 2]);
@@ -228,8 +227,8 @@ template <typename T> struct Encoder {
   int k;
   const T *values, *bias;
   const int64_t *support;
-  const T *tile;  // (d_in, TILE)
-  T *z;           // (latents, TILE)
+  const T *tile; // (d_in, TILE)
+  T *z;          // (latents, TILE)
   Selections<T> &best;
 
   void multiply(int64_t first, int64_t count) {
@@ -303,36 +302,36 @@ template <typename T> struct Encoder {
 };
 
 template <typename T>
-void encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *x, const T *values,
-                 const int64_t *support, const T *bias, T *codes, int64_t *indices, int threads) {
+void encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
+                 const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
   constexpr int TILE = Encoder<T>::TILE;
   const int64_t tiles = (tokens + TILE - 1) / TILE;
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, k)) * TILE + 64);
-    Selections<T> best(TILE, n, k);
+    std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, int(k))) * TILE + 64);
+    Selections<T> best(TILE, n, int(k));
     T *tile = align<T>(room.data());
-    Encoder<T> encoder{n, degree, k, values, bias, support, tile, align<T>(z.data()), best};
+    Encoder<T> encoder{n, degree, int(k), values, bias, support, tile, align<T>(z.data()), best};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < tiles; b++) {
       const int64_t first = b * TILE;
       const int here = int(std::min<int64_t>(TILE, tokens - first));
       transpose<T>(x + first * d_in, here, d_in, tile, TILE);
       encoder.run(here);
-      for (int t = 0; t < here; t++) best.of[t].write(k, codes + (first + t) * k, indices + (first + t) * k);
+      for (int t = 0; t < here; t++) best.of[t].write(best.k, codes + (first + t) * k, indices + (first + t) * k);
     }
   }
 }
 
 // codes, indices (rows, k): the k largest of each row of z (rows, n).
 template <typename T>
-void topk(int64_t rows, int64_t n, int k, const T *z, T *codes, int64_t *indices, int threads) {
+void topk(int64_t rows, int64_t n, int64_t k, const T *z, T *codes, int64_t *indices, int64_t threads) {
   using Vec = typename Traits<T>::Vec;
   typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
   constexpr int LANES = VECTOR_BYTES / sizeof(T);
 #pragma omp parallel num_threads(threads)
   {
-    Selections<T> best(1, n, k);
+    Selections<T> best(1, n, int(k));
 #pragma omp for schedule(dynamic, 8)
     for (int64_t r = 0; r < rows; r++) {
       const T *row = z + r * n;
@@ -345,12 +344,12 @@ void topk(int64_t rows, int64_t n, int k, const T *z, T *codes, int64_t *indices
         if (!left) continue;
         for (; left; left &= left - 1) {
           const int64_t at = j + __builtin_ctz(left);
-          mine.offer(row[at], int32_t(at), k, best.capacity);
+          mine.offer(row[at], int32_t(at), best.k, best.capacity);
         }
         threshold = best.floor(0);
       }
-      for (; j < n; j++) mine.offer(row[j], int32_t(j), k, best.capacity);
-      mine.write(k, codes + r * k, indices + r * k);
+      for (; j < n; j++) mine.offer(row[j], int32_t(j), best.k, best.capacity);
+      mine.write(best.k, codes + r * k, indices + r * k);
     }
   }
 }
@@ -372,8 +371,7 @@ template <typename T> T dot(const T *a, const T *b, int64_t count) {
 // In the sums below atoms are dense where `support` is null: degree = d_in, and rows are read in order.
 
 // sum += weight * atom.
-template <typename T>
-inline void add_atom(T *sum, T weight, const T *values, const int64_t *support, int64_t degree) {
+template <typename T> inline void add_atom(T *sum, T weight, const T *values, const int64_t *support, int64_t degree) {
   if (support)
     for (int64_t i = 0; i < degree; i++) sum[support[i]] += weight * values[i];
   else
@@ -383,9 +381,9 @@ inline void add_atom(T *sum, T weight, const T *values, const int64_t *support, 
 // out (tokens, d_in) = start, or 0 where it is null, + sum over the k picks of weight * atom. Returns how many picks
 // are not in 0..n-1; those are left out.
 template <typename T>
-int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *weights,
+int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *weights,
                        const int64_t *indices, const T *values, const int64_t *support, const T *start, T *out,
-                       int threads) {
+                       int64_t threads) {
   int64_t wrong = 0;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : wrong)
   for (int64_t t = 0; t < tokens; t++) {
@@ -398,7 +396,8 @@ int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, 
         wrong++;
         continue;
       }
-      add_atom(sum, weights[t * k + j], values + latent * degree, support ? support + latent * degree : nullptr, degree);
+      add_atom(sum, weights[t * k + j], values + latent * degree, support ? support + latent * degree : nullptr,
+               degree);
     }
   }
   return wrong;
@@ -406,8 +405,8 @@ int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, 
 
 // out (tokens, k) = <atom picked, y of the token>.
 template <typename T>
-void atom_products(int64_t tokens, int64_t d_in, int64_t degree, int k, const T *y, const int64_t *indices,
-                   const T *values, const int64_t *support, T *out, int threads) {
+void atom_products(int64_t tokens, int64_t d_in, int64_t degree, int64_t k, const T *y, const int64_t *indices,
+                   const T *values, const int64_t *support, T *out, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t t = 0; t < tokens; t++) {
     const T *row = y + t * d_in;
@@ -416,18 +415,18 @@ void atom_products(int64_t tokens, int64_t d_in, int64_t degree, int k, const T 
       T sum = 0;
       if (support)
         for (int64_t i = first; i < first + degree; i++) sum += row[support[i]] * values[i];
-      else
-        sum = dot(row, values + first, degree);
+      else sum = dot(row, values + first, degree);
       out[t * k + j] = sum;
     }
   }
 }
 
 // out (n, degree) = sum over the tokens that picked an atom of weight * y, on its support. Each thread owns a range of
-// atoms and walks all tokens in order: no two write to one place, and the sums are the same for every number of threads.
+// atoms and walks all tokens in order: no two write to one place, and the sums are the same for every number of
+// threads.
 template <typename T>
-void atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *weights,
-                   const int64_t *indices, const T *y, const int64_t *support, T *out, int threads) {
+void atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *weights,
+                   const int64_t *indices, const T *y, const int64_t *support, T *out, int64_t threads) {
 #pragma omp parallel num_threads(threads)
   {
     const int64_t parts = omp_get_num_threads(), part = omp_get_thread_num();
@@ -448,12 +447,12 @@ void atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int 
 // The same for dense atoms, out (n, d_in). An atom's row is too long to come back to: picks are sorted by atom (by
 // counting, so that an atom's tokens stay in order), and each row is summed in one go.
 template <typename T>
-void dense_atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int k, const T *weights, const int64_t *indices,
-                         const T *y, T *out, int threads) {
+void dense_atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t k, const T *weights, const int64_t *indices,
+                         const T *y, T *out, int64_t threads) {
   std::vector<int64_t> end(size_t(n) + 1, 0), pick(size_t(tokens) * k);
   for (int64_t p = 0; p < tokens * k; p++) end[indices[p] + 1]++;
   for (int64_t j = 0; j < n; j++) end[j + 1] += end[j];
-  for (int64_t p = 0; p < tokens * k; p++) pick[end[indices[p]]++] = p;  // end[j] moves from atom j's start to its end
+  for (int64_t p = 0; p < tokens * k; p++) pick[end[indices[p]]++] = p; // end[j] moves from atom j's start to its end
 #pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
   for (int64_t j = 0; j < n; j++) {
     T *sum = out + j * d_in;
@@ -464,8 +463,7 @@ void dense_atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int k, const T
 }
 
 // unit (n, degree) = values / ||values|| by rows, inverse (n,) = 1 / ||values||; a zero row stays zero.
-template <typename T>
-void unit_norm(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int threads) {
+template <typename T> void unit_norm(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t j = 0; j < n; j++) {
     const T *row = values + j * degree;
@@ -478,7 +476,7 @@ void unit_norm(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, 
 // out = (grad - unit * <grad, unit>) * inverse, by rows.
 template <typename T>
 void unit_norm_gradient(int64_t n, int64_t degree, const T *grad, const T *unit, const T *inverse, T *out,
-                        int threads) {
+                        int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t j = 0; j < n; j++) {
     const T *g = grad + j * degree, *y = unit + j * degree;

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from sae_core.arms import Expander
 from sweep.corpus import TextCorpus
-from sweep.evaluate import EvaluationError, baselines, evaluate
+from sweep.evaluate import CleanPass, EvaluationError, baselines, evaluate
 from sweep.lm import ModelConfig, find_model, load_lm
 from sweep.windows import WindowConfig, held_out_windows
 
@@ -53,7 +53,7 @@ def test_all_measures_against_an_independent_recomputation(setting, tmp_path):
     mean = torch.randn(32)
     sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
     base = baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k")
-    got = evaluate(sae, lm, LAYER, windows, base, 8)
+    got = evaluate(sae, CleanPass(lm, LAYER, windows, 8), base)
     clean, log_p = ce_with(model, windows, lambda h: h)
     zero, _ = ce_with(model, windows, torch.zeros_like)
     mean_ce, _ = ce_with(model, windows, lambda h: mean.expand_as(h))
@@ -96,6 +96,19 @@ def test_baselines_are_measured_once(setting, tmp_path):
     assert first.ce_mean == pytest.approx(first.ce_zero)  # the mean given is zero
 
 
+def test_a_remembered_clean_pass_changes_nothing(setting, tmp_path, monkeypatch):
+    lm, windows, _ = setting
+    base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+    clean = CleanPass(lm, LAYER, windows, 8)
+    saes = [Expander(128, 5, 6).build(32, seed=seed) for seed in (0, 1)]
+    kept = [evaluate(sae, clean, base) for sae in (*saes, *saes)]
+    assert kept[:2] == kept[2:] and kept[0] != kept[1]
+    monkeypatch.setattr(CleanPass, "KEPT_BYTES", 0)
+    forgetful = CleanPass(lm, LAYER, windows, 8)
+    assert [evaluate(sae, forgetful, base) for sae in saes] == kept[:2]
+    assert len(clean._kept) == -(-len(windows.tokens) // 8) and not forgetful._kept
+
+
 def test_a_reconstruction_that_is_not_finite_is_an_error(setting, tmp_path):
     lm, windows, _ = setting
     sae = Expander(128, 5, 6).build(32, seed=0)
@@ -103,4 +116,4 @@ def test_a_reconstruction_that_is_not_finite_is_an_error(setting, tmp_path):
     with torch.no_grad():
         sae.b_dec.fill_(float("nan"))
     with pytest.raises(EvaluationError, match="is nan"):
-        evaluate(sae, lm, LAYER, windows, base, 8)
+        evaluate(sae, CleanPass(lm, LAYER, windows, 8), base)
