@@ -26,7 +26,7 @@ from sweep.build import Job
 from sweep.corpus import Corpus
 from sweep.evaluate import Baselines, CleanPass, baselines, evaluate
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
-from sweep.process import keep_freed_memory, keep_long_lived_objects
+from sweep.process import keep_freed_memory, long_lived_objects_kept
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, write_record
 from sweep.tracking import Guarded, NoTracker, WandbTracker
@@ -105,8 +105,7 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     sae = _build_sae(job, pool, device)
     record["versions"]["backend"] = backend_name(job.backend, device)
     record["storage"] = count_storage(sae)._asdict()
-    keep_long_lived_objects()
-    with _timed(timings, "training"):
+    with _timed(timings, "training"), long_lived_objects_kept():
         sae, last = _train(job, folder, sae, pool, device, tracker, say)
     about = {"spec": job.spec.as_json(), "labels": job.labels}
     record["storage"]["artifact_bytes"] = io.save(sae, folder, about)
