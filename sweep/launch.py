@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +26,13 @@ OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replac
 
 def task(cfg: DictConfig) -> str | None:
     """Hydra's task: one run. In a multirun the sweeper shows and sums up; alone it does so itself."""
+    from sae_core.kernels.dispatch import BackendWarning
     from sweep.build import build_job
     from sweep.run import run
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
+        warnings.simplefilter("ignore", BackendWarning)  # the sweeper has said it when it planned
         job = build_job(cfg, sweep=Path(hydra_config.sweep.dir).name)
         run(job)
         return job.spec.run_id
@@ -61,11 +64,18 @@ def main() -> None:
     """Entry point. Mistakes end with one line and exit code 1, Ctrl-C with one line and 130."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it first
+    warnings.formatwarning = _one_line_warning
     with _one_line_errors():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors reach us instead of its own printing
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
+
+
+def _one_line_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"{category.__name__}: {message}\n"
 
 
 @contextmanager

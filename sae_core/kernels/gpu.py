@@ -45,12 +45,12 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     x, values, bias = _computable(x), _computable(values), _computable(bias)
     group = group_size(n, k)
     n_groups = -(-n // group)
-    maxima = x.new_empty(n_groups, tokens)
+    maxima = x.new_empty(tokens, n_groups)
     grid = (n_groups, -(-tokens // _TOKENS))
     triton.group_maxima[grid](
         x.T.contiguous(), values, support, bias, maxima, tokens, n, degree, GROUP=group, TOKENS=_TOKENS
     )
-    best = maxima.topk(k, dim=0, sorted=False).indices  # (k, tokens)
+    best = maxima.topk(k, dim=1, sorted=False).indices  # (tokens, k)
     count = k * group
     z = x.new_empty(tokens, count)
     grid = (tokens, -(-count // _BLOCK))
@@ -58,8 +58,9 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
         x, values, support, bias, best, z, tokens, d_in, n, degree, count, GROUP=group, BLOCK=_BLOCK
     )
     codes, at = z.topk(k, dim=1, sorted=False)
-    indices = best.T.gather(1, at // group) * group + at % group
-    return codes.to(dtype), indices
+    indices = best.gather(1, at // group) * group + at % group
+    # The last group's padding is -inf; it can only be picked where fewer than k pre-activations are above that.
+    return codes.to(dtype), indices.clamp_(max=n - 1)
 
 
 def group_size(n: int, k: int) -> int:

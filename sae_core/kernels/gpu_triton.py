@@ -14,7 +14,7 @@ import triton.language as tl
 def group_maxima(
     x_by_row, values, support, bias, out, tokens, n, degree, GROUP: tl.constexpr, TOKENS: tl.constexpr
 ):  # fmt: skip
-    """out (groups, tokens): the largest pre-activation of each group of GROUP consecutive latents, NaN as inf.
+    """out (tokens, groups): the largest pre-activation of each group of GROUP consecutive latents, NaN as inf.
 
     x_by_row (d_in, tokens): the tokens of one row lie side by side, so every gather is coalesced.
     """
@@ -30,18 +30,18 @@ def group_maxima(
         x = tl.load(x_by_row + row[:, None] * tokens + token[None, :], mask=real[:, None] & here[None, :], other=0.0)
         z += weight[:, None] * x
     z = tl.where(real[:, None], tl.where(z == z, z, float("inf")), float("-inf"))
-    tl.store(out + group.to(tl.int64) * tokens + token, tl.max(z, axis=0), mask=here)
+    tl.store(out + token.to(tl.int64) * tl.num_programs(0) + group, tl.max(z, axis=0), mask=here)
 
 
 @triton.jit
 def candidates(
     x, values, support, bias, groups, out, tokens, d_in, n, degree, count, GROUP: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """out (tokens, count): the pre-activations of the latents of each token's `groups` (count / GROUP, tokens)."""
+    """out (tokens, count): the pre-activations of the latents of each token's `groups` (tokens, count / GROUP)."""
     token = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = at < count
-    latent = tl.load(groups + at // GROUP * tokens + token, mask=here, other=0) * GROUP + at % GROUP
+    latent = tl.load(groups + token * (count // GROUP) + at // GROUP, mask=here, other=0) * GROUP + at % GROUP
     real = here & (latent < n)
     z = tl.load(bias + latent, mask=real, other=0.0)
     for i in range(degree):

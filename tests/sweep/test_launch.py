@@ -154,6 +154,7 @@ def test_interrupt_is_one_line_and_the_next_launch_goes_on(world):
     ("train.lr=abc", "train.lr=abc must be a number"), ("model.batch_size=abc", "model.batch_size=abc must be a whole"),
     ("corpus.path=5", "corpus.path=5 must be text"), ("cache_dir=null", "cache_dir=None must be text"),
     ("seed=99999999999999999999", "seed="), ("device=foo", "device=foo is not there"),
+    ("backend=fast", "backend=fast is unknown"),
     ("save_artifact=abc", "save_artifact=abc must be true or false"), ("layers_together=abc", "layers_together=abc"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_at_once(world, argument, message):

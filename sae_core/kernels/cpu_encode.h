@@ -1,0 +1,178 @@
+// Encode + TopK on sparse atoms, fused, and TopK alone for the rows of a dense product.
+
+constexpr int ROW_BYTES = 128; // one row of a transposed tile: 32 float tokens; 2048 rows are 256 KiB, within L2
+constexpr int BLOCK = 64;      // latents computed before their candidates are looked at
+
+// Lanes 0.. of a and b alternately: the lower half of both (half = 0) or the upper (half = 1).
+template <typename T, int HALF>
+typename Traits<T>::Vec interleave(typename Traits<T>::Vec a, typename Traits<T>::Vec b) {
+  using Key = typename Traits<T>::Key;
+  constexpr int LANES = VECTOR_BYTES / sizeof(T);
+  typedef Key Order __attribute__((vector_size(VECTOR_BYTES)));
+  Order order;
+  for (int i = 0; i < LANES; i++) order[i] = Key((i & 1) * LANES + i / 2 + HALF * LANES / 2);
+  return __builtin_shuffle(a, b, order);
+}
+
+// tile (d_in, stride) = x (here, d_in) transposed; columns past `here` are 0.
+template <typename T> void transpose(const T *x, int here, int64_t d_in, T *tile, int stride) {
+  using Vec = typename Traits<T>::Vec;
+  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+  constexpr int LANES = VECTOR_BYTES / sizeof(T);
+  int t = 0;
+  for (; t + LANES <= here; t += LANES) {
+    int64_t i = 0;
+    for (; i + LANES <= d_in; i += LANES) {
+      Vec a[LANES], b[LANES];
+      for (int r = 0; r < LANES; r++) a[r] = *reinterpret_cast<const Unaligned *>(x + (t + r) * d_in + i);
+      for (int half = LANES; half > 1; half /= 2) { // interleaving rows with those half a block away, log2 times
+        for (int r = 0; r < LANES / 2; r++) {
+          b[2 * r] = interleave<T, 0>(a[r], a[r + LANES / 2]);
+          b[2 * r + 1] = interleave<T, 1>(a[r], a[r + LANES / 2]);
+        }
+        for (int r = 0; r < LANES; r++) a[r] = b[r];
+      }
+      for (int r = 0; r < LANES; r++) *reinterpret_cast<Vec *>(tile + (i + r) * stride + t) = a[r];
+    }
+    for (; i < d_in; i++)
+      for (int r = 0; r < LANES; r++) tile[i * stride + t + r] = x[(t + r) * d_in + i];
+  }
+  for (; t < stride; t++)
+    for (int64_t i = 0; i < d_in; i++) tile[i * stride + t] = t < here ? x[t * d_in + i] : T(0);
+}
+
+// codes, indices (tokens, k): the k largest of z = W x + bias, W's atoms on `support`. Lanes are tokens: a tile of x is
+// transposed, so that a latent's pre-activations for the whole tile are `degree` multiply-adds of contiguous rows.
+template <typename T> struct Encoder {
+  using Vec = typename Traits<T>::Vec;
+  static constexpr int LANES = VECTOR_BYTES / sizeof(T), TILE = ROW_BYTES / sizeof(T), VECS = ROW_BYTES / VECTOR_BYTES;
+  int64_t n, degree;
+  int k;
+  const T *values, *bias;
+  const int64_t *support;
+  const T *tile; // (d_in, TILE)
+  T *z;          // (latents, TILE)
+  Selections<T> &best;
+
+  void multiply(int64_t first, int64_t count) {
+    for (int64_t j = 0; j < count; j++) {
+      const int64_t *rows = support + (first + j) * degree;
+      const T *weights = values + (first + j) * degree;
+      Vec sum[VECS];
+      for (int v = 0; v < VECS; v++) sum[v] = Vec{} + bias[first + j];
+      for (int64_t i = 0; i < degree; i++) {
+        const Vec *row = reinterpret_cast<const Vec *>(tile + rows[i] * TILE);
+        for (int v = 0; v < VECS; v++) sum[v] += row[v] * weights[i];
+      }
+      for (int v = 0; v < VECS; v++) reinterpret_cast<Vec *>(z + j * TILE)[v] = sum[v];
+    }
+  }
+
+  void select(int64_t first, int64_t count, uint32_t real) {
+    Vec floors[VECS];
+    for (int t = 0; t < TILE; t++) reinterpret_cast<T *>(floors)[t] = best.floor(t);
+    for (int64_t start = 0; start < count; start += BLOCK) {
+      // Which latents have candidates is noted without a branch: a taken one for every third latent would stall.
+      uint32_t masks[BLOCK];
+      int hits[BLOCK], n_hits = 0;
+      for (int j = 0; j < std::min<int64_t>(BLOCK, count - start); j++) {
+        uint32_t mask = 0;
+        for (int v = 0; v < VECS; v++)
+          mask |= above<T>(reinterpret_cast<const Vec *>(z + (start + j) * TILE)[v], floors[v]) << (v * LANES);
+        masks[j] = mask & real;
+        hits[n_hits] = j;
+        n_hits += masks[j] != 0;
+      }
+      for (int i = 0; i < n_hits; i++) {
+        const int64_t j = start + hits[i];
+        uint32_t left = masks[hits[i]];
+        do {
+          const int t = __builtin_ctz(left);
+          best.of[t].offer(z[j * TILE + t], int32_t(first + j), k, best.capacity);
+          left &= left - 1;
+        } while (left);
+      }
+    }
+  }
+
+  void run(int here) {
+    const uint32_t real = here == 32 ? ~0u : (1u << here) - 1;
+    const int64_t sample = sample_size(n, k);
+    Vec floors[VECS];
+    for (int v = 0; v < VECS; v++) floors[v] = Vec{} + std::numeric_limits<T>::quiet_NaN();
+    if (sample) {
+      multiply(0, sample);
+      for (int v = 0; v < VECS; v++) floors[v] = guess<T>(reinterpret_cast<const Vec *>(z) + v, sample, VECS);
+    }
+    for (int t = 0; t < TILE; t++) best.clear(t, reinterpret_cast<const T *>(floors)[t]);
+    select(0, sample, real);
+    rest(sample, real);
+    uint32_t failed = 0;
+    for (int t = 0; t < here; t++) failed |= uint32_t(best.of[t].count < k) << t;
+    if (!failed) return;
+    for (int t = 0; t < here; t++)
+      if (failed >> t & 1) best.clear(t, std::numeric_limits<T>::quiet_NaN());
+    rest(0, failed);
+  }
+
+  void rest(int64_t from, uint32_t real) {
+    for (int64_t first = from; first < n; first += BLOCK) {
+      const int64_t count = std::min<int64_t>(BLOCK, n - first);
+      multiply(first, count);
+      select(first, count, real);
+    }
+  }
+};
+
+template <typename T>
+void encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
+                 const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
+  constexpr int TILE = Encoder<T>::TILE;
+  const int64_t tiles = (tokens + TILE - 1) / TILE;
+#pragma omp parallel num_threads(threads)
+  {
+    std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, int(k))) * TILE + 64);
+    Selections<T> best(TILE, n, int(k));
+    T *tile = align<T>(room.data());
+    Encoder<T> encoder{n, degree, int(k), values, bias, support, tile, align<T>(z.data()), best};
+#pragma omp for schedule(dynamic)
+    for (int64_t b = 0; b < tiles; b++) {
+      const int64_t first = b * TILE;
+      const int here = int(std::min<int64_t>(TILE, tokens - first));
+      transpose<T>(x + first * d_in, here, d_in, tile, TILE);
+      encoder.run(here);
+      for (int t = 0; t < here; t++) best.of[t].write(best.k, codes + (first + t) * k, indices + (first + t) * k);
+    }
+  }
+}
+
+// codes, indices (rows, k): the k largest of each row of z (rows, n).
+template <typename T>
+void topk(int64_t rows, int64_t n, int64_t k, const T *z, T *codes, int64_t *indices, int64_t threads) {
+  using Vec = typename Traits<T>::Vec;
+  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+  constexpr int LANES = VECTOR_BYTES / sizeof(T);
+#pragma omp parallel num_threads(threads)
+  {
+    Selections<T> best(1, n, int(k));
+#pragma omp for schedule(dynamic, 8)
+    for (int64_t r = 0; r < rows; r++) {
+      const T *row = z + r * n;
+      best.clear(0, std::numeric_limits<T>::quiet_NaN());
+      Selection<T> &mine = best.of[0];
+      T threshold = best.floor(0);
+      int64_t j = 0;
+      for (; j + LANES <= n; j += LANES) {
+        uint32_t left = above<T>(*reinterpret_cast<const Unaligned *>(row + j), Vec{} + threshold);
+        if (!left) continue;
+        for (; left; left &= left - 1) {
+          const int64_t at = j + __builtin_ctz(left);
+          mine.offer(row[at], int32_t(at), best.k, best.capacity);
+        }
+        threshold = best.floor(0);
+      }
+      for (; j < n; j++) mine.offer(row[j], int32_t(j), best.k, best.capacity);
+      mine.write(best.k, codes + r * k, indices + r * k);
+    }
+  }
+}
