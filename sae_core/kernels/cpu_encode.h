@@ -43,20 +43,20 @@ template <typename T> void transpose(const T *x, int here, int64_t d_in, T *tile
 
 // codes, indices (tokens, k): the k largest of z = W x + bias, W's atoms on `support`. Lanes are tokens: a tile of x is
 // transposed, so that a latent's pre-activations for the whole tile are `degree` multiply-adds of contiguous rows.
-template <typename T> struct Encoder {
+template <typename T, typename Index> struct Encoder {
   using Vec = typename Traits<T>::Vec;
   static constexpr int LANES = VECTOR_BYTES / sizeof(T), TILE = ROW_BYTES / sizeof(T), VECS = ROW_BYTES / VECTOR_BYTES;
   int64_t n, degree;
   int k;
   const T *values, *bias;
-  const int64_t *support;
+  const Index *support;
   const T *tile; // (d_in, TILE)
   T *z;          // (latents, TILE)
   Selections<T> &best;
 
   void multiply(int64_t first, int64_t count) {
     for (int64_t j = 0; j < count; j++) {
-      const int64_t *rows = support + (first + j) * degree;
+      const Index *rows = support + (first + j) * degree;
       const T *weights = values + (first + j) * degree;
       Vec sum[VECS];
       for (int v = 0; v < VECS; v++) sum[v] = Vec{} + bias[first + j];
@@ -124,26 +124,38 @@ template <typename T> struct Encoder {
   }
 };
 
-template <typename T>
-void encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
-                 const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
-  constexpr int TILE = Encoder<T>::TILE;
+template <typename T, typename Index>
+void encode_tiles(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *x, const T *values,
+                  const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
+  using E = Encoder<T, Index>;
+  constexpr int TILE = E::TILE;
   const int64_t tiles = (tokens + TILE - 1) / TILE;
+  // Every tile reads the whole support; as int64 it would be most of what comes from memory.
+  std::vector<Index> compact(size_t(n) * degree);
 #pragma omp parallel num_threads(threads)
   {
-    std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, int(k))) * TILE + 64);
-    Selections<T> best(TILE, n, int(k));
+    std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, k)) * TILE + 64);
+    Selections<T> best(TILE, n, k);
     T *tile = align<T>(room.data());
-    Encoder<T> encoder{n, degree, int(k), values, bias, support, tile, align<T>(z.data()), best};
+    E encoder{n, degree, k, values, bias, compact.data(), tile, align<T>(z.data()), best};
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < n * degree; i++) compact[i] = Index(support[i]);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < tiles; b++) {
       const int64_t first = b * TILE;
       const int here = int(std::min<int64_t>(TILE, tokens - first));
       transpose<T>(x + first * d_in, here, d_in, tile, TILE);
       encoder.run(here);
-      for (int t = 0; t < here; t++) best.of[t].write(best.k, codes + (first + t) * k, indices + (first + t) * k);
+      for (int t = 0; t < here; t++) best.of[t].write(k, codes + (first + t) * k, indices + (first + t) * k);
     }
   }
+}
+
+template <typename T>
+void encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
+                 const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
+  const auto encode = d_in <= (1 << 16) ? encode_tiles<T, uint16_t> : encode_tiles<T, uint32_t>;
+  encode(tokens, d_in, n, degree, int(k), x, values, support, bias, codes, indices, threads);
 }
 
 // codes, indices (rows, k): the k largest of each row of z (rows, n).

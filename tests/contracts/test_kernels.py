@@ -27,6 +27,7 @@ SHAPES = [
     (1, 5, 9, 2, 2),
     (17, 9, 21, None, 4),
     (4, 7, 12, None, 12),
+    (3, 70_001, 11, 2, 4),  # more rows than 16 bits count
 ]
 
 
