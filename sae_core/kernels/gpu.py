@@ -80,7 +80,7 @@ def weighted_atoms(
     dtype = weights.dtype
     weights, values = _computable(weights), _computable(values)
     out = weights.new_zeros(len(weights), d_in) if start is None else _computable(start).clone()
-    _over_picks("add_weighted_atoms", indices, values.shape[1], weights, indices, values, support, out, d_in=d_in)
+    _over_picks("add_picks", weights, indices, values, support, out, d_in=d_in, TO_ATOMS=False)
     return out.to(dtype)
 
 
@@ -91,7 +91,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
     dtype = y.dtype
     y, values = _computable(y), _computable(values)
     out = y.new_empty(indices.shape)
-    _over_picks("atom_products", indices, values.shape[1], y, indices, values, support, out, d_in=y.shape[1])
+    _over_picks("atom_products", y, indices, values, support, out, d_in=y.shape[1])
     return out.to(dtype)
 
 
@@ -102,17 +102,20 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
     dtype = y.dtype
     weights, y = _computable(weights), _computable(y)
     out = y.new_zeros(support.shape)
-    _over_picks("add_atom_gradient", indices, support.shape[1], weights, indices, y, support, out, d_in=y.shape[1])
+    _over_picks("add_picks", weights, indices, y, support, out, d_in=y.shape[1], TO_ATOMS=True)
     return out.to(dtype)
 
 
-def _over_picks(name: str, indices: Tensor, degree: int, *tensors: Tensor, d_in: int) -> None:
+def _over_picks(
+    name: str, first: Tensor, indices: Tensor, read: Tensor, support: Tensor, out: Tensor, d_in: int, **flags: bool
+) -> None:
     """Launch kernel `name` over (token, block of picks); a program holds about _TERMS multiply-adds."""
-    tokens, k = indices.shape
+    (tokens, k), degree = indices.shape, support.shape[1]
     width = min(_power_of_two(degree), 64)
     picks = min(_power_of_two(k), max(1, _TERMS // width))
     kernel = getattr(_triton(), name)
-    kernel[(tokens, -(-k // picks))](*tensors, tokens, d_in, degree, k, PICKS=picks, DEGREE=width)
+    arguments = (first, indices, read, support, out, tokens, d_in, degree, k)
+    kernel[(tokens, -(-k // picks))](*arguments, PICKS=picks, DEGREE=width, **flags)
 
 
 def _power_of_two(at_least: int) -> int:

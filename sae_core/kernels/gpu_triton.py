@@ -52,10 +52,25 @@ def candidates(
 
 
 @triton.jit
-def add_weighted_atoms(
-    weights, indices, values, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr
+def add_picks(
+    weights,
+    indices,
+    read,
+    support,
+    out,
+    tokens,
+    d_in,
+    degree,
+    k,
+    TO_ATOMS: tl.constexpr,
+    PICKS: tl.constexpr,
+    DEGREE: tl.constexpr,
 ):
-    """out (tokens, d_in) += sum over the k picks of weight * atom."""
+    """One walk over the picks for two sums that mirror each other.
+
+    TO_ATOMS False: out (tokens, d_in) += weight * atom, `read` being the values. True: out (n, degree) += weight * y
+    on the atom's support, `read` being y.
+    """
     token = tl.program_id(0).to(tl.int64)
     pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
     here = pick < k
@@ -64,10 +79,14 @@ def add_weighted_atoms(
     for start in range(0, degree, DEGREE):
         i = start + tl.arange(0, DEGREE)
         real = here[:, None] & (i < degree)[None, :]
-        entry = latent[:, None] * degree + i[None, :]
-        row = tl.load(support + entry, mask=real, other=0)
-        term = weight[:, None] * tl.load(values + entry, mask=real, other=0.0)
-        tl.atomic_add(out + token * d_in + row, term, mask=real)
+        of_atom = latent[:, None] * degree + i[None, :]
+        of_token = token * d_in + tl.load(support + of_atom, mask=real, other=0)
+        if TO_ATOMS:
+            term = weight[:, None] * tl.load(read + of_token, mask=real, other=0.0)
+            tl.atomic_add(out + of_atom, term, mask=real)
+        else:
+            term = weight[:, None] * tl.load(read + of_atom, mask=real, other=0.0)
+            tl.atomic_add(out + of_token, term, mask=real)
 
 
 @triton.jit
@@ -88,22 +107,3 @@ def atom_products(
         term = tl.load(values + entry, mask=real, other=0.0) * tl.load(y + token * d_in + row, mask=real, other=0.0)
         total += tl.sum(term, axis=1)
     tl.store(out + token * k + pick, total, mask=here)
-
-
-@triton.jit
-def add_atom_gradient(
-    weights, indices, y, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr
-):
-    """out (n, degree) += weight * y on the support of each atom picked."""
-    token = tl.program_id(0).to(tl.int64)
-    pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
-    here = pick < k
-    latent = tl.load(indices + token * k + pick, mask=here, other=0)
-    weight = tl.load(weights + token * k + pick, mask=here, other=0.0)
-    for start in range(0, degree, DEGREE):
-        i = start + tl.arange(0, DEGREE)
-        real = here[:, None] & (i < degree)[None, :]
-        entry = latent[:, None] * degree + i[None, :]
-        row = tl.load(support + entry, mask=real, other=0)
-        term = weight[:, None] * tl.load(y + token * d_in + row, mask=real, other=0.0)
-        tl.atomic_add(out + entry, term, mask=real)

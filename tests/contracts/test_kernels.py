@@ -310,11 +310,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sae_core.kernels import gpu_triton
 
-FLOATS = {"x", "x_by_row", "y", "values", "bias", "weights", "out"}
+FLOATS = {"x", "x_by_row", "y", "values", "bias", "weights", "read", "out"}
 INTS = {"support", "indices", "groups"}
-for name in ("group_maxima", "candidates", "add_weighted_atoms", "atom_products", "add_atom_gradient"):
+for name, flag in (("group_maxima", 0), ("candidates", 0), ("atom_products", 0), ("add_picks", 0), ("add_picks", 1)):
     kernel = getattr(gpu_triton, name)
-    constants = {a: 16 for a in kernel.arg_names if a.isupper()}
+    constants = {a: bool(flag) if a == "TO_ATOMS" else 16 for a in kernel.arg_names if a.isupper()}
     signature = {a: "*fp32" if a in FLOATS else "*i64" if a in INTS else "constexpr" if a.isupper() else "i32"
                  for a in kernel.arg_names}
     compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
