@@ -51,7 +51,7 @@ class SparseDictionary(Dictionary):
         support_seed: the seed that `support` was drawn from, when it can be regenerated from it.
 
     Raises:
-        ValueError: no rows, more than d_in, or a row outside 0..d_in-1 (compiled kernels rely on it).
+        ValueError: no rows, more than d_in, rows outside 0..d_in-1, unsorted or twice in an atom.
     """
 
     def __init__(self, d_in: int, support: torch.Tensor, generator: torch.Generator, support_seed: int | None = None):
@@ -59,6 +59,8 @@ class SparseDictionary(Dictionary):
         check_degree(d_in, support.shape[1])
         if len(support) and (int(support.min()) < 0 or int(support.max()) >= d_in):
             raise ValueError(f"support rows {int(support.min())}..{int(support.max())} must be in 0..{d_in - 1} (d_in)")
+        if not bool((support[:, 1:] > support[:, :-1]).all()):
+            raise ValueError("support: each atom's rows must be sorted and distinct")
         self.d_in, self.support_seed = d_in, support_seed
         self.register_buffer("support", support.to(torch.int64), persistent=False)
         self.values = nn.Parameter(torch.randn(support.shape, generator=generator) / support.shape[1] ** 0.5)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -135,35 +136,39 @@ def train(
         batch = rows(batch_indices(seed, step, config.batch_size, n_rows))
         return batch.pin_memory() if device.type == "cuda" else batch
 
-    for batch in _read_ahead(fetch, range(state.step, config.steps)):
-        h = batch.to(device, non_blocking=True)
-        output, errors = train_step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
-        losses.append(errors.mean())
-        state.step += 1
-        state.count(output.indices)
-        if state.step % config.resample_every == 0 and state.step < config.steps:
-            _check_finite(losses, state.step)
-            state.resample(output.residual, errors)
-        if state.step % LOG_EVERY == 0 or state.step == config.steps:
-            loss = _check_finite(losses, state.step)
-            losses.clear()
-            report(state.progress(loss, loss / scaled_variance, config))
-        # Only right after a report: the losses since the last one are not part of a checkpoint.
-        due = state.step - saved >= config.checkpoint_every and not losses and state.step < config.steps
-        if checkpoint is not None and due:
-            state.save(checkpoint)
-            saved = state.step
+    with closing(_read_ahead(fetch, range(state.step, config.steps))) as batches:
+        for batch in batches:
+            h = batch.to(device, non_blocking=True)
+            output, errors = train_step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
+            losses.append(errors.mean())
+            state.step += 1
+            state.count(output.indices)
+            if state.step % config.resample_every == 0 and state.step < config.steps:
+                _check_finite(losses, state.step)
+                state.resample(output.residual, errors)
+            if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                loss = _check_finite(losses, state.step)
+                losses.clear()
+                report(state.progress(loss, loss / scaled_variance, config))
+            # Only right after a report: the losses since the last one are not part of a checkpoint.
+            due = state.step - saved >= config.checkpoint_every and not losses and state.step < config.steps
+            if checkpoint is not None and due:
+                state.save(checkpoint)
+                saved = state.step
 
 
-def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Iterator[torch.Tensor]:
+def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Generator[torch.Tensor, None, None]:
     """fetch(step) for each of `steps`, in order, the next one being fetched while the last is used."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+    reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    try:
         coming = deque(reader.submit(fetch, step) for step in steps[:2])
         for step in steps:
             batch = coming.popleft().result()
             if step + 2 < steps.stop:
                 coming.append(reader.submit(fetch, step + 2))
             yield batch
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)  # an error or Ctrl-C does not wait for a slow disk
 
 
 def train_step(

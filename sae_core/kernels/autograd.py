@@ -72,26 +72,75 @@ class Differentiable:
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
-        """See `reference.encode_topk`; the order of the k picks is unspecified."""
+        """See `reference.encode_topk`; the order of the k picks is unspecified. Raises ValueError for a wrong shape."""
+        _check(values, support, x.shape[-1], x=x, bias=bias)
+        if x.ndim != 2 or bias.shape != values.shape[:1]:
+            raise ValueError(f"x {_shape(x)} and bias {_shape(bias)} must be (tokens, d_in) and ({len(values)},)")
+        if not 1 <= k <= len(values):
+            raise ValueError(f"k={k} must be in 1..{len(values)} (n_latents)")
         return _EncodeTopK.apply(self.kernels, x, values, support, bias, k)  # type: ignore[return-value]
 
     def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
-        """See `reference.decode`."""
+        """See `reference.decode`. Raises ValueError for a wrong shape, IndexError for a pick that is no latent."""
+        _check_picks(codes, indices)
+        _check(values, support, d_in, codes=codes)
         return _Decode.apply(self.kernels, None, codes, indices, values, support, d_in)  # type: ignore[return-value]
 
     def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """See `reference.residual`."""
+        """See `reference.residual`; raises as `decode`."""
+        _check_picks(codes, indices)
+        _check(values, support, x.shape[-1], codes=codes, x=x)
+        if x.ndim != 2 or len(x) != len(codes):
+            raise ValueError(f"x {_shape(x)} must be ({len(codes)}, d_in), as many tokens as codes")
         return _Decode.apply(self.kernels, x, codes, indices, values, support, x.shape[1])  # type: ignore[return-value]
 
     def unit_norm(self, values: Tensor) -> Tensor:
         """See `reference.unit_norm`."""
+        _check(values, None, values.shape[-1])
         return _UnitNorm.apply(self.kernels, values)  # type: ignore[return-value]
+
+
+def _check(values: Tensor, support: Tensor | None, d_in: int, **floats: Tensor) -> None:
+    """Compiled kernels trust what they are given: wrong shapes, dtypes and devices end here."""
+    if values.ndim != 2 or not values.is_floating_point() or (support is None and values.shape[1] != d_in):
+        columns = "degree" if support is not None else f"d_in={d_in}"
+        raise ValueError(f"values {_shape(values)} of {values.dtype} must be floats (n_latents, {columns})")
+    if support is not None and (
+        support.shape != values.shape or support.dtype != torch.int64 or support.device != values.device
+    ):
+        raise ValueError(
+            f"support {_shape(support)} of {support.dtype} on {support.device} must be int64 "
+            f"{_shape(values)} on {values.device}, as values"
+        )
+    for name, tensor in floats.items():
+        if tensor.dtype != values.dtype or tensor.device != values.device:
+            raise ValueError(
+                f"{name} of {tensor.dtype} on {tensor.device} must be {values.dtype} on {values.device}, as values"
+            )
+
+
+def _check_picks(codes: Tensor, indices: Tensor) -> None:
+    if codes.ndim != 2 or codes.shape != indices.shape or indices.dtype != torch.int64:
+        raise ValueError(
+            f"codes {_shape(codes)} and indices {_shape(indices)} of {indices.dtype} must both be (tokens, k), "
+            "indices int64"
+        )
+    if codes.device != indices.device:
+        raise ValueError(f"codes are on {codes.device}, indices on {indices.device}")
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _contiguous(support: Tensor | None) -> Tensor | None:
+    return None if support is None else support.contiguous()
 
 
 class _EncodeTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int):
-        x, values = x.contiguous(), values.contiguous()
+        x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
         codes, indices = kernels.encode_topk(x, values, support, bias, k)
         ctx.kernels, ctx.n_latents = kernels, len(bias)
         ctx.save_for_backward(x, values, support, indices)
@@ -129,6 +178,7 @@ class _Decode(torch.autograd.Function):
         d_in: int,
     ):
         codes, indices, values = codes.contiguous(), indices.contiguous(), values.contiguous()
+        support = _contiguous(support)
         ctx.kernels, ctx.of_x = kernels, x is not None
         weights = codes if x is None else -codes
         ctx.save_for_backward(weights, indices, values, support)

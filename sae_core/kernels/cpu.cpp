@@ -68,10 +68,10 @@ static int level = highest_level();
 #endif
 
 #define EXPORT(T, suffix)                                                                                              \
-  void encode_topk_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x,            \
-                            const T *values, const int64_t *support, const T *bias, T *codes, int64_t *indices,        \
-                            int64_t threads) {                                                                         \
-    CALL(encode_topk<T>, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices, threads);               \
+  int64_t encode_topk_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x,         \
+                               const T *values, const int64_t *support, const T *bias, T *codes, int64_t *indices,     \
+                               int64_t threads) {                                                                      \
+    return CALL(encode_topk<T>, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices, threads);        \
   }                                                                                                                    \
   void topk_##suffix(int64_t rows, int64_t n, int64_t k, const T *z, T *codes, int64_t *indices, int64_t threads) {    \
     CALL(topk<T>, rows, n, k, z, codes, indices, threads);                                                             \
@@ -108,5 +108,5 @@ EXPORT(float, f32)
 EXPORT(double, f64)
 // Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
-int interface_version() { return 1; } // cpu.py refuses a library built from other sources than its own
+int interface_version() { return 2; } // cpu.py refuses any other: raise both when a signature changes
 }

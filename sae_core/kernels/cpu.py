@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTERFACE_VERSION = 1
+INTERFACE_VERSION = 2  # as in cpu.cpp; raised with every change of a signature
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 # How many sizes (int64) and then pointers each function takes, before the number of threads (cpu.cpp).
@@ -63,7 +63,7 @@ def _functions() -> dict[tuple[str, torch.dtype], Any]:
     for (name, (sizes, pointers)), (dtype, suffix) in product(_SIGNATURES.items(), _SUFFIX.items()):
         function = getattr(_library(), f"{name}_{suffix}")
         function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * pointers + [ctypes.c_int64]
-        function.restype = ctypes.c_int64 if name == "weighted_atoms" else None
+        function.restype = ctypes.c_int64 if name in ("encode_topk", "weighted_atoms") else None
         found[name, dtype] = function
     return found
 
@@ -76,7 +76,9 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     x, values, bias = _computable(x), _computable(values), _computable(bias)
     codes = torch.empty(tokens, k, dtype=x.dtype)
     indices = torch.empty(tokens, k, dtype=torch.int64)
-    _call("encode_topk", x, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices)
+    wrong = _call("encode_topk", x, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices)
+    if wrong:
+        raise IndexError(f"{wrong} rows of the support are not in 0..{d_in - 1} (d_in)")
     return codes.to(dtype), indices
 
 
@@ -93,7 +95,7 @@ def _encode_dense(x: Tensor, values: Tensor, bias: Tensor, k: int) -> tuple[Tens
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x @ weight.T + bias. oneDNN's float32 product is 1.4 to 1.9 times MKL's on an AMD EPYC (Zen 4, 2026-11)."""
+    """x @ weight.T + bias, in float32 by oneDNN: faster than MKL on AMD (`make bench`, encode_dense)."""
     if x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return torch.addmm(bias, x, weight.T)
@@ -109,7 +111,7 @@ def weighted_atoms(
     out, n = torch.empty(tokens, d_in, dtype=weights.dtype), len(values)
     wrong = _call("weighted_atoms", out, tokens, d_in, n, degree, k, weights, indices, values, support, begin, out)
     if wrong:
-        raise IndexError(f"{wrong} of {indices.numel()} indices are not in 0..{n - 1}")
+        raise IndexError(f"{wrong} picks are not in 0..{n - 1} (n_latents), or use rows outside 0..{d_in - 1} (d_in)")
     return out.to(dtype)
 
 
@@ -165,9 +167,13 @@ def _call(name: str, like: Tensor, *arguments: int | Tensor | None) -> int:
     """Call `name` of `like`'s dtype with the thread count last; floats must be of that dtype, indices int64."""
     values: list[int | None] = []
     for argument in arguments:
-        if isinstance(argument, Tensor):
-            assert argument.is_contiguous() and argument.dtype in (like.dtype, torch.int64), (name, argument.dtype)
-            values.append(argument.data_ptr())
-        else:
-            values.append(argument)
+        values.append(_pointer(argument, like.dtype) if isinstance(argument, Tensor) else argument)
     return _functions()[name, like.dtype](*values, torch.get_num_threads())
+
+
+def _pointer(tensor: Tensor, dtype: torch.dtype) -> int:
+    """Its address. Raises TypeError for a tensor that the library would misread."""
+    address = tensor.data_ptr() if tensor.device.type == "cpu" and tensor.is_contiguous() else 0
+    if tensor.dtype not in (dtype, torch.int64) or (address == 0 and tensor.numel() > 0):
+        raise TypeError(f"a {tensor.dtype} tensor on {tensor.device} cannot be handed to the compiled {dtype} kernels")
+    return address

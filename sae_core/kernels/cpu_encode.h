@@ -124,22 +124,28 @@ template <typename T, typename Index> struct Encoder {
   }
 };
 
+// Returns how many rows of the support are not in 0..d_in-1; where there are any, nothing else is done.
 template <typename T, typename Index>
-void encode_tiles(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *x, const T *values,
-                  const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
+int64_t encode_tiles(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k, const T *x, const T *values,
+                     const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
   using E = Encoder<T, Index>;
   constexpr int TILE = E::TILE;
   const int64_t tiles = (tokens + TILE - 1) / TILE;
   // Every tile reads the whole support; as int64 it would be most of what comes from memory.
   std::vector<Index> compact(size_t(n) * degree);
+  int64_t wrong = 0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : wrong)
+  for (int64_t i = 0; i < n * degree; i++) {
+    compact[i] = Index(support[i]);
+    wrong += support[i] < 0 || support[i] >= d_in;
+  }
+  if (wrong) return wrong;
 #pragma omp parallel num_threads(threads)
   {
     std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, k)) * TILE + 64);
     Selections<T> best(TILE, n, k);
     T *tile = align<T>(room.data());
     E encoder{n, degree, k, values, bias, compact.data(), tile, align<T>(z.data()), best};
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < n * degree; i++) compact[i] = Index(support[i]);
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < tiles; b++) {
       const int64_t first = b * TILE;
@@ -149,13 +155,14 @@ void encode_tiles(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int k
       for (int t = 0; t < here; t++) best.of[t].write(k, codes + (first + t) * k, indices + (first + t) * k);
     }
   }
+  return 0;
 }
 
 template <typename T>
-void encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
-                 const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
+int64_t encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
+                    const int64_t *support, const T *bias, T *codes, int64_t *indices, int64_t threads) {
   const auto encode = d_in <= (1 << 16) ? encode_tiles<T, uint16_t> : encode_tiles<T, uint32_t>;
-  encode(tokens, d_in, n, degree, int(k), x, values, support, bias, codes, indices, threads);
+  return encode(tokens, d_in, n, degree, int(k), x, values, support, bias, codes, indices, threads);
 }
 
 // codes, indices (rows, k): the k largest of each row of z (rows, n).

@@ -16,16 +16,23 @@ template <typename T> T dot(const T *a, const T *b, int64_t count) {
 
 // In the sums below atoms are dense where `support` is null: degree = d_in, and rows are read in order.
 
-// sum += weight * atom.
-template <typename T> inline void add_atom(T *sum, T weight, const T *values, const int64_t *support, int64_t degree) {
-  if (support)
-    for (int64_t i = 0; i < degree; i++) sum[support[i]] += weight * values[i];
-  else
+// sum (d_in,) += weight * atom. Returns how many of the atom's rows are not in 0..d_in-1; those are left out.
+template <typename T>
+inline int64_t add_atom(T *sum, int64_t d_in, T weight, const T *values, const int64_t *support, int64_t degree) {
+  int64_t wrong = 0;
+  if (!support) {
     for (int64_t i = 0; i < degree; i++) sum[i] += weight * values[i];
+    return 0;
+  }
+  for (int64_t i = 0; i < degree; i++) {
+    if (uint64_t(support[i]) < uint64_t(d_in)) sum[support[i]] += weight * values[i];
+    else wrong++;
+  }
+  return wrong;
 }
 
 // out (tokens, d_in) = start, or 0 where it is null, + sum over the k picks of weight * atom. Returns how many picks
-// are not in 0..n-1; those are left out.
+// are not in 0..n-1 and how many rows not in 0..d_in-1; those are left out.
 template <typename T>
 int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *weights,
                        const int64_t *indices, const T *values, const int64_t *support, const T *start, T *out,
@@ -42,8 +49,8 @@ int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, 
         wrong++;
         continue;
       }
-      add_atom(sum, weights[t * k + j], values + latent * degree, support ? support + latent * degree : nullptr,
-               degree);
+      wrong += add_atom(sum, d_in, weights[t * k + j], values + latent * degree,
+                        support ? support + latent * degree : nullptr, degree);
     }
   }
   return wrong;
@@ -104,7 +111,7 @@ void dense_atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t k, con
     T *sum = out + j * d_in;
     std::memset(sum, 0, size_t(d_in) * sizeof(T));
     for (int64_t p = j ? end[j - 1] : 0; p < end[j]; p++)
-      add_atom<T>(sum, weights[pick[p]], y + pick[p] / k * d_in, nullptr, d_in);
+      add_atom<T>(sum, d_in, weights[pick[p]], y + pick[p] / k * d_in, nullptr, d_in);
   }
 }
 

@@ -1,7 +1,8 @@
 """The portable backend: gathers and bags of plain PyTorch, any device, cost degree * n_latents.
 
-`embedding_bag` is PyTorch's fused gather-multiply-sum; it carries the encoder and every dense sum, so nothing of
-size (d_in, n_latents) or (tokens, k, d_in) is ever made. Shapes as in `autograd.Kernels`.
+`embedding_bag` is PyTorch's fused gather-multiply-sum; it carries the encoder and every dense sum, so nothing of size
+(d_in, n_latents) is ever made. It does hold all pre-activations, (n_latents, tokens), and the picked atoms' terms,
+(tokens, k, degree). Shapes as in `autograd.Kernels`.
 """
 
 from __future__ import annotations

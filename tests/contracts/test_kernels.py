@@ -206,11 +206,9 @@ def test_not_a_number_and_infinity_are_not_hidden(backend, degree):
     assert codes[:, 3].isnan().all() and (codes[:, 7] == float("-inf")).all()
 
 
-@pytest.mark.parametrize("backend", ["torch_gather", "cpu"])
+@pytest.mark.parametrize("backend", [name for name in FAST if name != "gpu"])  # a GPU kernel cannot raise
 @pytest.mark.parametrize("degree", [2, None])
 def test_picks_that_are_no_latents_are_refused(backend, degree):
-    if backend not in FAST:
-        pytest.skip(f"{backend}: {why_unavailable(backend, CPU)}")
     x, values, support, bias = problem(5, 8, 20, degree)
     codes, indices = BACKENDS[backend].encode_topk(x, values, support, bias, 2)
     for wrong in (20, -1):
@@ -219,7 +217,66 @@ def test_picks_that_are_no_latents_are_refused(backend, degree):
             BACKENDS[backend].decode(codes, indices, values, support, 8)
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("degree", [2, None])
+def test_wrong_shapes_dtypes_and_devices_are_refused_before_any_pointer_is_taken(backend, degree):
+    x, values, support, bias = problem(5, 8, 20, degree)
+    kernels = BACKENDS[backend]
+    codes, indices = kernels.encode_topk(x, values, support, bias, 2)
+    meta = torch.device("meta")
+    calls = [
+        lambda: kernels.encode_topk(x, values, support, bias[:-1], 2),
+        lambda: kernels.encode_topk(x, values, support, bias.float(), 2),
+        lambda: kernels.encode_topk(x.long(), values, support, bias, 2),
+        lambda: kernels.encode_topk(x[0], values, support, bias, 2),
+        lambda: kernels.encode_topk(x.to(meta), values, support, bias, 2),
+        lambda: kernels.encode_topk(x, values, support, bias, 0),
+        lambda: kernels.encode_topk(x, values, support, bias, 21),
+        lambda: kernels.decode(codes, indices[:, :1], values, support, 8),
+        lambda: kernels.decode(codes, indices.T, values, support, 8),
+        lambda: kernels.decode(codes, indices.int(), values, support, 8),
+        lambda: kernels.decode(codes.float(), indices, values, support, 8),
+        lambda: kernels.decode(codes, indices, values[0], support, 8),
+        lambda: kernels.residual(x[:4], codes, indices, values, support),
+        lambda: kernels.residual(x.float(), codes, indices, values, support),
+        lambda: kernels.unit_norm(values[0]),
+    ]
+    if support is None:
+        calls += [lambda: kernels.decode(codes, indices, values, None, 7)]
+        calls += [lambda: kernels.encode_topk(x[:, :7], values, None, bias, 2)]
+    else:
+        calls += [lambda: kernels.encode_topk(x, values, support[:-1], bias, 2)]
+        calls += [lambda: kernels.encode_topk(x, values, support.int(), bias, 2)]
+    for call in calls:
+        with pytest.raises(ValueError, match="must|are on"):
+            call()
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_inputs_need_not_be_contiguous(backend):
+    x, values, support, bias = problem(6, 9, 16, 3)
+    codes, indices = BACKENDS[backend].encode_topk(x, values, support, bias, 4)
+    strided = [t.T.contiguous().T for t in (x, values, support)]
+    again = BACKENDS[backend].encode_topk(*strided, bias.repeat(2, 1).T[:, 0], 4)
+    assert torch.equal(by_index(codes, indices)[1], by_index(*again)[1])
+    out = BACKENDS[backend].decode(codes, indices, values, support, 9)
+    other = BACKENDS[backend].decode(codes.T.contiguous().T, indices.T.contiguous().T, strided[1], strided[2], 9)
+    torch.testing.assert_close(other, out)
+
+
 needs_compiled = pytest.mark.skipif("cpu" not in FAST, reason=f"cpu backend: {why_unavailable('cpu', CPU)}")
+
+
+@needs_compiled
+@pytest.mark.parametrize("wrong", [-1, 8, 60_000, 1 << 40])
+def test_compiled_kernels_refuse_rows_outside_the_input(wrong):
+    x, values, support, bias = problem(5, 8, 20, 2)
+    codes, indices = BACKENDS["cpu"].encode_topk(x, values, support, bias, 20)
+    support[3, 1] = wrong
+    with pytest.raises(IndexError, match="rows of the support"):
+        BACKENDS["cpu"].encode_topk(x, values, support, bias, 2)
+    with pytest.raises(IndexError, match="rows outside"):
+        BACKENDS["cpu"].decode(codes, indices, values, support, 8)
 
 
 def everything(x, values, support, bias, k):

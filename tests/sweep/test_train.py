@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +81,29 @@ def test_a_loss_that_is_not_finite_ends_with_its_step(poison):
 
     with pytest.raises(TrainingError, match="at step 73"):
         fit(Expander(48, 3, 4), data=poisoned)
+
+
+def test_an_error_does_not_wait_for_the_rows_read_ahead():
+    release, asked = threading.Event(), []
+
+    def slow(indices):
+        asked.append(1)
+        if len(asked) > 1:
+            release.wait(30)
+        return rows(indices) * math.nan
+
+    def interrupted(*_):
+        raise Killed
+
+    started = time.perf_counter()
+    sae = Expander(48, 3, 4).build(16, seed=0)
+    sae.encoder.register_forward_hook(interrupted)
+    try:
+        with pytest.raises(Killed):
+            train(sae, slow, 500, VARIANCE, CONFIG, 0)
+        assert time.perf_counter() - started < 10
+    finally:
+        release.set()
 
 
 def test_a_damaged_checkpoint_is_said(tmp_path):
