@@ -171,7 +171,8 @@ def machine(device: str) -> str:
 
 def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
     lines = ["# Kernels and training steps, side by side", "", f"{date.today()}; {about}. Command: `make bench`.", ""]
-    lines += ["Medians. Freed memory is kept for every row (see the command's docstring), peers included.", ""]
+    lines += ["Medians. Freed memory is kept for every row (see the command's docstring), peers included."]
+    lines += [f"A row's slowest round took {table['slowest_over_fastest'].median():.2f} times its fastest (median)", ""]
     side = table[table["part"] == "side by side"]
     for (d_in, n, k, tokens), shape in side.groupby(["d_in", "n_latents", "k", "tokens"]):
         lines += [f"## m={d_in}, n={n}, k={k}, batch {tokens}", ""]
