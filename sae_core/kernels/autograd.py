@@ -63,6 +63,11 @@ class Kernels(Protocol):
         ...
 
 
+def widened(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32, in which some backends compute them."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 class Differentiable:
     """The operations of `reference`, computed by `kernels`."""
 
@@ -140,7 +145,7 @@ def _contiguous(support: Tensor | None) -> Tensor | None:
 class _EncodeTopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int):
-        x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
+        x, values, support, bias = x.contiguous(), values.contiguous(), _contiguous(support), bias.contiguous()
         codes, indices = kernels.encode_topk(x, values, support, bias, k)
         ctx.kernels, ctx.n_latents = kernels, len(bias)
         ctx.save_for_backward(x, values, support, indices)

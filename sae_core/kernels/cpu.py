@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_core.kernels.autograd import widened
+
 INTERFACE_VERSION = 2  # as in cpu.cpp; raised with every change of a signature
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
@@ -73,7 +75,7 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     if support is None:
         return _encode_dense(x, values, bias, k)
     (tokens, d_in), (n, degree), dtype = x.shape, values.shape, x.dtype
-    x, values, bias = _computable(x), _computable(values), _computable(bias)
+    x, values, bias = widened(x), widened(values), widened(bias)
     codes = torch.empty(tokens, k, dtype=x.dtype)
     indices = torch.empty(tokens, k, dtype=torch.int64)
     wrong = _call("encode_topk", x, tokens, d_in, n, degree, k, x, values, support, bias, codes, indices)
@@ -84,12 +86,12 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
 
 def _encode_dense(x: Tensor, values: Tensor, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
     tokens, n = len(x), len(values)
-    codes = torch.empty(tokens, k, dtype=_computable(x[:1]).dtype)
+    codes = torch.empty(tokens, k, dtype=widened(x[:1]).dtype)
     indices = torch.empty(tokens, k, dtype=torch.int64)
     chunk = max(64, _CHUNK_VALUES // n)
     for start in range(0, tokens, chunk):
         part = slice(start, start + chunk)
-        z = _computable(_linear(x[part], values, bias))
+        z = widened(_linear(x[part], values, bias))
         _call("topk", z, len(z), n, k, z, codes[part], indices[part])
     return codes.to(x.dtype), indices
 
@@ -106,8 +108,8 @@ def weighted_atoms(
 ) -> Tensor:
     """See `autograd.Kernels`."""
     (tokens, k), degree, dtype = weights.shape, values.shape[1], weights.dtype
-    weights, values = _computable(weights), _computable(values)
-    begin = None if start is None else _computable(start)
+    weights, values = widened(weights), widened(values)
+    begin = None if start is None else widened(start)
     out, n = torch.empty(tokens, d_in, dtype=weights.dtype), len(values)
     wrong = _call("weighted_atoms", out, tokens, d_in, n, degree, k, weights, indices, values, support, begin, out)
     if wrong:
@@ -118,7 +120,7 @@ def weighted_atoms(
 def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
     """See `autograd.Kernels`."""
     (tokens, d_in), k, degree, dtype = y.shape, indices.shape[1], values.shape[1], y.dtype
-    y, values = _computable(y), _computable(values)
+    y, values = widened(y), widened(values)
     out = torch.empty(tokens, k, dtype=y.dtype)
     _call("atom_products", out, tokens, d_in, degree, k, y, indices, values, support, out)
     return out.to(dtype)
@@ -127,7 +129,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
 def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int) -> Tensor:
     """See `autograd.Kernels`."""
     (tokens, d_in), k, dtype = y.shape, indices.shape[1], y.dtype
-    weights, y = _computable(weights), _computable(y)
+    weights, y = widened(weights), widened(y)
     if support is None:
         out = torch.empty(n_latents, d_in, dtype=y.dtype)
         _call("dense_atom_gradient", out, tokens, d_in, n_latents, k, weights, indices, y, out)
@@ -139,7 +141,7 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
 
 def unit_norm(values: Tensor) -> tuple[Tensor, Tensor]:
     """See `autograd.Kernels`."""
-    (n, degree), wide = values.shape, _computable(values)
+    (n, degree), wide = values.shape, widened(values)
     unit, inverse = torch.empty_like(wide), torch.empty(n, dtype=wide.dtype)
     _call("unit_norm", wide, n, degree, wide, unit, inverse)
     return unit.to(values.dtype), inverse
@@ -147,20 +149,15 @@ def unit_norm(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
     """See `autograd.Kernels`."""
-    (n, degree), wide = grad.shape, _computable(grad)
+    (n, degree), wide = grad.shape, widened(grad)
     out = torch.empty_like(wide)
-    _call("unit_norm_gradient", wide, n, degree, wide, _computable(unit), inverse, out)
+    _call("unit_norm_gradient", wide, n, degree, wide, widened(unit), inverse, out)
     return out.to(grad.dtype)
 
 
 def limit_instructions(level: int) -> int:
     """Use no vector instructions beyond `level` (0 baseline, 1 AVX2, 2 AVX-512); returns what is used. For tests."""
     return _library().limit_level(level)
-
-
-def _computable(tensor: Tensor) -> Tensor:
-    """`tensor` in a dtype that the library computes in, contiguous."""
-    return (tensor if tensor.dtype in _SUFFIX else tensor.float()).contiguous()
 
 
 def _call(name: str, like: Tensor, *arguments: int | Tensor | None) -> int:

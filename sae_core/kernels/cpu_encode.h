@@ -47,7 +47,6 @@ template <typename T, typename Index> struct Encoder {
   using Vec = typename Traits<T>::Vec;
   static constexpr int LANES = VECTOR_BYTES / sizeof(T), TILE = ROW_BYTES / sizeof(T), VECS = ROW_BYTES / VECTOR_BYTES;
   int64_t n, degree;
-  int k;
   const T *values, *bias;
   const Index *support;
   const T *tile; // (d_in, TILE)
@@ -88,7 +87,7 @@ template <typename T, typename Index> struct Encoder {
         uint32_t left = masks[hits[i]];
         do {
           const int t = __builtin_ctz(left);
-          best.of[t].offer(z[j * TILE + t], int32_t(first + j), k, best.capacity);
+          best.of[t].offer(z[j * TILE + t], int32_t(first + j), best.k, best.capacity);
           left &= left - 1;
         } while (left);
       }
@@ -97,7 +96,7 @@ template <typename T, typename Index> struct Encoder {
 
   void run(int here) {
     const uint32_t real = here == 32 ? ~0u : (1u << here) - 1;
-    const int64_t sample = sample_size(n, k);
+    const int64_t sample = sample_size(n, best.k);
     Vec floors[VECS];
     for (int v = 0; v < VECS; v++) floors[v] = Vec{} + std::numeric_limits<T>::quiet_NaN();
     if (sample) {
@@ -108,7 +107,7 @@ template <typename T, typename Index> struct Encoder {
     select(0, sample, real);
     rest(sample, real);
     uint32_t failed = 0;
-    for (int t = 0; t < here; t++) failed |= uint32_t(best.of[t].count < k) << t;
+    for (int t = 0; t < here; t++) failed |= uint32_t(best.of[t].count < best.k) << t;
     if (!failed) return;
     for (int t = 0; t < here; t++)
       if (failed >> t & 1) best.clear(t, std::numeric_limits<T>::quiet_NaN());
@@ -145,7 +144,7 @@ int64_t encode_tiles(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, in
     std::vector<T> room(size_t(d_in) * TILE + 64), z(std::max<int64_t>(BLOCK, sample_size(n, k)) * TILE + 64);
     Selections<T> best(TILE, n, k);
     T *tile = align<T>(room.data());
-    E encoder{n, degree, k, values, bias, compact.data(), tile, align<T>(z.data()), best};
+    E encoder{n, degree, values, bias, compact.data(), tile, align<T>(z.data()), best};
 #pragma omp for schedule(dynamic)
     for (int64_t b = 0; b < tiles; b++) {
       const int64_t first = b * TILE;

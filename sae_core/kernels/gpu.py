@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sae_core.kernels import torch_gather
+from sae_core.kernels.autograd import widened
 from sae_core.kernels.torch_gather import unit_norm, unit_norm_gradient
 
 __all__ = ["atom_gradient", "atom_products", "encode_topk", "unit_norm", "unit_norm_gradient", "weighted_atoms"]
@@ -42,7 +43,7 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
         return torch_gather.encode_topk(x, values, None, bias, k)
     triton = _triton()
     (tokens, d_in), (n, degree), dtype = x.shape, values.shape, x.dtype
-    x, values, bias = _computable(x), _computable(values), _computable(bias)
+    x, values, bias = widened(x), widened(values), widened(bias)
     group = group_size(n, k)
     n_groups = -(-n // group)
     maxima = x.new_empty(tokens, n_groups)
@@ -78,8 +79,8 @@ def weighted_atoms(
     if support is None:
         return torch_gather.weighted_atoms(weights, indices, values, None, d_in, start)
     dtype = weights.dtype
-    weights, values = _computable(weights), _computable(values)
-    out = weights.new_zeros(len(weights), d_in) if start is None else _computable(start).clone()
+    weights, values = widened(weights), widened(values)
+    out = weights.new_zeros(len(weights), d_in) if start is None else widened(start).clone()
     _over_picks("add_picks", weights, indices, values, support, out, d_in=d_in, TO_ATOMS=False)
     return out.to(dtype)
 
@@ -89,7 +90,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
     if support is None:
         return torch_gather.atom_products(y, indices, values, None)
     dtype = y.dtype
-    y, values = _computable(y), _computable(values)
+    y, values = widened(y), widened(values)
     out = y.new_empty(indices.shape)
     _over_picks("atom_products", y, indices, values, support, out, d_in=y.shape[1])
     return out.to(dtype)
@@ -100,7 +101,7 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
     if support is None:
         return torch_gather.atom_gradient(weights, indices, y, None, n_latents)
     dtype = y.dtype
-    weights, y = _computable(weights), _computable(y)
+    weights, y = widened(weights), widened(y)
     out = y.new_zeros(support.shape)
     _over_picks("add_picks", weights, indices, y, support, out, d_in=y.shape[1], TO_ATOMS=True)
     return out.to(dtype)
@@ -120,10 +121,6 @@ def _over_picks(
 
 def _power_of_two(at_least: int) -> int:
     return 1 << (at_least - 1).bit_length()
-
-
-def _computable(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _triton() -> Any:
