@@ -13,6 +13,7 @@ import warnings
 import torch
 import torch.nn.functional as F
 
+from sae_core.kernels import torch_gather
 from sae_core.supports import expander_support
 
 D_IN, N, TOKENS, K, REPEATS = 256, 2048, 256, 32, 30
@@ -67,18 +68,11 @@ def dense_gradient_rows():
     weights, y = torch.randn(TOKENS, K), torch.randn(TOKENS, D_IN)
     indices = torch.stack([torch.randperm(N)[:K] for _ in range(TOKENS)])
 
-    def bags() -> None:
-        flat = indices.flatten()
-        order = flat.argsort(stable=True)
-        ends = torch.bincount(flat, minlength=N).cumsum(0)
-        offsets = torch.cat([ends.new_zeros(1), ends[:-1]])
-        F.embedding_bag(order // K, y, offsets, mode="sum", per_sample_weights=weights.flatten()[order])
-
     def index_add() -> None:
         terms = (weights[..., None] * y[:, None]).view(-1, D_IN)
         torch.zeros(N, D_IN).index_add_(0, indices.flatten(), terms)
 
-    yield "a bag per latent", bags
+    yield "a bag per latent", lambda: torch_gather.atom_gradient(weights, indices, y, None, N)
     yield "index_add", index_add
     yield "dense product", lambda: torch.zeros(TOKENS, N).scatter_(1, indices, weights).T @ y
 
