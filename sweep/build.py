@@ -105,12 +105,40 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     resolved = cast(DictConfig, OmegaConf.merge(cfg, {"n": n}))  # arms refer to it as ${n}
     arm = cast(Arm, _build(resolved.sae, "sae", None))
     sizes = arm.sizes(info.d_model)
+    key, windows, corpus = _activations(cfg, model, info)
+    return Job(
+        spec=RunSpec(key, arm, train, evaluation, cfg.seed),
+        axes={"layer": cfg.layer, "d": cfg.d, "k": cfg.k, "n": n, "seed": cfg.seed},
+        labels={
+            "model": _model_label(model),
+            "corpus": _corpus_label(_plain(cfg.corpus, "corpus")),
+            "arm": arm.name,
+            "sweep": sweep,
+        },
+        sizes=sizes,
+        model=model,
+        info=info,
+        corpus=corpus,
+        windows=windows,
+        tracker=tracker,
+        runs_dir=Path(cfg.runs_dir).expanduser(),
+        cache_dir=Path(cfg.cache_dir).expanduser(),
+        device=cfg.device,
+        backend=cfg.backend,
+        threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
+        layers_together=tuple(sorted({cfg.layer, *cfg.layers_together})),
+        save_artifact=cfg.save_artifact,
+        settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
+    )
 
-    corpus_cfg = _plain(cfg.corpus, "corpus")
-    bos = corpus_cfg.pop("bos")
-    train_tokens = whole_number("corpus.train_tokens", corpus_cfg.pop("train_tokens"), 1)
+
+def _activations(cfg: DictConfig, model: ModelConfig, info: ModelInfo) -> tuple[CacheKey, WindowConfig, Corpus]:
+    """What determines the cached activations, and the text and windows they come from."""
+    settings = _plain(cfg.corpus, "corpus")
+    bos = settings.pop("bos")
+    train_tokens = whole_number("corpus.train_tokens", settings.pop("train_tokens"), 1)
     windows = WindowConfig(model.window, bos)
-    corpus = _build_corpus(json.dumps(corpus_cfg))
+    corpus = _build_corpus(json.dumps(settings))
     cache_dir = Path(cfg.cache_dir).expanduser()
     key = CacheKey(
         lm=model_hash(info, cache_dir),
@@ -124,25 +152,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         dtype=cfg.cache_dtype,
         seed=SHUFFLE_SEED,
     )
-    return Job(
-        spec=RunSpec(key, arm, train, evaluation, cfg.seed),
-        axes={"layer": cfg.layer, "d": cfg.d, "k": cfg.k, "n": n, "seed": cfg.seed},
-        labels={"model": _model_label(model), "corpus": _corpus_label(corpus_cfg), "arm": arm.name, "sweep": sweep},
-        sizes=sizes,
-        model=model,
-        info=info,
-        corpus=corpus,
-        windows=windows,
-        tracker=tracker,
-        runs_dir=Path(cfg.runs_dir).expanduser(),
-        cache_dir=cache_dir,
-        device=cfg.device,
-        backend=cfg.backend,
-        threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
-        layers_together=tuple(sorted({cfg.layer, *cfg.layers_together})),
-        save_artifact=cfg.save_artifact,
-        settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
-    )
+    return key, windows, corpus
 
 
 def _check_settings(cfg: DictConfig) -> None:
@@ -210,7 +220,7 @@ def _model_label(model: ModelConfig) -> str:
     return Path(model.path).name if model.name == "local" and model.path else model.name
 
 
-def _corpus_label(corpus_cfg: dict[str, Any]) -> str:
+def _corpus_label(corpus_cfg: Mapping[str, Any]) -> str:
     kind = corpus_cfg["_target_"].rsplit(".", 1)[-1].removesuffix("Corpus").lower()
     what = corpus_cfg.get("path") or corpus_cfg.get("name")
     return f"{kind}:{Path(what).name}" if what else kind
