@@ -8,6 +8,9 @@ three sums that a backend offers, over the k active latents of each token only:
              d/dbias = sum of grad_codes by latent
 
 A tied weight is an input of both; autograd adds its two contributions, and the unit norm passes their sum on.
+
+Pursuits have no gradient: where their codes minimise the loss on the picked atoms, moving them changes nothing to first
+order (the envelope theorem), and decode's gradient to the values is the whole.
 """
 
 from __future__ import annotations
@@ -63,26 +66,47 @@ class Kernels(Protocol):
         ...
 
 
+class Pursuits(Protocol):
+    """Codes by greedy selection, each result as `sae_core.pursuit.reference` defines it; shapes as in `Kernels`.
+
+    All have signed=True pick the largest correlations, signed=False the largest magnitudes.
+    """
+
+    def gomp(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(codes, indices) by generalised OMP, `block` atoms a step; 1 is OMP."""
+        ...
+
+    def matching_pursuit(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(codes, indices) by matching pursuit, ended with least squares on the picks if `refit`."""
+        ...
+
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """Codes (tokens, k) by least squares on given picks."""
+        ...
+
+
 def widened(tensor: Tensor) -> Tensor:
     """float16 and bfloat16 as float32, in which some backends compute them."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 class Differentiable:
-    """The operations of `reference`, computed by `kernels`."""
+    """The operations of `reference`, computed by `kernels` and `pursuits`."""
 
-    def __init__(self, kernels: Kernels):
-        self.kernels = kernels
+    def __init__(self, kernels: Kernels, pursuits: Pursuits):
+        self.kernels, self.pursuits = kernels, pursuits
 
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         """See `reference.encode_topk`; the order of the k picks is unspecified. Raises ValueError for a wrong shape."""
-        _check(values, support, x.shape[-1], x=x, bias=bias)
-        if x.ndim != 2 or bias.shape != values.shape[:1]:
-            raise ValueError(f"x {_shape(x)} and bias {_shape(bias)} must be (tokens, d_in) and ({len(values)},)")
-        if not 1 <= k <= len(values):
-            raise ValueError(f"k={k} must be in 1..{len(values)} (n_latents)")
+        _check_selection(x, values, support, k, bias=bias)
+        if bias.shape != values.shape[:1]:
+            raise ValueError(f"bias {_shape(bias)} must be ({len(values)},)")
         return _EncodeTopK.apply(self.kernels, x, values, support, bias, k)  # type: ignore[return-value]
 
     def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
@@ -98,6 +122,35 @@ class Differentiable:
         if x.ndim != 2 or len(x) != len(codes):
             raise ValueError(f"x {_shape(x)} must be ({len(codes)}, d_in), as many tokens as codes")
         return _Decode.apply(self.kernels, x, codes, indices, values, support, x.shape[1])  # type: ignore[return-value]
+
+    @torch.no_grad()
+    def gomp(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See `Pursuits.gomp`; codes carry no gradient. Raises ValueError for a wrong shape, k or block."""
+        _check_selection(x, values, support, k)
+        if block < 1:
+            raise ValueError(f"block={block} must be at least 1")
+        return self.pursuits.gomp(x.contiguous(), values.contiguous(), _contiguous(support), k, min(block, k), signed)
+
+    @torch.no_grad()
+    def matching_pursuit(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See `Pursuits.matching_pursuit`; codes carry no gradient. Raises ValueError for a wrong shape or k."""
+        _check_selection(x, values, support, k)
+        x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
+        return self.pursuits.matching_pursuit(x, values, support, k, signed, refit)
+
+    @torch.no_grad()
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """See `Pursuits.refit`; codes carry no gradient. Raises ValueError for a wrong shape, IndexError for a pick
+        that is no latent."""
+        _check(values, support, x.shape[-1], x=x)
+        _check_picks(indices.to(x.dtype), indices)
+        if x.ndim != 2 or len(x) != len(indices):
+            raise ValueError(f"x {_shape(x)} must be ({len(indices)}, d_in), as many tokens as indices")
+        return self.pursuits.refit(x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support))
 
     def unit_norm(self, values: Tensor) -> Tensor:
         """See `reference.unit_norm`."""
@@ -122,6 +175,14 @@ def _check(values: Tensor, support: Tensor | None, d_in: int, **floats: Tensor) 
             raise ValueError(
                 f"{name} of {tensor.dtype} on {tensor.device} must be {values.dtype} on {values.device}, as values"
             )
+
+
+def _check_selection(x: Tensor, values: Tensor, support: Tensor | None, k: int, **floats: Tensor) -> None:
+    _check(values, support, x.shape[-1], x=x, **floats)
+    if x.ndim != 2:
+        raise ValueError(f"x {_shape(x)} must be (tokens, d_in)")
+    if not 1 <= k <= len(values):
+        raise ValueError(f"k={k} must be in 1..{len(values)} (n_latents)")
 
 
 def _check_picks(codes: Tensor, indices: Tensor) -> None:

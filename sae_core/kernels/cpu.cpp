@@ -95,6 +95,22 @@ static int level = highest_level();
                                     const int64_t *indices, const T *y, T *out, int64_t threads) {                     \
     CALL(dense_atom_gradient<T>, tokens, d_in, n, k, weights, indices, y, out, threads);                               \
   }                                                                                                                    \
+  int64_t gomp_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t block,             \
+                        int64_t magnitude, const T *x, const T *values, const int64_t *support, int64_t *indices,      \
+                        T *codes, int64_t threads) {                                                                   \
+    return CALL(gomp<T>, tokens, d_in, n, degree, k, block, magnitude, x, values, support, indices, codes, threads);   \
+  }                                                                                                                    \
+  int64_t matching_pursuit_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k,                \
+                                    int64_t magnitude, int64_t refit, const T *x, const T *values,                     \
+                                    const int64_t *support, const T *gram, int64_t *indices, T *codes,                 \
+                                    int64_t threads) {                                                                 \
+    return CALL(matching_pursuit<T>, tokens, d_in, n, degree, k, magnitude, refit, x, values, support, gram, indices,  \
+                codes, threads);                                                                                       \
+  }                                                                                                                    \
+  int64_t refit_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x,               \
+                         const T *values, const int64_t *support, int64_t *indices, T *codes, int64_t threads) {       \
+    return CALL(refit<T>, tokens, d_in, n, degree, k, x, values, support, indices, codes, threads);                    \
+  }                                                                                                                    \
   void unit_norm_##suffix(int64_t n, int64_t degree, const T *values, T *unit, T *inverse, int64_t threads) {          \
     CALL(unit_norm<T>, n, degree, values, unit, inverse, threads);                                                     \
   }                                                                                                                    \
@@ -108,5 +124,5 @@ EXPORT(float, f32)
 EXPORT(double, f64)
 // Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
-int interface_version() { return 2; } // cpu.py refuses any other: raise both when a signature changes
+int interface_version() { return 3; } // cpu.py refuses any other: raise both when a signature changes
 }

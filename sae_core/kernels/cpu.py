@@ -20,8 +20,9 @@ from torch import Tensor
 
 from sae_core.kernels.autograd import widened
 
-INTERFACE_VERSION = 2  # as in cpu.cpp; raised with every change of a signature
+INTERFACE_VERSION = 3  # as in cpu.cpp; raised with every change of a signature
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
+_GRAM_VALUES = 1 << 26  # largest Gram matrix of dense atoms: 256 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 # How many sizes (int64) and then pointers each function takes, before the number of threads (cpu.cpp).
 _SIGNATURES = {
@@ -31,9 +32,13 @@ _SIGNATURES = {
     "atom_products": (4, 5),
     "atom_gradient": (5, 5),
     "dense_atom_gradient": (4, 4),
+    "gomp": (7, 5),
+    "matching_pursuit": (7, 6),
+    "refit": (5, 5),
     "unit_norm": (2, 3),
     "unit_norm_gradient": (2, 4),
 }
+_COUNTING = {"encode_topk", "weighted_atoms", "gomp", "matching_pursuit", "refit"}  # return how much input was wrong
 
 
 def why_unavailable(device: torch.device) -> str | None:
@@ -65,7 +70,7 @@ def _functions() -> dict[tuple[str, torch.dtype], Any]:
     for (name, (sizes, pointers)), (dtype, suffix) in product(_SIGNATURES.items(), _SUFFIX.items()):
         function = getattr(_library(), f"{name}_{suffix}")
         function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * pointers + [ctypes.c_int64]
-        function.restype = ctypes.c_int64 if name in ("encode_topk", "weighted_atoms") else None
+        function.restype = ctypes.c_int64 if name in _COUNTING else None
         found[name, dtype] = function
     return found
 
@@ -137,6 +142,51 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
         out = torch.empty(support.shape, dtype=y.dtype)
         _call("atom_gradient", out, tokens, d_in, *support.shape, k, weights, indices, y, support, out)
     return out.to(dtype)
+
+
+def gomp(x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool) -> tuple[Tensor, Tensor]:
+    """See `autograd.Pursuits`."""
+    codes, indices, wide, sizes = _pursuit_room(x, values, k)
+    wrong = _call("gomp", wide[0], *sizes, block, int(not signed), *wide, support, indices, codes)
+    return _checked_picks(wrong, codes, indices, x)
+
+
+def matching_pursuit(
+    x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+) -> tuple[Tensor, Tensor]:
+    """See `autograd.Pursuits`. Dense atoms use their Gram matrix (n_latents, n_latents) where that is not too large."""
+    codes, indices, wide, sizes = _pursuit_room(x, values, k)
+    gram = _linear(wide[1], wide[1], wide[1].new_zeros(len(values))) if _gram_pays(len(x), k, values, support) else None
+    wrong = _call(
+        "matching_pursuit", wide[0], *sizes, int(not signed), int(refit), *wide, support, gram, indices, codes
+    )
+    return _checked_picks(wrong, codes, indices, x)
+
+
+def refit(x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+    """See `autograd.Pursuits`."""
+    codes, _, wide, sizes = _pursuit_room(x, values, indices.shape[1])
+    wrong = _call("refit", wide[0], *sizes, *wide, support, indices, codes)
+    return _checked_picks(wrong, codes, indices, x)[0]
+
+
+def _gram_pays(tokens: int, k: int, values: Tensor, support: Tensor | None) -> bool:
+    """Its making costs n_latents * n_latents * d_in multiply-adds; without it each token and pick costs one product."""
+    return support is None and len(values) ** 2 <= _GRAM_VALUES and len(values) <= tokens * k
+
+
+def _pursuit_room(x: Tensor, values: Tensor, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[int, ...]]:
+    """(codes and indices to fill, x and values as computed, the sizes that every pursuit takes)."""
+    (tokens, d_in), (n, degree) = x.shape, values.shape
+    wide = widened(x), widened(values)
+    codes = torch.empty(tokens, k, dtype=wide[0].dtype)
+    return codes, torch.empty(tokens, k, dtype=torch.int64), wide, (tokens, d_in, n, degree, k)
+
+
+def _checked_picks(wrong: int, codes: Tensor, indices: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    if wrong:
+        raise IndexError(f"{wrong} picks are no latents, or use rows outside 0..{x.shape[1] - 1} (d_in)")
+    return codes.to(x.dtype), indices
 
 
 def unit_norm(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,3 +26,5 @@ template <> struct Traits<double> {
 #include "cpu_encode.h"
 
 #include "cpu_sums.h"
+
+#include "cpu_pursuit.h"

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from sae_core.kernels import cpu, gpu, reference, torch_gather
 from sae_core.kernels.autograd import Differentiable
+from sae_core.kernels.composed import Composed
 
 
 class Backend(Protocol):
-    """The operations that every backend offers, differentiable; shapes in `reference`."""
+    """The operations that every backend offers; shapes in `reference`. All but the pursuits are differentiable."""
 
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
@@ -26,6 +27,16 @@ class Backend(Protocol):
 
     def unit_norm(self, values: Tensor) -> Tensor: ...
 
+    def gomp(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def matching_pursuit(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor: ...
+
 
 class BackendWarning(UserWarning):
     """A slower backend than this device could have is used."""
@@ -33,9 +44,9 @@ class BackendWarning(UserWarning):
 
 BACKENDS: dict[str, Backend] = {
     "reference": reference,
-    "torch_gather": Differentiable(torch_gather),
-    "cpu": Differentiable(cpu),
-    "gpu": Differentiable(gpu),
+    "torch_gather": Differentiable(torch_gather, Composed(torch_gather)),
+    "cpu": Differentiable(cpu, cpu),
+    "gpu": Differentiable(gpu, Composed(gpu)),
 }
 _OF_DEVICE = {"cpu": "cpu", "cuda": "gpu"}  # what `auto` picks where it can; elsewhere torch_gather
 

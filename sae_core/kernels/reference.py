@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from sae_core.pursuit import reference as pursuit
+
 
 def densify(values: torch.Tensor, support: torch.Tensor | None, d_in: int) -> torch.Tensor:
     """Atoms as a dense (n_latents, d_in) matrix."""
@@ -43,3 +45,35 @@ def residual(
 def unit_norm(values: torch.Tensor) -> torch.Tensor:
     """Rows of values scaled to unit l2 norm; a zero row stays zero."""
     return values / values.norm(dim=1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+
+@torch.no_grad()
+def gomp(
+    x: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None, k: int, block: int, signed: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalised OMP, `block` atoms a step: (codes, indices)."""
+    atoms = densify(values, support, x.shape[1])
+    return _stacked([pursuit.gomp(atoms, y, k, block, signed) for y in x], x, k)
+
+
+@torch.no_grad()
+def matching_pursuit(
+    x: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None, k: int, signed: bool, refit: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matching pursuit, ended with least squares if `refit`: (codes, indices)."""
+    atoms = densify(values, support, x.shape[1])
+    return _stacked([pursuit.matching_pursuit(atoms, y, k, signed, refit) for y in x], x, k)
+
+
+@torch.no_grad()
+def refit(x: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None) -> torch.Tensor:
+    """Least squares on given picks: codes."""
+    atoms = densify(values, support, x.shape[1])
+    found = [pursuit.refit(atoms, y, picked) for y, picked in zip(x, indices, strict=True)]
+    return _stacked(found, x, indices.shape[1])[0]
+
+
+def _stacked(found: list[pursuit.Pursuit], x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if not found:
+        return x.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64, device=x.device)
+    return torch.stack([one.codes for one in found]), torch.stack([one.indices for one in found])

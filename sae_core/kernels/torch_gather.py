@@ -44,7 +44,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
             ones = torch.ones_like(indices, dtype=values.dtype).requires_grad_()
             bag = F.embedding_bag(indices, values.detach(), mode="sum", per_sample_weights=ones)
             return torch.autograd.grad(bag, ones, y)[0]
-    gathered = y.gather(1, _pick(support, indices).flatten(1)).view(*indices.shape, -1)
+    gathered = y.gather(1, _pick(support, indices).flatten(1)).view(*indices.shape, support.shape[1])
     return gathered.mul_(_pick(values, indices)).sum(-1)
 
 

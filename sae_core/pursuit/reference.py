@@ -7,9 +7,10 @@ Where the definitions of the literature leave a choice, ours are:
 
 - `signed` picks the largest correlation, as the paper does; otherwise the largest magnitude.
 - No atom is picked twice, so k picks are k atoms (matching pursuit included).
-- Once ||r|| <= EXHAUSTED * ||y|| there is nothing left to approximate, and correlations would be rounding: the picks
-  that remain are the unused atoms of lowest index, with code 0. A zero target is the extreme case.
-- Least squares on dependent atoms (duplicates, k beyond the rank) takes the solution of least norm.
+- Once ||r||, or the best atom's correlation with it, is within rounding * ||y|| of 0, nothing is left to approximate:
+  the picks that remain are the unused atoms of lowest index, with code 0. A zero target is the extreme case.
+- Least squares on dependent atoms (duplicates, k beyond the rank): an atom in the span of those before it gets code 0.
+- A target that is not finite has NaN codes, on the atoms of lowest index.
 
 Sources: OMP, Pati et al. 1993 and the paper, section 3; generalised OMP, Wang, Kwon & Shim 2012; matching pursuit,
 Mallat & Zhang 1993; NIHT, Blumensath & Davies 2010; CoSaMP, Needell & Tropp 2009.
@@ -22,7 +23,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-EXHAUSTED = 1e-12  # of ||y||: a residual this small is rounding
 STEPS = 50  # of the two that iterate to a fixed point
 _SHRINK = 0.5  # NIHT: how a step that is too long is shortened
 _MARGIN = 0.01  # NIHT: the paper's c, how far below the stability bound a step must stay
@@ -36,6 +36,11 @@ class Pursuit(NamedTuple):
     residual_norm: Tensor  # ()
 
 
+def rounding(dtype: torch.dtype) -> float:
+    """eps ** 0.75, of the whole: a residual, or an atom's squared distance from a span, this small is rounding."""
+    return torch.finfo(dtype).eps ** 0.75
+
+
 def omp(atoms: Tensor, y: Tensor, k: int, signed: bool = True) -> Pursuit:
     """Orthogonal matching pursuit: pick the best atom, refit all picked by least squares, k times."""
     return gomp(atoms, y, k, 1, signed)
@@ -45,7 +50,9 @@ def gomp(atoms: Tensor, y: Tensor, k: int, block: int, signed: bool = True) -> P
     """Generalised (block) OMP: the `block` best atoms a step; the last step takes what is left to k."""
     picked, residual = y.new_zeros(0, dtype=torch.int64), y
     while len(picked) < k and not _exhausted(residual, y):
-        best = _scores(atoms, residual, picked, signed).topk(min(block, k - len(picked))).indices
+        scores, best = _scores(atoms, residual, picked, signed).topk(min(block, k - len(picked)))
+        if _exhausted(scores[0], y):
+            break
         picked = torch.cat([picked, best])
         residual = y - least_squares(atoms, y, picked) @ atoms[picked]
     return _filled(atoms, y, picked, least_squares(atoms, y, picked), k)
@@ -58,6 +65,8 @@ def matching_pursuit(atoms: Tensor, y: Tensor, k: int, signed: bool = True, refi
     while len(picked) < k and not _exhausted(residual, y):
         best = _scores(atoms, residual, picked, signed).argmax()
         code = atoms[best] @ residual
+        if _exhausted(code, y):
+            break
         residual = residual - code * atoms[best]
         picked, codes = torch.cat([picked, best[None]]), torch.cat([codes, code[None]])
     return _filled(atoms, y, picked, least_squares(atoms, y, picked) if refit else codes, k)
@@ -81,7 +90,7 @@ def niht(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
             new = _niht_step(atoms, y, codes, support, k)
             support = new.abs().topk(k).indices
             moved, codes = (new - codes).norm(), new
-            if moved <= EXHAUSTED * codes.norm():
+            if moved <= rounding(y.dtype) * codes.norm():
                 break
     indices = codes.abs().topk(k).indices
     indices = indices[codes[indices] != 0]
@@ -126,10 +135,21 @@ def cosamp(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
 
 
 def least_squares(atoms: Tensor, y: Tensor, picked: Tensor) -> Tensor:
-    """Codes (picked,) of least ||y - codes @ atoms[picked]||, of least norm where several are."""
-    if len(picked) == 0:
-        return y.new_zeros(0)
-    return torch.linalg.lstsq(atoms[picked].T, y[:, None], driver="gelsd", rcond=1e-10).solution[:, 0]
+    """Codes (picked,) of least ||y - codes @ atoms[picked]||; 0 for an atom in the span of those before it."""
+    basis: list[Tensor] = []
+    kept: list[int] = []
+    for i, atom in enumerate(atoms[picked]):
+        rest = atom
+        for _ in range(2):  # once more: what the first pass's rounding left
+            for direction in basis:
+                rest = rest - (direction @ rest) * direction
+        if rest @ rest > rounding(y.dtype) * (atom @ atom):
+            basis.append(rest / rest.norm())
+            kept.append(i)
+    codes = y.new_zeros(len(picked))
+    if kept:
+        codes[kept] = torch.linalg.lstsq(atoms[picked[kept]].T, y[:, None]).solution[:, 0]
+    return codes
 
 
 def _scores(atoms: Tensor, residual: Tensor, picked: Tensor, signed: bool) -> Tensor:
@@ -139,7 +159,7 @@ def _scores(atoms: Tensor, residual: Tensor, picked: Tensor, signed: bool) -> Te
 
 
 def _exhausted(residual: Tensor, y: Tensor) -> bool:
-    return not bool(residual.norm() > EXHAUSTED * y.norm())
+    return not bool(residual.norm() > rounding(y.dtype) * y.norm())
 
 
 def _largest(codes: Tensor, k: int) -> Tensor:
@@ -151,5 +171,7 @@ def _filled(atoms: Tensor, y: Tensor, picked: Tensor, codes: Tensor, k: int) -> 
     """The result, padded to k picks with unused atoms of code 0."""
     unused = torch.ones(len(atoms), dtype=torch.bool).scatter(0, picked, False).nonzero().flatten()
     padding = unused[: k - len(picked)]
+    if not torch.isfinite(y).all():
+        codes = codes.new_full((k - len(padding),), torch.nan)
     residual = y - codes @ atoms[picked]
     return Pursuit(torch.cat([picked, padding]), torch.cat([codes, codes.new_zeros(len(padding))]), residual.norm())

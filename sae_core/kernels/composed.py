@@ -1,0 +1,174 @@
+"""Pursuits made of a backend's own kernels: batched, on any device, for backends without pursuits of their own.
+
+The best atoms not yet picked are among the `picked + block` best of all, so correlations come from the backend's fused
+encode + TopK. Definitions are those of `sae_core.pursuit.reference`; shapes as in `autograd.Kernels`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_core.kernels.autograd import Kernels, widened
+from sae_core.pursuit.reference import rounding
+
+
+class Composed:
+    """`autograd.Pursuits` for the backend `kernels`."""
+
+    def __init__(self, kernels: Kernels):
+        self.kernels = kernels
+
+    def gomp(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See `autograd.Pursuits`."""
+        fit = _LeastSquares(self.kernels, x, values, support, k)
+        active = fit.finite
+        for done in range(0, k, block):
+            many = min(block, k - done)
+            active = active & fit.matters(fit.residual.norm(dim=1))
+            scores, latents = self._best(fit, done, many, signed)
+            active = active & fit.matters(scores.amax(1))
+            for i in range(many):
+                fit.append(latents[:, i], active)
+            fit.correct(done if block == 1 else 0)  # one at a time, picks are far from dependent
+        fit.correct(0)
+        return fit.result()
+
+    def matching_pursuit(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See `autograd.Pursuits`."""
+        fit = _LeastSquares(self.kernels, x, values, support, k)
+        active = fit.finite
+        for done in range(k):
+            active = active & fit.matters(fit.residual.norm(dim=1))
+            scores, latents = self._best(fit, done, 1, signed)
+            active = active & fit.matters(scores[:, 0])
+            fit.project(latents, active, done)
+        if refit:
+            fit.refit()
+        return fit.result()
+
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """See `autograd.Pursuits`."""
+        fit = _LeastSquares(self.kernels, x, values, support, indices.shape[1])
+        fit.picks.copy_(indices)
+        fit.taken.fill_(True)
+        fit.refit()
+        return fit.result()[0]
+
+    def _best(self, fit: _LeastSquares, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
+        """(scores, latents) of the `many` best atoms that are not among the `done` picks of a token."""
+        n = len(fit.values)
+        count, none = min(n, done + many), fit.values.new_zeros(n)
+        scores, latents = self.kernels.encode_topk(fit.residual, fit.values, fit.support, none, count)
+        if not signed:
+            low, of_low = self.kernels.encode_topk(-fit.residual, fit.values, fit.support, none, count)
+            scores, latents = torch.cat([scores, low], 1), torch.cat([latents, of_low], 1)
+        picked = (latents[:, :, None] == fit.picks[:, None, :done]) & fit.taken[:, None, :done]
+        scores = scores.masked_fill(picked.any(-1), float("-inf"))
+        if not signed:  # an atom may be in both halves: the half where it is negative does not count
+            scores = scores.masked_fill(scores < 0, float("-inf"))
+        best = scores.topk(many, dim=1)
+        return best.values, latents.gather(1, best.indices)
+
+
+class _LeastSquares:
+    """A batch of targets, each approximated by its own picks through a Cholesky factor of their Gram matrix that grows
+    by one atom at a time. An atom in the span of those before it has pivot 0: its row is left out of every solve."""
+
+    def __init__(self, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, k: int):
+        self.kernels, self.dtype, self.support = kernels, x.dtype, support
+        x, self.values = widened(x), widened(values)
+        tokens = len(x)
+        self.finite = torch.isfinite(x).all(1)
+        # By a power of two: exact, and no square over- or underflows.
+        _, exponent = torch.frexp(x.abs().amax(1, keepdim=True).masked_fill(~self.finite[:, None], 0.0))
+        limit = 125 if x.dtype == torch.float32 else 1000
+        self.scale = torch.exp2(exponent.clamp(-limit, limit).to(x.dtype))
+        self.target = (x / self.scale).masked_fill(~self.finite[:, None], 0.0)
+        self.norm = self.target.norm(dim=1)
+        self.residual = self.target.clone()
+        self.picks = torch.zeros(tokens, k, dtype=torch.int64, device=x.device)
+        self.taken = torch.zeros(tokens, k, dtype=torch.bool, device=x.device)
+        self.independent = torch.zeros_like(self.taken)
+        self.codes = x.new_zeros(tokens, k)
+        self.factor = torch.eye(k, dtype=x.dtype, device=x.device).repeat(tokens, 1, 1)
+        self.size = 0
+
+    def matters(self, size: Tensor) -> Tensor:
+        """Whether `size` (tokens,) is more than rounding beside the targets."""
+        return size.abs() > rounding(self.target.dtype) * self.norm
+
+    def append(self, latents: Tensor, active: Tensor) -> None:
+        """One more pick for the `active` tokens; the others keep what they have."""
+        self.picks[:, self.size], self.taken[:, self.size] = latents, active
+        self._factorise()
+
+    def _factorise(self) -> None:
+        """Add pick number `size` to the factor, where it is taken."""
+        s = self.size
+        mine, new = self.picks[:, : s + 1].contiguous(), self.picks[:, s : s + 1].contiguous()
+        one = self.codes.new_ones(len(mine), 1)
+        atom = self.kernels.weighted_atoms(one, new, self.values, self.support, self.target.shape[1])
+        products = self.kernels.atom_products(atom, mine, self.values, self.support)
+        row = self._forward(products[:, :s], s)
+        rest = products[:, s] - row.square().sum(1)
+        kept = self.taken[:, s] & (rest > rounding(rest.dtype) * products[:, s])
+        self.independent[:, s] = kept
+        self.factor[:, s, :s] = row * kept[:, None]
+        self.factor[:, s, s] = torch.where(kept, rest.clamp_min(0).sqrt(), 1.0)
+        self.size += 1
+
+    def _forward(self, rhs: Tensor, s: int) -> Tensor:
+        """L^-1 rhs (tokens, s) over the independent picks, 0 elsewhere."""
+        rhs = (rhs * self.independent[:, :s])[..., None]
+        return torch.linalg.solve_triangular(self.factor[:, :s, :s], rhs, upper=False)[..., 0]
+
+    def correct(self, first: int) -> None:
+        """Move the codes to the least squares solution; picks before `first` are orthogonal to the residual already."""
+        s = self.size
+        picks = self.picks[:, :s].contiguous()
+        products = self.kernels.atom_products(self.residual, picks, self.values, self.support)
+        products[:, :first] = 0
+        half = self._forward(products, s)[..., None]
+        step = torch.linalg.solve_triangular(self.factor[:, :s, :s].mT, half, upper=True)[..., 0]
+        self.codes[:, :s] += step * self.independent[:, :s]
+        self._subtract(picks)
+
+    def project(self, latents: Tensor, active: Tensor, s: int) -> None:
+        """Matching pursuit's step: subtract the projection on one more pick of the `active` tokens."""
+        self.picks[:, s], self.taken[:, s] = latents[:, 0], active
+        latents = latents.contiguous()
+        code = self.kernels.atom_products(self.residual, latents, self.values, self.support) * active[:, None]
+        self.codes[:, s] = code[:, 0]
+        self.residual = self._plus(-code, latents, self.residual)
+
+    def refit(self) -> None:
+        """Least squares on all picks."""
+        self.codes.zero_()
+        self.residual = self.target.clone()
+        while self.size < self.picks.shape[1]:
+            self._factorise()
+        self.correct(0)
+        self.correct(0)  # once more: what the factor's rounding left
+
+    def _subtract(self, picks: Tensor) -> None:
+        self.residual = self._plus(-self.codes[:, : picks.shape[1]].contiguous(), picks, self.target)
+
+    def _plus(self, weights: Tensor, picks: Tensor, start: Tensor) -> Tensor:
+        return self.kernels.weighted_atoms(weights, picks, self.values, self.support, start.shape[1], start)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """(codes in the target's units, picks), picks never made being the unused atoms of lowest index."""
+        codes = self.codes * self.taken * self.scale
+        codes = codes.masked_fill(~self.finite[:, None], float("nan"))
+        candidates = min(len(self.values), 2 * self.picks.shape[1])
+        used = torch.zeros(len(self.picks), candidates + 1, dtype=torch.bool, device=self.picks.device)
+        used.scatter_(1, self.picks.clamp(max=candidates).masked_fill(~self.taken, candidates), True)
+        unused = used[:, :candidates].to(torch.int8).argsort(dim=1, stable=True)  # those of lowest index come first
+        place = (~self.taken).cumsum(1) - 1
+        filling = unused.gather(1, place.clamp(0, candidates - 1))
+        return codes.to(self.dtype), torch.where(self.taken, self.picks, filling)

@@ -1,0 +1,279 @@
+"""Every backend's pursuits against the float64 references: support and residual, edges, scale, dtypes, memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sae_core.kernels import cpu, reference
+from sae_core.kernels.dispatch import BACKENDS, why_unavailable
+from sae_core.supports import expander_support
+
+CPU = torch.device("cpu")
+HERE = [name for name in BACKENDS if name != "reference" and why_unavailable(name, CPU) is None]
+# The GPU's pursuits are composed of kernels that their own suite covers; interpreted they take a minute a test, so
+# here they get one of their own.
+FAST = [name for name in HERE if name != "gpu"]
+PURSUITS = {
+    "omp": lambda b, x, v, s, k: b.gomp(x, v, s, k, 1, True),
+    "omp_magnitude": lambda b, x, v, s, k: b.gomp(x, v, s, k, 1, False),
+    "gomp3": lambda b, x, v, s, k: b.gomp(x, v, s, k, 3, True),
+    "gomp3_magnitude": lambda b, x, v, s, k: b.gomp(x, v, s, k, 3, False),
+    "mp": lambda b, x, v, s, k: b.matching_pursuit(x, v, s, k, True, False),
+    "mp_refit": lambda b, x, v, s, k: b.matching_pursuit(x, v, s, k, True, True),
+    "mp_magnitude": lambda b, x, v, s, k: b.matching_pursuit(x, v, s, k, False, False),
+}
+each_backend = pytest.mark.parametrize("backend", FAST)
+each_pursuit = pytest.mark.parametrize("name", PURSUITS)
+# (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token,
+# and degrees on both sides of where changing correlations stops being cheaper than making them anew (d_in / 24).
+SHAPES = [
+    (7, 26, 29, 3, 5),
+    (5, 11, 17, 11, 3),
+    (9, 12, 20, 4, 1),
+    (6, 24, 14, 2, 14),
+    (1, 25, 49, 1, 2),
+    (4, 12, 40, 3, 17),
+    (17, 19, 21, None, 4),
+    (4, 7, 12, None, 12),
+    (40, 150, 300, 5, 12),
+    (3, 70_001, 40, 2, 4),  # more rows than 16 bits count
+]
+
+
+def problem(tokens, d_in, n_latents, degree, dtype=torch.float64, seed=0):
+    """Targets, unit atoms' values and their support."""
+    g = torch.Generator().manual_seed(seed)
+    support = None if degree is None else expander_support(d_in, n_latents, degree, seed)
+    x = torch.randn(tokens, d_in, generator=g, dtype=torch.float64)
+    values = torch.randn(n_latents, degree or d_in, generator=g, dtype=torch.float64)
+    return x.to(dtype), torch.nn.functional.normalize(values, dim=1).to(dtype), support
+
+
+def residual_norms(x, found, values, support):
+    codes, indices = found
+    return reference.residual(x.double(), codes.double(), indices, values.double(), support).norm(dim=1)
+
+
+def picks(found):
+    return [set(row.tolist()) for row in found[1]]
+
+
+@each_backend
+@each_pursuit
+@pytest.mark.parametrize("tokens, d_in, n, degree, k", SHAPES)
+def test_support_and_residual_are_the_reference_s(backend, name, tokens, d_in, n, degree, k):
+    x, values, support = problem(tokens, d_in, n, degree)
+    if degree == 1:  # atoms on one row are +-e_r: keep one of each, or which of equals wins is open
+        values, support = values[:d_in].abs(), torch.arange(d_in)[:, None]
+    wanted = PURSUITS[name](reference, x, values, support, k)
+    found = PURSUITS[name](BACKENDS[backend], x, values, support, k)
+    assert found[0].shape == found[1].shape == (tokens, k)
+    assert all(len(row) == k for row in picks(found))
+    # Blocks beyond the rank hold nearly dependent atoms: there it hangs on rounding when nothing is left to pick.
+    if k <= d_in or "gomp" not in name:
+        assert picks(found) == picks(wanted)
+    norms = x.norm(dim=1)
+    torch.testing.assert_close(
+        residual_norms(x, found, values, support) / norms, residual_norms(x, wanted, values, support) / norms
+    )
+
+
+@pytest.mark.skipif("gpu" not in HERE, reason="no Triton")
+@pytest.mark.parametrize("name", ["omp", "gomp3_magnitude", "mp_refit"])
+def test_pursuits_composed_of_gpu_kernels(name):
+    x, values, support = problem(2, 12, 20, 3)
+    wanted = PURSUITS[name](reference, x, values, support, 4)
+    found = PURSUITS[name](BACKENDS["gpu"], x, values, support, 4)
+    assert picks(found) == picks(wanted)
+    torch.testing.assert_close(*(residual_norms(x, f, values, support) for f in (found, wanted)))
+
+
+@each_backend
+@pytest.mark.parametrize("degree", [3, None])
+@pytest.mark.parametrize("kind", ["random", "twice", "beyond_rank"])
+def test_refit_is_least_squares_on_any_picks(backend, degree, kind):
+    x, values, support = problem(35, 13, 40, degree)
+    k = 20 if kind == "beyond_rank" else 6
+    indices = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(i))[:k] for i in range(35)])
+    if kind == "twice":
+        indices[:, 4] = indices[:, 1]
+    codes = BACKENDS[backend].refit(x, indices, values, support)
+    atoms = reference.densify(values, support, 13)
+    for y, picked, code in zip(x, indices, codes, strict=True):
+        best = torch.linalg.lstsq(atoms[picked].T, y[:, None], driver="gelsd").solution[:, 0]
+        torch.testing.assert_close((y - code @ atoms[picked]).norm(), (y - best @ atoms[picked]).norm())
+    if kind == "twice":
+        assert not codes[:, 4].any()
+    if kind != "beyond_rank":  # there codes may be huge and nearly cancel
+        torch.testing.assert_close(codes, reference.refit(x, indices, values, support))
+
+
+@each_backend
+@each_pursuit
+@pytest.mark.parametrize("degree", [3, None])
+def test_no_scale_is_special(backend, name, degree):
+    """A power of two changes nothing but the codes, bit for bit; squares must neither over- nor underflow."""
+    x, values, support = problem(5, 75, 90, degree, torch.float32)
+    codes, indices = PURSUITS[name](BACKENDS[backend], x, values, support, 6)
+    for exponent in (-110, -20, 3, 110):
+        scaled = PURSUITS[name](BACKENDS[backend], x * 2.0**exponent, values, support, 6)
+        assert torch.equal(scaled[1], indices)
+        assert torch.equal(scaled[0], codes * 2.0**exponent)
+
+
+@each_backend
+@each_pursuit
+@pytest.mark.parametrize("degree", [3, None])
+def test_targets_that_are_zero_or_not_finite(backend, name, degree):
+    x, values, support = problem(6, 75, 90, degree)
+    alone = PURSUITS[name](BACKENDS[backend], x[5:], values, support, 6)
+    x[0], x[1, 7], x[2, 3], x[3, 0] = 0, float("nan"), float("inf"), float("-inf")
+    codes, indices = PURSUITS[name](BACKENDS[backend], x, values, support, 6)
+    assert torch.equal(indices[:4], torch.arange(6).expand(4, 6))
+    assert not codes[0].any() and codes[1:4].isnan().all()
+    assert torch.equal(indices[5:], alone[1])
+    torch.testing.assert_close(codes[5:], alone[0])
+
+
+@each_backend
+@each_pursuit
+@pytest.mark.parametrize("sparse", [True, False])
+def test_duplicate_atoms_and_a_span_that_is_used_up(backend, name, sparse):
+    """Each atom is there twice and they span 8 dimensions: nothing is NaN, picks stay distinct, the fit is as good."""
+    x, values, support = problem(9, 200, 20, 8 if sparse else None)
+    if sparse:
+        support = torch.arange(8).repeat(20, 1)
+    else:
+        values = torch.nn.functional.normalize(values[:, :8] @ values[:8], dim=1)
+    values, support = values.repeat(2, 1), None if support is None else support.repeat(2, 1)
+    for k in (8, 13):
+        wanted = PURSUITS[name](reference, x, values, support, k)
+        found = PURSUITS[name](BACKENDS[backend], x, values, support, k)
+        assert torch.isfinite(found[0]).all() and all(len(row) == k for row in picks(found))
+        if "gomp" not in name:  # a block takes both of a pair at once, and which first is open
+            of_pair = [
+                {int(j) % 20 for j, c in zip(*row, strict=True) if c} for row in zip(found[1], found[0], strict=True)
+            ]
+            wanted_of_pair = [
+                {int(j) % 20 for j, c in zip(*row, strict=True) if c} for row in zip(wanted[1], wanted[0], strict=True)
+            ]
+            assert of_pair == wanted_of_pair
+        torch.testing.assert_close(
+            residual_norms(x, found, values, support), residual_norms(x, wanted, values, support)
+        )
+
+
+@each_backend
+@each_pursuit
+@pytest.mark.parametrize("degree", [2, 9, None])
+def test_among_many_atoms(backend, name, degree):
+    """Enough atoms that a fast selection guesses, and more tokens than one tile."""
+    x, values, support = problem(70, 64, 3000, degree)
+    wanted = PURSUITS[name](reference, x[:6], values, support, 10)
+    found = PURSUITS[name](BACKENDS[backend], x, values, support, 10)
+    assert picks(found)[:6] == picks(wanted)
+    torch.testing.assert_close(
+        residual_norms(x[:6], [part[:6] for part in found], values, support),
+        residual_norms(x[:6], wanted, values, support),
+    )
+
+
+@each_backend
+@pytest.mark.parametrize("name", [name for name in PURSUITS if name not in ("mp", "mp_magnitude")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("degree", [3, 9, None])
+def test_error_at_most_twice_plain_pytorch(backend, name, dtype, degree):
+    """On the backend's own picks, against least squares by torch.linalg.lstsq in float32 rounded to dtype."""
+    x, values, support = problem(48, 96, 200, degree, dtype)
+    codes, indices = PURSUITS[name](BACKENDS[backend], x, values, support, 16)
+    assert codes.dtype == dtype
+    atoms = reference.densify(values.float(), support, 96)[indices].mT  # (tokens, d_in, k)
+    exact = torch.linalg.lstsq(atoms.double(), x.double()[..., None]).solution[..., 0]
+    plain = torch.linalg.lstsq(atoms, x.float()[..., None]).solution[..., 0].to(dtype)
+    assert (codes.double() - exact).norm() <= 2 * (plain.double() - exact).norm()
+
+
+@each_backend
+@each_pursuit
+def test_results_do_not_read_uninitialised_memory(backend, name, monkeypatch):
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        out = empty(*args, **kwargs)
+        return out.fill_(float("nan")) if out.is_floating_point() else out.fill_(-7)
+
+    x, values, support = problem(5, 75, 90, 3)
+    wanted = PURSUITS[name](BACKENDS[backend], x, values, support, 6)
+    monkeypatch.setattr(torch, "empty", poisoned)
+    found = PURSUITS[name](BACKENDS[backend], x, values, support, 6)
+    assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
+@each_backend
+@pytest.mark.parametrize("degree", [3, None])
+def test_wrong_input_is_refused_before_any_pointer_is_taken(backend, degree):
+    x, values, support = problem(5, 8, 20, degree)
+    kernels = BACKENDS[backend]
+    indices = torch.zeros(5, 2, dtype=torch.int64)
+    calls = [
+        lambda: kernels.gomp(x, values, support, 0, 1, True),
+        lambda: kernels.gomp(x, values, support, 21, 1, True),
+        lambda: kernels.gomp(x, values, support, 2, 0, True),
+        lambda: kernels.gomp(x.float(), values, support, 2, 1, True),
+        lambda: kernels.gomp(x[0], values, support, 2, 1, True),
+        lambda: kernels.matching_pursuit(x, values[0], support, 2, True, True),
+        lambda: kernels.matching_pursuit(x, values, support, 21, True, True),
+        lambda: kernels.refit(x[:4], indices, values, support),
+        lambda: kernels.refit(x, indices.int(), values, support),
+        lambda: kernels.refit(x, indices[0], values, support),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="must"):
+            call()
+    for wrong in (20, -1):
+        with pytest.raises((IndexError, RuntimeError)):
+            kernels.refit(x, indices + wrong, values, support)
+
+
+@each_backend
+def test_no_tokens_give_no_codes(backend):
+    _, values, support = problem(1, 75, 90, 3)
+    for pursue in PURSUITS.values():
+        codes, indices = pursue(BACKENDS[backend], torch.zeros(0, 75, dtype=torch.float64), values, support, 4)
+        assert codes.shape == indices.shape == (0, 4)
+
+
+compiled = pytest.mark.skipif("cpu" not in FAST, reason="the compiled library is not built")
+
+
+@compiled
+@pytest.mark.parametrize("name", [*PURSUITS])
+@pytest.mark.parametrize("degree", [3, 9, None])
+def test_compiled_results_depend_neither_on_threads_nor_on_instructions(name, degree):
+    x, values, support = problem(75, 96, 500, degree)
+    pursue = lambda: PURSUITS[name](BACKENDS["cpu"], x, values, support, 12)  # noqa: E731
+    wanted, threads = pursue(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = pursue()
+        assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+        torch.set_num_threads(threads)
+        for level in (0, 1):
+            if cpu.limit_instructions(level) == level:
+                found = pursue()
+                assert picks(found) == picks(wanted)
+                torch.testing.assert_close(*(residual_norms(x, f, values, support) for f in (found, wanted)))
+    finally:
+        torch.set_num_threads(threads)
+        cpu.limit_instructions(2)
+
+
+@compiled
+def test_matching_pursuit_on_dense_atoms_with_and_without_their_gram_matrix(monkeypatch):
+    x, values, _ = problem(40, 30, 90, None)
+    with_gram = cpu.matching_pursuit(x, values, None, 6, True, True)
+    monkeypatch.setattr(cpu, "_GRAM_VALUES", 0)
+    without = cpu.matching_pursuit(x, values, None, 6, True, True)
+    assert torch.equal(with_gram[1], without[1])
+    torch.testing.assert_close(with_gram[0], without[0])
