@@ -2,6 +2,9 @@
 
 Config files name these classes, and their fields are the config's keys. `n_latents`, `k` and `degree` are the paper's
 n, k and d; `d_in`, its m, comes from the LM. Definitions: paper, sections 2 and 4 (baselines).
+
+Arms without an encoder of their own take `encoder`: `topk`, the paper's one-shot W^T h and its k largest, or a pursuit
+that ends in least squares (`mp_refit`, `omp`, `gomp4`, ...; `sae_core.pursuit.solvers`), in training and after it.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 
-from sae_core.dictionary import DenseDictionary, expander_dictionary
-from sae_core.encoders import OwnTopK, TiedTopK
+from sae_core.dictionary import DenseDictionary, Dictionary, expander_dictionary
+from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
+from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.sae import SAE
 from sae_core.supports import check_degree
 
@@ -43,6 +47,26 @@ class Arm(Protocol):
         ...
 
 
+TOPK = "topk"
+
+
+def encoder_name(name: str) -> str:
+    """`topk`, or a pursuit's one name. Raises ValueError for any that cannot be trained with."""
+    if name == TOPK:
+        return name
+    try:
+        name = canonical(name)
+    except ValueError as error:
+        raise ValueError(f"sae.encoder={error}; or topk") from None
+    if not ends_in_least_squares(name):
+        raise ValueError(f"sae.encoder={name} does not end in least squares, which its gradient needs: try mp_refit")
+    return name
+
+
+def _tied(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
+    return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
+
+
 def _checked(n_latents: int, degree: int, k: int) -> Sizes:
     if n_latents < 0:
         raise ValueError(f"n={n_latents} must be at least 1")
@@ -60,7 +84,11 @@ class Expander:
     n_latents: int
     degree: int
     k: int
+    encoder: str = TOPK
     name: ClassVar[str] = "expander"
+
+    def __post_init__(self):
+        object.__setattr__(self, "encoder", encoder_name(self.encoder))
 
     def sizes(self, d_in: int) -> Sizes:
         check_degree(d_in, self.degree)
@@ -69,7 +97,7 @@ class Expander:
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, degree, k = self.sizes(d_in)
         dictionary = expander_dictionary(d_in, n_latents, degree, seed)
-        return SAE(dictionary, TiedTopK(dictionary), k, scale)
+        return SAE(dictionary, _tied(dictionary, self.encoder), k, scale)
 
 
 @dataclass(frozen=True)
@@ -78,7 +106,11 @@ class DenseTied:
 
     n_latents: int
     k: int
+    encoder: str = TOPK
     name: ClassVar[str] = "dense_tied"
+
+    def __post_init__(self):
+        object.__setattr__(self, "encoder", encoder_name(self.encoder))
 
     def sizes(self, d_in: int) -> Sizes:
         return _checked(self.n_latents, d_in, self.k)
@@ -86,7 +118,7 @@ class DenseTied:
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         dictionary = DenseDictionary(d_in, n_latents, torch.Generator().manual_seed(seed))
-        return SAE(dictionary, TiedTopK(dictionary), k, scale)
+        return SAE(dictionary, _tied(dictionary, self.encoder), k, scale)
 
 
 @dataclass(frozen=True)
@@ -96,7 +128,11 @@ class DenseMatched:
     n_latents: int
     degree: int
     k: int
+    encoder: str = TOPK
     name: ClassVar[str] = "dense_matched"
+
+    def __post_init__(self):
+        object.__setattr__(self, "encoder", encoder_name(self.encoder))
 
     def sizes(self, d_in: int) -> Sizes:
         check_degree(d_in, self.degree)
@@ -105,7 +141,7 @@ class DenseMatched:
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, _, k = self.sizes(d_in)
-        return DenseTied(n_latents, k).build(d_in, seed, scale)
+        return DenseTied(n_latents, k, self.encoder).build(d_in, seed, scale)
 
 
 @dataclass(frozen=True)

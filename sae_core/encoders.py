@@ -1,4 +1,7 @@
-"""How codes are found. Both encoders keep the k largest *signed* entries of z (no ReLU), as the paper does."""
+"""How codes are found: one product and the k largest, or a pursuit.
+
+The one-shot encoders keep the k largest *signed* entries of z (no ReLU), as the paper does.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from torch import nn
 
 from sae_core.dictionary import Dictionary
 from sae_core.kernels.dispatch import Backend
+from sae_core.pursuit.solvers import canonical, solver
 
 
 class TiedTopK(nn.Module):
@@ -62,4 +66,44 @@ class OwnTopK(nn.Module):
         self.b_enc[latents] = 0.0
 
 
-Encoder = TiedTopK | OwnTopK
+class ByPursuit(nn.Module):
+    """Codes by the pursuit called `name` (`sae_core.pursuit.solvers`); stores nothing.
+
+    Codes carry no gradient. Under the squared error that is exact for a pursuit that ends in least squares: at the
+    optimum on the picked atoms, moving the codes changes the loss by nothing to first order (envelope theorem).
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name, self._solve = canonical(name), solver(name)
+
+    def forward(
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (tokens, d_in), atoms = unit values: (codes, indices), each (tokens, k)."""
+        return self._solve(backend, x, atoms, support, k)
+
+    def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        """Nothing: a re-aimed latent is its atom."""
+
+
+class Refitted(nn.Module):
+    """The picks of another encoder with the best codes they can have: one least-squares solve, no search."""
+
+    def __init__(self, encoder: TiedTopK | OwnTopK | ByPursuit):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (tokens, d_in), atoms = unit values: (codes, indices), each (tokens, k)."""
+        indices = self.encoder(x, atoms, support, k, backend)[1]
+        return backend.refit(x, indices, atoms, support), indices
+
+    def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        """Those of the encoder that picks."""
+        self.encoder.set_rows(latents, directions)
+
+
+Encoder = TiedTopK | OwnTopK | ByPursuit | Refitted

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_core.dictionary import DenseDictionary, Dictionary, SparseDictionary
-from sae_core.encoders import Encoder, OwnTopK, TiedTopK
+from sae_core.encoders import ByPursuit, Encoder, OwnTopK, TiedTopK
+from sae_core.pursuit.solvers import canonical
 from sae_core.sae import SAE
 from sae_core.storage import bits_per_index
 from sae_core.supports import expander_support
@@ -44,7 +45,7 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = sae.dictionary
-    tensors: dict[str, torch.Tensor] = {"values": dictionary.values, "b_enc": sae.encoder.b_enc, "b_dec": sae.b_dec}
+    tensors: dict[str, torch.Tensor] = {"values": dictionary.values, "b_dec": sae.b_dec}
     config: dict[str, Any] = {
         "format": FORMAT,
         "d_in": dictionary.d_in,
@@ -54,8 +55,11 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
         "scale": float(sae.scale),
         "sparse": dictionary.support is not None,
         "tied": sae.tied,
+        "pursuit": sae.encoder.name if isinstance(sae.encoder, ByPursuit) else None,
         "about": about or {},
     }
+    if isinstance(sae.encoder, (TiedTopK, OwnTopK)):
+        tensors["b_enc"] = sae.encoder.b_enc
     if isinstance(sae.encoder, OwnTopK):
         tensors["encoder_weight"] = sae.encoder.weight
     if dictionary.support is not None:
@@ -85,16 +89,21 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
         raise SAEFileError(f"{folder} holds no readable SAE: {error}") from None
     _check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder)
-    encoder: Encoder
+    sae = SAE(dictionary, _load_encoder(config, tensors, dictionary), config["k"], config["scale"], backend)
+    sae.b_dec.data = tensors["b_dec"]
+    return sae.to(device)
+
+
+def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dictionary: Dictionary) -> Encoder:
+    if config.get("pursuit"):
+        return ByPursuit(config["pursuit"])
     if config["tied"]:
         encoder = TiedTopK(dictionary)
     else:
         encoder = OwnTopK(dictionary, "random", torch.Generator())
         encoder.weight.data = tensors["encoder_weight"]
     encoder.b_enc.data = tensors["b_enc"]
-    sae = SAE(dictionary, encoder, config["k"], config["scale"], backend)
-    sae.b_dec.data = tensors["b_dec"]
-    return sae.to(device)
+    return encoder
 
 
 def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -109,7 +118,15 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
         raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
     d_in, n_latents = config["d_in"], config["n_latents"]
-    shapes = {"values": (n_latents, config["degree"] if sparse else d_in), "b_enc": (n_latents,), "b_dec": (d_in,)}
+    pursuit = config.get("pursuit")  # missing in files written before there were any
+    try:
+        known = pursuit is None or (tied and bool(canonical(pursuit)))
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
+    shapes = {"values": (n_latents, config["degree"] if sparse else d_in), "b_dec": (d_in,)}
+    shapes |= {} if pursuit else {"b_enc": (n_latents,)}
     shapes |= {} if tied else {"encoder_weight": (n_latents, d_in)}
     for name, shape in shapes.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:

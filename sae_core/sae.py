@@ -55,6 +55,12 @@ class SAE(nn.Module):
     def tied(self) -> bool:
         return not isinstance(self.encoder, OwnTopK)
 
+    def with_encoder(self, encoder: Encoder) -> SAE:
+        """The same dictionary, bias and scale (shared, not copied), its codes found by `encoder`."""
+        other = SAE(self.dictionary, encoder, self.k, float(self.scale), self.backend)
+        other.b_dec, other.scale = self.b_dec, self.scale
+        return other
+
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(codes, indices) of h (tokens, d_in), each (tokens, k)."""
         return self._encode(self._centre(h), self._atoms())

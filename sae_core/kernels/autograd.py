@@ -124,6 +124,14 @@ class Differentiable:
         return _Decode.apply(self.kernels, x, codes, indices, values, support, x.shape[1])  # type: ignore[return-value]
 
     @torch.no_grad()
+    def atom_products(self, y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """See `Kernels.atom_products`; carries no gradient. Raises ValueError for a wrong shape."""
+        self._check_targets(y, indices, values, support)
+        return self.kernels.atom_products(
+            y.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
+        )
+
+    @torch.no_grad()
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
     ) -> tuple[Tensor, Tensor]:
@@ -146,11 +154,15 @@ class Differentiable:
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """See `Pursuits.refit`; codes carry no gradient. Raises ValueError for a wrong shape, IndexError for a pick
         that is no latent."""
+        self._check_targets(x, indices, values, support)
+        return self.pursuits.refit(x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support))
+
+    @staticmethod
+    def _check_targets(x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> None:
         _check(values, support, x.shape[-1], x=x)
         _check_picks(indices.to(x.dtype), indices)
         if x.ndim != 2 or len(x) != len(indices):
             raise ValueError(f"x {_shape(x)} must be ({len(indices)}, d_in), as many tokens as indices")
-        return self.pursuits.refit(x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support))
 
     def unit_norm(self, values: Tensor) -> Tensor:
         """See `reference.unit_norm`."""

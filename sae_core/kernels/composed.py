@@ -75,6 +75,17 @@ class Composed:
         return best.values, latents.gather(1, best.indices)
 
 
+def power_of_two_scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(x / scale, scale (tokens, 1), finite (tokens,)): scales are powers of two, so dividing is exact, and no square
+    over- or underflows. Rows that are not finite become 0."""
+    finite = torch.isfinite(x).all(1)
+    x = x.masked_fill(~finite[:, None], 0.0)
+    _, exponent = torch.frexp(x.abs().amax(1, keepdim=True))
+    limit = 125 if x.dtype == torch.float32 else 1000
+    scale = torch.exp2(exponent.clamp(-limit, limit).to(x.dtype))
+    return x / scale, scale, finite
+
+
 class _LeastSquares:
     """A batch of targets, each approximated by its own picks through a Cholesky factor of their Gram matrix that grows
     by one atom at a time. An atom in the span of those before it has pivot 0: its row is left out of every solve."""
@@ -83,12 +94,7 @@ class _LeastSquares:
         self.kernels, self.dtype, self.support = kernels, x.dtype, support
         x, self.values = widened(x), widened(values)
         tokens = len(x)
-        self.finite = torch.isfinite(x).all(1)
-        # By a power of two: exact, and no square over- or underflows.
-        _, exponent = torch.frexp(x.abs().amax(1, keepdim=True).masked_fill(~self.finite[:, None], 0.0))
-        limit = 125 if x.dtype == torch.float32 else 1000
-        self.scale = torch.exp2(exponent.clamp(-limit, limit).to(x.dtype))
-        self.target = (x / self.scale).masked_fill(~self.finite[:, None], 0.0)
+        self.target, self.scale, self.finite = power_of_two_scaled(x)
         self.norm = self.target.norm(dim=1)
         self.residual = self.target.clone()
         self.picks = torch.zeros(tokens, k, dtype=torch.int64, device=x.device)

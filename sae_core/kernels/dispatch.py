@@ -15,7 +15,7 @@ from sae_core.kernels.composed import Composed
 
 
 class Backend(Protocol):
-    """The operations that every backend offers; shapes in `reference`. All but the pursuits are differentiable."""
+    """The operations that every backend offers; shapes in `reference`. The first four are differentiable."""
 
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
@@ -26,6 +26,8 @@ class Backend(Protocol):
     def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor: ...
 
     def unit_norm(self, values: Tensor) -> Tensor: ...
+
+    def atom_products(self, y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor: ...
 
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool

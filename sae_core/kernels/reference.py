@@ -48,6 +48,14 @@ def unit_norm(values: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def atom_products(
+    y: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None
+) -> torch.Tensor:
+    """<atom, y> for the atoms picked by each token: (tokens, k)."""
+    return (y @ densify(values, support, y.shape[1]).T).gather(1, indices)
+
+
+@torch.no_grad()
 def gomp(
     x: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None, k: int, block: int, signed: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 STEPS = 50  # of the two that iterate to a fixed point
-_SHRINK = 0.5  # NIHT: how a step that is too long is shortened
-_MARGIN = 0.01  # NIHT: the paper's c, how far below the stability bound a step must stay
+SHRINK = 0.5  # NIHT: how a step that is too long is shortened
+MARGIN = 0.01  # NIHT: the paper's c, how far below the stability bound a step must stay
 
 
 class Pursuit(NamedTuple):
@@ -107,9 +107,9 @@ def _niht_step(atoms: Tensor, y: Tensor, codes: Tensor, support: Tensor, k: int)
         change = new - codes
         image = (change @ atoms).square().sum()
         same = set(new.nonzero().flatten().tolist()) <= set(support.tolist())
-        if same or image == 0 or step <= (1 - _MARGIN) * change.square().sum() / image:
+        if same or image == 0 or step <= (1 - MARGIN) * change.square().sum() / image:
             return new
-        step = step * _SHRINK
+        step = step * SHRINK
 
 
 def cosamp(atoms: Tensor, y: Tensor, k: int) -> Pursuit:

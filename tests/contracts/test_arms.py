@@ -18,8 +18,12 @@ ARMS = [
     DenseMatched(N, D, K),
     DenseWarmTied(N, K),
     DenseRandInit(N, K),
+    Expander(N, D, K, encoder="mp_refit"),
+    Expander(N, D, K, encoder="block2"),
+    DenseTied(N, K, encoder="omp"),
+    DenseMatched(N, D, K, encoder="mp_refit"),
 ]
-by_name = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
+by_name = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: f"{arm.name}-{getattr(arm, 'encoder', 'own')}")
 
 
 def batch(tokens=64):
@@ -105,9 +109,11 @@ def test_saved_and_loaded_is_bit_identical_and_counted_as_stored(arm, tmp_path):
 
 
 def test_learned_counts_are_the_papers():
-    counts = {arm.name: count_storage(arm.build(M, 0)) for arm in ARMS}
+    counts = {arm.name: count_storage(arm.build(M, 0)) for arm in ARMS if getattr(arm, "encoder", "topk") == "topk"}
     assert counts["expander"].learned_decoder_values == D * N
     assert counts["expander"].learned_parameters == D * N + N + M
+    by_pursuit = count_storage(Expander(N, D, K, encoder="mp_refit").build(M, 0))
+    assert by_pursuit.learned_parameters == D * N + M  # no encoder bias
     assert counts["expander"].compression == M / D
     assert counts["dense_tied"].learned_parameters == M * N + N + M
     assert counts["dense_warmtied"].learned_parameters == 2 * M * N + N + M

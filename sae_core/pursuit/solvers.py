@@ -1,0 +1,69 @@
+"""Pursuits by name, as configs and records write them.
+
+    omp                OMP, one atom a step              mp         matching pursuit
+    gomp{L}, block{L}  generalised OMP, L atoms a step   mp_refit   the same, ended with one least squares
+    niht               normalised iterative thresholding cosamp     compressive sampling matching pursuit
+
+`omp`, `gomp{L}`, `mp` and `mp_refit` pick the largest correlations, as the paper's do; with `_magnitude` after the
+name, the largest in magnitude.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sae_core.kernels.dispatch import Backend
+from sae_core.pursuit.thresholding import cosamp, niht
+
+Solver = Callable[[Backend, Tensor, Tensor, Tensor | None, int], tuple[Tensor, Tensor]]
+"""(backend, x (tokens, d_in), unit values, support, k) -> (codes, indices), each (tokens, k)."""
+
+NAMES = "omp, gomp{L} (or block{L}), mp, mp_refit, each also with _magnitude, niht, cosamp"
+_BLOCK = re.compile(r"(?:gomp|block)([1-9][0-9]*)(_magnitude)?")
+
+
+def canonical(name: str) -> str:
+    """The one name of a pursuit that has several: block4 is gomp4, gomp1 is omp.
+
+    Raises:
+        ValueError: no pursuit is called so.
+    """
+    block = _BLOCK.fullmatch(name)
+    if block:
+        name = (f"gomp{block[1]}" if block[1] != "1" else "omp") + (block[2] or "")
+    elif name not in ("niht", "cosamp") and name.removesuffix("_magnitude") not in ("omp", "mp", "mp_refit"):
+        raise ValueError(f"{name} is no pursuit: choose from {NAMES}")
+    return name
+
+
+def ends_in_least_squares(name: str) -> bool:
+    """Whether its codes minimise the error on its picks, so that training may ignore their gradient."""
+    return not canonical(name).startswith("niht") and canonical(name) not in ("mp", "mp_magnitude")
+
+
+def solver(name: str) -> Solver:
+    """The pursuit called `name`. Raises ValueError for a name that is none."""
+    name = canonical(name)
+    signed, base = not name.endswith("_magnitude"), name.removesuffix("_magnitude")
+    if base in ("niht", "cosamp"):
+        return niht if base == "niht" else cosamp
+    if base in ("mp", "mp_refit"):
+        return matching_pursuit_solver(signed, refit=base == "mp_refit")
+    return gomp_solver(block_of(name), signed)
+
+
+def block_of(name: str) -> int:
+    """Atoms a step of OMP or generalised OMP."""
+    block = _BLOCK.fullmatch(canonical(name))
+    return int(block[1]) if block else 1
+
+
+def gomp_solver(block: int, signed: bool) -> Solver:
+    return lambda backend, x, values, support, k: backend.gomp(x, values, support, k, block, signed)
+
+
+def matching_pursuit_solver(signed: bool, refit: bool) -> Solver:
+    return lambda backend, x, values, support, k: backend.matching_pursuit(x, values, support, k, signed, refit)

@@ -1,0 +1,173 @@
+"""The pursuits' public face: one signature, names, encoders that use them, costs, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.linear_model import orthogonal_mp
+
+from sae_core.arms import DenseTied, DenseWarmTied, Expander
+from sae_core.dictionary import DenseDictionary, SparseDictionary
+from sae_core.inference import infer_by, inference_name, multiply_adds
+from sae_core.kernels.reference import densify
+from sae_core.losses import reconstruction_loss
+from sae_core.pursuit import batched, reference, solvers
+from sae_core.supports import expander_support
+
+M, N, K = 40, 90, 6
+
+
+def dictionary(kind):
+    g = torch.Generator().manual_seed(0)
+    if kind == "dense":
+        return DenseDictionary(M, N, g).double()
+    return SparseDictionary(M, expander_support(M, N, 5, 0), g).double()
+
+
+def atoms_of(d):
+    return densify(d.unit_values().detach(), d.support, M)
+
+
+def targets(count=20):
+    return torch.randn(count, M, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def planted(d, count=20, k=3):
+    g = torch.Generator().manual_seed(2)
+    indices = torch.stack([torch.randperm(N, generator=g)[:k] for _ in range(count)])
+    codes = torch.randn(count, k, generator=g, dtype=torch.float64)
+    return torch.einsum("tk,tkm->tm", codes, atoms_of(d)[indices])
+
+
+CALLS = {
+    "omp": (lambda d, x, k: batched.omp(d, x, k), lambda a, y, k: reference.omp(a, y, k)),
+    "omp_magnitude": (
+        lambda d, x, k: batched.omp(d, x, k, signed=False),
+        lambda a, y, k: reference.omp(a, y, k, signed=False),
+    ),
+    "gomp4": (lambda d, x, k: batched.gomp(d, x, k, 4), lambda a, y, k: reference.gomp(a, y, k, 4)),
+    "mp": (
+        lambda d, x, k: batched.matching_pursuit(d, x, k, refit=False),
+        lambda a, y, k: reference.matching_pursuit(a, y, k, refit=False),
+    ),
+    "mp_refit": (
+        lambda d, x, k: batched.matching_pursuit(d, x, k),
+        lambda a, y, k: reference.matching_pursuit(a, y, k),
+    ),
+    "niht": (lambda d, x, k: batched.niht(d, x, k), lambda a, y, k: reference.niht(a, y, k)),
+    "cosamp": (lambda d, x, k: batched.cosamp(d, x, k), lambda a, y, k: reference.cosamp(a, y, k)),
+}
+each = pytest.mark.parametrize("name", CALLS)
+kinds = pytest.mark.parametrize("kind", ["dense", "sparse"])
+
+
+@each
+@kinds
+@pytest.mark.parametrize("what", ["random", "planted"])
+def test_the_batched_pursuit_is_the_reference(name, kind, what):
+    d = dictionary(kind)
+    x, k = (targets(), K) if what == "random" else (planted(d), 3)
+    found = CALLS[name][0](d, x, k)
+    by_name = batched.solve(solvers.solver(name), d, x, k)
+    assert torch.equal(found.indices, by_name.indices) and torch.equal(found.codes, by_name.codes)
+    for y, indices, norm in zip(x, found.indices, found.residual_norm, strict=True):
+        wanted = CALLS[name][1](atoms_of(d), y, k)
+        assert set(indices.tolist()) == set(wanted.indices.tolist())
+        torch.testing.assert_close(norm, wanted.residual_norm, rtol=1e-7, atol=1e-7)
+
+
+@each
+@kinds
+def test_no_scale_is_special_and_odd_targets_are_defined(name, kind):
+    d, x = dictionary(kind).float(), targets(6).float()
+    x[4], x[5, 3] = 0, float("nan")
+    plain = CALLS[name][0](d, x, K)
+    assert plain.indices[4].tolist() == plain.indices[5].tolist() == list(range(K))
+    assert not plain.codes[4].any() and plain.codes[5].isnan().all() and plain.residual_norm[4] == 0
+    for exponent in (-100, 100):
+        scaled = CALLS[name][0](d, x[:4] * 2.0**exponent, K)
+        assert torch.equal(scaled.indices, plain.indices[:4])
+        assert torch.equal(scaled.codes, plain.codes[:4] * 2.0**exponent)
+
+
+@kinds
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_omp_by_magnitude_is_scikit_learn_s(kind, k):
+    d, x = dictionary(kind), targets(8)
+    found = batched.omp(d, x, k, signed=False)
+    theirs = torch.from_numpy(orthogonal_mp(atoms_of(d).T.numpy(), x.T.numpy(), n_nonzero_coefs=k)).view(N, -1).T
+    dense = torch.zeros_like(theirs).scatter(1, found.indices, found.codes)
+    torch.testing.assert_close(dense, theirs)
+
+
+def test_refit_on_given_atoms_never_does_worse_than_the_codes_that_came_with_them():
+    d, x = dictionary("sparse"), targets()
+    plain = batched.matching_pursuit(d, x, K, refit=False)
+    again = batched.refit(d, x, plain.indices)
+    assert (again.residual_norm < plain.residual_norm).all()
+
+
+@pytest.mark.parametrize(
+    "name, one",
+    [("block4", "gomp4"), ("gomp1", "omp"), ("block1_magnitude", "omp_magnitude"), ("block16_magnitude", "gomp16_magnitude"),
+     ("mp_refit", "mp_refit"), ("niht", "niht")],
+)  # fmt: skip
+def test_a_pursuit_has_one_name(name, one):
+    assert solvers.canonical(name) == inference_name(name) == one
+
+
+@pytest.mark.parametrize("name", ["gomp0", "gomp", "block-1", "OMP", "niht_magnitude", "mp_refit_refit", ""])
+def test_other_names_are_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match="choose from .*mp_refit"):
+        inference_name(name)
+
+
+@pytest.mark.parametrize("name", ["mp", "niht", "encoder", "refit", "nonsense"])
+def test_what_cannot_be_trained_with_is_refused(name):
+    with pytest.raises(ValueError, match="sae.encoder=" + name):
+        Expander(N, 5, K, encoder=name)
+
+
+def test_the_gradient_is_that_of_the_least_squares_optimum():
+    """Autograd through the solve itself, on the picks: the envelope theorem says that both are one."""
+    sae = Expander(N, 5, K, encoder="mp_refit").build(M, seed=0).double()
+    with torch.no_grad():
+        sae.b_dec += 0.1
+    output = sae.residual(targets())
+    reconstruction_loss(output.residual).backward()
+    ours = sae.dictionary.values.grad.clone(), sae.b_dec.grad.clone()
+    sae.zero_grad()
+    atoms = densify(sae.dictionary.unit_values(), sae.dictionary.support, M)[output.indices].mT
+    x = (targets() - sae.b_dec)[..., None]
+    left = x - atoms @ torch.linalg.solve(atoms.mT @ atoms, atoms.mT @ x)
+    left.square().sum((1, 2)).mean().backward()
+    torch.testing.assert_close(ours, (sae.dictionary.values.grad, sae.b_dec.grad))
+
+
+@pytest.mark.parametrize(
+    "arm", [Expander(N, 5, K), DenseTied(N, K), DenseWarmTied(N, K), Expander(N, 5, K, "mp_refit")]
+)
+def test_every_inference_reads_codes_from_every_sae_and_better_ones_fit_better(arm):
+    sae, h = arm.build(M, seed=0), targets(200).float()
+    errors = {}
+    with torch.no_grad():
+        for name in ("encoder", "topk", "refit", "omp", "gomp4", "mp", "mp_refit", "niht", "cosamp"):
+            other = infer_by(sae, name)
+            assert other.dictionary is sae.dictionary and other.b_dec is sae.b_dec
+            errors[name] = float((h - other(h).reconstruction).norm())
+            assert multiply_adds(other) > 0
+    assert errors["refit"] <= errors["encoder"] + 1e-3 and errors["omp"] < errors["gomp4"] < errors["topk"]
+    assert errors["mp_refit"] < errors["mp"]
+    assert multiply_adds(infer_by(sae, "gomp4")) < multiply_adds(infer_by(sae, "omp"))
+
+
+def test_multiply_adds_by_hand():
+    sae = Expander(N, 5, K).build(M, seed=0)
+    degrees = sae.dictionary.support.flatten().bincount(minlength=M)
+    changed = round(sum(int(degrees[row]) for atom in sae.dictionary.support for row in atom) / N)
+    refit = K * (K + 1) // 2 * 5 + K**3 // 6 + 2 * (K * K + 2 * K * 5)
+    assert multiply_adds(sae) == N * 5
+    assert multiply_adds(infer_by(sae, "mp")) == N * 5 + K * changed
+    assert multiply_adds(infer_by(sae, "mp_refit")) == N * 5 + K * changed + refit
+    assert multiply_adds(infer_by(sae, "refit")) == N * 5 + refit
+    assert multiply_adds(DenseWarmTied(N, K).build(M, seed=0)) == N * M
