@@ -63,6 +63,12 @@ def encoder_name(name: str) -> str:
     return name
 
 
+def arm_label(arm: Arm) -> str:
+    """The arm's name for people and figures: with its encoder where that is a pursuit, `expander+mp_refit`."""
+    encoder = getattr(arm, "encoder", TOPK)
+    return arm.name if encoder == TOPK else f"{arm.name}+{encoder}"
+
+
 def _tied(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
     return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
 

@@ -14,7 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from sae_core.arms import Arm, Sizes
+from sae_core.arms import Arm, Sizes, arm_label
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
 from sweep.corpus import Corpus
@@ -73,7 +73,7 @@ class Job:
     threads: int | None
     layers_together: tuple[int, ...]
     save_artifact: bool
-    settings: dict[str, Any]  # the whole resolved config, for the tracker
+    settings: dict[str, Any]  # the whole resolved config, for the tracker and for measuring again
 
     @property
     def title(self) -> str:
@@ -112,7 +112,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         labels={
             "model": _model_label(model),
             "corpus": _corpus_label(_plain(cfg.corpus, "corpus")),
-            "arm": arm.name,
+            "arm": arm_label(arm),
             "sweep": sweep,
         },
         sizes=sizes,

@@ -7,6 +7,8 @@ neither replaced nor measured. Every cross-entropy is a sum over the same predic
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sae_core.inference import ENCODER, infer_by, inference_name, multiply_adds
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
 from sweep.corpus import CorpusError
@@ -30,13 +33,26 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Args: windows: held-out windows measured, each of model.window tokens."""
+    """What is measured.
+
+    Args:
+        windows: held-out windows measured, each of model.window tokens.
+        inference: ways to read codes that are measured, by the names of `sae_core.inference`; `encoder`, the SAE's own,
+            always is. They change no result of another, so they are no part of the run's id, and a finished run can be
+            measured in further ways without training again.
+    """
 
     windows: int = 100
+    inference: tuple[str, ...] = (ENCODER,)
 
     def __post_init__(self):
         if self.windows < 1:
             raise CorpusError(f"eval.windows={self.windows} must be at least 1")
+        try:
+            names = [ENCODER, *(inference_name(name) for name in self.inference)]
+        except ValueError as error:
+            raise ValueError(f"eval.inference={list(self.inference)}: {error}") from None
+        object.__setattr__(self, "inference", tuple(dict.fromkeys(names)))
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,7 @@ class Baselines:
 
 Edit = Callable[[torch.Tensor], torch.Tensor | None]
 Tick = Callable[[int, int], None]  # windows done, windows in all
+Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 def baselines(
@@ -106,9 +123,61 @@ class CleanPass:
         return batch
 
 
+def measure(
+    sae: SAE, inference: str, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None
+) -> dict[str, dict[str, Any]]:
+    """`sae` read by `inference` (see `sae_core.inference`): `metrics` as `evaluate` gives them, and `cost`:
+
+    - multiply_adds: to find the codes of one token, counted;
+    - tokens_per_second: of finding them, measured on these windows with `threads` CPU threads, the first batch apart.
+
+    Raises:
+        EvaluationError: as `evaluate`.
+    """
+    other = infer_by(sae, inference)
+    watch = _Stopwatch(other)
+    metrics = evaluate(other, clean, base, tick, watch.encode)
+    cost = {
+        "multiply_adds": multiply_adds(other),
+        "tokens_per_second": watch.rate(),
+        "threads": torch.get_num_threads(),
+    }
+    return {"metrics": metrics, "cost": cost}
+
+
+class _Stopwatch:
+    """Times an SAE's encode, a batch at a time."""
+
+    def __init__(self, sae: SAE):
+        self.sae, self._batches = sae, []
+
+    def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        _wait_for(h.device)
+        started = time.perf_counter()
+        found = self.sae.encode(h)
+        _wait_for(h.device)
+        self._batches.append((len(h), time.perf_counter() - started))
+        return found
+
+    def rate(self) -> int:
+        """Tokens per second; the first batch, which pays for what is set up once, does not count beside others."""
+        counted = self._batches[1:] or self._batches
+        return round(sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted))
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @torch.inference_mode()
-def evaluate(sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None) -> dict[str, Any]:
+def evaluate(
+    sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None, encode: Encode | None = None
+) -> dict[str, Any]:
     """Every measure of one SAE on `clean`'s windows, by the names that records and trackers use.
+
+    Args:
+        encode: the SAE's own, or the same watched.
 
     The clean pass gives the activations and the logits that the KL refers to; a second pass has the hook point
     replaced by the SAE's reconstruction.
@@ -123,10 +192,11 @@ def evaluate(sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda d,
         tokens, mask, predicted = _batch(windows, start, batch_size, lm.device)
         hidden, clean_logits = clean(start)
         h = hidden[mask].float()
-        output = sae(h)
-        sums.add(h, output.reconstruction, output.codes, output.indices)
+        codes, indices = (encode or sae.encode)(h)
+        reconstruction = sae.decode(codes, indices)
+        sums.add(h, reconstruction, codes, indices)
         replaced = hidden.clone()
-        replaced[mask] = output.reconstruction.to(hidden.dtype)
+        replaced[mask] = reconstruction.to(hidden.dtype)
         logits = lm.logits(tokens, layer, lambda _hidden, replaced=replaced: replaced)
         ce_sum += float(next_token_losses(logits, tokens)[predicted].double().sum())
         kl_sum += _kl_sum(clean_logits, logits, predicted)
@@ -176,3 +246,9 @@ def _kl_sum(clean: torch.Tensor, logits: torch.Tensor, predicted: torch.Tensor) 
     log_p = clean[:, :-1][predicted].float().log_softmax(-1)
     log_q = logits[:, :-1][predicted].float().log_softmax(-1)
     return float((log_p.exp() * (log_p - log_q)).sum(-1).double().sum())
+
+
+if __name__ == "__main__":
+    from sweep.remeasure import main
+
+    sys.exit(main(sys.argv[1:]))

@@ -37,7 +37,7 @@ def task(cfg: DictConfig) -> str | None:
         run(job)
         return job.spec.run_id
     # Here and not in main: Hydra announces an exception that leaves its task with a line of its own.
-    with _one_line_errors():
+    with one_line_errors():
         _run_alone(cfg, Path(hydra_config.runtime.output_dir).name)
     return None
 
@@ -53,7 +53,7 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
         raise ValueError(plan.left_out[0].reason)
     planned = plan.runs[0]
     if not planned.done:
-        preflight(planned.job, planned.job.layers_together)
+        preflight(planned.job, plan.layers(planned.job))
         with Display(planned.job.runs_dir, [(planned.job.spec.run_id, planned.job.title)]):
             run(planned.job)
     if print_table(plan.runs, []):
@@ -65,7 +65,7 @@ def main() -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it first
     warnings.formatwarning = _one_line_warning
-    with _one_line_errors():
+    with one_line_errors():
         os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors reach us instead of its own printing
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -79,7 +79,7 @@ def _one_line_warning(
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Say errors of input, config and disk in one line; HYDRA_FULL_ERROR=1 on entry shows tracebacks instead."""
     show_traces = os.environ.get(_TRACES, os.environ["HYDRA_FULL_ERROR"]) == "1"
     os.environ[_TRACES] = str(int(show_traces))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from sae_core.arms import CellError
 from sweep.build import Job, build_job
-from sweep.store import COMPLETE, read_record
+from sweep.store import COMPLETE, read_record, unmeasured
 
 
 class Planned(NamedTuple):
     overrides: list[str]
     job: Job
-    done: bool  # its record is complete already
+    trained: bool  # its record is complete already
+    done: bool  # and has every measurement asked for
 
 
 class LeftOut(NamedTuple):
@@ -33,8 +33,8 @@ class Plan(NamedTuple):
         return [run for run in self.runs if not run.done]
 
     def layers(self, job: Job) -> list[int]:
-        """Layers of the unfinished runs that read the same LM and text as `job`: one pass captures them all."""
-        same = [run.job for run in self.todo if _source(run.job) == _source(job)]
+        """Layers of the untrained runs that read the same LM and text as `job`: one pass captures them all."""
+        same = [run.job for run in self.todo if not run.trained and _source(run.job) == _source(job)]
         return sorted({other.axes["layer"] for other in same})
 
 
@@ -57,13 +57,13 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
             continue
         if job.spec.run_id in runs:
             continue
-        runs[job.spec.run_id] = Planned(overrides, job, _is_done(job.runs_dir, job.spec.run_id))
+        record = read_record(job.runs_dir, job.spec.run_id)
+        if record is None or record["status"] != COMPLETE:
+            runs[job.spec.run_id] = Planned(overrides, job, False, False)
+        else:
+            done = not unmeasured(record, job.spec.eval.inference)
+            runs[job.spec.run_id] = Planned(overrides, job, True, done)
     return Plan(list(runs.values()), left_out)
-
-
-def _is_done(runs_dir: Path, run_id: str) -> bool:
-    record = read_record(runs_dir, run_id)
-    return record is not None and record["status"] == COMPLETE
 
 
 def _source(job: Job) -> dict:

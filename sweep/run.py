@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -18,17 +18,18 @@ import torch
 from filelock import FileLock
 
 from sae_core import io
+from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
-from sweep.evaluate import Baselines, CleanPass, baselines, evaluate
+from sweep.evaluate import Baselines, CleanPass, EvaluationError, baselines, measure
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
 from sweep.process import keep_freed_memory, long_lived_objects_kept
 from sweep.progress import RunProgress
-from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, write_record
+from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, unmeasured, write_record
 from sweep.tracking import Guarded, NoTracker, WandbTracker
 from sweep.train import CheckpointError, Progress, train
 from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
@@ -40,44 +41,72 @@ LOG = "run.log"
 def run(job: Job) -> Record:
     """Carry out `job` unless its record is complete already; return the record.
 
-    A failure becomes a record of status "failed", with the error; only an interrupt leaves without one, and the
-    next launch resumes from the last checkpoint. Two processes that ask for the same run: one works, the other waits.
+    A complete record that lacks a measurement asked for gets it, without training again. A failure becomes a record of
+    status "failed", with the error; only an interrupt leaves without one, and the next launch resumes from the last
+    checkpoint. Two processes that ask for the same run: one works, the other waits.
     """
     folder = run_folder(job.runs_dir, job.spec.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
+        keep_freed_memory()
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
         record = read_record(job.runs_dir, job.spec.run_id)
-        if record is not None and record["status"] == COMPLETE:
-            return record
-        say = RunProgress(folder)
-        record = _new_record(job)
-        started = time.perf_counter()
-        tracker = Guarded(lambda: _tracker(job, folder))
-        try:
-            keep_freed_memory()
-            if job.threads is not None:
-                torch.set_num_threads(job.threads)
-            _carry_out(job, folder, record, tracker, say)
-            record["status"] = COMPLETE
-        except Exception as error:
-            record["status"] = FAILED
-            record["error"] = _one_line(error)
-            _log(folder, traceback.format_exc())
-        except BaseException:  # Ctrl-C: no record, the checkpoint stays
-            tracker.finish(failed=True)
-            raise
-        finally:
-            say.close()
-        record["timings"]["total"] = round(time.perf_counter() - started, 3)
-        record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-        tracker.summary(record)
-        if job.save_artifact and record["status"] == COMPLETE:
-            tracker.artifact(folder, f"sae-{job.spec.run_id}")
-        tracker.finish(failed=record["status"] != COMPLETE)
-        write_record(job.runs_dir, record)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
-        _log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
+        if record is None or record["status"] != COMPLETE:
+            return _from_the_start(job, folder)
+        if unmeasured(record, job.spec.eval.inference):
+            _measure_again(job, folder, record)
         return record
+
+
+def _from_the_start(job: Job, folder: Path) -> Record:
+    """Train, measure and record, whatever becomes of it."""
+    say, record, started = RunProgress(folder), _new_record(job), time.perf_counter()
+    tracker = Guarded(lambda: _tracker(job, folder))
+    try:
+        _carry_out(job, folder, record, tracker, say)
+        record["status"] = COMPLETE
+    except Exception as error:
+        record["status"] = FAILED
+        record["error"] = _one_line(error)
+        _log(folder, traceback.format_exc())
+    except BaseException:  # Ctrl-C: no record, the checkpoint stays
+        tracker.finish(failed=True)
+        raise
+    finally:
+        say.close()
+    record["timings"]["total"] = round(time.perf_counter() - started, 3)
+    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    tracker.summary(record)
+    if job.save_artifact and record["status"] == COMPLETE:
+        tracker.artifact(folder, f"sae-{job.spec.run_id}")
+    tracker.finish(failed=record["status"] != COMPLETE)
+    write_record(job.runs_dir, record)
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    _log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
+    return record
+
+
+def _measure_again(job: Job, folder: Path, record: Record) -> None:
+    """Add to a complete record, in place and on disk, the measurements that `job` asks for and it lacks."""
+    say = RunProgress(folder)
+    tracker = Guarded(lambda: _tracker(job, folder))
+    try:
+        device = device_from(job.device)
+        sae = io.load(folder, device, job.backend)
+        held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
+        if held_out.digest() != record["metrics"]["held_out_digest"]:
+            raise EvaluationError(
+                "the held-out windows are not those of the run's other figures: has the text changed?"
+            )
+        base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
+        _measure(job, sae, device, held_out, base, record, say)
+        write_record(job.runs_dir, record)
+        tracker.summary(record)
+        _log(folder, f"measured: {', '.join(record['inference'])}")
+    finally:
+        say.close()
+        tracker.finish(failed=False)
 
 
 def preflight(job: Job, layers: Sequence[int]) -> None:
@@ -112,13 +141,34 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     with _timed(timings, "evaluation"):
         held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
         base = _baselines(job, held_out, pool, device, say)
-        clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
-        record["metrics"] = evaluate(sae, clean, base, lambda done, total: say("evaluation", done, total))
+        _measure(job, sae, device, held_out, base, record, say)
+    own = record["inference"][ENCODER]
+    if "error" in own:
+        raise EvaluationError(own["error"])
+    record["metrics"] = dict(own["metrics"])
     record["metrics"]["train_fvu"] = last.fvu
     record["metrics"]["train_dead_fraction"] = last.dead_fraction
     record["metrics"]["train_dead_tokens"] = last.dead_tokens
     record["metrics"]["held_out_digest"] = held_out.digest()
     timings["train_tokens_per_second"] = round(job.spec.train.steps * job.spec.train.batch_size / timings["training"])
+
+
+def _measure(
+    job: Job, sae: SAE, device: torch.device, held_out: Windows, base: Baselines, record: Record, say: RunProgress
+) -> None:
+    """Put into the record each way of reading codes that it lacks; one that fails is noted, and the others go on."""
+    clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
+    measured = record.setdefault("inference", {})
+    for name in job.spec.eval.inference:
+        if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
+            continue
+        try:
+            measured[name] = measure(
+                sae, name, clean, base, lambda done, total, name=name: say(f"evaluation: {name}", done, total)
+            )
+        except (EvaluationError, IndexError, RuntimeError) as error:
+            measured[name] = {"error": _one_line(error)}
+            _log(job.runs_dir / job.spec.run_id, traceback.format_exc())
 
 
 def _pool(job: Job, device: torch.device, say: RunProgress) -> Pool:
@@ -232,6 +282,7 @@ def _new_record(job: Job) -> Record:
         "metrics": {},
         "timings": {},
         "versions": versions(),
+        "config": job.settings,
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sae_core.arms import Arm
+from sae_core.arms import TOPK, Arm
 from sweep.activations import CacheKey
 from sweep.evaluate import MASK_POLICY, EvalConfig
 from sweep.memo import short_hash
@@ -30,13 +30,15 @@ class RunSpec:
     seed: int
 
     def as_json(self) -> dict[str, Any]:
-        train = asdict(self.train)
-        del train["checkpoint_every"]  # changes no result
+        train, evaluation, sae = asdict(self.train), asdict(self.eval), asdict(self.arm)  # type: ignore[call-overload]
+        del train["checkpoint_every"], evaluation["inference"]  # change no result
+        if sae.get("encoder") == TOPK:
+            del sae["encoder"]  # as before there was a choice, so that runs of then keep their id
         return {
             "activations": asdict(self.activations),
-            "sae": {"arm": self.arm.name, **asdict(self.arm)},  # type: ignore[call-overload]
+            "sae": {"arm": self.arm.name, **sae},
             "train": train,
-            "eval": {**asdict(self.eval), "mask_policy": MASK_POLICY},
+            "eval": {**evaluation, "mask_policy": MASK_POLICY},
             "seed": self.seed,
         }
 

@@ -10,7 +10,10 @@ A record is a JSON object:
     axes        layer, d, k, n, seed as asked
     sizes       d_in, n_latents, degree, k as built
     storage     learned_decoder_values, compression, learned_parameters, index_bits, artifact_bytes
-    metrics     reconstruction and LM-in-the-loop measures, see `sweep.evaluate`
+    metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.evaluate`
+    inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
+                tokens_per_second, threads), or the error that kept it from being measured
+    config      the whole resolved config as launched, paths included
     timings     seconds by stage
     versions    of python, torch, transformers, numpy and this project
     error       why it failed, when it did
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,13 @@ def read_record(runs_dir: Path, run_id: str) -> Record | None:
         return _read(run_folder(runs_dir, run_id) / RECORD)
     except (OSError, ValueError):
         return None
+
+
+def unmeasured(record: Record, inference: Iterable[str]) -> list[str]:
+    """Those of the names `inference` that a complete record has no measurement of."""
+    measured = {name for name, found in record.get("inference", {}).items() if "metrics" in found}
+    measured.add("encoder")  # records of before there was a choice have it as `metrics` alone
+    return [name for name in inference if name not in measured]
 
 
 def iterate_records(runs_dir: Path) -> Iterator[tuple[Path, Record | None]]:

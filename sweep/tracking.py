@@ -76,6 +76,9 @@ class WandbTracker:
     def summary(self, record: dict[str, Any]) -> None:
         groups = ((STORAGE_PREFIX, "storage"), (METRIC_PREFIX, "metrics"), (TIMING_PREFIX, "timings"))
         flat = {prefix + key: value for prefix, part in groups for key, value in record.get(part, {}).items()}
+        for name, measured in record.get("inference", {}).items():
+            for part in ("metrics", "cost"):
+                flat.update({f"{METRIC_PREFIX}{name}/{key}": value for key, value in measured.get(part, {}).items()})
         self._run.summary.update({**flat, "status": record["status"], "run_id": record["run_id"]})
 
     def artifact(self, folder: Path, name: str) -> None:

@@ -109,8 +109,8 @@ def test_refit_on_given_atoms_never_does_worse_than_the_codes_that_came_with_the
 
 @pytest.mark.parametrize(
     "name, one",
-    [("block4", "gomp4"), ("gomp1", "omp"), ("block1_magnitude", "omp_magnitude"), ("block16_magnitude", "gomp16_magnitude"),
-     ("mp_refit", "mp_refit"), ("niht", "niht")],
+    [("block4", "gomp4"), ("gomp1", "omp"), ("block1_magnitude", "omp_magnitude"),
+     ("block16_magnitude", "gomp16_magnitude"), ("mp_refit", "mp_refit"), ("niht", "niht")],
 )  # fmt: skip
 def test_a_pursuit_has_one_name(name, one):
     assert solvers.canonical(name) == inference_name(name) == one

@@ -1,0 +1,93 @@
+"""`python -m sweep.evaluate run=ID eval.inference=[omp]`: further measurements of finished runs, without training."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from sweep.build import Job, build_job
+from sweep.launch import one_line_errors
+from sweep.plan import Planned
+from sweep.progress import Display
+from sweep.report import print_table
+from sweep.run import preflight, run
+from sweep.store import COMPLETE, Record, iterate_records, read_record, unmeasured
+
+USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
+
+  run=all            every finished run under runs_dir
+  eval.inference=[]  encoder, topk, refit, omp, gomp{L}, mp, mp_refit, niht, cosamp (sae_core/inference.py)
+  KEY=VALUE          what changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where the LM and
+                     the text now are (model.path, corpus.path)"""
+
+_MAY_CHANGE = ("run", "eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, and print the table; 0 if all went well."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0 if arguments else 1
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    with one_line_errors():
+        given = _parse(arguments)
+        names = str(given.pop("run", ""))
+        runs_dir = Path(given.get("runs_dir", "runs"))
+        planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
+        for job in [entry.job for entry in planned if not entry.done]:
+            preflight(job, [])
+            with Display(job.runs_dir, [(job.spec.run_id, job.title)]):
+                run(job)
+        return 1 if print_table(planned, []) else 0
+    return 1
+
+
+def _parse(arguments: list[str]) -> DictConfig:
+    for argument in arguments:
+        if "=" not in argument:
+            raise ValueError(f"{argument} is not KEY=VALUE; python -m sweep.evaluate --help shows what can be given")
+        part = argument.split("=", 1)[0].split(".")[0]
+        if part not in _MAY_CHANGE:
+            raise ValueError(f"{part} is settled for a finished run; {', '.join(_MAY_CHANGE)} can be given")
+    return cast(DictConfig, OmegaConf.from_dotlist(arguments))
+
+
+def _records(names: str, runs_dir: Path) -> list[Record]:
+    """The records asked for. Raises ValueError for one that is not there or not complete."""
+    if names == "all":
+        found = [record for _, record in iterate_records(runs_dir) if record and record["status"] == COMPLETE]
+        if not found:
+            raise ValueError(f"run=all: no finished run under {runs_dir} (runs_dir)")
+        return found
+    if not names:
+        raise ValueError("run= must name a run, several with commas between, or all")
+    records: list[Record] = []
+    for name in names.split(","):
+        record = read_record(runs_dir, name)
+        if record is None or record["status"] != COMPLETE:
+            raise ValueError(f"run={name}: no finished run of that id under {runs_dir} (runs_dir)")
+        records.append(record)
+    return records
+
+
+def _planned(record: Record, given: DictConfig, runs_dir: Path) -> Planned:
+    job = _job(record, given, runs_dir)
+    return Planned([], job, True, not unmeasured(record, job.spec.eval.inference))
+
+
+def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:
+    """The run's job again, from the config in its record and what is given now."""
+    run_id = record["run_id"]
+    if "config" not in record:
+        raise ValueError(f"run={run_id} was recorded before records kept their config: launch it again as it was")
+    cfg = cast(DictConfig, OmegaConf.merge(record["config"], given, {"runs_dir": str(runs_dir)}))
+    job = build_job(cfg, record["labels"]["sweep"])
+    if job.spec.run_id != run_id:
+        now, then = job.spec.as_json(), record["spec"]
+        changed = [f"{part}.{key}" for part in now if isinstance(now[part], dict)
+                   for key in now[part] if now[part][key] != then.get(part, {}).get(key)]  # fmt: skip
+        raise ValueError(f"run={run_id} is not what these settings give: {', '.join(changed) or 'seed'} differ")
+    return job
