@@ -145,6 +145,18 @@ def measure(
     return {"metrics": metrics, "cost": cost}
 
 
+@torch.inference_mode()
+def active_latents(sae: SAE, clean: CleanPass, tokens: int = 4096) -> torch.Tensor:
+    """Which latents the first held-out tokens make active: int64 (at most `tokens`, k)."""
+    found: list[torch.Tensor] = []
+    for start in range(0, len(clean.windows.tokens), clean.batch_size):
+        mask = _batch(clean.windows, start, clean.batch_size, clean.lm.device)[1]
+        found.append(sae.encode(clean(start)[0][mask].float())[1])
+        if sum(map(len, found)) >= tokens:
+            break
+    return torch.cat(found)[:tokens]
+
+
 class _Stopwatch:
     """Times an SAE's encode, a batch at a time."""
 

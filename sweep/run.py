@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from sae_core import io
+from sae_core import io, theory
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
@@ -25,7 +25,7 @@ from sae_core.storage import count_storage
 from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
-from sweep.evaluate import Baselines, CleanPass, EvaluationError, baselines, measure
+from sweep.evaluate import Baselines, CleanPass, EvaluationError, active_latents, baselines, measure
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
 from sweep.process import keep_freed_memory, long_lived_objects_kept
 from sweep.progress import RunProgress
@@ -101,6 +101,8 @@ def _measure_again(job: Job, folder: Path, record: Record) -> None:
             )
         base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
         _measure(job, sae, device, held_out, base, record, say)
+        if "theory" not in record:
+            record["theory"] = _theory(job, sae, device, held_out)
         write_record(job.runs_dir, record)
         tracker.summary(record)
         _log(folder, f"measured: {', '.join(record['inference'])}")
@@ -142,6 +144,8 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
         held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
         base = _baselines(job, held_out, pool, device, say)
         _measure(job, sae, device, held_out, base, record, say)
+    with _timed(timings, "theory"):
+        record["theory"] = _theory(job, sae, device, held_out)
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
@@ -151,6 +155,11 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     record["metrics"]["train_dead_tokens"] = last.dead_tokens
     record["metrics"]["held_out_digest"] = held_out.digest()
     timings["train_tokens_per_second"] = round(job.spec.train.steps * job.spec.train.batch_size / timings["training"])
+
+
+def _theory(job: Job, sae: SAE, device: torch.device, held_out: Windows) -> dict[str, Any]:
+    clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
+    return theory.measure(sae.dictionary, active_latents(sae, clean))
 
 
 def _measure(

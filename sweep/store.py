@@ -13,6 +13,7 @@ A record is a JSON object:
     metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.evaluate`
     inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
                 tokens_per_second, threads), or the error that kept it from being measured
+    theory      what is known of the dictionary, see `sae_core.theory`: value, and whether exact, estimate or bound
     config      the whole resolved config as launched, paths included
     timings     seconds by stage
     versions    of python, torch, transformers, numpy and this project
