@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from sweep.store import COMPLETE, Record, iterate_records
+from sweep.store import COMPLETE, RECOVERY, Record, iterate_records
 
 
 class NoRunsError(ValueError):
@@ -37,6 +37,8 @@ def load_runs(runs_dir: Path) -> pd.DataFrame:
         try:
             if record is None:
                 raise ValueError("not a record")
+            if record.get("kind") == RECOVERY:
+                continue
             if record["status"] == COMPLETE:
                 rows.append(_row(record))
             else:

@@ -46,6 +46,19 @@ def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch
     return torch.from_numpy(np.sort(support, axis=1))
 
 
+def clustered_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
+    """The structured mask (paper, section 4): rows cut into floor(d_in / degree) disjoint blocks, an atom gets one.
+
+    The block is floor(u * blocks / 2^32), u the upper 32 bits of the atom's raw draw; rows past the last block are used
+    by no atom. Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
+    """
+    check_degree(d_in, degree)
+    if n_latents < 1:
+        raise ValueError(f"n={n_latents} must be at least 1")
+    blocks = _bounded(np.random.PCG64(seed).random_raw(n_latents), d_in // degree)
+    return torch.from_numpy(blocks[:, None] * degree + np.arange(degree))
+
+
 def _bounded(draws: np.ndarray, bounds: int) -> np.ndarray:
     """Map raw 64-bit draws to 0..bounds-1 by the multiply-shift method on their upper 32 bits (bias < bounds/2^32)."""
     return ((draws >> np.uint64(32)) * np.uint64(bounds) >> np.uint64(32)).astype(np.int64)

@@ -20,9 +20,10 @@ from sweep.activations import CacheKey
 from sweep.corpus import Corpus
 from sweep.evaluate import EvalConfig
 from sweep.lm import ModelConfig, ModelInfo, check_layer, device_from, find_model, model_hash
+from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
-from sweep.tracking import MODES
+from sweep.tracking import TrackerConfig
 from sweep.train import TrainConfig
 from sweep.windows import WindowConfig
 
@@ -36,21 +37,7 @@ _SETTINGS: dict[str, Any] = {
     "layers_together": list[int],
     "save_artifact": bool,
 }
-_GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker"}
-
-
-@dataclass(frozen=True)
-class TrackerConfig:
-    """Weights & Biases: mode is offline, online or disabled."""
-
-    mode: str = "offline"
-    project: str = "expander-sae"
-    entity: str | None = None
-    tags: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(f"tracker.mode={self.mode} must be one of {', '.join(MODES)}")
+_GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker", "recovery"}
 
 
 @dataclass(frozen=True)
@@ -76,10 +63,45 @@ class Job:
     settings: dict[str, Any]  # the whole resolved config, for the tracker and for measuring again
 
     @property
+    def inference(self) -> tuple[str, ...]:
+        """The ways of reading codes that are to be measured."""
+        return self.spec.eval.inference
+
+    @property
     def title(self) -> str:
         """The cell in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
         n, degree, k = self.sizes
         return f"{self.labels['arm']} d={degree} k={k} n={n} L{self.axes['layer']} s{self.axes['seed']}"
+
+
+def build(cfg: DictConfig, sweep: str) -> Job | RecoveryJob:
+    """The job that a composed config describes: an SAE, or with the group `recovery` a synthetic experiment.
+
+    Raises:
+        CellError: a cell to leave out of a grid.
+        ValueError: anything else that is wrong, named by key, value and range.
+    """
+    return build_job(cfg, sweep) if cfg.get("recovery") is None else build_recovery(cfg, sweep)
+
+
+def build_recovery(cfg: DictConfig, sweep: str) -> RecoveryJob:
+    """As `build_job`, for a synthetic recovery experiment: no LM, no text."""
+    _check_settings(cfg)
+    config = _build(cfg.recovery, "recovery", RecoveryConfig)
+    n = latents_from(cfg.n, config.d_in)
+    degree = config.d_in if config.mask == "dense" else cfg.d
+    spec = RecoverySpec(config, n, degree, cfg.k, cfg.seed)
+    return RecoveryJob(
+        spec=spec,
+        axes={"d": degree, "k": cfg.k, "n": n, "seed": cfg.seed},
+        labels={"model": "synthetic", "corpus": f"codes:{config.codes}", "arm": config.mask, "sweep": sweep},
+        tracker=_dataclass(cfg.tracker, "tracker", TrackerConfig),
+        runs_dir=Path(cfg.runs_dir).expanduser(),
+        device=cfg.device,
+        backend=cfg.backend,
+        threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
+        settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
+    )
 
 
 def build_job(cfg: DictConfig, sweep: str) -> Job:

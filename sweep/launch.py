@@ -27,14 +27,14 @@ OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replac
 def task(cfg: DictConfig) -> str | None:
     """Hydra's task: one run. In a multirun the sweeper shows and sums up; alone it does so itself."""
     from sae_core.kernels.dispatch import BackendWarning
-    from sweep.build import build_job
-    from sweep.run import run
+    from sweep.build import build
+    from sweep.run import carry_out
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode == RunMode.MULTIRUN:
         warnings.simplefilter("ignore", BackendWarning)  # the sweeper has said it when it planned
-        job = build_job(cfg, sweep=Path(hydra_config.sweep.dir).name)
-        run(job)
+        job = build(cfg, sweep=Path(hydra_config.sweep.dir).name)
+        carry_out(job)
         return job.spec.run_id
     # Here and not in main: Hydra announces an exception that leaves its task with a line of its own.
     with one_line_errors():
@@ -46,7 +46,7 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
     from sweep.plan import make_plan
     from sweep.progress import Display
     from sweep.report import print_table
-    from sweep.run import preflight, run
+    from sweep.run import carry_out, preflight
 
     plan = make_plan([([], cfg)], name)
     if plan.left_out:
@@ -55,7 +55,7 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
     if not planned.done:
         preflight(planned.job, plan.layers(planned.job))
         with Display(planned.job.runs_dir, [(planned.job.spec.run_id, planned.job.title)]):
-            run(planned.job)
+            carry_out(planned.job)
     if print_table(plan.runs, []):
         raise SystemExit(1)
 

@@ -8,13 +8,14 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from sae_core.arms import CellError
-from sweep.build import Job, build_job
+from sweep.build import Job, build
+from sweep.recovery import RecoveryJob
 from sweep.store import COMPLETE, read_record, unmeasured
 
 
 class Planned(NamedTuple):
     overrides: list[str]
-    job: Job
+    job: Job | RecoveryJob
     trained: bool  # its record is complete already
     done: bool  # and has every measurement asked for
 
@@ -32,10 +33,12 @@ class Plan(NamedTuple):
     def todo(self) -> list[Planned]:
         return [run for run in self.runs if not run.done]
 
-    def layers(self, job: Job) -> list[int]:
+    def layers(self, job: Job | RecoveryJob) -> list[int]:
         """Layers of the untrained runs that read the same LM and text as `job`: one pass captures them all."""
-        same = [run.job for run in self.todo if not run.trained and _source(run.job) == _source(job)]
-        return sorted({other.axes["layer"] for other in same})
+        if isinstance(job, RecoveryJob):
+            return []
+        others = [run.job for run in self.todo if isinstance(run.job, Job) and not run.trained]
+        return sorted({other.axes["layer"] for other in others if _source(other) == _source(job)})
 
 
 def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan:
@@ -51,7 +54,7 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     left_out: list[LeftOut] = []
     for overrides, cfg in cells:
         try:
-            job = build_job(cfg, sweep)
+            job = build(cfg, sweep)
         except CellError as reason:
             left_out.append(LeftOut(overrides, str(reason)))
             continue
@@ -61,7 +64,7 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
         if record is None or record["status"] != COMPLETE:
             runs[job.spec.run_id] = Planned(overrides, job, False, False)
         else:
-            done = not unmeasured(record, job.spec.eval.inference)
+            done = isinstance(job, RecoveryJob) or not unmeasured(record, job.inference)
             runs[job.spec.run_id] = Planned(overrides, job, True, done)
     return Plan(list(runs.values()), left_out)
 

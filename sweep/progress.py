@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sweep.store import COMPLETE, Record, read_record, run_folder
+from sweep.store import COMPLETE, RECOVERY, Record, read_record, run_folder
 
 PROGRESS = "progress.json"
 _INTERVAL = 0.5  # seconds
@@ -132,6 +132,9 @@ def outcome(record: Record | None) -> str:
     if record["status"] != COMPLETE:
         return f"failed: {record.get('error', 'unknown error')}"
     metrics, seconds = record["metrics"], record["timings"]["total"]
+    if record.get("kind") == RECOVERY:
+        best = max((value, name) for name, value in metrics.items() if name.endswith("/exact_recovery"))
+        return f"exact recovery {best[0]:.2f} ({best[1].split('/')[0]}), {seconds:.1f} s"
     return f"CE recovered {metrics['ce_recovered']:.4f}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
 
 

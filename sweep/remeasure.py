@@ -13,8 +13,8 @@ from sweep.launch import one_line_errors
 from sweep.plan import Planned
 from sweep.progress import Display
 from sweep.report import print_table
-from sweep.run import preflight, run
-from sweep.store import COMPLETE, Record, iterate_records, read_record, unmeasured
+from sweep.run import carry_out, preflight
+from sweep.store import COMPLETE, RECOVERY, Record, iterate_records, read_record, unmeasured
 
 USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         for job in [entry.job for entry in planned if not entry.done]:
             preflight(job, [])
             with Display(job.runs_dir, [(job.spec.run_id, job.title)]):
-                run(job)
+                carry_out(job)
         return 1 if print_table(planned, []) else 0
     return 1
 
@@ -58,7 +58,7 @@ def _parse(arguments: list[str]) -> DictConfig:
 def _records(names: str, runs_dir: Path) -> list[Record]:
     """The records asked for. Raises ValueError for one that is not there or not complete."""
     if names == "all":
-        found = [record for _, record in iterate_records(runs_dir) if record and record["status"] == COMPLETE]
+        found = [record for _, record in iterate_records(runs_dir) if record and _has_an_sae(record)]
         if not found:
             raise ValueError(f"run=all: no finished run under {runs_dir} (runs_dir)")
         return found
@@ -67,15 +67,19 @@ def _records(names: str, runs_dir: Path) -> list[Record]:
     records: list[Record] = []
     for name in names.split(","):
         record = read_record(runs_dir, name)
-        if record is None or record["status"] != COMPLETE:
+        if record is None or not _has_an_sae(record):
             raise ValueError(f"run={name}: no finished run of that id under {runs_dir} (runs_dir)")
         records.append(record)
     return records
 
 
+def _has_an_sae(record: Record) -> bool:
+    return record["status"] == COMPLETE and record.get("kind") != RECOVERY
+
+
 def _planned(record: Record, given: DictConfig, runs_dir: Path) -> Planned:
     job = _job(record, given, runs_dir)
-    return Planned([], job, True, not unmeasured(record, job.spec.eval.inference))
+    return Planned([], job, True, not unmeasured(record, job.inference))
 
 
 def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from sae_core.inference import ENCODER
+from sweep.build import Job
 from sweep.plan import LeftOut, Planned
-from sweep.store import COMPLETE, read_record, unmeasured
+from sweep.recovery import RecoveryJob
+from sweep.store import COMPLETE, Record, read_record, unmeasured
 
 _COLUMNS = (
     "run",
@@ -30,19 +33,21 @@ _COLUMNS = (
 
 def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: Console | None = None) -> int:
     """Print one row per run and the cells left out; return how many runs are not complete."""
-    others = list(dict.fromkeys(name for run in runs for name in run.job.spec.eval.inference if name != ENCODER))
+    errors: list[str] = []
+    saes = [run for run in runs if isinstance(run.job, Job)]
+    others = list(dict.fromkeys(name for run in saes for name in cast(Job, run.job).inference if name != ENCODER))
+    columns = [*_COLUMNS[:-3], *(f"by {name}" for name in others), *_COLUMNS[-3:]]
     # A terminal narrower than the table would cut its columns; long lines are left to wrap instead.
     console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(others)))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = [*_COLUMNS[:-3], *(f"by {name}" for name in others), *_COLUMNS[-3:]]
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("run", "arm", "status") else "right", no_wrap=True)
-    errors: list[str] = []
-    for run in runs:
-        cells, error = _row(run, others)
-        table.add_row(*cells)
-        errors += [error] if error else []
-    console.print(table)
+    if saes:
+        errors += _print(console, columns, [_row(run, cast(Job, run.job), others) for run in saes])
+    synthetic = [run for run in runs if isinstance(run.job, RecoveryJob)]
+    if synthetic:
+        names = list(dict.fromkeys(n for run in synthetic for n in cast(RecoveryJob, run.job).spec.config.algorithms))
+        columns = ["run", "mask", "d", "k", "n", "noise", "seed", *names, "seconds", "status"]
+        print_width = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
+        rows = [_recovery_row(run, cast(RecoveryJob, run.job), names) for run in synthetic]
+        errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
     for error in errors:
         console.print(error, markup=False, soft_wrap=True)
     for cell in left_out:
@@ -50,23 +55,57 @@ def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: C
     return len(errors)
 
 
-def _row(run: Planned, others: Sequence[str]) -> tuple[list[str], str]:
-    job, sizes = run.job, run.job.sizes
+def _print(
+    console: Console, columns: Sequence[str], rows: Sequence[tuple[list[str], str]], caption: str | None = None
+) -> list[str]:
+    """The table; the errors that came with its rows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    for column in columns:
+        left = column in ("run", "arm", "mask", "status")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for cells, _ in rows:
+        table.add_row(*cells)
+    console.print(table)
+    return [error for _, error in rows if error]
+
+
+def _row(run: Planned, job: Job, others: Sequence[str]) -> tuple[list[str], str]:
+    sizes = job.sizes
     record = read_record(job.runs_dir, job.spec.run_id)
     cells = [job.spec.run_id, job.labels["arm"], str(sizes.degree), str(sizes.k), str(sizes.n_latents)]
     cells += [str(job.axes["layer"]), str(job.axes["seed"])]
-    if record is not None and record["status"] == COMPLETE:
-        metrics, seconds = record["metrics"], record["timings"]["total"]
-        values = record["storage"]["learned_decoder_values"]
-        # Against dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
-        compression = job.info.d_model * job.axes["n"] / values
-        cells += [f"{compression:.1f}x", f"{metrics['ce_recovered']:.4f}"]
-        by = {name: record.get("inference", {}).get(name, {}) for name in others}
-        cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
-        cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", "skipped: done" if run.done else COMPLETE]
-        lacking = [f"{name} ({by[name].get('error', 'not measured')})" for name in unmeasured(record, others)]
-        return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
-    cells += [""] * (4 + len(others))
+    if record is None or record["status"] != COMPLETE:
+        return _unfinished(run, record, [*cells, *[""] * (4 + len(others))])
+    metrics, seconds = record["metrics"], record["timings"]["total"]
+    values = record["storage"]["learned_decoder_values"]
+    # Against dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
+    compression = job.info.d_model * job.axes["n"] / values
+    cells += [f"{compression:.1f}x", f"{metrics['ce_recovered']:.4f}"]
+    by = {name: record.get("inference", {}).get(name, {}) for name in others}
+    cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
+    cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _how(run)]
+    lacking = [f"{name} ({by[name].get('error', 'not measured')})" for name in unmeasured(record, job.inference)]
+    return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
+
+
+def _recovery_row(run: Planned, job: RecoveryJob, names: Sequence[str]) -> tuple[list[str], str]:
+    spec = job.spec
+    record = read_record(job.runs_dir, spec.run_id)
+    sizes = [spec.degree, spec.k, spec.n_latents, spec.config.noise, spec.seed]
+    cells = [spec.run_id, spec.config.mask, *(f"{size:g}" for size in sizes)]
+    if record is None or record["status"] != COMPLETE:
+        return _unfinished(run, record, [*cells, *[""] * (1 + len(names))])
+    found = [record["metrics"].get(f"{name}/exact_recovery") for name in names]
+    shown = ["" if value is None else f"{value:.2f}" for value in found]
+    return [*cells, *shown, f"{record['timings']['total']:.1f}", _how(run)], ""
+
+
+def _how(run: Planned) -> str:
+    return "skipped: done" if run.done else COMPLETE
+
+
+def _unfinished(run: Planned, record: Record | None, cells: list[str]) -> tuple[list[str], str]:
+    which = f"{run.job.spec.run_id} {run.job.title}"
     if record is None:
-        return [*cells, "not finished"], f"not finished: {job.spec.run_id} {job.title}"
-    return [*cells, record["status"]], f"failed: {job.spec.run_id} {job.title}: {record.get('error', 'unknown error')}"
+        return [*cells, "not finished"], f"not finished: {which}"
+    return [*cells, record["status"]], f"failed: {which}: {record.get('error', 'unknown error')}"

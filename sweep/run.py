@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 import traceback
 from collections.abc import Sequence
@@ -29,13 +27,19 @@ from sweep.evaluate import Baselines, CleanPass, EvaluationError, active_latents
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
 from sweep.process import keep_freed_memory, long_lived_objects_kept
 from sweep.progress import RunProgress
-from sweep.store import COMPLETE, FAILED, SCHEMA, Record, read_record, run_folder, unmeasured, write_record
-from sweep.tracking import Guarded, NoTracker, WandbTracker
+from sweep.recording import log, new_record, one_line, start_tracker
+from sweep.recovery import RecoveryJob, recover
+from sweep.store import COMPLETE, FAILED, Record, read_record, run_folder, unmeasured, write_record
+from sweep.tracking import Guarded
 from sweep.train import CheckpointError, Progress, train
 from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
 
 CHECKPOINT = "checkpoint.pt"
-LOG = "run.log"
+
+
+def carry_out(job: Job | RecoveryJob) -> Record:
+    """Do what `job` asks for, whichever kind it is; return its record."""
+    return recover(job) if isinstance(job, RecoveryJob) else run(job)
 
 
 def run(job: Job) -> Record:
@@ -54,22 +58,22 @@ def run(job: Job) -> Record:
         record = read_record(job.runs_dir, job.spec.run_id)
         if record is None or record["status"] != COMPLETE:
             return _from_the_start(job, folder)
-        if unmeasured(record, job.spec.eval.inference):
+        if unmeasured(record, job.inference):
             _measure_again(job, folder, record)
         return record
 
 
 def _from_the_start(job: Job, folder: Path) -> Record:
     """Train, measure and record, whatever becomes of it."""
-    say, record, started = RunProgress(folder), _new_record(job), time.perf_counter()
-    tracker = Guarded(lambda: _tracker(job, folder))
+    say, record, started = RunProgress(folder), new_record(job, job.info.d_model), time.perf_counter()
+    tracker = Guarded(lambda: start_tracker(job, folder))
     try:
         _carry_out(job, folder, record, tracker, say)
         record["status"] = COMPLETE
     except Exception as error:
         record["status"] = FAILED
-        record["error"] = _one_line(error)
-        _log(folder, traceback.format_exc())
+        record["error"] = one_line(error)
+        log(folder, traceback.format_exc())
     except BaseException:  # Ctrl-C: no record, the checkpoint stays
         tracker.finish(failed=True)
         raise
@@ -83,14 +87,14 @@ def _from_the_start(job: Job, folder: Path) -> Record:
     tracker.finish(failed=record["status"] != COMPLETE)
     write_record(job.runs_dir, record)
     (folder / CHECKPOINT).unlink(missing_ok=True)
-    _log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
+    log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
     return record
 
 
 def _measure_again(job: Job, folder: Path, record: Record) -> None:
     """Add to a complete record, in place and on disk, the measurements that `job` asks for and it lacks."""
     say = RunProgress(folder)
-    tracker = Guarded(lambda: _tracker(job, folder))
+    tracker = Guarded(lambda: start_tracker(job, folder))
     try:
         device = device_from(job.device)
         sae = io.load(folder, device, job.backend)
@@ -105,13 +109,13 @@ def _measure_again(job: Job, folder: Path, record: Record) -> None:
             record["theory"] = _theory(job, sae, device, held_out)
         write_record(job.runs_dir, record)
         tracker.summary(record)
-        _log(folder, f"measured: {', '.join(record['inference'])}")
+        log(folder, f"measured: {', '.join(record['inference'])}")
     finally:
         say.close()
         tracker.finish(failed=False)
 
 
-def preflight(job: Job, layers: Sequence[int]) -> None:
+def preflight(job: Job | RecoveryJob, layers: Sequence[int]) -> None:
     """Find out before any LM is loaded whether text and disk will do.
 
     Args:
@@ -121,6 +125,8 @@ def preflight(job: Job, layers: Sequence[int]) -> None:
         ValueError: one of them will not, which one and why.
     """
     job.runs_dir.mkdir(parents=True, exist_ok=True)
+    if isinstance(job, RecoveryJob):
+        return
     missing = [key for key in _keys(job, layers) if not (job.cache_dir / key.name).is_dir()]
     if missing:
         check_disk(job.cache_dir, len(missing) * entry_bytes(job.spec.activations.tokens, job.info.d_model))
@@ -168,7 +174,7 @@ def _measure(
     """Put into the record each way of reading codes that it lacks; one that fails is noted, and the others go on."""
     clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
     measured = record.setdefault("inference", {})
-    for name in job.spec.eval.inference:
+    for name in job.inference:
         if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
             continue
         try:
@@ -176,8 +182,8 @@ def _measure(
                 sae, name, clean, base, lambda done, total, name=name: say(f"evaluation: {name}", done, total)
             )
         except (EvaluationError, IndexError, RuntimeError) as error:
-            measured[name] = {"error": _one_line(error)}
-            _log(job.runs_dir / job.spec.run_id, traceback.format_exc())
+            measured[name] = {"error": one_line(error)}
+            log(job.runs_dir / job.spec.run_id, traceback.format_exc())
 
 
 def _pool(job: Job, device: torch.device, say: RunProgress) -> Pool:
@@ -226,11 +232,11 @@ def _train(job: Job, folder: Path, sae: SAE, pool: Pool, device: torch.device, t
             sae, pool.rows, pool.tokens, pool.total_variance, job.spec.train, job.spec.seed, folder / CHECKPOINT, report
         )
 
-    _log(folder, f"training {job.title}")
+    log(folder, f"training {job.title}")
     try:
         fit(sae)
     except CheckpointError as error:
-        _log(folder, f"{error}; starting over")
+        log(folder, f"{error}; starting over")
         (folder / CHECKPOINT).unlink(missing_ok=True)
         sae = _build_sae(job, pool, device)
         fit(sae)
@@ -278,68 +284,8 @@ def _clean_pass(model: ModelConfig, info: ModelInfo, device: torch.device, layer
     return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size)
 
 
-def _new_record(job: Job) -> Record:
-    return {
-        "schema": SCHEMA,
-        "run_id": job.spec.run_id,
-        "status": FAILED,
-        "spec": job.spec.as_json(),
-        "labels": job.labels,
-        "axes": job.axes,
-        "sizes": {"d_in": job.info.d_model, **job.sizes._asdict()},
-        "storage": {},
-        "metrics": {},
-        "timings": {},
-        "versions": versions(),
-        "config": job.settings,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of what can change a result."""
-    packages = ("torch", "transformers", "numpy", "expander-sae-sweep")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            found[package] = "unknown"
-    return found
-
-
-def _tracker(job: Job, folder: Path):
-    if job.tracker.mode == "disabled":
-        return NoTracker()
-    settings: dict[str, Any] = {
-        "id": job.spec.run_id,
-        "name": job.title,
-        "group": job.labels["sweep"],
-        "job_type": job.labels["arm"],
-        "tags": [*job.tracker.tags, job.labels["model"], job.labels["arm"]],
-        "config": {
-            "settings": job.settings,  # the whole resolved config
-            "spec": job.spec.as_json(),
-            "axes": job.axes,
-            "sizes": job.sizes._asdict(),
-            "labels": job.labels,
-        },
-    }
-    return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)
-
-
 @contextmanager
 def _timed(timings: dict[str, float], stage: str):
     started = time.perf_counter()
     yield
     timings[stage] = round(time.perf_counter() - started, 3)
-
-
-def _log(folder: Path, text: str) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    with open(folder / LOG, "a") as stream:
-        stream.write(f"{now} {text.rstrip()}\n")
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

@@ -3,6 +3,8 @@
 A record is a JSON object:
 
     schema      1
+    kind        "recovery" for a synthetic experiment (its metrics are `algorithm/measure`, see `sweep.recovery`);
+                missing for an SAE
     run_id      hash of the spec
     status      "complete" or "failed"
     spec        every setting that determines the result (see `sweep.spec`)
@@ -32,6 +34,7 @@ from typing import Any
 SCHEMA = 1
 RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
+RECOVERY = "recovery"
 
 Record = dict[str, Any]
 

@@ -7,6 +7,7 @@ from then on; it never takes a run with it.
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,20 @@ CURVES = {  # metric name -> field of Progress
 }
 STORAGE_PREFIX, METRIC_PREFIX, TIMING_PREFIX = "storage/", "eval/", "seconds/"
 MODES = ("offline", "online", "disabled")
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Weights & Biases: mode is offline, online or disabled."""
+
+    mode: str = "offline"
+    project: str = "expander-sae"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise ValueError(f"tracker.mode={self.mode} must be one of {', '.join(MODES)}")
 
 
 class Tracker(Protocol):

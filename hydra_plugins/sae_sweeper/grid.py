@@ -74,4 +74,4 @@ class GridSweeper(BasicSweeper):
 
 def _one_per_source(jobs: list[Any]) -> list[Any]:
     """One job for each activation entry: what differs only in the SAE needs checking once."""
-    return list({job.spec.activations: job for job in jobs}.values())
+    return list({getattr(job.spec, "activations", None): job for job in jobs}.values())

@@ -1,0 +1,111 @@
+"""What every kind of run leaves behind: the start of its record, its log, its tracker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from sae_core.arms import Sizes
+from sweep.store import FAILED, SCHEMA, Record
+from sweep.tracking import NoTracker, Tracker, TrackerConfig, WandbTracker
+
+LOG = "run.log"
+
+
+class Spec(Protocol):
+    @property
+    def run_id(self) -> str: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+class Recorded(Protocol):
+    """The part of a job that recording needs."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def axes(self) -> dict[str, int]: ...
+
+    @property
+    def labels(self) -> dict[str, str]: ...
+
+    @property
+    def sizes(self) -> Sizes: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def tracker(self) -> TrackerConfig: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+def new_record(job: Recorded, d_in: int) -> Record:
+    """The record of a run that has not got anywhere yet: it counts as failed until it says otherwise."""
+    return {
+        "schema": SCHEMA,
+        "run_id": job.spec.run_id,
+        "status": FAILED,
+        "spec": job.spec.as_json(),
+        "labels": job.labels,
+        "axes": job.axes,
+        "sizes": {"d_in": d_in, **job.sizes._asdict()},
+        "storage": {},
+        "metrics": {},
+        "timings": {},
+        "versions": versions(),
+        "config": job.settings,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what can change a result."""
+    packages = ("torch", "transformers", "numpy", "expander-sae-sweep")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+            found[package] = "unknown"
+    return found
+
+
+def start_tracker(job: Recorded, folder: Path) -> Tracker:
+    """The tracker that the job's settings ask for."""
+    if job.tracker.mode == "disabled":
+        return NoTracker()
+    settings: dict[str, Any] = {
+        "id": job.spec.run_id,
+        "name": job.title,
+        "group": job.labels["sweep"],
+        "job_type": job.labels["arm"],
+        "tags": [*job.tracker.tags, job.labels["model"], job.labels["arm"]],
+        "config": {
+            "settings": job.settings,  # the whole resolved config
+            "spec": job.spec.as_json(),
+            "axes": job.axes,
+            "sizes": job.sizes._asdict(),
+            "labels": job.labels,
+        },
+    }
+    return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)
+
+
+def log(folder: Path, text: str) -> None:
+    """One more entry in the run's log, with the time."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    with open(folder / LOG, "a") as stream:
+        stream.write(f"{now} {text.rstrip()}\n")
+
+
+def one_line(error: BaseException) -> str:
+    """The error as a record keeps it; its kind goes before it where the text alone may not say enough."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

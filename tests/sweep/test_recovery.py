@@ -1,0 +1,88 @@
+"""The synthetic experiment: what it plants, what it measures, its settings, and a launch of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from sae_core.arms import CellError
+from sae_core.supports import clustered_support
+from sweep.recovery import RecoveryConfig, RecoverySpec, measure
+from tests.sweep.test_inference import call
+
+CPU = torch.device("cpu")
+
+
+def spec(k=3, degree=5, n=200, **settings):
+    config = RecoveryConfig(**{"d_in": 64, "trials": 40, "algorithms": ("omp_magnitude", "topk_magnitude"), **settings})
+    return RecoverySpec(config, n, degree, k, 0)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mask": "dense"}, {"values": "flat"}, {"codes": "signs"}])
+def test_few_planted_atoms_are_found_exactly_and_many_are_not(settings):
+    few, many = measure(spec(2, **settings), CPU), measure(spec(30, **settings), CPU)
+    assert few["omp_magnitude/exact_recovery"] > 0.9
+    assert few["omp_magnitude/code_error"] < 0.1 < 0.5 < many["omp_magnitude/code_error"]
+    assert many["omp_magnitude/exact_recovery"] < 0.1 and many["omp_magnitude/support_recovery"] < 0.9
+    assert few["omp_magnitude/support_recovery"] >= few["topk_magnitude/support_recovery"]
+    found = {name for name, value in few.items() if name.endswith("exact_recovery")}
+    assert found == {"omp_magnitude/exact_recovery", "topk_magnitude/exact_recovery"}
+    assert all(value >= 0 for value in (*few.values(), *many.values()))
+
+
+def test_code_error_counts_wrong_and_missing_atoms_once_each():
+    """All picks wrong: the planted codes and the found ones are orthogonal vectors of n."""
+    from sae_core.pursuit.batched import Pursuit
+    from sweep.recovery import _code_errors
+
+    found = Pursuit(torch.tensor([[0, 1], [5, 3]]), torch.tensor([[3.0, 4.0], [1.0, 2.0]]), torch.zeros(2))
+    errors = _code_errors(found, torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[7, 8], [3, 5]]))
+    assert errors.tolist() == pytest.approx([2**0.5, (1 / 2) ** 0.5])
+
+
+def test_noise_hurts_and_clusters_fail():
+    clean, noisy = measure(spec(4), CPU), measure(spec(4, noise=0.5), CPU)
+    clustered = measure(spec(4, mask="clustered"), CPU)
+    name = "omp_magnitude/support_recovery"
+    assert clean[name] > noisy[name] and clean[name] > clustered[name]
+    assert clean["omp_magnitude/relative_residual"] < noisy["omp_magnitude/relative_residual"]
+
+
+def test_clustered_supports_are_whole_blocks():
+    support = clustered_support(20, 300, 6, seed=1)
+    assert {tuple(atom) for atom in support.tolist()} == {tuple(range(b, b + 6)) for b in (0, 6, 12)}
+    assert torch.equal(support, clustered_support(20, 300, 6, seed=1))
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [({"mask": "square"}, "recovery.mask=square must be one of expander"), ({"noise": -1.0}, "recovery.noise=-1.0"),
+     ({"trials": 0}, "recovery.trials=0"), ({"algorithms": ("magic",)}, "magic is no pursuit"),
+     ({"algorithms": ()}, "at least one"), ({"degree": 65}, "d=65 must be in 1..64")],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        spec(**settings)
+
+
+def test_a_cell_without_unique_codes_is_left_out():
+    with pytest.raises(CellError):
+        spec(k=100)
+
+
+def test_a_launch_records_each_cell_once_and_the_next_skips_them(tmp_path):
+    arguments = ["-m", "recovery=planted", "recovery.mask=expander,dense", "d=3,5", "k=2,40", "n=80",
+                 "recovery.d_in=32", "recovery.trials=10", "threads=1",
+                 f"runs_dir={tmp_path}", "tracker.mode=disabled"]  # fmt: skip
+    done = call("sweep", *arguments)
+    assert "left out: " in done.stdout and "exact recovery" in done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")]
+    assert sorted((r["labels"]["arm"], r["sizes"]["degree"]) for r in records) == [
+        ("dense", 32), ("expander", 3), ("expander", 5)
+    ]  # fmt: skip
+    assert all(r["kind"] == "recovery" and r["status"] == "complete" for r in records)
+    assert call("sweep", *arguments).stdout.count("skipped: done") == 3
+    refused = call("sweep", "recovery=planted", "recovery.mask=square", code=1)
+    assert "recovery.mask=square must be one of" in refused.stderr
