@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -30,26 +31,83 @@ def load_runs(runs_dir: Path) -> pd.DataFrame:
     Raises:
         NoRunsError: no folder, or no complete run in it.
     """
-    if not runs_dir.is_dir():
-        raise NoRunsError(f"--runs {runs_dir}: no such folder; python -m sweep writes records under runs/")
-    rows, failed = [], 0
-    for path, record in iterate_records(runs_dir):
+    rows: list[dict[str, object]] = []
+    failed = 0
+    for path, record in _records(runs_dir):
+        if record.get("kind") == RECOVERY:
+            continue
+        if record["status"] != COMPLETE:
+            failed += 1
+            continue
         try:
-            if record is None:
-                raise ValueError("not a record")
-            if record.get("kind") == RECOVERY:
-                continue
-            if record["status"] == COMPLETE:
-                rows.append(_row(record))
-            else:
-                failed += 1
+            rows.append(_row(record))
         except (KeyError, TypeError, ValueError) as error:
-            print(f"warning: {path} cannot be read and is left out ({type(error).__name__})", file=sys.stderr)
+            _say_unreadable(path, error)
     if failed:
         print(f"note: {failed} failed run(s) left out", file=sys.stderr)
     if not rows:
         raise NoRunsError(f"--runs {runs_dir}: no complete run in it; python -m sweep makes some")
     return pd.DataFrame(rows)
+
+
+def load_inferences(runs_dir: Path) -> pd.DataFrame:
+    """One row per complete run and way its codes were read: `load_runs`'s columns, the measures being that way's, and
+
+    - `inference`: its name (`encoder`, `omp`, ...), with `multiply_adds`, `tokens_per_second` and `threads`,
+    - `theory`: the run's, the record's dict.
+
+    Raises as `load_runs`, and NoRunsError where no record says how codes were read.
+    """
+    runs = load_runs(runs_dir).set_index("run_id", drop=False)
+    rows: list[dict[str, object]] = []
+    for _, record in _records(runs_dir):
+        if record["run_id"] not in runs.index or record.get("kind") == RECOVERY:
+            continue
+        run = cast(dict[str, object], runs.loc[record["run_id"]].to_dict())
+        for name, found in record.get("inference", {}).items():
+            if "metrics" in found:
+                extra = {"inference": name, "theory": record.get("theory", {})}
+                rows.append({**run, **found["metrics"], **found["cost"], **extra})
+    if not rows:
+        raise NoRunsError(f"--runs {runs_dir}: no run in it says how its codes were read; run python -m sweep again")
+    return pd.DataFrame(rows)
+
+
+def load_recovery(runs_dir: Path) -> pd.DataFrame:
+    """One row per complete synthetic experiment and algorithm: mask, d, k, n, d_in, noise, values, codes, seed, trials,
+    algorithm and its measures (see `sweep.recovery.measure`).
+
+    Raises:
+        NoRunsError: there is none.
+    """
+    rows: list[dict[str, object]] = []
+    for _, record in _records(runs_dir):
+        if record.get("kind") != RECOVERY or record["status"] != COMPLETE:
+            continue
+        axes, config = record["axes"], record["spec"]["recovery"]
+        cell = {**axes, **{key: config[key] for key in ("mask", "d_in", "noise", "values", "codes", "trials")}}
+        for algorithm in config["algorithms"]:
+            prefix = f"{algorithm}/"
+            measures = {k.removeprefix(prefix): v for k, v in record["metrics"].items() if k.startswith(prefix)}
+            rows.append({**cell, "algorithm": algorithm, **measures})
+    if not rows:
+        raise NoRunsError(f"--runs {runs_dir}: no synthetic run; python -m sweep experiment=synthetic_recovery")
+    return pd.DataFrame(rows)
+
+
+def _records(runs_dir: Path) -> Iterator[tuple[Path, Record]]:
+    """Every record that can be read; those that cannot are named on standard error."""
+    if not runs_dir.is_dir():
+        raise NoRunsError(f"--runs {runs_dir}: no such folder; python -m sweep writes records under runs/")
+    for path, record in iterate_records(runs_dir):
+        if record is None:
+            _say_unreadable(path, ValueError())
+        else:
+            yield path, record
+
+
+def _say_unreadable(path: Path, error: Exception) -> None:
+    print(f"warning: {path} cannot be read and is left out ({type(error).__name__})", file=sys.stderr)
 
 
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:

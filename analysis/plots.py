@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _STYLES = {"expander": ("-", "o"), "dense_matched": ("--", "s")}
 _REFERENCE_STYLES = {
     "dense_tied": (0, (1, 1.5)),
@@ -84,7 +84,7 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
 
 def _draw_arms(axis: Axes, panel: pd.DataFrame, x: str) -> list[_Label]:
     labels: list[_Label] = []
-    colour_of = {k: _COLOURS[i % len(_COLOURS)] for i, k in enumerate(sorted(panel["k"].unique()))}
+    colour_of = {k: COLOURS[i % len(COLOURS)] for i, k in enumerate(sorted(panel["k"].unique()))}
     for (arm, k), line in groups(panel, ["arm", "k"]):
         colour, name = colour_of[k], f"{_NAMES.get(arm, arm)}, k={k}"
         if arm in REFERENCE_ARMS:
@@ -124,7 +124,7 @@ def _style_axes(axis: Axes, x: str, y: str) -> None:
     axis.set_xlabel(X_AXES[x][1])
     axis.set_ylabel(Y_AXES[y])
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_major_formatter(FuncFormatter(_short))
+    axis.xaxis.set_major_formatter(FuncFormatter(short))
     low, high = axis.get_xlim()
     ticks = [m * 10**e for e in range(-1, 12) for m in (1, 2, 5) if low <= m * 10**e <= high]
     if len(ticks) < 3:  # less than a decade: mark the points themselves
@@ -137,7 +137,7 @@ def _style_axes(axis: Axes, x: str, y: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _short(value: float, _: object) -> str:
+def short(value: float, _: object) -> str:
     for size, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:g}{suffix}"

@@ -1,8 +1,9 @@
-"""Intervals over seeds."""
+"""Intervals over seeds, and the rows that they are of."""
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -28,3 +29,10 @@ def over_seeds(runs: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
     """Mean of `y` over the seeds of each group of `by`: columns *by, mean, half_interval, seeds."""
     grouped = runs.groupby(by, dropna=False)[y]
     return grouped.agg(mean="mean", half_interval=half_interval, seeds="size").reset_index()
+
+
+def only(rows: pd.DataFrame, **equal: object) -> pd.DataFrame:
+    """The rows whose columns have the values given."""
+    for column, value in equal.items():
+        rows = cast(pd.DataFrame, rows[rows[column] == value])
+    return rows
