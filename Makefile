@@ -47,9 +47,10 @@ test-slow: $(INSTALLED) ## the tests that take minutes
 test-gpu: $(INSTALLED) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: ## kernels and training steps beside sae-lens and sparsify (their own environment, .venv-bench)
+bench: ## kernels, training steps and pursuits beside sae-lens, sparsify and scikit-learn (their own .venv-bench)
 	@$(MAKE) --no-print-directory install VENV=.venv-bench EXTRAS=bench
 	.venv-bench/bin/python -m tests.benchmarks.kernels
+	.venv-bench/bin/python -m tests.benchmarks.pursuits
 
 format: $(INSTALLED) ## let ruff tidy the code
 	$(BIN)/ruff check --fix .

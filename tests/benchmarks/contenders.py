@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from sae_core.arms import DenseTied, Expander
+from sae_core.dictionary import expander_dictionary
 from sae_core.kernels.dispatch import get_backend
+from sae_core.kernels.reference import densify
+from sae_core.pursuit.solvers import solver
 from sae_core.supports import expander_support
 from sweep.train import train_step
 
@@ -146,6 +150,61 @@ def _encode_torch(cell: Cell, dtype: torch.dtype) -> Call:
     return lambda: torch.addmm(bias, h, atoms.T).topk(cell.k, dim=1, sorted=False)
 
 
+def pursuit(cell: Cell, name: str) -> Call:
+    """Ours: codes of a batch by the pursuit called `name`, on sparse atoms (`refit`: least squares on given picks)."""
+    dictionary = expander_dictionary(cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
+    values, support, x = dictionary.unit_values().detach(), dictionary.support, cell.batch()
+    backend = get_backend("auto", torch.device(cell.device))
+    if name == "refit":
+        none = torch.zeros(cell.n_latents, device=cell.device)
+        picks = backend.encode_topk(x, values, support, none, cell.k)[1]
+        return lambda: backend.refit(x, picks, values, support)
+    solve = solver(name)
+    return lambda: solve(backend, x, values, support, cell.k)
+
+
+def train_by_mp_refit(cell: Cell) -> Call:
+    """Ours: a training step of an Expander SAE whose encoder is mp_refit."""
+    return _ours(Expander(cell.n_latents, cell.degree, cell.k, "mp_refit").build(cell.d_in, 0), cell)
+
+
+def torch_omp(cell: Cell) -> Call:
+    """OMP as batched PyTorch has it: dense correlations, argmax and torch.linalg.lstsq on what was picked, k times."""
+    atoms, x = _dense_atoms(cell), cell.batch()
+
+    def solve() -> torch.Tensor:
+        residual, picked = x, torch.empty(len(x), 0, dtype=torch.int64, device=x.device)
+        codes = x.new_empty(len(x), 0)
+        for _ in range(cell.k):
+            scores = (residual @ atoms.T).scatter(1, picked, float("-inf"))
+            picked = torch.cat([picked, scores.argmax(1, keepdim=True)], 1)
+            chosen = atoms[picked].mT
+            codes = torch.linalg.lstsq(chosen, x[..., None]).solution
+            residual = x - (chosen @ codes)[..., 0]
+        return codes
+
+    return solve
+
+
+def sklearn_omp(cell: Cell) -> Call:
+    """scikit-learn's OMP on precomputed Gram matrix and correlations, which are not timed."""
+    from sklearn.linear_model import orthogonal_mp_gram
+
+    atoms, x = _dense_atoms(cell).double().numpy(), cell.batch().double().numpy()
+    gram, products = atoms @ atoms.T, atoms @ x.T
+    return lambda: orthogonal_mp_gram(gram, products, n_nonzero_coefs=cell.k)
+
+
+def _dense_atoms(cell: Cell) -> torch.Tensor:
+    dictionary = expander_dictionary(cell.d_in, cell.n_latents, cell.degree, 0)
+    return densify(dictionary.unit_values().detach(), dictionary.support, cell.d_in).to(cell.device)
+
+
 STEPS = {c.__name__: c for c in (expander, dense_tied, sae_lens, sparsify, masked_dense)}
 ENCODES = {c.__name__: c for c in (encode_expander, encode_dense, encode_torch_fp32, encode_torch_bf16)}
-CONTENDERS: dict[str, Callable[[Cell], Call]] = {**STEPS, **ENCODES}
+SOLVERS = ("refit", "mp_refit", "gomp16", "gomp4", "omp", "cosamp")
+PURSUITS: dict[str, Callable[[Cell], Call]] = {
+    **{name: partial(pursuit, name=name) for name in SOLVERS},
+    **{c.__name__: c for c in (train_by_mp_refit, torch_omp, sklearn_omp)},
+}
+CONTENDERS: dict[str, Callable[[Cell], Call]] = {**STEPS, **ENCODES, **PURSUITS}

@@ -36,7 +36,7 @@ SHAPES = [(512, 4096), (768, 6144), (2048, 16384)]
 WIDE = (2048, 131072)  # ours alone: dense atoms would be 1 GiB, with gradient and moments 4
 DEGREES = (7, 30, 102)
 DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
-PEERS = ("sae-lens", "eai-sparsify")
+PEERS = ("sae-lens", "eai-sparsify", "scikit-learn")
 SECONDS = 1.5  # a row is repeated for about so long in each round, at least MIN_REPEATS times
 MIN_REPEATS = 3
 
