@@ -77,7 +77,8 @@ def multiply_adds(sae: SAE) -> int:
         return STEPS * (all_atoms + _refit(sae, min(3 * k, sae.dictionary.n_latents)) + _refit(sae, k))
     block, degree = block_of(name), sae.dictionary.degree
     sizes = [min(k, done + block) for done in range(0, k, block)]
-    return len(sizes) * all_atoms + _refit(sae, k) + sum(size * size + 2 * size * degree for size in sizes)
+    each = 1 if block == 1 else 2  # a step subtracts all picks, and in blocks also correlates them with what is left
+    return len(sizes) * all_atoms + _refit(sae, k) + sum(size * size + each * size * degree for size in sizes)
 
 
 def _correlations(sae: SAE) -> int:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_core.dictionary import DenseDictionary, Dictionary, SparseDictionary
-from sae_core.encoders import ByPursuit, Encoder, OwnTopK, TiedTopK
+from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.pursuit.solvers import canonical
 from sae_core.sae import SAE
 from sae_core.storage import bits_per_index
@@ -41,7 +41,12 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
 
     Args:
         about: what else `cfg.json` should say (model, hook point, ...), under the key "about".
+
+    Raises:
+        ValueError: `sae` is a reading of an SAE by `refit` (`sae_core.inference`): save the SAE itself.
     """
+    if isinstance(sae.encoder, Refitted):
+        raise ValueError("this is a reading of an SAE by refit: save the SAE itself")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = sae.dictionary

@@ -24,7 +24,7 @@ from sae_core.dictionary import Dictionary
 from sae_core.kernels.reference import densify
 
 EXACT, ESTIMATE, BOUND = "exact", "estimate", "bound"
-SAMPLE = 2000  # sets of atoms that an estimate or a bound looks at
+SAMPLE = 2000  # sets of atoms that an estimate or a bound looks at, at most
 _CHUNK_VALUES = 1 << 24  # of the Gram matrix, alive at once
 
 
@@ -69,15 +69,15 @@ def _against_all(atoms: Tensor, support: Tensor | None, d_in: int):
     """(first, products (n, c)) of all atoms with atoms first..first+c-1, a chunk at a time."""
     n, degree = atoms.shape
     count = max(1, _CHUNK_VALUES // n)
+    by_gathers = support is not None and degree * 16 < d_in
+    dense = atoms if by_gathers else densify(atoms, support, d_in)
     for first in range(0, n, count):
         part = slice(first, first + count)
         some = densify(atoms[part], None if support is None else support[part], d_in)
-        if support is None:
-            yield first, atoms @ some.T
-        elif degree * 16 < d_in:
+        if by_gathers and support is not None:
             yield first, F.embedding_bag(support, some.T.contiguous(), mode="sum", per_sample_weights=atoms)
         else:
-            yield first, densify(atoms, support, d_in) @ some.T
+            yield first, dense @ some.T
 
 
 def row_degrees(dictionary: Dictionary) -> Tensor:
@@ -88,13 +88,16 @@ def row_degrees(dictionary: Dictionary) -> Tensor:
 
 
 def expansion_deficits(support: Tensor, sets: Tensor, d_in: int) -> Tensor:
-    """e(S) = 1 - |N(S)| / (d |S|) of each row of `sets` (s, size), distinct atoms: 0 where no row is shared. (s,)
+    """e(S) = 1 - |N(S)| / (d |S|) of each row of `sets` (s, size), an atom named twice counting once: 0 where no row is
+    shared. (s,)
 
     M is a (k, e, d)-expander when no set of at most k atoms has a larger deficit than e.
     """
     used = torch.zeros(len(sets), d_in, dtype=torch.bool, device=support.device)
     used.scatter_(1, support[sets].flatten(1), True)
-    return 1 - used.sum(1).double() / (support.shape[1] * sets.shape[1])
+    ordered = sets.sort(dim=1).values
+    distinct = 1 + (ordered[:, 1:] != ordered[:, :-1]).sum(1)
+    return 1 - used.sum(1).double() / (support.shape[1] * distinct)
 
 
 def r_id(beta: float, deficit: float) -> float:
@@ -116,8 +119,9 @@ def measure(dictionary: Dictionary, active: Tensor, seed: int = 0) -> dict[str, 
 
     Returns:
         name -> {"value", "kind"}; those about supports only where there is one. `certificates` holds lists over k:
-        `k`, and `r_id` and `r_omp` with the largest deficits found among `random` sets and among `observed` ones,
-        with the largest flatness. All are lower bounds: above 1 the certificate does not hold; below, nothing follows.
+        `k`, and `r_id` and `r_omp` with the largest deficits found among `random` sets and among `observed` ones (of
+        two tokens' active latents, so at most 2k or k+1 atoms), with the largest flatness. All are lower bounds: above
+        1 the certificate does not hold; below, nothing follows.
     """
     k, beta = active.shape[1], flatness(dictionary)
     sums = babel(dictionary, k)
@@ -172,28 +176,26 @@ class _Sets:
         ks = [s for s in ks if 2 * s <= n]
         found: dict[str, Any] = {"k": ks, "kind": BOUND}
         for where, draw in (("random", self._random), ("observed", self._observed)):
-            found[f"r_id_{where}"] = [r_id(beta, float(self._deficits(draw(2 * s)).max())) for s in ks]
-            found[f"r_omp_{where}"] = [r_omp(beta, float(self._deficits(draw(s + 1)).max()), s) for s in ks]
+            found[f"r_id_{where}"] = [r_id(beta, float(self._deficits(draw(s, s)).max())) for s in ks]
+            found[f"r_omp_{where}"] = [r_omp(beta, float(self._deficits(draw(s, 1)).max()), s) for s in ks]
         return found
 
-    def _random(self, size: int) -> Tensor:
+    def _random(self, size: int, more: int = 0) -> Tensor:
+        """`size` + `more` atoms."""
         keys = torch.from_numpy(self.rng.random((self._count(), len(self.support))))
-        return keys.topk(size, dim=1).indices
+        return keys.topk(size + more, dim=1).indices
 
     def _count(self) -> int:
         return max(1, min(SAMPLE, _CHUNK_VALUES // len(self.support)))
 
-    def _observed(self, size: int) -> Tensor:
-        """`size` atoms of the union of two tokens' active ones; of the tokens' pairs, those with enough."""
-        half = len(self.active) // 2
-        if half == 0:
-            return self._random(size)
-        joined = torch.cat([self.active[:half], self.active[half : 2 * half]], 1).sort(dim=1).values
-        keys = torch.from_numpy(self.rng.random(joined.shape))
-        keys[:, 1:][joined[:, 1:] == joined[:, :-1]] = -1.0  # the second of a pair in both
-        best = keys.topk(min(size, keys.shape[1]), dim=1)
-        enough = (best.values >= 0).all(1) & (best.values.shape[1] == size)
-        return joined.gather(1, best.indices)[enough] if bool(enough.any()) else self._random(size)
+    def _observed(self, of_one: int, of_other: int) -> Tensor:
+        """`of_one` of the atoms that one token made active with `of_other` of another token's; some may be the same."""
+        half = max(1, len(self.active) // 2)
+        return torch.cat([self._some(self.active[:half], of_one), self._some(self.active[-half:], of_other)], 1)
+
+    def _some(self, sets: Tensor, size: int) -> Tensor:
+        keys = torch.from_numpy(self.rng.random(sets.shape))
+        return sets.gather(1, keys.topk(size, dim=1).indices)
 
     def _deficits(self, sets: Tensor) -> Tensor:
         return expansion_deficits(self.support, sets.to(self.support.device), self.d_in)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable
@@ -166,6 +167,7 @@ def measure(
     """
     dictionary, targets, codes, indices = _planted(spec, device, backend)
     metrics: dict[str, float] = {}
+    norms = targets.norm(dim=1).clamp_min(torch.finfo(targets.dtype).tiny)  # planted atoms may cancel to 0
     for done, name in enumerate(spec.config.algorithms):
         tick(done, len(spec.config.algorithms))
         started = time.perf_counter()
@@ -178,9 +180,12 @@ def measure(
             f"{name}/exact_recovery": float((hit == 1).double().mean()),
             f"{name}/support_recovery": float(hit.mean()),
             f"{name}/code_error": float(_code_errors(found, codes, indices).mean()),
-            f"{name}/relative_residual": float((found.residual_norm / targets.norm(dim=1)).double().mean()),
+            f"{name}/relative_residual": float((found.residual_norm / norms).double().mean()),
             f"{name}/tokens_per_second": len(targets) / seconds,
         }
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
     return metrics
 
 

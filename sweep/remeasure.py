@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +24,7 @@ USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...
   KEY=VALUE          what changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where the LM and
                      the text now are (model.path, corpus.path)"""
 
-_MAY_CHANGE = ("run", "eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
+_MAY_CHANGE = ("eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
 
 
 def main(arguments: list[str]) -> int:
@@ -33,8 +34,8 @@ def main(arguments: list[str]) -> int:
         return 0 if arguments else 1
     os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     with one_line_errors():
-        given = _parse(arguments)
-        names = str(given.pop("run", ""))
+        names = ",".join(word.removeprefix("run=") for word in arguments if word.startswith("run="))
+        given = _parse([word for word in arguments if not word.startswith("run=")])
         runs_dir = Path(given.get("runs_dir", "runs"))
         planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
         for job in [entry.job for entry in planned if not entry.done]:
@@ -52,6 +53,10 @@ def _parse(arguments: list[str]) -> DictConfig:
         part = argument.split("=", 1)[0].split(".")[0]
         if part not in _MAY_CHANGE:
             raise ValueError(f"{part} is settled for a finished run; {', '.join(_MAY_CHANGE)} can be given")
+        try:
+            OmegaConf.from_dotlist([argument])
+        except Exception:  # whatever YAML makes of it
+            raise ValueError(f"{argument}: its value cannot be read (a bracket or quote left open?)") from None
     return cast(DictConfig, OmegaConf.from_dotlist(arguments))
 
 
@@ -66,7 +71,7 @@ def _records(names: str, runs_dir: Path) -> list[Record]:
         raise ValueError("run= must name a run, several with commas between, or all")
     records: list[Record] = []
     for name in names.split(","):
-        record = read_record(runs_dir, name)
+        record = read_record(runs_dir, name) if re.fullmatch("[0-9a-f]+", name) else None
         if record is None or not _has_an_sae(record):
             raise ValueError(f"run={name}: no finished run of that id under {runs_dir} (runs_dir)")
         records.append(record)

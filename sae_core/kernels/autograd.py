@@ -69,7 +69,8 @@ class Kernels(Protocol):
 class Pursuits(Protocol):
     """Codes by greedy selection, each result as `sae_core.pursuit.reference` defines it; shapes as in `Kernels`.
 
-    All have signed=True pick the largest correlations, signed=False the largest magnitudes.
+    All have signed=True pick the largest correlations, signed=False the largest magnitudes. `Differentiable` makes all
+    codes NaN where an atom is not finite.
     """
 
     def gomp(
@@ -139,7 +140,9 @@ class Differentiable:
         _check_selection(x, values, support, k)
         if block < 1:
             raise ValueError(f"block={block} must be at least 1")
-        return self.pursuits.gomp(x.contiguous(), values.contiguous(), _contiguous(support), k, min(block, k), signed)
+        x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
+        codes, indices = self.pursuits.gomp(x, values, support, k, min(block, k), signed)
+        return _unless_broken(codes, values), indices
 
     @torch.no_grad()
     def matching_pursuit(
@@ -148,14 +151,16 @@ class Differentiable:
         """See `Pursuits.matching_pursuit`; codes carry no gradient. Raises ValueError for a wrong shape or k."""
         _check_selection(x, values, support, k)
         x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
-        return self.pursuits.matching_pursuit(x, values, support, k, signed, refit)
+        codes, indices = self.pursuits.matching_pursuit(x, values, support, k, signed, refit)
+        return _unless_broken(codes, values), indices
 
     @torch.no_grad()
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """See `Pursuits.refit`; codes carry no gradient. Raises ValueError for a wrong shape, IndexError for a pick
         that is no latent."""
         self._check_targets(x, indices, values, support)
-        return self.pursuits.refit(x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support))
+        x, indices, values, support = x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
+        return _unless_broken(self.pursuits.refit(x, indices, values, support), values)
 
     @staticmethod
     def _check_targets(x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> None:
@@ -168,6 +173,11 @@ class Differentiable:
         """See `reference.unit_norm`."""
         _check(values, None, values.shape[-1])
         return _UnitNorm.apply(self.kernels, values)  # type: ignore[return-value]
+
+
+def _unless_broken(codes: Tensor, values: Tensor) -> Tensor:
+    """NaN where any atom is not finite: a search that skips it would make a diverged dictionary look healthy."""
+    return codes.masked_fill(~torch.isfinite(values).all(), float("nan"))
 
 
 def _check(values: Tensor, support: Tensor | None, d_in: int, **floats: Tensor) -> None:

@@ -6,6 +6,8 @@ encode + TopK. Definitions are those of `sae_core.pursuit.reference`; shapes as 
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -61,18 +63,35 @@ class Composed:
 
     def _best(self, fit: _LeastSquares, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
         """(scores, latents) of the `many` best atoms that are not among the `done` picks of a token."""
-        n = len(fit.values)
-        count, none = min(n, done + many), fit.values.new_zeros(n)
-        scores, latents = self.kernels.encode_topk(fit.residual, fit.values, fit.support, none, count)
-        if not signed:
-            low, of_low = self.kernels.encode_topk(-fit.residual, fit.values, fit.support, none, count)
-            scores, latents = torch.cat([scores, low], 1), torch.cat([latents, of_low], 1)
+        count = min(len(fit.values), done + many)
+        if signed:
+            none = fit.values.new_zeros(len(fit.values))
+            scores, latents = self.kernels.encode_topk(fit.residual, fit.values, fit.support, none, count)
+        else:
+            correlations, latents = largest_magnitudes(self.kernels, fit.residual, fit.values, fit.support, count)
+            scores = correlations.abs()
         picked = (latents[:, :, None] == fit.picks[:, None, :done]) & fit.taken[:, None, :done]
-        scores = scores.masked_fill(picked.any(-1), float("-inf"))
-        if not signed:  # an atom may be in both halves: the half where it is negative does not count
-            scores = scores.masked_fill(scores < 0, float("-inf"))
-        best = scores.topk(many, dim=1)
+        best = scores.masked_fill(picked.any(-1), float("-inf")).topk(many, dim=1)
         return best.values, latents.gather(1, best.indices)
+
+
+class _Encodes(Protocol):
+    def encode_topk(
+        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+def largest_magnitudes(
+    kernels: _Encodes, x: Tensor, values: Tensor, support: Tensor | None, count: int
+) -> tuple[Tensor, Tensor]:
+    """(correlations, latents), each (tokens, count): those of x with the atoms that are largest in magnitude."""
+    none = values.new_zeros(len(values))
+    high, of_high = kernels.encode_topk(x, values, support, none, count)
+    low, of_low = kernels.encode_topk(-x, values, support, none, count)
+    # A latent may be in both halves: it counts in the one where it is positive, at 0 in the first.
+    scores = torch.cat([high.masked_fill(high < 0, -1.0), low.masked_fill(low <= 0, -1.0)], 1)
+    kept = scores.topk(count, dim=1).indices
+    return torch.cat([high, -low], 1).gather(1, kept), torch.cat([of_high, of_low], 1).gather(1, kept)
 
 
 def power_of_two_scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -61,7 +61,7 @@ def gomp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Generalised OMP, `block` atoms a step: (codes, indices)."""
     atoms = densify(values, support, x.shape[1])
-    return _stacked([pursuit.gomp(atoms, y, k, block, signed) for y in x], x, k)
+    return _stacked([pursuit.gomp(atoms, y, k, block, signed) for y in _finite(x, atoms)], x, k)
 
 
 @torch.no_grad()
@@ -70,15 +70,20 @@ def matching_pursuit(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Matching pursuit, ended with least squares if `refit`: (codes, indices)."""
     atoms = densify(values, support, x.shape[1])
-    return _stacked([pursuit.matching_pursuit(atoms, y, k, signed, refit) for y in x], x, k)
+    return _stacked([pursuit.matching_pursuit(atoms, y, k, signed, refit) for y in _finite(x, atoms)], x, k)
 
 
 @torch.no_grad()
 def refit(x: torch.Tensor, indices: torch.Tensor, values: torch.Tensor, support: torch.Tensor | None) -> torch.Tensor:
     """Least squares on given picks: codes."""
     atoms = densify(values, support, x.shape[1])
-    found = [pursuit.refit(atoms, y, picked) for y, picked in zip(x, indices, strict=True)]
+    found = [pursuit.refit(atoms, y, picked) for y, picked in zip(_finite(x, atoms), indices, strict=True)]
     return _stacked(found, x, indices.shape[1])[0]
+
+
+def _finite(x: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
+    """The targets; NaN where any atom is not finite, so that its codes are."""
+    return x if bool(torch.isfinite(atoms).all()) else torch.full_like(x, torch.nan)
 
 
 def _stacked(found: list[pursuit.Pursuit], x: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

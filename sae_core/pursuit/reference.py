@@ -1,7 +1,8 @@
 """The readable truth of every pursuit: one target at a time, dense atoms, meant for float64. Never used in training.
 
 Each approximates a target y (d_in,) by k of the atoms (n_latents, d_in; rows of unit norm) and returns a `Pursuit`.
-Nothing depends on the target's scale: every tolerance is relative to ||y||.
+Nothing depends on the target's scale, as long as its square neither over- nor underflows: every tolerance is relative
+to ||y||. (The batched ones scale their targets first.)
 
 Where the definitions of the literature leave a choice, ours are:
 
@@ -172,6 +173,6 @@ def _filled(atoms: Tensor, y: Tensor, picked: Tensor, codes: Tensor, k: int) -> 
     unused = torch.ones(len(atoms), dtype=torch.bool).scatter(0, picked, False).nonzero().flatten()
     padding = unused[: k - len(picked)]
     if not torch.isfinite(y).all():
-        codes = codes.new_full((k - len(padding),), torch.nan)
+        return Pursuit(torch.arange(k, device=y.device), y.new_full((k,), torch.nan), y.new_tensor(torch.nan))
     residual = y - codes @ atoms[picked]
     return Pursuit(torch.cat([picked, padding]), torch.cat([codes, codes.new_zeros(len(padding))]), residual.norm())

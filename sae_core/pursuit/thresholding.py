@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_core.kernels.autograd import widened
-from sae_core.kernels.composed import power_of_two_scaled
+from sae_core.kernels.composed import largest_magnitudes, power_of_two_scaled
 from sae_core.kernels.dispatch import Backend
 from sae_core.pursuit.reference import MARGIN, SHRINK, STEPS, rounding
 
@@ -99,13 +99,7 @@ class _Problem:
 
     def _largest_correlations(self, residual: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """(correlations, latents), each (tokens, count), of the largest magnitudes."""
-        none = self.values.new_zeros(len(self.values))
-        high, of_high = self.backend.encode_topk(residual, self.values, self.support, none, count)
-        low, of_low = self.backend.encode_topk(-residual, self.values, self.support, none, count)
-        # A latent may be in both halves: it counts in the one where it is positive (at 0, in the first).
-        scores = torch.cat([high.masked_fill(high < 0, -1.0), low.masked_fill(low <= 0, -1.0)], 1)
-        kept = scores.topk(count, dim=1).indices
-        return torch.cat([high, -low], 1).gather(1, kept), torch.cat([of_high, of_low], 1).gather(1, kept)
+        return largest_magnitudes(self.backend, residual, self.values, self.support, count)
 
     def _image(self, codes: Tensor, picks: Tensor) -> Tensor:
         return self.backend.decode(codes, picks, self.values, self.support, self.y.shape[1])

@@ -138,6 +138,28 @@ def test_targets_that_are_zero_or_not_finite(backend, name, degree):
 
 @each_backend
 @each_pursuit
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("degree", [3, None])
+def test_a_dictionary_that_is_not_finite_does_not_look_healthy(backend, name, bad, degree):
+    x, values, support = problem(4, 75, 90, degree)
+    values[7, 1] = bad
+    for kernels in (BACKENDS[backend], reference):
+        codes, indices = PURSUITS[name](kernels, x, values, support, 6)
+        assert codes.isnan().all() and all(len(set(row.tolist())) == 6 for row in indices)
+    assert BACKENDS[backend].refit(x, indices, values, support).isnan().all()
+
+
+@each_backend
+@pytest.mark.parametrize("block", [2, 3, 5])
+def test_atoms_that_do_not_correlate_at_all_are_picked_once(backend, block):
+    support = torch.tensor([[1], [1], [2], [1], [2], [0]])
+    x = torch.tensor([[1.0, 0.0, -1.0]], dtype=torch.float64)
+    _, indices = BACKENDS[backend].gomp(x, torch.ones(6, 1, dtype=torch.float64), support, 5, block, False)
+    assert len(set(indices[0].tolist())) == 5
+
+
+@each_backend
+@each_pursuit
 @pytest.mark.parametrize("sparse", [True, False])
 def test_duplicate_atoms_and_a_span_that_is_used_up(backend, name, sparse):
     """Each atom is there twice and they span 8 dimensions: nothing is NaN, picks stay distinct, the fit is as good."""

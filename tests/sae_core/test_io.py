@@ -49,3 +49,19 @@ def test_nothing_there(tmp_path):
 def test_activations_of_the_wrong_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"must be \(tokens, 16\)"):
         Expander(64, 3, 4).build(16, seed=0)(torch.zeros(shape))
+
+
+def test_a_pursuit_comes_back_and_a_reading_is_not_saved(tmp_path):
+    from sae_core.inference import infer_by
+
+    sae = Expander(64, 5, 4, encoder="block2").build(16, seed=0)
+    h = torch.randn(20, 16)
+    io.save(sae, tmp_path)
+    again = io.load(tmp_path)
+    assert torch.equal(again(h).reconstruction, sae(h).reconstruction) and again.encoder.name == "gomp2"
+    with pytest.raises(ValueError, match="reading of an SAE by refit"):
+        io.save(infer_by(sae, "refit"), tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "pursuit": "magic"}))
+    with pytest.raises(io.SAEFileError, match="pursuit=magic"):
+        io.load(tmp_path)

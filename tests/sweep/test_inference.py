@@ -97,10 +97,13 @@ def test_a_measurement_that_fails_is_said_and_the_run_stays(launched):
         (["run=nonesuch"], "run=nonesuch: no finished run"),
         ([], "run= must name a run"),
         (["run={id}", "eval.inference=[magic]"], "magic is no inference: choose from encoder, topk, refit"),
-        (["run={id}", "k=5"], "k is settled for a finished run; run, eval"),
+        (["run={id}", "k=5"], "k is settled for a finished run; eval, runs_dir"),
         (["run={id}", "eval.windows=3"], "eval.windows differ"),
         (["run={id}", "corpus.path=nowhere.txt"], "nowhere.txt"),
         (["run={id}", "nonsense"], "nonsense is not KEY=VALUE"),
+        (["run={id}", "eval.inference=[omp"], "eval.inference=[omp: its value cannot be read"),
+        (["run=../{id}"], "no finished run of that id"),
+        (["run=0123456701234567"], "run=0123456701234567: no finished run"),  # YAML would make an octal number of it
     ],
 )
 def test_mistakes_end_with_one_line(launched, change, said):

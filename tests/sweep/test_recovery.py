@@ -42,6 +42,11 @@ def test_code_error_counts_wrong_and_missing_atoms_once_each():
     assert errors.tolist() == pytest.approx([2**0.5, (1 / 2) ** 0.5])
 
 
+def test_planted_codes_that_cancel_are_no_failure():
+    config = RecoveryConfig(d_in=2, values="flat", codes="signs", trials=20)
+    assert measure(RecoverySpec(config, 8, 1, 2, 0), CPU)["omp_magnitude/relative_residual"] >= 0
+
+
 def test_noise_hurts_and_clusters_fail():
     clean, noisy = measure(spec(4), CPU), measure(spec(4, noise=0.5), CPU)
     clustered = measure(spec(4, mask="clustered"), CPU)
