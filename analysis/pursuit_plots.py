@@ -18,6 +18,7 @@ from analysis.stats import only
 _INFERENCES = ("encoder", "topk", "refit", "gomp16", "gomp4", "mp", "mp_refit", "omp", "niht", "cosamp")
 _MARKERS: dict[str, str] = dict(zip(_INFERENCES, "osP*XvDd<>", strict=True))
 _RATIOS = {"r_id": "$R_{id}(k) = 2\\beta^2 e(2k)$", "r_omp": "$R_{omp}(k) = \\beta^2 e(k+1)(2k+1)$"}
+_MASKS = ("dense", "clustered", "expander")  # drawn from right to left
 _PUBLISHED_RECOVERY = {64: (0.99, 1.00), 128: (0.14, 0.41)}  # paper: OMP, noiseless, m=512, n=4096
 
 
@@ -130,6 +131,7 @@ def recovery_figure(table: pd.DataFrame) -> Figure:
     """Phase transitions against k: the share of trials recovered exactly, and of planted atoms found; a column per
     dictionary, a row per noise."""
     dictionaries = groups(table, ["d_in", "n", "values", "codes", "mask", "d"])
+    dictionaries.sort(key=lambda of: (*of[0][:4], -_MASKS.index(of[0][4]) if of[0][4] in _MASKS else 1, of[0][5]))
     noises = sorted(table["noise"].unique())
     size = (2.9 * len(dictionaries) + 1.5, 2.7 * len(noises) + 0.6)
     figure, axes = plt.subplots(
