@@ -27,4 +27,6 @@ template <> struct Traits<double> {
 
 #include "cpu_sums.h"
 
-#include "cpu_pursuit.h"
+#include "cpu_least_squares.h"
+
+#include "cpu_greedy.h"

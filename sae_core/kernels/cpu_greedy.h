@@ -1,0 +1,228 @@
+// Greedy pursuits: atoms picked by their correlation with what is left. Definitions: pursuit/reference.py.
+
+// Greedy pursuit that makes all correlations anew each step, the `block` best atoms a step. Orthogonal: least squares
+// on all picks after each step (generalised OMP). Else matching pursuit, one atom a step, with least squares at the end
+// if `refit`.
+template <typename T, typename Index> struct Greedy {
+  static constexpr int TILE = Lanes<T>::TILE;
+  Atoms<T, Index> atoms;
+  int k, block;
+  bool magnitude, orthogonal, refit;
+  const T *x;
+  T *codes;
+  int64_t *indices;
+
+  void run(int64_t tokens, int64_t threads) const {
+#pragma omp parallel num_threads(threads)
+    {
+      LeastSquares<T, Index> fit(atoms, k);
+      std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z(MAX_SAMPLE * TILE + 64);
+      T *tile = align<T>(room.data());
+      Selections<T> best(TILE, atoms.n, block);
+      Encoder<T, Index> encoder(atoms.n, atoms.degree, atoms.values, nullptr, atoms.support, tile, align<T>(z.data()),
+                                best);
+      Excluded<T> excluded(atoms.n);
+      encoder.magnitude = magnitude;
+      encoder.excluded = &excluded;
+      std::vector<int64_t> latents(size_t(block) * TILE);
+      std::vector<T> scores(size_t(block) * TILE);
+#pragma omp for schedule(dynamic)
+      for (int64_t first = 0; first < tokens; first += TILE) {
+        const int here = int(std::min<int64_t>(TILE, tokens - first));
+        fit.start(x + first * atoms.d_in, here, indices + first * k);
+        excluded.clear();
+        for (int done = 0; done < k && fit.still_active(); done += best.k) {
+          best.k = std::min(block, k - done);
+          transpose<T>(fit.residual, TILE, atoms.d_in, tile, TILE, TILE);
+          pick(encoder, fit, latents.data(), scores.data());
+          for (int i = 0; i < best.k; i++) {
+            for (int t = 0; t < here; t++)
+              if (fit.active >> t & 1) {
+                const int64_t latent = latents[t * best.k + i];
+                excluded.add(latent, t);
+                fit.take(t, latent);
+                if (!orthogonal) fit.project(t);
+              }
+            if (orthogonal) fit.append(fit.active);
+          }
+          // One at a time, picks are far from dependent and earlier ones stay orthogonal to the residual.
+          if (orthogonal) fit.correct(block == 1 ? done : 0);
+        }
+        if (orthogonal) fit.correct(0);
+        else if (refit) fit.refit();
+        fit.write(here, codes + first * k);
+      }
+    }
+  }
+
+  // latents (TILE, best.k): the best of every active token; one without any that correlates is active no more.
+  void pick(Encoder<T, Index> &encoder, LeastSquares<T, Index> &fit, int64_t *latents, T *scores) const {
+    Selections<T> &best = encoder.best;
+    if (best.k == 1) encoder.argmax(latents, scores);
+    else encoder.run(fit.active);
+    for (int t = 0; t < TILE; t++) {
+      if (!(fit.active >> t & 1)) continue;
+      if (best.k > 1) best.of[t].write(best.k, scores + t * best.k, latents + t * best.k);
+      const T *mine = scores + t * best.k;
+      if (latents[t * best.k] < 0 || !fit.matters(t, *std::max_element(mine, mine + best.k)))
+        fit.active &= ~(uint32_t(1) << t);
+    }
+  }
+};
+
+// For each row, the latents that use it and their values there: what a change of that row changes.
+template <typename T, typename Index> struct ByRow {
+  std::vector<int64_t> start; // (d_in + 1,)
+  std::vector<Index> latents;
+  std::vector<T> values;
+
+  explicit ByRow(const Atoms<T, Index> &atoms) : start(size_t(atoms.d_in) + 2, 0) {
+    if (!atoms.support) return;
+    const int64_t count = atoms.n * atoms.degree;
+    latents.resize(size_t(count));
+    values.resize(size_t(count));
+    for (int64_t i = 0; i < count; i++) start[atoms.support[i] + 2]++;
+    for (int64_t r = 0; r < atoms.d_in; r++) start[r + 2] += start[r + 1];
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t at = start[atoms.support[i] + 1]++; // start[r + 1] moves from row r's start to its end
+      latents[at] = Index(i / atoms.degree);
+      values[at] = atoms.values[i];
+    }
+  }
+};
+
+// Matching pursuit: all correlations once, then only those change that share a row with the atom just picked.
+template <typename T, typename Index> struct MatchingPursuit {
+  using L = Lanes<T>;
+  using Vec = typename L::Vec;
+  static constexpr int TILE = L::TILE, LANES = L::LANES, COLUMNS = 64;
+  Atoms<T, Index> atoms;
+  int k;
+  bool magnitude, refit;
+  const T *x, *gram; // gram (n, n), of dense atoms only
+  T *codes;
+  int64_t *indices;
+
+  int64_t padded() const { return (atoms.n + BLOCK - 1) / BLOCK * BLOCK; }
+
+  // The latent of the largest z (|z|), z (padded,) holding NaN where it must not be picked; -1 where nothing can be.
+  // Maxima by column first: they need no sum across a vector.
+  int64_t best(const T *z) const {
+    constexpr int VECS = COLUMNS / LANES;
+    const int64_t n = padded();
+    Vec top[VECS];
+    for (int v = 0; v < VECS; v++) top[v] = Vec{} - std::numeric_limits<T>::infinity();
+    for (int64_t i = 0; i < n; i += COLUMNS)
+      for (int v = 0; v < VECS; v++) {
+        Vec value = reinterpret_cast<const Vec *>(z + i)[v];
+        if (magnitude) value = value < 0 ? -value : value;
+        top[v] = value > top[v] ? value : top[v];
+      }
+    const T *tops = reinterpret_cast<const T *>(top);
+    int column = 0;
+    for (int c = 1; c < COLUMNS; c++) column = tops[c] > tops[column] ? c : column;
+    for (int64_t i = column; i < n; i += COLUMNS)
+      if ((magnitude ? std::fabs(z[i]) : z[i]) == tops[column]) return i;
+    return -1;
+  }
+
+  // The picks of one token and, without a refit, their codes; z and the residual r are its own to use up.
+  int pursue(const ByRow<T, Index> &by_row, T *z, T *r, T norm, int64_t *picks, T *found) const {
+    for (int s = 0; s < k; s++) {
+      if (!(std::sqrt(dot(r, r, atoms.d_in)) > exhausted<T>() * norm)) return s;
+      const int64_t latent = best(z);
+      if (latent < 0 || !(std::fabs(z[latent]) > exhausted<T>() * norm)) return s;
+      const T code = z[latent];
+      picks[s] = latent;
+      found[s] = code;
+      z[latent] = std::numeric_limits<T>::quiet_NaN();
+      if (!atoms.support) {
+        for (int64_t i = 0; i < atoms.n; i++) z[i] -= code * gram[latent * atoms.n + i];
+        atoms.add(latent, -code, r);
+        continue;
+      }
+      for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++) {
+        const int64_t row = atoms.support[e];
+        const T change = code * atoms.values[e];
+        r[row] -= change;
+        for (int64_t i = by_row.start[row]; i < by_row.start[row + 1]; i++)
+          z[by_row.latents[i]] -= change * by_row.values[i];
+      }
+    }
+    return k;
+  }
+
+  void run(int64_t tokens, int64_t threads) const {
+    using E = Encoder<T, Index>;
+    const ByRow<T, Index> by_row(atoms);
+#pragma omp parallel num_threads(threads)
+    {
+      LeastSquares<T, Index> fit(atoms, k);
+      std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z_room(BLOCK * TILE + 64), found(k);
+      std::vector<T> by_token_room(size_t(padded()) * TILE + 64);
+      T *tile = align<T>(room.data()), *z = align<T>(z_room.data()), *by_token = align<T>(by_token_room.data());
+      Selections<T> unused(0, 1, 1);
+      E encoder(atoms.n, atoms.degree, atoms.values, nullptr, atoms.support, tile, z, unused);
+#pragma omp for schedule(dynamic)
+      for (int64_t first = 0; first < tokens; first += TILE) {
+        const int here = int(std::min<int64_t>(TILE, tokens - first));
+        fit.start(x + first * atoms.d_in, here, indices + first * k);
+        transpose<T>(fit.target, TILE, atoms.d_in, tile, TILE, TILE);
+        for (int64_t j = 0; j < atoms.n; j += BLOCK) {
+          const int count = int(std::min<int64_t>(BLOCK, atoms.n - j));
+          encoder.multiply(j, count);
+          for (int64_t i = count * TILE; i < BLOCK * TILE; i++) z[i] = std::numeric_limits<T>::quiet_NaN();
+          transpose<T>(z, BLOCK, TILE, by_token + j, padded(), BLOCK);
+        }
+        for (int t = 0; t < here; t++) {
+          if (!(fit.active >> t & 1)) continue;
+          fit.count[t] =
+              pursue(by_row, by_token + t * padded(), fit.left(t), fit.norm[t], fit.picks + t * k, found.data());
+          for (int s = 0; s < fit.count[t]; s++) fit.codes[s * TILE + t] = found[s];
+        }
+        if (refit) fit.refit();
+        fit.write(here, codes + first * k);
+      }
+    }
+  }
+};
+
+// indices and codes (tokens, k) by generalised OMP. Returns how many rows of the support are not in 0..d_in-1; where
+// there are any, nothing else is done.
+template <typename T>
+int64_t gomp(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t block, int64_t magnitude,
+             const T *x, const T *values, const int64_t *support, int64_t *indices, T *codes, int64_t threads) {
+  const auto run = [&](auto index) {
+    using Index = decltype(index);
+    const Compact<Index> compact(support, n * degree, d_in, threads);
+    if (compact.wrong) return compact.wrong;
+    const Atoms<T, Index> atoms{d_in, n, degree, values, compact.data()};
+    const int many = int(std::min(block, k));
+    Greedy<T, Index>{atoms, int(k), many, magnitude != 0, true, true, x, codes, indices}.run(tokens, threads);
+    return int64_t(0);
+  };
+  return d_in <= (1 << 16) ? run(uint16_t()) : run(uint32_t());
+}
+
+// One changed correlation costs about as much as this many made anew, a tile at a time (measured: 21 to 36).
+constexpr int CHANGE_COSTS = 24;
+
+// The same by matching pursuit, by changes of correlations where that is cheaper: d / d_in of all change for each row
+// of the picked atom. gram (n, n), or null, is for dense atoms only. Index must also hold latents.
+template <typename T>
+int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t magnitude,
+                         int64_t refit, const T *x, const T *values, const int64_t *support, const T *gram,
+                         int64_t *indices, T *codes, int64_t threads) {
+  const auto run = [&](auto index) {
+    using Index = decltype(index);
+    const Compact<Index> compact(support, n * degree, d_in, threads);
+    if (compact.wrong) return compact.wrong;
+    const Atoms<T, Index> atoms{d_in, n, degree, values, compact.data()};
+    if (gram || (support && degree * CHANGE_COSTS <= d_in))
+      MatchingPursuit<T, Index>{atoms, int(k), magnitude != 0, refit != 0, x, gram, codes, indices}.run(tokens,
+                                                                                                        threads);
+    else Greedy<T, Index>{atoms, int(k), 1, magnitude != 0, false, refit != 0, x, codes, indices}.run(tokens, threads);
+    return int64_t(0);
+  };
+  return std::max(d_in, n) <= (1 << 16) ? run(uint16_t()) : run(uint32_t());
+}

@@ -1,0 +1,266 @@
+// Least squares on a token's picks, and the growing factor that makes it cheap. Definitions: pursuit/reference.py.
+//
+// Targets are scaled by a power of two first, so that no square over- or underflows and the codes scale with the target
+// exactly.
+
+// A residual (or the part of an atom outside the span of others) this small beside the whole is rounding.
+template <typename T> T exhausted() { return std::pow(std::numeric_limits<T>::epsilon(), T(0.75)); }
+
+template <typename T, typename Index> struct Atoms {
+  int64_t d_in, n, degree;
+  const T *values;
+  const Index *support; // null: dense
+
+  T product(int64_t latent, const T *y) const {
+    const T *weights = values + latent * degree;
+    if (!support) return dot(weights, y, degree);
+    const Index *rows = support + latent * degree;
+    T sum = 0;
+    for (int64_t i = 0; i < degree; i++) sum += weights[i] * y[rows[i]];
+    return sum;
+  }
+
+  void add(int64_t latent, T weight, T *sum) const {
+    const T *weights = values + latent * degree;
+    if (!support)
+      for (int64_t i = 0; i < degree; i++) sum[i] += weight * weights[i];
+    else
+      for (int64_t i = 0; i < degree; i++) sum[support[latent * degree + i]] += weight * weights[i];
+  }
+
+  // The atom as a dense vector: itself, or laid out in `room`, which is zero and is left so by `erase`.
+  const T *spread(int64_t latent, T *room) const {
+    if (!support) return values + latent * degree;
+    add(latent, T(1), room);
+    return room;
+  }
+  void erase(int64_t latent, T *room) const {
+    if (support)
+      for (int64_t i = 0; i < degree; i++) room[support[latent * degree + i]] = 0;
+  }
+};
+
+// The Cholesky factor of the Gram matrix of each token's picks, an atom at a time; lanes are tokens. An atom that
+// depends on earlier ones gets the inverse pivot 0, which makes its code 0 and takes it out of every later sum.
+template <typename T> struct Factor : Lanes<T> {
+  using typename Lanes<T>::Vec;
+  using Lanes<T>::TILE, Lanes<T>::VECS;
+  int size = 0;
+  std::vector<T> room;
+  Vec *rows, *inverse; // row s: s * VECS vectors, the rows one after another; (k, VECS)
+
+  explicit Factor(int k) : room(size_t(k) * (k + 1) / 2 * TILE + 64) {
+    inverse = reinterpret_cast<Vec *>(align<T>(room.data()));
+    rows = inverse + int64_t(k) * VECS;
+  }
+
+  Vec *row(int s) const { return rows + int64_t(s) * (s - 1) / 2 * VECS; }
+
+  // rhs - sum of row[j] * x[j] over from..to-1, one vector of lanes; two sums, since one would wait for itself.
+  static Vec less(Vec rhs, const Vec *row, const Vec *x, int from, int to) {
+    Vec odd{};
+    int j = from;
+    for (; j + 2 <= to; j += 2) {
+      rhs -= row[j * VECS] * x[j * VECS];
+      odd -= row[(j + 1) * VECS] * x[(j + 1) * VECS];
+    }
+    if (j < to) rhs -= row[j * VECS] * x[j * VECS];
+    return rhs + odd;
+  }
+
+  // products (size + 1, VECS): the new atom's with each before it, and with itself.
+  void append(const Vec *products) {
+    Vec *mine = row(size);
+    for (int v = 0; v < VECS; v++) {
+      const Vec whole = products[size * VECS + v];
+      Vec rest = whole;
+      for (int i = 0; i < size; i++) {
+        const Vec w = less(products[i * VECS + v], row(i) + v, mine + v, 0, i) * inverse[i * VECS + v];
+        mine[i * VECS + v] = w;
+        rest -= w * w;
+      }
+      for (int t = 0; t < Lanes<T>::LANES; t++) {
+        const bool independent = rest[t] > whole[t] * exhausted<T>();
+        inverse[size * VECS + v][t] = independent ? 1 / std::sqrt(rest[t]) : T(0);
+      }
+    }
+    size++;
+  }
+
+  // x (size, VECS) = Gram^-1 x, x[0..first-1] being 0.
+  void solve(Vec *x, int first) const {
+    for (int v = 0; v < VECS; v++) {
+      for (int i = first; i < size; i++)
+        x[i * VECS + v] = less(x[i * VECS + v], row(i) + v, x + v, first, i) * inverse[i * VECS + v];
+      for (int i = size - 1; i >= 0; i--) {
+        const Vec code = x[i * VECS + v] * inverse[i * VECS + v];
+        x[i * VECS + v] = code;
+        for (int j = 0; j < i; j++) x[j * VECS + v] -= row(i)[j * VECS + v] * code;
+      }
+    }
+  }
+};
+
+// A tile of targets, each approximated by its own picks.
+template <typename T, typename Index> struct LeastSquares : Lanes<T> {
+  using typename Lanes<T>::Vec;
+  using Lanes<T>::TILE, Lanes<T>::VECS;
+  const Atoms<T, Index> &atoms;
+  int k;
+  Factor<T> factor;
+  std::vector<T> room, spread;
+  T *target, *residual;    // (TILE, d_in), scaled
+  T *codes, *step;         // (k, TILE)
+  T back[TILE];            // what undoes a target's scale
+  T norm[TILE];            // of the scaled target
+  int count[TILE];         // picks so far, until a token's target is exhausted
+  uint32_t active, broken; // tokens that go on; tokens that are not finite
+  int64_t *picks;          // (tokens, k)
+
+  LeastSquares(const Atoms<T, Index> &atoms_, int k_)
+      : atoms(atoms_), k(k_), factor(k_), room(size_t(2 * atoms_.d_in + 2 * k_) * TILE + 64),
+        spread(size_t(atoms_.d_in)) {
+    codes = align<T>(room.data());
+    step = codes + int64_t(k) * TILE;
+    target = step + int64_t(k) * TILE;
+    residual = target + atoms.d_in * TILE;
+  }
+
+  T *left(int t) const { return residual + t * atoms.d_in; }
+
+  void start(const T *x, int here, int64_t *picks_) {
+    picks = picks_;
+    factor.size = 0;
+    active = broken = 0;
+    const int64_t d_in = atoms.d_in;
+    std::memset(codes, 0, size_t(k) * TILE * sizeof(T));
+    std::memset(target, 0, size_t(d_in) * TILE * sizeof(T));
+    for (int t = 0; t < here; t++) {
+      T most = 0;
+      bool finite = true;
+      for (int64_t i = 0; i < d_in; i++) {
+        const T size = std::fabs(x[t * d_in + i]);
+        finite &= size <= std::numeric_limits<T>::max();
+        most = size > most ? size : most;
+      }
+      constexpr int LIMIT = std::numeric_limits<T>::max_exponent - 2; // both powers must be finite and not 0
+      const int exponent = finite && most > 0 ? std::min(std::max(std::ilogb(most), -LIMIT), LIMIT) : 0;
+      const T scale = std::ldexp(T(1), -exponent);
+      back[t] = std::ldexp(T(1), exponent);
+      if (!finite) broken |= uint32_t(1) << t;
+      else
+        for (int64_t i = 0; i < d_in; i++) target[t * d_in + i] = x[t * d_in + i] * scale;
+      norm[t] = std::sqrt(dot(target + t * d_in, target + t * d_in, d_in));
+      active |= uint32_t(finite) << t;
+    }
+    std::memcpy(residual, target, size_t(d_in) * TILE * sizeof(T));
+    for (int t = 0; t < TILE; t++) count[t] = 0;
+    for (int t = here; t < TILE; t++) norm[t] = 0;
+  }
+
+  // Whether a correlation, or a residual's norm, is more than rounding beside the target.
+  bool matters(int t, T size) const { return std::fabs(size) > exhausted<T>() * norm[t]; }
+
+  // Whether any token has something left to approximate; those that have not are active no more.
+  bool still_active() {
+    for (int t = 0; t < TILE; t++) {
+      const T *r = left(t);
+      active &= ~(uint32_t(!matters(t, std::sqrt(dot(r, r, atoms.d_in)))) << t);
+    }
+    return active != 0;
+  }
+
+  void take(int t, int64_t latent) { picks[t * k + count[t]++] = latent; }
+
+  // Subtract from a token's residual its projection on the pick just taken: matching pursuit's step.
+  void project(int t) {
+    const int s = count[t] - 1;
+    const int64_t latent = picks[t * k + s];
+    const T code = atoms.product(latent, left(t));
+    atoms.add(latent, -code, left(t));
+    codes[s * TILE + t] = code;
+  }
+
+  // Into the factor with the next pick of every token that has one; a token without gets an atom of no length.
+  void append(uint32_t picked) {
+    const int s = factor.size;
+    for (int t = 0; t < TILE; t++) {
+      if (!(picked >> t & 1)) {
+        for (int i = 0; i <= s; i++) step[i * TILE + t] = 0;
+        continue;
+      }
+      const int64_t *mine = picks + t * k;
+      const T *atom = atoms.spread(mine[s], spread.data());
+      for (int i = 0; i <= s; i++) step[i * TILE + t] = atoms.product(mine[i], atom);
+      atoms.erase(mine[s], spread.data());
+    }
+    factor.append(reinterpret_cast<const Vec *>(step));
+  }
+
+  // Move the codes to the least squares solution; picks before `first` are orthogonal to the residual already.
+  void correct(int first) {
+    const int size = factor.size;
+    for (int t = 0; t < TILE; t++)
+      for (int i = 0; i < size; i++)
+        step[i * TILE + t] = i >= first && i < count[t] ? atoms.product(picks[t * k + i], left(t)) : T(0);
+    factor.solve(reinterpret_cast<Vec *>(step), first);
+    for (int64_t i = 0; i < int64_t(size) * TILE; i++) codes[i] += step[i];
+    std::memcpy(residual, target, size_t(atoms.d_in) * TILE * sizeof(T));
+    for (int t = 0; t < TILE; t++)
+      for (int i = 0; i < count[t]; i++) atoms.add(picks[t * k + i], -codes[i * TILE + t], left(t));
+  }
+
+  // Least squares on the picks that each token has.
+  void refit() {
+    const int most = *std::max_element(count, count + TILE);
+    std::memset(codes, 0, size_t(k) * TILE * sizeof(T));
+    std::memcpy(residual, target, size_t(atoms.d_in) * TILE * sizeof(T));
+    for (int s = 0; s < most; s++) {
+      uint32_t having = 0;
+      for (int t = 0; t < TILE; t++) having |= uint32_t(s < count[t]) << t;
+      append(having);
+    }
+    correct(0);
+    correct(0); // once more: what the factor's rounding left
+  }
+
+  // Codes in the target's units; picks that a token never made become the unused atoms of lowest index, of code 0.
+  void write(int here, T *out) const {
+    for (int t = 0; t < here; t++) {
+      int64_t *mine = picks + t * k;
+      for (int i = 0; i < k; i++)
+        out[t * k + i] = broken >> t & 1 ? std::numeric_limits<T>::quiet_NaN()
+                                         : (i < count[t] ? codes[i * TILE + t] * back[t] : T(0));
+      int64_t unused = 0;
+      for (int i = count[t]; i < k; i++) {
+        while (std::find(mine, mine + i, unused) != mine + i) unused++;
+        mine[i] = unused;
+      }
+    }
+  }
+};
+
+// codes (tokens, k): least squares on given picks.
+template <typename T>
+int64_t refit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
+              const int64_t *support, int64_t *indices, T *codes, int64_t threads) {
+  constexpr int TILE = Lanes<T>::TILE;
+  int64_t wrong = 0;
+  for (int64_t i = 0; support && i < n * degree; i++) wrong += support[i] < 0 || support[i] >= d_in;
+  for (int64_t i = 0; i < tokens * k; i++) wrong += indices[i] < 0 || indices[i] >= n;
+  if (wrong) return wrong;
+  const Atoms<T, int64_t> atoms{d_in, n, degree, values, support};
+#pragma omp parallel num_threads(threads)
+  {
+    LeastSquares<T, int64_t> fit(atoms, int(k));
+#pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < tokens; first += TILE) {
+      const int here = int(std::min<int64_t>(TILE, tokens - first));
+      fit.start(x + first * d_in, here, indices + first * k);
+      for (int t = 0; t < here; t++) fit.count[t] = int(k);
+      fit.refit();
+      fit.write(here, codes + first * k);
+    }
+  }
+  return 0;
+}
