@@ -11,7 +11,18 @@ from sae_core.losses import reconstruction_loss
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-@pytest.mark.parametrize("arm", [Expander(3000, 7, 24), Expander(999, 3, 5), DenseTied(500, 8)], ids=str)
+@pytest.mark.parametrize(
+    "arm",
+    [
+        Expander(3000, 7, 24),
+        Expander(999, 3, 5),
+        DenseTied(500, 8),
+        Expander(999, 7, 12, "mp_refit"),
+        Expander(999, 7, 12, "omp"),
+        DenseTied(500, 8, "block4"),
+    ],
+    ids=str,
+)
 def test_loss_and_gradients_are_the_reference_s(arm):
     results = []
     for device, backend in (("cpu", "reference"), ("cuda", "auto")):
