@@ -27,8 +27,8 @@ def amortisation_figure(table: pd.DataFrame) -> Figure:
     best reading drawn as a bar; and CE recovered against multiply-adds a token."""
     cells = groups(drawn(table), ["model", "layer", "n", "k"])
     figure, axes = plt.subplots(len(cells), 2, figsize=(14, 5.2 * len(cells)), squeeze=False, layout="constrained")
+    colour_of = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(sorted(table["arm"].unique()))}
     for (left, right), ((model, layer, n, k), rows) in zip(axes, cells, strict=True):
-        colour_of = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(sorted(rows["arm"].unique()))}
         for (arm,), of_arm in groups(rows, ["arm"]):
             _gains(left, of_arm, colour_of[arm])
             _costs(right, of_arm, colour_of[arm])
@@ -37,7 +37,8 @@ def amortisation_figure(table: pd.DataFrame) -> Figure:
         left.set_ylabel("cross-entropy recovered")
         _axis(right, "multiply-adds to find one token's codes")
         right.set_title("the same against the cost of inference", loc="left", fontsize=11)
-        _legends(left, right, colour_of, _used(rows))
+        here = {arm: colour for arm, colour in colour_of.items() if arm in set(rows["arm"])}
+        _legends(left, right, here, _used(rows))
     return figure
 
 
