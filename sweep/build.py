@@ -18,8 +18,8 @@ from sae_core.arms import Arm, Sizes, arm_label
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
 from sweep.corpus import Corpus
-from sweep.evaluate import EvalConfig
 from sweep.lm import ModelConfig, ModelInfo, check_layer, device_from, find_model, model_hash
+from sweep.measures import EvalConfig
 from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number

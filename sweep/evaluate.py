@@ -1,266 +1,107 @@
-"""What an SAE preserves: reconstruction and LM-in-the-loop measures on held-out text.
-
-Mask policy "all_tokens": the hook point is replaced at every real token, BOS included, as the paper does; padding is
-neither replaced nor measured. Every cross-entropy is a sum over the same predicted tokens divided by their number.
-"""
+"""`python -m sweep.evaluate run=ID eval.inference=[omp]`: further measurements of finished runs, without training."""
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-import torch
+from omegaconf import DictConfig, OmegaConf
 
-from sae_core.inference import ENCODER, infer_by, inference_name, multiply_adds
-from sae_core.metrics import ReconstructionSums, ce_recovered
-from sae_core.sae import SAE
-from sweep.corpus import CorpusError
-from sweep.lm import LM, next_token_losses
-from sweep.memo import short_hash, write_json
-from sweep.windows import Windows
+from sweep.build import Job, build_job
+from sweep.launch import one_line_errors
+from sweep.plan import Planned
+from sweep.progress import Display
+from sweep.report import print_table
+from sweep.run import carry_out, preflight
+from sweep.store import COMPLETE, RECOVERY, Record, iterate_records, read_record, unmeasured
 
-MASK_POLICY = "all_tokens"
+USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
+
+  run=all            every finished run under runs_dir
+  eval.inference=[]  encoder, topk, refit, omp, gomp{L}, mp, mp_refit, niht, cosamp (sae_core/inference.py)
+  KEY=VALUE          what changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where the LM and
+                     the text now are (model.path, corpus.path)"""
+
+_MAY_CHANGE = ("eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
 
 
-class EvaluationError(ValueError):
-    """A measurement is undefined: the LM or the SAE gives values that are not finite, or an ablation costs nothing."""
+def main(arguments: list[str]) -> int:
+    """Measure, and print the table; 0 if all went well."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(USAGE)
+        return 0 if arguments else 1
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    with one_line_errors():
+        names = ",".join(word.removeprefix("run=") for word in arguments if word.startswith("run="))
+        given = _parse([word for word in arguments if not word.startswith("run=")])
+        runs_dir = Path(given.get("runs_dir", "runs"))
+        planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
+        for job in [entry.job for entry in planned if not entry.done]:
+            preflight(job, [])
+            with Display(job.runs_dir, [(job.spec.run_id, job.title)]):
+                carry_out(job)
+        return 1 if print_table(planned, []) else 0
+    return 1
 
 
-@dataclass(frozen=True)
-class EvalConfig:
-    """What is measured.
-
-    Args:
-        windows: held-out windows measured, each of model.window tokens.
-        inference: ways to read codes that are measured, by the names of `sae_core.inference`; `encoder`, the SAE's own,
-            always is. They change no result of another, so they are no part of the run's id, and a finished run can be
-            measured in further ways without training again.
-    """
-
-    windows: int = 100
-    inference: tuple[str, ...] = (ENCODER,)
-
-    def __post_init__(self):
-        if self.windows < 1:
-            raise CorpusError(f"eval.windows={self.windows} must be at least 1")
+def _parse(arguments: list[str]) -> DictConfig:
+    for argument in arguments:
+        if "=" not in argument:
+            raise ValueError(f"{argument} is not KEY=VALUE; python -m sweep.evaluate --help shows what can be given")
+        part = argument.split("=", 1)[0].split(".")[0]
+        if part not in _MAY_CHANGE:
+            raise ValueError(f"{part} is settled for a finished run; {', '.join(_MAY_CHANGE)} can be given")
         try:
-            names = [ENCODER, *(inference_name(name) for name in self.inference)]
-        except ValueError as error:
-            raise ValueError(f"eval.inference={list(self.inference)}: {error}") from None
-        object.__setattr__(self, "inference", tuple(dict.fromkeys(names)))
+            OmegaConf.from_dotlist([argument])
+        except Exception:  # whatever YAML makes of it
+            raise ValueError(f"{argument}: its value cannot be read (a bracket or quote left open?)") from None
+    return cast(DictConfig, OmegaConf.from_dotlist(arguments))
 
 
-@dataclass(frozen=True)
-class Baselines:
-    """Cross-entropies that do not depend on the SAE, in nats per token."""
-
-    ce_clean: float
-    ce_zero: float  # hook point replaced by zeros
-    ce_mean: float  # hook point replaced by the training pool's mean activation
-    predicted_tokens: int
-
-
-Edit = Callable[[torch.Tensor], torch.Tensor | None]
-Tick = Callable[[int, int], None]  # windows done, windows in all
-Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
-
-def baselines(
-    lm: Callable[[], LM], layer: int, windows: Windows, mean: torch.Tensor, batch_size: int, cache: Path, key: str
-) -> Baselines:
-    """Measure the baselines, or read them back: once per (model, layer, held-out set).
-
-    Args:
-        lm: gives the LM; called only when they must be measured.
-        mean: float32 (d_in,).
-        cache: folder of remembered baselines; `key` names what else determines them (weights, dtype, ...).
-    """
-    file = cache / f"{short_hash(key, layer, windows.digest(), mean.tolist())}.json"
-    try:
-        return Baselines(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        pass
-    model = lm()
-    mean = mean.to(model.device)
-    measured = Baselines(
-        ce_clean=_cross_entropy(model, layer, windows, batch_size, lambda h: None),
-        ce_zero=_cross_entropy(model, layer, windows, batch_size, torch.zeros_like),
-        ce_mean=_cross_entropy(model, layer, windows, batch_size, lambda h: mean.expand_as(h)),
-        predicted_tokens=int((windows.lengths - 1).sum()),
-    )
-    write_json(file, asdict(measured))
-    return measured
-
-
-class CleanPass:
-    """The unchanged LM on held-out windows, a batch at a time: what every SAE of a layer is compared with.
-
-    Batches are remembered, so that the next SAE needs one forward pass each instead of two, as long as all of them
-    fit into KEPT_BYTES together (an LM with few windows or a small vocabulary).
-    """
-
-    KEPT_BYTES = 1 << 28
-
-    def __init__(self, lm: LM, layer: int, windows: Windows, batch_size: int):
-        self.lm, self.layer, self.windows, self.batch_size = lm, layer, windows, batch_size
-        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def __call__(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(hook point (windows, length, d_model), logits (windows, length, vocabulary)) from window `start` on."""
-        if start in self._kept:
-            return self._kept[start]
-        seen: list[torch.Tensor] = []
-        tokens = _batch(self.windows, start, self.batch_size, self.lm.device)[0]
-        logits = self.lm.logits(tokens, self.layer, lambda hidden: seen.append(hidden.clone()))
-        batch = seen[0], logits
-        if sum(t.nbytes for t in batch) * len(self.windows.tokens) <= self.KEPT_BYTES * len(tokens):
-            self._kept[start] = batch
-        return batch
-
-
-def measure(
-    sae: SAE, inference: str, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None
-) -> dict[str, dict[str, Any]]:
-    """`sae` read by `inference` (see `sae_core.inference`): `metrics` as `evaluate` gives them, and `cost`:
-
-    - multiply_adds: to find the codes of one token, counted;
-    - tokens_per_second: of finding them, measured on these windows with `threads` CPU threads, the first batch apart.
-
-    Raises:
-        EvaluationError: as `evaluate`.
-    """
-    other = infer_by(sae, inference)
-    watch = _Stopwatch(other)
-    metrics = evaluate(other, clean, base, tick, watch.encode)
-    cost = {
-        "multiply_adds": multiply_adds(other),
-        "tokens_per_second": watch.rate(),
-        "threads": torch.get_num_threads(),
-    }
-    return {"metrics": metrics, "cost": cost}
-
-
-@torch.inference_mode()
-def active_latents(sae: SAE, clean: CleanPass, tokens: int = 4096) -> torch.Tensor:
-    """Which latents the first held-out tokens make active: int64 (at most `tokens`, k)."""
-    found: list[torch.Tensor] = []
-    for start in range(0, len(clean.windows.tokens), clean.batch_size):
-        mask = _batch(clean.windows, start, clean.batch_size, clean.lm.device)[1]
-        found.append(sae.encode(clean(start)[0][mask].float())[1])
-        if sum(map(len, found)) >= tokens:
-            break
-    return torch.cat(found)[:tokens]
-
-
-class _Stopwatch:
-    """Times an SAE's encode, a batch at a time."""
-
-    def __init__(self, sae: SAE):
-        self.sae, self._batches = sae, []
-
-    def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        _wait_for(h.device)
-        started = time.perf_counter()
-        found = self.sae.encode(h)
-        _wait_for(h.device)
-        self._batches.append((len(h), time.perf_counter() - started))
+def _records(names: str, runs_dir: Path) -> list[Record]:
+    """The records asked for. Raises ValueError for one that is not there or not complete."""
+    if names == "all":
+        found = [record for _, record in iterate_records(runs_dir) if record and _has_an_sae(record)]
+        if not found:
+            raise ValueError(f"run=all: no finished run under {runs_dir} (runs_dir)")
         return found
-
-    def rate(self) -> int:
-        """Tokens per second; the first batch, which pays for what is set up once, does not count beside others."""
-        counted = self._batches[1:] or self._batches
-        return round(sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted))
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@torch.inference_mode()
-def evaluate(
-    sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None, encode: Encode | None = None
-) -> dict[str, Any]:
-    """Every measure of one SAE on `clean`'s windows, by the names that records and trackers use.
-
-    Args:
-        encode: the SAE's own, or the same watched.
-
-    The clean pass gives the activations and the logits that the KL refers to; a second pass has the hook point
-    replaced by the SAE's reconstruction.
-
-    Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite.
-    """
-    lm, layer, windows, batch_size = clean.lm, clean.layer, clean.windows, clean.batch_size
-    sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
-    ce_sum = kl_sum = 0.0
-    for start in range(0, len(windows.tokens), batch_size):
-        tokens, mask, predicted = _batch(windows, start, batch_size, lm.device)
-        hidden, clean_logits = clean(start)
-        h = hidden[mask].float()
-        codes, indices = (encode or sae.encode)(h)
-        reconstruction = sae.decode(codes, indices)
-        sums.add(h, reconstruction, codes, indices)
-        replaced = hidden.clone()
-        replaced[mask] = reconstruction.to(hidden.dtype)
-        logits = lm.logits(tokens, layer, lambda _hidden, replaced=replaced: replaced)
-        ce_sum += float(next_token_losses(logits, tokens)[predicted].double().sum())
-        kl_sum += _kl_sum(clean_logits, logits, predicted)
-        tick(min(start + batch_size, len(windows.tokens)), len(windows.tokens))
-    metrics = {**sums.result()._asdict(), **_fidelity(ce_sum / base.predicted_tokens, base)}
-    metrics["kl"] = kl_sum / base.predicted_tokens
-    metrics["mask_policy"] = MASK_POLICY
-    for name, value in metrics.items():
-        if isinstance(value, float) and not abs(value) < float("inf"):
-            raise EvaluationError(f"{name} is {value} on the held-out text")
-    return metrics
+    if not names:
+        raise ValueError("run= must name a run, several with commas between, or all")
+    records: list[Record] = []
+    for name in names.split(","):
+        record = read_record(runs_dir, name) if re.fullmatch("[0-9a-f]+", name) else None
+        if record is None or not _has_an_sae(record):
+            raise ValueError(f"run={name}: no finished run of that id under {runs_dir} (runs_dir)")
+        records.append(record)
+    return records
 
 
-def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
-    for name, ablated in (("zero", base.ce_zero), ("mean", base.ce_mean)):
-        if ablated == base.ce_clean:
-            raise EvaluationError(f"{name} ablation leaves the LM's cross-entropy at {ablated}: nothing to recover")
-    return {
-        **asdict(base),
-        "ce_sae": ce_sae,
-        "delta_ce": ce_sae - base.ce_clean,
-        "ce_recovered": ce_recovered(ce_sae, base.ce_clean, base.ce_zero),
-        "ce_recovered_mean": ce_recovered(ce_sae, base.ce_clean, base.ce_mean),
-    }
+def _has_an_sae(record: Record) -> bool:
+    return record["status"] == COMPLETE and record.get("kind") != RECOVERY
 
 
-@torch.inference_mode()
-def _cross_entropy(lm: LM, layer: int, windows: Windows, batch_size: int, edit: Edit) -> float:
-    total = count = 0.0
-    for start in range(0, len(windows.tokens), batch_size):
-        tokens, _, predicted = _batch(windows, start, batch_size, lm.device)
-        losses = next_token_losses(lm.logits(tokens, layer, edit), tokens)[predicted]
-        total += float(losses.double().sum())
-        count += losses.numel()
-    return total / count
+def _planned(record: Record, given: DictConfig, runs_dir: Path) -> Planned:
+    job = _job(record, given, runs_dir)
+    return Planned([], job, True, not unmeasured(record, job.inference))
 
 
-def _batch(windows: Windows, start: int, size: int, device: torch.device):
-    """(tokens, mask of real tokens, mask of predicted positions (windows, length - 1)) of one batch."""
-    tokens = torch.from_numpy(windows.tokens[start : start + size]).to(device)
-    mask = torch.from_numpy(windows.mask()[start : start + size]).to(device)
-    return tokens, mask, mask[:, 1:]
-
-
-def _kl_sum(clean: torch.Tensor, logits: torch.Tensor, predicted: torch.Tensor) -> float:
-    """sum over predicted positions of KL(clean || replaced) in nats."""
-    log_p = clean[:, :-1][predicted].float().log_softmax(-1)
-    log_q = logits[:, :-1][predicted].float().log_softmax(-1)
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).double().sum())
+def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:
+    """The run's job again, from the config in its record and what is given now."""
+    run_id = record["run_id"]
+    if "config" not in record:
+        raise ValueError(f"run={run_id} was recorded before records kept their config: launch it again as it was")
+    cfg = cast(DictConfig, OmegaConf.merge(record["config"], given, {"runs_dir": str(runs_dir)}))
+    job = build_job(cfg, record["labels"]["sweep"])
+    if job.spec.run_id != run_id:
+        now, then = job.spec.as_json(), record["spec"]
+        changed = [f"{part}.{key}" for part in now if isinstance(now[part], dict)
+                   for key in now[part] if now[part][key] != then.get(part, {}).get(key)]  # fmt: skip
+        raise ValueError(f"run={run_id} is not what these settings give: {', '.join(changed) or 'seed'} differ")
+    return job
 
 
 if __name__ == "__main__":
-    from sweep.remeasure import main
-
     sys.exit(main(sys.argv[1:]))

@@ -23,8 +23,8 @@ from sae_core.storage import count_storage
 from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
-from sweep.evaluate import Baselines, CleanPass, EvaluationError, active_latents, baselines, measure
 from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
+from sweep.measures import Baselines, CleanPass, EvaluationError, active_latents, baselines, measure
 from sweep.process import keep_freed_memory, long_lived_objects_kept
 from sweep.progress import RunProgress
 from sweep.recording import log, new_record, one_line, start_tracker

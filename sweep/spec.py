@@ -10,7 +10,7 @@ from typing import Any
 
 from sae_core.arms import TOPK, Arm
 from sweep.activations import CacheKey
-from sweep.evaluate import MASK_POLICY, EvalConfig
+from sweep.measures import MASK_POLICY, EvalConfig
 from sweep.memo import short_hash
 from sweep.train import TrainConfig
 

@@ -12,7 +12,7 @@ A record is a JSON object:
     axes        layer, d, k, n, seed as asked
     sizes       d_in, n_latents, degree, k as built
     storage     learned_decoder_values, compression, learned_parameters, index_bits, artifact_bytes
-    metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.evaluate`
+    metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.measures`
     inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
                 tokens_per_second, threads), or the error that kept it from being measured
     theory      what is known of the dictionary, see `sae_core.theory`: value, and whether exact, estimate or bound

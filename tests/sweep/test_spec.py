@@ -6,7 +6,7 @@ import pytest
 
 from sae_core.arms import DenseTied, Expander
 from sweep.activations import CacheKey
-from sweep.evaluate import EvalConfig
+from sweep.measures import EvalConfig
 from sweep.spec import RunSpec, latents_from, whole_number
 from sweep.train import TrainConfig
 

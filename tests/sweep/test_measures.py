@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from sae_core.arms import Expander
 from sweep.corpus import TextCorpus
-from sweep.evaluate import CleanPass, EvaluationError, baselines, evaluate
 from sweep.lm import ModelConfig, find_model, load_lm
+from sweep.measures import CleanPass, EvaluationError, baselines, evaluate
 from sweep.windows import WindowConfig, held_out_windows
 
 LAYER = 1
