@@ -150,7 +150,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
         layers_together=tuple(sorted({cfg.layer, *cfg.layers_together})),
         save_artifact=cfg.save_artifact,
-        settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
+        settings=cast(dict[str, Any], OmegaConf.to_container(resolved, resolve=True)),
     )
 
 

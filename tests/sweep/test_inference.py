@@ -14,7 +14,7 @@ from sweep.store import read_record, unmeasured
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
-    "model=local", "corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10", "n=64", "k=4", "d=3",
+    "model=local", "corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10", "n=2m", "k=4", "d=3",
     "layer=1", "train.steps=60", "train.batch_size=32", "threads=1", "tracker.mode=disabled",
 ]  # fmt: skip
 
