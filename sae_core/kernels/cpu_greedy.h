@@ -126,15 +126,16 @@ template <typename T, typename Index> struct MatchingPursuit {
     return -1;
   }
 
-  // The picks of one token and, without a refit, their codes; z and the residual r are its own to use up.
-  int pursue(const ByRow<T, Index> &by_row, T *z, T *r, T norm, int64_t *picks, T *found) const {
+  // Take the picks of token t, and their codes for where no refit follows; z is its own to use up.
+  void pursue(const ByRow<T, Index> &by_row, T *z, LeastSquares<T, Index> &fit, int t) const {
+    T *r = fit.left(t);
     for (int s = 0; s < k; s++) {
-      if (!(std::sqrt(dot(r, r, atoms.d_in)) > exhausted<T>() * norm)) return s;
+      if (!fit.has_left(t)) return;
       const int64_t latent = best(z);
-      if (latent < 0 || !(std::fabs(z[latent]) > exhausted<T>() * norm)) return s;
+      if (latent < 0 || !fit.matters(t, z[latent])) return;
       const T code = z[latent];
-      picks[s] = latent;
-      found[s] = code;
+      fit.take(t, latent);
+      fit.codes[s * TILE + t] = code;
       z[latent] = std::numeric_limits<T>::quiet_NaN();
       if (!atoms.support) {
         for (int64_t i = 0; i < atoms.n; i++) z[i] -= code * gram[latent * atoms.n + i];
@@ -149,7 +150,6 @@ template <typename T, typename Index> struct MatchingPursuit {
           z[by_row.latents[i]] -= change * by_row.values[i];
       }
     }
-    return k;
   }
 
   void run(int64_t tokens, int64_t threads) const {
@@ -158,7 +158,7 @@ template <typename T, typename Index> struct MatchingPursuit {
 #pragma omp parallel num_threads(threads)
     {
       LeastSquares<T, Index> fit(atoms, k);
-      std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z_room(BLOCK * TILE + 64), found(k);
+      std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z_room(BLOCK * TILE + 64);
       std::vector<T> by_token_room(size_t(padded()) * TILE + 64);
       T *tile = align<T>(room.data()), *z = align<T>(z_room.data()), *by_token = align<T>(by_token_room.data());
       Selections<T> unused(0, 1, 1);
@@ -174,12 +174,8 @@ template <typename T, typename Index> struct MatchingPursuit {
           for (int64_t i = count * TILE; i < BLOCK * TILE; i++) z[i] = std::numeric_limits<T>::quiet_NaN();
           transpose<T>(z, BLOCK, TILE, by_token + j, padded(), BLOCK);
         }
-        for (int t = 0; t < here; t++) {
-          if (!(fit.active >> t & 1)) continue;
-          fit.count[t] =
-              pursue(by_row, by_token + t * padded(), fit.left(t), fit.norm[t], fit.picks + t * k, found.data());
-          for (int s = 0; s < fit.count[t]; s++) fit.codes[s * TILE + t] = found[s];
-        }
+        for (int t = 0; t < here; t++)
+          if (fit.active >> t & 1) pursue(by_row, by_token + t * padded(), fit, t);
         if (refit) fit.refit();
         fit.write(here, codes + first * k);
       }
@@ -187,42 +183,30 @@ template <typename T, typename Index> struct MatchingPursuit {
   }
 };
 
-// indices and codes (tokens, k) by generalised OMP. Returns how many rows of the support are not in 0..d_in-1; where
-// there are any, nothing else is done.
+// indices and codes (tokens, k) by generalised OMP; returns as `with_atoms`.
 template <typename T>
 int64_t gomp(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t block, int64_t magnitude,
              const T *x, const T *values, const int64_t *support, int64_t *indices, T *codes, int64_t threads) {
-  const auto run = [&](auto index) {
-    using Index = decltype(index);
-    const Compact<Index> compact(support, n * degree, d_in, threads);
-    if (compact.wrong) return compact.wrong;
-    const Atoms<T, Index> atoms{d_in, n, degree, values, compact.data()};
+  return with_atoms(d_in, n, degree, values, support, threads, [&](const auto &atoms) {
     const int many = int(std::min(block, k));
-    Greedy<T, Index>{atoms, int(k), many, magnitude != 0, true, true, x, codes, indices}.run(tokens, threads);
-    return int64_t(0);
-  };
-  return d_in <= (1 << 16) ? run(uint16_t()) : run(uint32_t());
+    using Row = typename std::decay_t<decltype(atoms)>::Row;
+    Greedy<T, Row>{atoms, int(k), many, magnitude != 0, true, true, x, codes, indices}.run(tokens, threads);
+  });
 }
 
 // One changed correlation costs about as much as this many made anew, a tile at a time (measured: 21 to 36).
 constexpr int CHANGE_COSTS = 24;
 
 // The same by matching pursuit, by changes of correlations where that is cheaper: d / d_in of all change for each row
-// of the picked atom. gram (n, n), or null, is for dense atoms only. Index must also hold latents.
+// of the picked atom. gram (n, n), or null, is for dense atoms only.
 template <typename T>
 int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t magnitude,
                          int64_t refit, const T *x, const T *values, const int64_t *support, const T *gram,
                          int64_t *indices, T *codes, int64_t threads) {
-  const auto run = [&](auto index) {
-    using Index = decltype(index);
-    const Compact<Index> compact(support, n * degree, d_in, threads);
-    if (compact.wrong) return compact.wrong;
-    const Atoms<T, Index> atoms{d_in, n, degree, values, compact.data()};
+  return with_atoms(d_in, n, degree, values, support, threads, [&](const auto &atoms) {
+    using Row = typename std::decay_t<decltype(atoms)>::Row;
     if (gram || (support && degree * CHANGE_COSTS <= d_in))
-      MatchingPursuit<T, Index>{atoms, int(k), magnitude != 0, refit != 0, x, gram, codes, indices}.run(tokens,
-                                                                                                        threads);
-    else Greedy<T, Index>{atoms, int(k), 1, magnitude != 0, false, refit != 0, x, codes, indices}.run(tokens, threads);
-    return int64_t(0);
-  };
-  return std::max(d_in, n) <= (1 << 16) ? run(uint16_t()) : run(uint32_t());
+      MatchingPursuit<T, Row>{atoms, int(k), magnitude != 0, refit != 0, x, gram, codes, indices}.run(tokens, threads);
+    else Greedy<T, Row>{atoms, int(k), 1, magnitude != 0, false, refit != 0, x, codes, indices}.run(tokens, threads);
+  });
 }

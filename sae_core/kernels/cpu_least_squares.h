@@ -7,6 +7,7 @@
 template <typename T> T exhausted() { return std::pow(std::numeric_limits<T>::epsilon(), T(0.75)); }
 
 template <typename T, typename Index> struct Atoms {
+  using Row = Index;
   int64_t d_in, n, degree;
   const T *values;
   const Index *support; // null: dense
@@ -161,12 +162,11 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
   // Whether a correlation, or a residual's norm, is more than rounding beside the target.
   bool matters(int t, T size) const { return std::fabs(size) > exhausted<T>() * norm[t]; }
 
+  bool has_left(int t) const { return matters(t, std::sqrt(dot(left(t), left(t), atoms.d_in))); }
+
   // Whether any token has something left to approximate; those that have not are active no more.
   bool still_active() {
-    for (int t = 0; t < TILE; t++) {
-      const T *r = left(t);
-      active &= ~(uint32_t(!matters(t, std::sqrt(dot(r, r, atoms.d_in)))) << t);
-    }
+    for (int t = 0; t < TILE; t++) active &= ~(uint32_t(!has_left(t)) << t);
     return active != 0;
   }
 
@@ -240,27 +240,40 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
   }
 };
 
-// codes (tokens, k): least squares on given picks.
+// Call `run` with the atoms, their support in as few bits as name a row and a latent. Returns how many rows of the
+// support are not in 0..d_in-1; where there are any, nothing else is done.
+template <typename T, typename Run>
+int64_t with_atoms(int64_t d_in, int64_t n, int64_t degree, const T *values, const int64_t *support, int64_t threads,
+                   const Run &run) {
+  const auto go = [&](auto index) {
+    using Index = decltype(index);
+    const Compact<Index> compact(support, n * degree, d_in, threads);
+    if (!compact.wrong) run(Atoms<T, Index>{d_in, n, degree, values, compact.data()});
+    return compact.wrong;
+  };
+  return std::max(d_in, n) <= (1 << 16) ? go(uint16_t()) : go(uint32_t());
+}
+
+// codes (tokens, k): least squares on given picks. Returns how many of those are not in 0..n-1, or as `with_atoms`.
 template <typename T>
 int64_t refit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, const T *x, const T *values,
               const int64_t *support, int64_t *indices, T *codes, int64_t threads) {
   constexpr int TILE = Lanes<T>::TILE;
   int64_t wrong = 0;
-  for (int64_t i = 0; support && i < n * degree; i++) wrong += support[i] < 0 || support[i] >= d_in;
   for (int64_t i = 0; i < tokens * k; i++) wrong += indices[i] < 0 || indices[i] >= n;
   if (wrong) return wrong;
-  const Atoms<T, int64_t> atoms{d_in, n, degree, values, support};
+  return with_atoms(d_in, n, degree, values, support, threads, [&](const auto &atoms) {
 #pragma omp parallel num_threads(threads)
-  {
-    LeastSquares<T, int64_t> fit(atoms, int(k));
+    {
+      LeastSquares<T, typename std::decay_t<decltype(atoms)>::Row> fit(atoms, int(k));
 #pragma omp for schedule(dynamic)
-    for (int64_t first = 0; first < tokens; first += TILE) {
-      const int here = int(std::min<int64_t>(TILE, tokens - first));
-      fit.start(x + first * d_in, here, indices + first * k);
-      for (int t = 0; t < here; t++) fit.count[t] = int(k);
-      fit.refit();
-      fit.write(here, codes + first * k);
+      for (int64_t first = 0; first < tokens; first += TILE) {
+        const int here = int(std::min<int64_t>(TILE, tokens - first));
+        fit.start(x + first * d_in, here, indices + first * k);
+        for (int t = 0; t < here; t++) fit.count[t] = int(k);
+        fit.refit();
+        fit.write(here, codes + first * k);
+      }
     }
-  }
-  return 0;
+  });
 }
