@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import nn
 
 from sae_core.kernels.dispatch import get_backend
-from sae_core.supports import check_degree, expander_support
+from sae_core.supports import SUPPORTS, check_degree
+
+
+class Drawn(NamedTuple):
+    """What regenerates a support: `SUPPORTS[name](d_in, n_latents, degree, seed)`."""
+
+    name: str
+    seed: int
 
 
 class Dictionary(nn.Module):
-    """Atoms as a parameter `values` (n_latents, degree) and, where sparse, the rows they stand on.
+    """Atoms as `values` (n_latents, degree) and, where sparse, the rows they stand on.
 
-    Abstract: use `SparseDictionary` or `DenseDictionary`. An atom is its values scaled to unit l2 norm; the
-    gradient flows through the norm.
+    Abstract: use `SparseDictionary`, `FrozenDictionary` or `DenseDictionary`. An atom is its values scaled to unit l2
+    norm; the gradient flows through the norm. `value_bits` below 32 says that values are whole numbers of so many bits
+    (`sae_core.quantised`), which is how they are stored.
     """
 
-    values: nn.Parameter
+    values: torch.Tensor  # a parameter where it is learned
     support: torch.Tensor | None  # int64 (n_latents, degree), None where atoms are dense
-    support_seed: int | None  # regenerates the support, where one does
+    drawn: Drawn | None  # regenerates the support, where something does
     d_in: int
+    value_bits: int = 32
 
     @property
     def n_latents(self) -> int:
@@ -48,22 +60,34 @@ class SparseDictionary(Dictionary):
         d_in: rows of the dictionary (the paper's m).
         support: int (n_latents, degree), sorted distinct rows of each atom.
         generator: draws the initial values, N(0, 1) / sqrt(degree).
-        support_seed: the seed that `support` was drawn from, when it can be regenerated from it.
+        drawn: what regenerates `support`, where something does.
 
     Raises:
         ValueError: no rows, more than d_in, rows outside 0..d_in-1, unsorted or twice in an atom.
     """
 
-    def __init__(self, d_in: int, support: torch.Tensor, generator: torch.Generator, support_seed: int | None = None):
+    def __init__(self, d_in: int, support: torch.Tensor, generator: torch.Generator, drawn: Drawn | None = None):
         super().__init__()
-        check_degree(d_in, support.shape[1])
-        if len(support) and (int(support.min()) < 0 or int(support.max()) >= d_in):
-            raise ValueError(f"support rows {int(support.min())}..{int(support.max())} must be in 0..{d_in - 1} (d_in)")
-        if not bool((support[:, 1:] > support[:, :-1]).all()):
-            raise ValueError("support: each atom's rows must be sorted and distinct")
-        self.d_in, self.support_seed = d_in, support_seed
-        self.register_buffer("support", support.to(torch.int64), persistent=False)
+        self.d_in, self.drawn = d_in, drawn
+        self.register_buffer("support", _checked(d_in, support), persistent=False)
         self.values = nn.Parameter(torch.randn(support.shape, generator=generator) / support.shape[1] ** 0.5)
+
+
+class FrozenDictionary(Dictionary):
+    """Atoms on a left-regular support whose values are drawn from a seed and never change, so that neither is stored.
+
+    Args as `SparseDictionary`; `drawn` is required, and its seed draws the values too (`frozen_values`).
+    """
+
+    def __init__(self, d_in: int, support: torch.Tensor, drawn: Drawn):
+        super().__init__()
+        self.d_in, self.drawn = d_in, drawn
+        self.register_buffer("support", _checked(d_in, support), persistent=False)
+        values = frozen_values(support.shape[0], support.shape[1], drawn.seed)
+        self.register_buffer("values", values, persistent=False)
+
+    def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        """Nothing: these atoms cannot be aimed."""
 
 
 class DenseDictionary(Dictionary):
@@ -73,11 +97,32 @@ class DenseDictionary(Dictionary):
         super().__init__()
         if n_latents < 1:
             raise ValueError(f"n={n_latents} must be at least 1")
-        self.d_in, self.support, self.support_seed = d_in, None, None
+        self.d_in, self.support, self.drawn = d_in, None, None
         self.values = nn.Parameter(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
 
 
-def expander_dictionary(d_in: int, n_latents: int, degree: int, seed: int) -> SparseDictionary:
-    """A random left-`degree`-regular dictionary; support and initial values both follow from `seed`."""
-    support = expander_support(d_in, n_latents, degree, seed)
-    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), support_seed=seed)
+def drawn_dictionary(name: str, d_in: int, n_latents: int, degree: int, seed: int) -> SparseDictionary:
+    """A dictionary on the support that `SUPPORTS` calls `name`; support and initial values both follow from `seed`."""
+    support = SUPPORTS[name](d_in, n_latents, degree, seed)
+    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), Drawn(name, seed))
+
+
+def frozen_values(n_latents: int, degree: int, seed: int) -> torch.Tensor:
+    """Nearly Gaussian values of variance 1 / degree, the same bit for bit on every platform: float32 (n, degree).
+
+    The sum of the four 16-bit words of a raw PCG64 draw, seeded with (seed, 1), less its mean (Irwin-Hall).
+    """
+    raw = np.random.PCG64([seed, 1]).random_raw(n_latents * degree)
+    words = sum((raw >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
+    centred = np.asarray(words).astype(np.int64) * 2 - 4 * 0xFFFF  # of variance 4 * 4 * (2^32 - 1) / 12
+    deviation = (16 * (2**32 - 1) / 12 * degree) ** 0.5
+    return torch.from_numpy((centred / deviation).astype(np.float32)).view(n_latents, degree)
+
+
+def _checked(d_in: int, support: torch.Tensor) -> torch.Tensor:
+    check_degree(d_in, support.shape[1])
+    if len(support) and (int(support.min()) < 0 or int(support.max()) >= d_in):
+        raise ValueError(f"support rows {int(support.min())}..{int(support.max())} must be in 0..{d_in - 1} (d_in)")
+    if not bool((support[:, 1:] > support[:, :-1]).all()):
+        raise ValueError("support: each atom's rows must be sorted and distinct")
+    return support.to(torch.int64)

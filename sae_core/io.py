@@ -1,7 +1,8 @@
 """An SAE on disk: `sae.safetensors` (what it stores, nothing else) and `cfg.json` (how to read it).
 
-A support that a seed regenerates is not written; `cfg.json` keeps the seed and a digest of the support, and
-loading checks one against the other. Any other support is written as packed indices of ceil(log2 m) bits each.
+A support that a seed regenerates is not written; `cfg.json` keeps its name, the seed and a digest of the support, and
+loading checks one against the other. Any other support is written as packed indices of ceil(log2 m) bits each. Values
+of fewer than 32 bits are packed too, and those of a frozen dictionary, which the seed regenerates, are not written.
 Files appear by rename, so a half-written one never has the final name.
 """
 
@@ -20,16 +21,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sae_core.dictionary import DenseDictionary, Dictionary, SparseDictionary
+from sae_core.dictionary import DenseDictionary, Dictionary, Drawn, FrozenDictionary, SparseDictionary
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.pursuit.solvers import canonical
+from sae_core.quantised import BITS
 from sae_core.sae import SAE
 from sae_core.storage import bits_per_index
-from sae_core.supports import expander_support
+from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
 FORMAT = 1
+OLDEST_SUPPORT = "expander"  # of files written before supports had names
 
 
 class SAEFileError(ValueError):
@@ -50,7 +53,10 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dictionary = sae.dictionary
-    tensors: dict[str, torch.Tensor] = {"values": dictionary.values, "b_dec": sae.b_dec}
+    frozen = isinstance(dictionary, FrozenDictionary)
+    tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
+    if not frozen:
+        tensors["values"] = _pack_values(dictionary)
     config: dict[str, Any] = {
         "format": FORMAT,
         "d_in": dictionary.d_in,
@@ -59,6 +65,8 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
         "k": sae.k,
         "scale": float(sae.scale),
         "sparse": dictionary.support is not None,
+        "frozen": frozen,
+        "value_bits": dictionary.value_bits,
         "tied": sae.tied,
         "pursuit": sae.encoder.name if isinstance(sae.encoder, ByPursuit) else None,
         "about": about or {},
@@ -68,9 +76,9 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
     if isinstance(sae.encoder, OwnTopK):
         tensors["encoder_weight"] = sae.encoder.weight
     if dictionary.support is not None:
-        config["support_seed"] = dictionary.support_seed
+        config["support_name"], config["support_seed"] = dictionary.drawn or (None, None)
         config["support_sha256"] = support_digest(dictionary.support)
-        if dictionary.support_seed is None:
+        if dictionary.drawn is None:
             tensors["support"] = pack_support(dictionary.support, dictionary.d_in)
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     with _replacing(folder / WEIGHTS_FILE) as path:
@@ -123,6 +131,11 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
         raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
     d_in, n_latents = config["d_in"], config["n_latents"]
+    frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
+    if frozen not in (False, sparse) or (frozen and seed is None) or bits not in (32, *BITS):
+        raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
+    if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
+        raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
     pursuit = config.get("pursuit")  # missing in files written before there were any
     try:
         known = pursuit is None or (tied and bool(canonical(pursuit)))
@@ -130,7 +143,10 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
         known = False
     if not known:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
-    shapes = {"values": (n_latents, config["degree"] if sparse else d_in), "b_dec": (d_in,)}
+    count = n_latents * (config["degree"] if sparse else d_in)
+    shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
+    if not frozen:
+        shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (-(-count * bits // 8),)
     shapes |= {} if pursuit else {"b_enc": (n_latents,)}
     shapes |= {} if tied else {"encoder_weight": (n_latents, d_in)}
     for name, shape in shapes.items():
@@ -141,20 +157,35 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
-    d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
-    if not config["sparse"]:
-        dictionary: Dictionary = DenseDictionary(d_in, n_latents, torch.Generator())
+    d_in, n_latents = config["d_in"], config["n_latents"]
+    if config["sparse"]:
+        dictionary = _load_sparse(config, tensors, folder)
     else:
-        seed = config["support_seed"]
-        if seed is not None:
-            support = expander_support(d_in, n_latents, degree, seed)
-        else:
-            support = unpack_support(tensors["support"], d_in, n_latents, degree)
-        if support_digest(support) != config["support_sha256"]:
-            raise SAEFileError(f"{folder}: the support does not match its digest")
-        dictionary = SparseDictionary(d_in, support, torch.Generator(), seed)
-    dictionary.values.data = tensors["values"]
+        dictionary = DenseDictionary(d_in, n_latents, torch.Generator())
+    dictionary.value_bits = config.get("value_bits", 32)
+    if dictionary.value_bits < 32:
+        numbers = _unpack(tensors["values"], dictionary.value_bits, n_latents * dictionary.degree)
+        centred = numbers - 2 ** (dictionary.value_bits - 1)
+        dictionary.values.data = torch.from_numpy(centred.astype(np.float32)).view(n_latents, dictionary.degree)
+    elif "values" in tensors:
+        dictionary.values.data = tensors["values"]
     return dictionary
+
+
+def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
+    d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
+    drawn = None
+    if config["support_seed"] is not None:
+        drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
+        support = SUPPORTS[drawn.name](d_in, n_latents, degree, drawn.seed)
+    else:
+        support = unpack_support(tensors["support"], d_in, n_latents, degree)
+    if support_digest(support) != config["support_sha256"]:
+        raise SAEFileError(f"{folder}: the support does not match its digest")
+    if config.get("frozen", False):
+        assert drawn is not None, "checked with the config"
+        return FrozenDictionary(d_in, support, drawn)
+    return SparseDictionary(d_in, support, torch.Generator(), drawn)
 
 
 def support_digest(support: torch.Tensor) -> str:
@@ -164,18 +195,33 @@ def support_digest(support: torch.Tensor) -> str:
 
 def pack_support(support: torch.Tensor, d_in: int) -> torch.Tensor:
     """Indices as ceil(log2 d_in) bits each, most significant bit first: uint8 (ceil(n*d*bits / 8),)."""
-    width = bits_per_index(d_in)
-    flat = support.cpu().numpy().reshape(-1, 1)
-    bits = (flat >> np.arange(width - 1, -1, -1)) & 1
-    return torch.from_numpy(np.packbits(bits.astype(np.uint8)))
+    return _pack(support.cpu().numpy(), bits_per_index(d_in))
 
 
 def unpack_support(packed: torch.Tensor, d_in: int, n_latents: int, degree: int) -> torch.Tensor:
     """Inverse of `pack_support`: int64 (n_latents, degree)."""
-    width = bits_per_index(d_in)
-    bits = np.unpackbits(packed.numpy(), count=n_latents * degree * width).reshape(-1, width)
-    indices = bits.astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
+    indices = _unpack(packed, bits_per_index(d_in), n_latents * degree)
     return torch.from_numpy(indices.reshape(n_latents, degree))
+
+
+def _pack_values(dictionary: Dictionary) -> torch.Tensor:
+    """Values as they are stored: float32, or the whole numbers of a quantised dictionary, less the smallest, packed."""
+    if dictionary.value_bits == 32:
+        return dictionary.values
+    numbers = dictionary.values.detach().cpu().numpy().astype(np.int64)
+    return _pack(numbers + 2 ** (dictionary.value_bits - 1), dictionary.value_bits)
+
+
+def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:
+    """Whole numbers in 0..2^width - 1, `width` bits each, most significant first: uint8 (ceil(count * width / 8),)."""
+    bits = (numbers.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
+    return torch.from_numpy(np.packbits(bits.astype(np.uint8)))
+
+
+def _unpack(packed: torch.Tensor, width: int, count: int) -> np.ndarray:
+    """Inverse of `_pack`: int64 (count,)."""
+    bits = np.unpackbits(packed.numpy(), count=count * width).reshape(-1, width)
+    return bits.astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from torch import nn
+
 from sae_core.dictionary import Dictionary
 from sae_core.sae import SAE
 
@@ -16,17 +18,23 @@ class Storage(NamedTuple):
     compression: float  # m/d
     learned_parameters: int  # decoder values, encoder weights, both biases
     index_bits: int  # the support: 64 if a seed regenerates it, else ceil(log2 m) bits an index; 0 if dense
+    value_bits: int  # of each stored decoder value; 0 where a seed regenerates them
 
 
 def count_storage(sae: SAE) -> Storage:
     """The counts of `sae`; the bytes on disk are `sae_core.io.save`'s to say."""
     dictionary = sae.dictionary
     return Storage(
-        learned_decoder_values=dictionary.values.numel(),
+        learned_decoder_values=dictionary.values.numel() if _learned(dictionary) else 0,
         compression=dictionary.d_in / dictionary.degree,
         learned_parameters=sum(p.numel() for p in sae.parameters()),
         index_bits=support_bits(dictionary),
+        value_bits=dictionary.value_bits if _learned(dictionary) else 0,
     )
+
+
+def _learned(dictionary: Dictionary) -> bool:
+    return isinstance(dictionary.values, nn.Parameter)
 
 
 def bits_per_index(d_in: int) -> int:
@@ -38,6 +46,6 @@ def support_bits(dictionary: Dictionary) -> int:
     """Bits that the support takes: a seed where it is enough, else packed indices; none for dense atoms."""
     if dictionary.support is None:
         return 0
-    if dictionary.support_seed is not None:
+    if dictionary.drawn is not None:
         return SEED_BITS
     return dictionary.support.numel() * bits_per_index(dictionary.d_in)

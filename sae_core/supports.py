@@ -3,10 +3,12 @@
 A support is an int64 tensor (n_latents, degree); row i holds the sorted, distinct row indices of atom i, each in
 0..d_in-1. A support drawn from a seed is the same bit for bit on every platform and library version: the only
 randomness is numpy's PCG64 `random_raw` stream (whose values numpy guarantees), turned into indices by the
-integer arithmetic below. A golden test holds it.
+integer arithmetic below. Golden tests hold it. `SUPPORTS` names them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,9 +35,7 @@ def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch
     Raises:
         ValueError: degree outside 1..d_in, or n_latents < 1.
     """
-    check_degree(d_in, degree)
-    if n_latents < 1:
-        raise ValueError(f"n={n_latents} must be at least 1")
+    _check(d_in, n_latents, degree)
     if degree == d_in:
         return torch.arange(d_in).repeat(n_latents, 1)
     bits = np.random.PCG64(seed)
@@ -52,11 +52,69 @@ def clustered_support(d_in: int, n_latents: int, degree: int, seed: int) -> torc
     The block is floor(u * blocks / 2^32), u the upper 32 bits of the atom's raw draw; rows past the last block are used
     by no atom. Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
     """
+    _check(d_in, n_latents, degree)
+    blocks = _bounded(np.random.PCG64(seed).random_raw(n_latents), d_in // degree)
+    return torch.from_numpy(blocks[:, None] * degree + np.arange(degree))
+
+
+def banded_support(d_in: int, n_latents: int, degree: int, seed: int = 0) -> torch.Tensor:
+    """Contiguous rows, cyclic: atom i uses `degree` rows from floor(i * d_in / n_latents) on; `seed` changes nothing.
+
+    Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
+    """
+    _check(d_in, n_latents, degree)
+    first = np.arange(n_latents) * d_in // n_latents
+    return torch.from_numpy(np.sort((first[:, None] + np.arange(degree)) % d_in, axis=1))
+
+
+def balanced_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
+    """A random support whose row degrees are equal to within one, and whose atoms share few pairs of rows.
+
+    Atom by atom, entry by entry, greedily: among the rows used least, take the one that has stood least often in one
+    atom with the rows taken for this one; ties by 24 bits of a raw draw for each row and atom. (Edges are grown by
+    the same rule in LDPC codes: Hu, Eleftheriou, Arnold 2005, progressive edge growth.) How near the number of shared
+    pairs comes to its least possible value: `tests/sae_core/test_supports.py`.
+
+    Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
+    """
+    _check(d_in, n_latents, degree)
+    bits, support = np.random.PCG64(seed), np.empty((n_latents, degree), dtype=np.int64)
+    together = np.zeros((d_in, d_in), dtype=np.int64)  # how often two rows stand in one atom
+    row_degree = np.zeros(d_in, dtype=np.int64)
+    for rows in support:
+        cost = (bits.random_raw(d_in) >> np.uint64(40)).astype(np.int64) + ((row_degree - row_degree.min()) << 44)
+        for c in range(degree):
+            rows[c] = row = cost.argmin()
+            cost += together[row] << 24
+            cost[row] = 1 << 60
+        together[rows[:, None], rows] += 1
+        row_degree[rows] += 1
+    return torch.from_numpy(np.sort(support, axis=1))
+
+
+def top_magnitude_support(atoms: torch.Tensor, degree: int) -> torch.Tensor:
+    """The rows of each atom's `degree` largest magnitudes: (n_latents, d_in) -> int64 (n_latents, degree), sorted.
+
+    Where magnitudes are equal the lower row goes first. Raises ValueError for a degree outside 1..d_in.
+    """
+    check_degree(atoms.shape[1], degree)
+    order = atoms.abs().sort(dim=1, descending=True, stable=True).indices
+    return order[:, :degree].sort(dim=1).values
+
+
+# The supports that a seed regenerates, by the name that saved SAEs keep.
+SUPPORTS: dict[str, Callable[[int, int, int, int], torch.Tensor]] = {
+    "expander": expander_support,
+    "expander_balanced": balanced_support,
+    "clustered": clustered_support,
+    "banded": banded_support,
+}
+
+
+def _check(d_in: int, n_latents: int, degree: int) -> None:
     check_degree(d_in, degree)
     if n_latents < 1:
         raise ValueError(f"n={n_latents} must be at least 1")
-    blocks = _bounded(np.random.PCG64(seed).random_raw(n_latents), d_in // degree)
-    return torch.from_numpy(blocks[:, None] * degree + np.arange(degree))
 
 
 def _bounded(draws: np.ndarray, bounds: int) -> np.ndarray:

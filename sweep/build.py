@@ -5,24 +5,25 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from sae_core.arms import Arm, Sizes, arm_label
+from sae_core.arms import Arm, Sizes
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
+from sweep.contexts import CONTEXTS
 from sweep.corpus import Corpus
-from sweep.lm import ModelConfig, ModelInfo, check_layer, device_from, find_model, model_hash
+from sweep.lm import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
 from sweep.measures import EvalConfig
 from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
+from sweep.store import Record, run_folder, unmeasured
 from sweep.tracking import TrackerConfig
 from sweep.train import TrainConfig
 from sweep.windows import WindowConfig
@@ -63,15 +64,34 @@ class Job:
     settings: dict[str, Any]  # the whole resolved config, for the tracker and for measuring again
 
     @property
-    def inference(self) -> tuple[str, ...]:
-        """The ways of reading codes that are to be measured."""
-        return self.spec.eval.inference
-
-    @property
     def title(self) -> str:
         """The cell in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
         n, degree, k = self.sizes
         return f"{self.labels['arm']} d={degree} k={k} n={n} L{self.axes['layer']} s{self.axes['seed']}"
+
+    def lacking(self, record: Record) -> list[str]:
+        """The measurements asked for that a complete record lacks."""
+        evaluation = self.spec.eval
+        lacking = unmeasured(record, evaluation.inference)
+        if evaluation.novelty and "reference" not in record.get("latents", {}).get("novelty", {}):
+            lacking.append("novelty")
+        if evaluation.contexts and not (run_folder(self.runs_dir, self.spec.run_id) / CONTEXTS).exists():
+            lacking.append("contexts")
+        return lacking
+
+    def of(self, arm: Arm, seed: int | None = None) -> Job:
+        """The run of another arm in the same cell, with no measurement beside its own encoder's."""
+        seed = self.spec.seed if seed is None else seed
+        evaluation = EvalConfig(self.spec.eval.windows)
+        plain_eval = {"_target_": f"{EvalConfig.__module__}.{EvalConfig.__name__}", **asdict(evaluation)}
+        return replace(
+            self,
+            spec=replace(self.spec, arm=arm, eval=evaluation, seed=seed),
+            axes={**self.axes, "seed": seed},
+            labels={**self.labels, "arm": arm.label},
+            sizes=arm.sizes(self.info.d_model),
+            settings={**self.settings, "sae": _arm_config(arm), "eval": plain_eval, "seed": seed},
+        )
 
 
 def build(cfg: DictConfig, sweep: str) -> Job | RecoveryJob:
@@ -99,7 +119,7 @@ def build_recovery(cfg: DictConfig, sweep: str) -> RecoveryJob:
         runs_dir=Path(cfg.runs_dir).expanduser(),
         device=cfg.device,
         backend=cfg.backend,
-        threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
+        threads=_threads(cfg),
         settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
     )
 
@@ -120,6 +140,8 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     tracker = _dataclass(cfg.tracker, "tracker", TrackerConfig)
     model = _dataclass(cfg.model, "model", ModelConfig)
     info = _find_model(model)
+    if isinstance(info, ModelNotHereError):
+        raise info
     check_layer(cfg.layer, info, model.name)
     n = latents_from(cfg.n, info.d_model)
     if cfg.k > n:
@@ -134,7 +156,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         labels={
             "model": _model_label(model),
             "corpus": _corpus_label(_plain(cfg.corpus, "corpus")),
-            "arm": arm_label(arm),
+            "arm": arm.label,
             "sweep": sweep,
         },
         sizes=sizes,
@@ -147,7 +169,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         cache_dir=Path(cfg.cache_dir).expanduser(),
         device=cfg.device,
         backend=cfg.backend,
-        threads=None if cfg.threads is None else whole_number("threads", cfg.threads, 1),
+        threads=_threads(cfg),
         layers_together=tuple(sorted({cfg.layer, *cfg.layers_together})),
         save_artifact=cfg.save_artifact,
         settings=cast(dict[str, Any], OmegaConf.to_container(resolved, resolve=True)),
@@ -177,6 +199,17 @@ def _activations(cfg: DictConfig, model: ModelConfig, info: ModelInfo) -> tuple[
     return key, windows, corpus
 
 
+def _threads(cfg: DictConfig) -> int | None:
+    return None if cfg.threads is None else whole_number("threads", cfg.threads, 1)
+
+
+def _arm_config(arm: Arm) -> dict[str, Any]:
+    """The config group that builds `arm`."""
+    values = {field.name: getattr(arm, field.name) for field in fields(arm)}  # type: ignore[arg-type]
+    plain = {key: _arm_config(value) if isinstance(value, Arm) else value for key, value in values.items()}
+    return {"_target_": f"sae_core.arms.{type(arm).__name__}", **plain}
+
+
 def _check_settings(cfg: DictConfig) -> None:
     """Raise ValueError for a key that is unknown, or an axis or setting that is out of range."""
     check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_GROUPS})
@@ -194,8 +227,12 @@ def _check_settings(cfg: DictConfig) -> None:
 
 
 @lru_cache
-def _find_model(model: ModelConfig) -> ModelInfo:
-    return find_model(model)
+def _find_model(model: ModelConfig) -> ModelInfo | ModelNotHereError:
+    """An answer of the network is remembered too, whichever it is: a sweep asks it once."""
+    try:
+        return find_model(model)
+    except ModelNotHereError as error:
+        return error
 
 
 @lru_cache
@@ -214,17 +251,19 @@ def _plain(node: Any, name: str) -> dict[str, Any]:
 def _build(node: Any, name: str, kind: type | None) -> Any:
     """Instantiate the group's `_target_`; its signature is the schema, and keys it does not have are refused."""
     plain = node if isinstance(node, dict) else _plain(node, name)
-    target = get_class(plain["_target_"])
+    try:
+        target = get_class(plain.get("_target_", ""))
+    except Exception as error:  # whatever importing what a config names raises
+        raise ValueError(f"{name}._target_={plain.get('_target_')} is no class ({error})") from None
     given = {key: value for key, value in plain.items() if key != "_target_"}
     check_keys(f"{name}.", given, set(inspect.signature(target).parameters))
+    nested = {key for key, value in given.items() if isinstance(value, dict) and "_target_" in value}
+    given = {key: _build(value, f"{name}.{key}", None) if key in nested else value for key, value in given.items()}
     check_types(f"{name}.", given, get_type_hints(target.__init__))
     try:
-        built = instantiate(plain)
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError):
-            raise cause from None
-        raise ValueError(f"{name}: {cause or error}") from None
+        built = target(**given)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
     if kind is not None and not isinstance(built, kind):
         raise ValueError(f"{name}._target_={plain['_target_']} is not a {kind.__name__}")
     return built

@@ -16,12 +16,14 @@ from sweep.plan import Planned
 from sweep.progress import Display
 from sweep.report import print_table
 from sweep.run import carry_out, preflight
-from sweep.store import COMPLETE, RECOVERY, Record, iterate_records, read_record, unmeasured
+from sweep.store import COMPLETE, RECOVERY, Record, iterate_records, read_record
 
 USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
 
   run=all            every finished run under runs_dir
   eval.inference=[]  encoder, topk, refit, omp, gomp{L}, mp, mp_refit, niht, cosamp (sae_core/inference.py)
+  eval.novelty=true  against the dense_tied SAE of the cell, trained where it is not there
+  eval.contexts=5    each latent's strongest contexts, for python -m analysis latents run=ID
   KEY=VALUE          what changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where the LM and
                      the text now are (model.path, corpus.path)"""
 
@@ -85,7 +87,7 @@ def _has_an_sae(record: Record) -> bool:
 
 def _planned(record: Record, given: DictConfig, runs_dir: Path) -> Planned:
     job = _job(record, given, runs_dir)
-    return Planned([], job, True, not unmeasured(record, job.inference))
+    return Planned([], job, True, not job.lacking(record))
 
 
 def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:

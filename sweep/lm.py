@@ -36,6 +36,10 @@ class ModelError(ValueError):
     """The LM cannot be found, read or hooked; the message says what to do."""
 
 
+class ModelNotHereError(ModelError):
+    """A hub model is neither on this disk nor to be had: a sweep over several LMs goes on with the others."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which LM, and how to run it.
@@ -272,11 +276,11 @@ def _download(config: ModelConfig, hub_id: str) -> Path:
         )  # one try: a download retries for half a minute
         return Path(snapshot_download(**ask))
     except GatedRepoError:
-        raise ModelError(
+        raise ModelNotHereError(
             f"{where} is gated: accept its licence on the hub and set HF_TOKEN, or set model.path to a copy on disk"
         ) from None
     except Exception as error:  # the HTTP library's own kinds among them
-        raise ModelError(
+        raise ModelNotHereError(
             f"{where} is not on this disk and cannot be downloaded ({type(error).__name__}): "
             "set model.path to a folder that holds it"
         ) from None

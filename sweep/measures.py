@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from sae_core.activity import Activity, activity_of
 from sae_core.inference import ENCODER, infer_by, inference_name, multiply_adds
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
@@ -38,15 +40,22 @@ class EvalConfig:
         windows: held-out windows measured, each of model.window tokens.
         inference: ways to read codes that are measured, by the names of `sae_core.inference`; `encoder`, the SAE's own,
             always is. They change no result of another, so they are no part of the run's id, and a finished run can be
-            measured in further ways without training again.
+            measured in further ways without training again. So it is with the next two.
+        novelty: compare the latents with those of the dense_tied SAE of the same layer, n and k, trained where it is
+            not there yet; of seed 0, or of seed 1 for SAEs of seed 0.
+        contexts: strongest held-out contexts of each latent that are written to the run's folder; 0 for no file.
     """
 
     windows: int = 100
     inference: tuple[str, ...] = (ENCODER,)
+    novelty: bool = False
+    contexts: int = 0
 
     def __post_init__(self):
         if self.windows < 1:
             raise CorpusError(f"eval.windows={self.windows} must be at least 1")
+        if self.contexts < 0:
+            raise ValueError(f"eval.contexts={self.contexts} must be at least 0")
         try:
             names = [ENCODER, *(inference_name(name) for name in self.inference)]
         except ValueError as error:
@@ -145,15 +154,19 @@ def measure(
 
 
 @torch.inference_mode()
-def active_latents(sae: SAE, clean: CleanPass, tokens: int = 4096) -> torch.Tensor:
-    """Which latents the first held-out tokens make active: int64 (at most `tokens`, k)."""
-    found: list[torch.Tensor] = []
-    for start in range(0, len(clean.windows.tokens), clean.batch_size):
-        mask = _batch(clean.windows, start, clean.batch_size, clean.lm.device)[1]
-        found.append(sae.encode(clean(start)[0][mask].float())[1])
-        if sum(map(len, found)) >= tokens:
-            break
-    return torch.cat(found)[:tokens]
+def all_codes(sae: SAE, clean: CleanPass) -> tuple[torch.Tensor, torch.Tensor, Activity]:
+    """(codes, indices) of all held-out tokens in order, each (tokens, k), and who fired; all on the CPU."""
+    windows = clean.windows
+    codes, indices = [], []
+    for start in range(0, len(windows.tokens), clean.batch_size):
+        mask = _batch(windows, start, clean.batch_size, clean.lm.device)[1]
+        for found, part in zip((codes, indices), sae.encode(clean(start)[0][mask].float()), strict=True):
+            found.append(part.cpu())
+    real = windows.mask()
+    tokens = torch.from_numpy(windows.tokens[real])
+    window = torch.from_numpy(np.nonzero(real)[0])
+    every, latents = torch.cat(codes), torch.cat(indices)
+    return every, latents, activity_of(every, latents, sae.dictionary.n_latents, tokens, window)
 
 
 class _Stopwatch:

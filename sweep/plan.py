@@ -9,8 +9,9 @@ from omegaconf import DictConfig
 
 from sae_core.arms import CellError
 from sweep.build import Job, build
+from sweep.lm import ModelNotHereError
 from sweep.recovery import RecoveryJob
-from sweep.store import COMPLETE, read_record, unmeasured
+from sweep.store import COMPLETE, read_record
 
 
 class Planned(NamedTuple):
@@ -48,15 +49,17 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
         cells: (overrides, composed config) of every combination.
 
     Raises:
-        ValueError: a setting is wrong; nothing should be launched.
+        ValueError: a setting is wrong, or no LM asked for is to be had; nothing should be launched.
     """
     runs: dict[str, Planned] = {}
     left_out: list[LeftOut] = []
+    missing: ModelNotHereError | None = None
     for overrides, cfg in cells:
         try:
             job = build(cfg, sweep)
-        except CellError as reason:
+        except (CellError, ModelNotHereError) as reason:
             left_out.append(LeftOut(overrides, str(reason)))
+            missing = missing or (reason if isinstance(reason, ModelNotHereError) else None)
             continue
         if job.spec.run_id in runs:
             continue
@@ -64,8 +67,9 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
         if record is None or record["status"] != COMPLETE:
             runs[job.spec.run_id] = Planned(overrides, job, False, False)
         else:
-            done = isinstance(job, RecoveryJob) or not unmeasured(record, job.inference)
-            runs[job.spec.run_id] = Planned(overrides, job, True, done)
+            runs[job.spec.run_id] = Planned(overrides, job, True, not job.lacking(record))
+    if missing and not runs:
+        raise missing
     return Plan(list(runs.values()), left_out)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import time
+import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from sae_core.arms import Sizes
-from sweep.store import FAILED, SCHEMA, Record
-from sweep.tracking import NoTracker, Tracker, TrackerConfig, WandbTracker
+from sweep.progress import RunProgress
+from sweep.store import COMPLETE, FAILED, SCHEMA, Record, write_record
+from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
 
 LOG = "run.log"
 
@@ -45,6 +49,44 @@ class Recorded(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]: ...
+
+    @property
+    def runs_dir(self) -> Path: ...
+
+
+Work = Callable[[Record, Guarded, RunProgress], None]  # fills the record in
+
+
+def recorded(job: Recorded, folder: Path, d_in: int, work: Work, artifact: bool = False) -> Record:
+    """Do `work` and leave its record, log and tracker behind, whatever becomes of it; return the record.
+
+    A failure is a record of status "failed" with the error; only an interrupt leaves none.
+
+    Args:
+        artifact: also hand the tracker the SAE in `folder`, where the work succeeds.
+    """
+    say, record, started = RunProgress(folder), new_record(job, d_in), time.perf_counter()
+    tracker = Guarded(lambda: start_tracker(job, folder))
+    try:
+        work(record, tracker, say)
+        record["status"] = COMPLETE
+    except Exception as error:
+        record["status"], record["error"] = FAILED, one_line(error)
+        log(folder, traceback.format_exc())
+    except BaseException:  # Ctrl-C: no record
+        tracker.finish(failed=True)
+        raise
+    finally:
+        say.close()
+    record["timings"]["total"] = round(time.perf_counter() - started, 3)
+    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    tracker.summary(record)
+    if artifact and record["status"] == COMPLETE:
+        tracker.artifact(folder, f"sae-{job.spec.run_id}")
+    tracker.finish(failed=record["status"] != COMPLETE)
+    write_record(job.runs_dir, record)
+    log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
+    return record
 
 
 def new_record(job: Recorded, d_in: int) -> Record:

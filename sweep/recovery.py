@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from sae_core.supports import check_degree, clustered_support, expander_support
 from sweep.lm import device_from
 from sweep.memo import short_hash
 from sweep.progress import RunProgress
-from sweep.recording import log, new_record, one_line, start_tracker
-from sweep.store import COMPLETE, FAILED, RECOVERY, Record, read_record, run_folder, write_record
-from sweep.tracking import Guarded, TrackerConfig
+from sweep.recording import recorded
+from sweep.store import COMPLETE, RECOVERY, Record, read_record, run_folder
+from sweep.tracking import TrackerConfig
 
 MASKS, VALUES, CODES = ("expander", "clustered", "dense"), ("gaussian", "flat"), ("gaussian", "positive", "signs")
 ONE_SHOT = ("topk", "topk_magnitude")  # the k best correlations at once, then least squares
@@ -113,6 +111,10 @@ class RecoveryJob:
     def sizes(self) -> Sizes:
         return Sizes(self.spec.n_latents, self.spec.degree, self.spec.k)
 
+    def lacking(self, record: Record) -> list[str]:
+        """What a complete record still lacks: nothing."""
+        return []
+
     @property
     def title(self) -> str:
         spec = self.spec
@@ -130,25 +132,14 @@ def recover(job: RecoveryJob) -> Record:
             return record
         if job.threads is not None:
             torch.set_num_threads(job.threads)
-        record, started, say = new_record(job, job.spec.config.d_in), time.perf_counter(), RunProgress(folder)
-        record["kind"] = RECOVERY
-        tracker = Guarded(lambda: start_tracker(job, folder))
-        try:
-            device = device_from(job.device)
-            record["versions"]["backend"] = backend_name(job.backend, device)
-            record["metrics"] = measure(job.spec, device, job.backend, lambda done, total: say("recovery", done, total))
-            record["status"] = COMPLETE
-        except Exception as error:
-            record["status"], record["error"] = FAILED, one_line(error)
-            log(folder, traceback.format_exc())
-        finally:
-            say.close()
-        record["timings"]["total"] = round(time.perf_counter() - started, 3)
-        record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-        tracker.summary(record)
-        tracker.finish(failed=record["status"] != COMPLETE)
-        write_record(job.runs_dir, record)
-        return record
+        return recorded(job, folder, job.spec.config.d_in, lambda record, _, say: _carry_out(job, record, say))
+
+
+def _carry_out(job: RecoveryJob, record: Record, say: RunProgress) -> None:
+    record["kind"] = RECOVERY
+    device = device_from(job.device)
+    record["versions"]["backend"] = backend_name(job.backend, device)
+    record["metrics"] = measure(job.spec, device, job.backend, lambda done, total: say("recovery", done, total))
 
 
 def measure(

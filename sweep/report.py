@@ -13,7 +13,7 @@ from sae_core.inference import ENCODER
 from sweep.build import Job
 from sweep.plan import LeftOut, Planned
 from sweep.recovery import RecoveryJob
-from sweep.store import COMPLETE, Record, read_record, unmeasured
+from sweep.store import COMPLETE, Record, read_record
 
 _COLUMNS = (
     "run",
@@ -35,7 +35,9 @@ def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: C
     """Print one row per run and the cells left out; return how many runs are not complete."""
     errors: list[str] = []
     saes = [run for run in runs if isinstance(run.job, Job)]
-    others = list(dict.fromkeys(name for run in saes for name in cast(Job, run.job).inference if name != ENCODER))
+    others = list(
+        dict.fromkeys(name for run in saes for name in cast(Job, run.job).spec.eval.inference if name != ENCODER)
+    )
     columns = [*_COLUMNS[:-3], *(f"by {name}" for name in others), *_COLUMNS[-3:]]
     # A terminal narrower than the table would cut its columns; long lines are left to wrap instead.
     console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(others)))
@@ -50,9 +52,18 @@ def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: C
         errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
     for error in errors:
         console.print(error, markup=False, soft_wrap=True)
-    for cell in left_out:
-        console.print(f"left out: {' '.join(cell.overrides)}: {cell.reason}", markup=False, soft_wrap=True)
+    for reason, cells in _by_reason(left_out).items():
+        which = " ".join(cells[0].overrides)
+        which = which if len(cells) == 1 else f"{len(cells)} cells, the first {which}"
+        console.print(f"left out: {which}: {reason}", markup=False, soft_wrap=True)
     return len(errors)
+
+
+def _by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
+    found: dict[str, list[LeftOut]] = {}
+    for cell in left_out:
+        found.setdefault(cell.reason, []).append(cell)
+    return found
 
 
 def _print(
@@ -79,12 +90,12 @@ def _row(run: Planned, job: Job, others: Sequence[str]) -> tuple[list[str], str]
     metrics, seconds = record["metrics"], record["timings"]["total"]
     values = record["storage"]["learned_decoder_values"]
     # Against dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
-    compression = job.info.d_model * job.axes["n"] / values
-    cells += [f"{compression:.1f}x", f"{metrics['ce_recovered']:.4f}"]
+    compression = f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
+    cells += [compression, f"{metrics['ce_recovered']:.4f}"]
     by = {name: record.get("inference", {}).get(name, {}) for name in others}
     cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _how(run)]
-    lacking = [f"{name} ({by[name].get('error', 'not measured')})" for name in unmeasured(record, job.inference)]
+    lacking = [f"{name} ({by.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
 
 

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 
-from sae_core import io, theory
+from sae_core import io
+from sae_core.arms.base import DerivedArm
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations import CacheKey, Pool, check_disk, ensure_pools, entry_bytes, open_pool
 from sweep.build import Job
-from sweep.corpus import Corpus
-from sweep.lm import LM, ModelConfig, ModelInfo, device_from, load_lm, load_tokenizer
-from sweep.measures import Baselines, CleanPass, EvaluationError, active_latents, baselines, measure
+from sweep.examine import examine
+from sweep.lm import device_from
+from sweep.measures import Baselines, EvaluationError, baselines
 from sweep.process import keep_freed_memory, long_lived_objects_kept
 from sweep.progress import RunProgress
-from sweep.recording import log, new_record, one_line, start_tracker
+from sweep.recording import log, recorded, start_tracker
 from sweep.recovery import RecoveryJob, recover
-from sweep.store import COMPLETE, FAILED, Record, read_record, run_folder, unmeasured, write_record
+from sweep.shared import held_out_of, lm_of, train_windows_of
+from sweep.store import COMPLETE, CURVE_POINTS, Record, read_record, run_folder, write_record
 from sweep.tracking import Guarded
 from sweep.train import CheckpointError, Progress, train
-from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
 
 CHECKPOINT = "checkpoint.pt"
+_FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient
+
+
+class SourceError(ValueError):
+    """The run that this one starts from, or is compared with, failed."""
 
 
 def carry_out(job: Job | RecoveryJob) -> Record:
@@ -45,9 +49,9 @@ def carry_out(job: Job | RecoveryJob) -> Record:
 def run(job: Job) -> Record:
     """Carry out `job` unless its record is complete already; return the record.
 
-    A complete record that lacks a measurement asked for gets it, without training again. A failure becomes a record of
-    status "failed", with the error; only an interrupt leaves without one, and the next launch resumes from the last
-    checkpoint. Two processes that ask for the same run: one works, the other waits.
+    A complete record that lacks a measurement asked for gets it, without training again. After a failure the next
+    launch tries again, after an interrupt it resumes from the last checkpoint. Two processes that ask for the same run:
+    one works, the other waits.
     """
     folder = run_folder(job.runs_dir, job.spec.run_id)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,38 +61,12 @@ def run(job: Job) -> Record:
             torch.set_num_threads(job.threads)
         record = read_record(job.runs_dir, job.spec.run_id)
         if record is None or record["status"] != COMPLETE:
-            return _from_the_start(job, folder)
-        if unmeasured(record, job.inference):
+            work = lambda record, tracker, say: _carry_out(job, folder, record, tracker, say)  # noqa: E731
+            record = recorded(job, folder, job.info.d_model, work, job.save_artifact)
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+        elif job.lacking(record):
             _measure_again(job, folder, record)
         return record
-
-
-def _from_the_start(job: Job, folder: Path) -> Record:
-    """Train, measure and record, whatever becomes of it."""
-    say, record, started = RunProgress(folder), new_record(job, job.info.d_model), time.perf_counter()
-    tracker = Guarded(lambda: start_tracker(job, folder))
-    try:
-        _carry_out(job, folder, record, tracker, say)
-        record["status"] = COMPLETE
-    except Exception as error:
-        record["status"] = FAILED
-        record["error"] = one_line(error)
-        log(folder, traceback.format_exc())
-    except BaseException:  # Ctrl-C: no record, the checkpoint stays
-        tracker.finish(failed=True)
-        raise
-    finally:
-        say.close()
-    record["timings"]["total"] = round(time.perf_counter() - started, 3)
-    record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    tracker.summary(record)
-    if job.save_artifact and record["status"] == COMPLETE:
-        tracker.artifact(folder, f"sae-{job.spec.run_id}")
-    tracker.finish(failed=record["status"] != COMPLETE)
-    write_record(job.runs_dir, record)
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
-    return record
 
 
 def _measure_again(job: Job, folder: Path, record: Record) -> None:
@@ -98,15 +76,12 @@ def _measure_again(job: Job, folder: Path, record: Record) -> None:
     try:
         device = device_from(job.device)
         sae = io.load(folder, device, job.backend)
-        held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
-        if held_out.digest() != record["metrics"]["held_out_digest"]:
+        if held_out_of(job).digest() != record["metrics"]["held_out_digest"]:
             raise EvaluationError(
                 "the held-out windows are not those of the run's other figures: has the text changed?"
             )
         base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
-        _measure(job, sae, device, held_out, base, record, say)
-        if "theory" not in record:
-            record["theory"] = _theory(job, sae, device, held_out)
+        examine(job, sae, device, base, record, say, _trained(device))
         write_record(job.runs_dir, record)
         tracker.summary(record)
         log(folder, f"measured: {', '.join(record['inference'])}")
@@ -130,8 +105,8 @@ def preflight(job: Job | RecoveryJob, layers: Sequence[int]) -> None:
     missing = [key for key in _keys(job, layers) if not (job.cache_dir / key.name).is_dir()]
     if missing:
         check_disk(job.cache_dir, len(missing) * entry_bytes(job.spec.activations.tokens, job.info.d_model))
-        _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
-    _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
+        train_windows_of(job)
+    held_out_of(job)
 
 
 def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: RunProgress) -> None:
@@ -139,70 +114,89 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     device = device_from(job.device)
     with _timed(timings, "activations"):
         pool = _pool(job, device, say)
-    sae = _build_sae(job, pool, device)
     record["versions"]["backend"] = backend_name(job.backend, device)
-    record["storage"] = count_storage(sae)._asdict()
+    with _timed(timings, "source"):
+        source = _source(job, device, record, say)
     with _timed(timings, "training"), long_lived_objects_kept():
-        sae, last = _train(job, folder, sae, pool, device, tracker, say)
+        sae, reports = _train(job, folder, source, pool, device, tracker, say)
+    _say_training(job, record, pool, reports)
     about = {"spec": job.spec.as_json(), "labels": job.labels}
-    record["storage"]["artifact_bytes"] = io.save(sae, folder, about)
+    record["storage"] = count_storage(sae)._asdict() | {"artifact_bytes": io.save(sae, folder, about)}
     with _timed(timings, "evaluation"):
-        held_out = _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
-        base = _baselines(job, held_out, pool, device, say)
-        _measure(job, sae, device, held_out, base, record, say)
-    with _timed(timings, "theory"):
-        record["theory"] = _theory(job, sae, device, held_out)
+        held_out = held_out_of(job)
+        base = _baselines(job, pool, device, say)
+        examine(job, sae, device, base, record, say, _trained(device))
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
-    record["metrics"] = dict(own["metrics"])
-    record["metrics"]["train_fvu"] = last.fvu
-    record["metrics"]["train_dead_fraction"] = last.dead_fraction
-    record["metrics"]["train_dead_tokens"] = last.dead_tokens
-    record["metrics"]["held_out_digest"] = held_out.digest()
-    timings["train_tokens_per_second"] = round(job.spec.train.steps * job.spec.train.batch_size / timings["training"])
+    record["metrics"] = {**own["metrics"], **_last(reports), "held_out_digest": held_out.digest()}
 
 
-def _theory(job: Job, sae: SAE, device: torch.device, held_out: Windows) -> dict[str, Any]:
-    clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
-    return theory.measure(sae.dictionary, active_latents(sae, clean))
+def _source(job: Job, device: torch.device, record: Record, say: RunProgress) -> SAE | None:
+    """The trained SAE that the arm starts from, where it does; what it cost goes into the record."""
+    arm = job.spec.arm.source
+    if arm is None:
+        return None
+    source = job.of(arm)
+    say(f"its source, {source.title}")
+    sae, run_id = _trained(device)(source)
+    made = read_record(job.runs_dir, run_id) or {}
+    recipe = source.spec.train
+    own = {"tokens": recipe.steps * recipe.batch_size, "seconds": made["timings"]["training"]}
+    costs = [made.get("training", own), *([made["source"]] if "source" in made else [])]
+    total = {key: sum(cost[key] for cost in costs) for key in ("tokens", "seconds")}
+    record["source"] = {"run_id": run_id, "arm": arm.label, **total}
+    return sae
 
 
-def _measure(
-    job: Job, sae: SAE, device: torch.device, held_out: Windows, base: Baselines, record: Record, say: RunProgress
-) -> None:
-    """Put into the record each way of reading codes that it lacks; one that fails is noted, and the others go on."""
-    clean = _clean_pass(job.model, job.info, device, job.axes["layer"], held_out)
-    measured = record.setdefault("inference", {})
-    for name in job.inference:
-        if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
-            continue
-        try:
-            measured[name] = measure(
-                sae, name, clean, base, lambda done, total, name=name: say(f"evaluation: {name}", done, total)
-            )
-        except (EvaluationError, IndexError, RuntimeError) as error:
-            measured[name] = {"error": one_line(error)}
-            log(job.runs_dir / job.spec.run_id, traceback.format_exc())
+def _trained(device: torch.device):
+    """job -> (its SAE, its run id), trained where it is not there yet."""
+
+    def get(job: Job) -> tuple[SAE, str]:
+        record = run(job)
+        if record["status"] != COMPLETE:
+            raise SourceError(f"{record['run_id']}, {job.title}, which this run needs, failed: {record.get('error')}")
+        return io.load(run_folder(job.runs_dir, record["run_id"]), device, job.backend), record["run_id"]
+
+    return get
+
+
+def _say_training(job: Job, record: Record, pool: Pool, reports: list[Progress]) -> None:
+    recipe, arm, seconds = job.spec.train, job.spec.arm, record["timings"]["training"]
+    if arm.by_gradient:
+        steps, tokens = recipe.steps, recipe.steps * recipe.batch_size
+        record["timings"]["train_tokens_per_second"] = round(tokens / seconds)
+    else:
+        steps, tokens = 0, 0 if arm.source else pool.tokens
+    record["training"] = {"steps": steps, "tokens": tokens, "seconds": seconds}
+    every = -(-len(reports) // CURVE_POINTS) or 1
+    kept = reports[::-1][::every][::-1]  # the last one among them
+    record["curves"] = {key: [getattr(report, key) for report in kept] for key in CURVES}
+
+
+CURVES = ("tokens", "loss", "fvu", "dead_fraction")
+
+
+def _last(reports: list[Progress]) -> dict[str, float]:
+    """What training said at its end."""
+    if not reports:
+        return {}
+    last = reports[-1]
+    dead = {"train_dead_fraction": last.dead_fraction, "train_dead_tokens": last.dead_tokens}
+    return {"train_fvu": last.fvu, **dead}
 
 
 def _pool(job: Job, device: torch.device, say: RunProgress) -> Pool:
-    key = job.spec.activations
     say("activations")
-
-    def load() -> tuple[LM, Windows]:
-        windows = _train_windows(job.corpus, job.model, job.info, job.windows, key.tokens)
-        return _lm(job.model, job.info, device), windows
-
     ensure_pools(
         job.cache_dir,
         _keys(job, job.layers_together),
-        load,
+        lambda: (lm_of(job, device), train_windows_of(job)),
         job.model.batch_size,
         on_progress=lambda done, total: say("LM pass", done, total),
         on_wait=lambda: say("waiting for another run's LM pass"),
     )
-    pool = open_pool(job.cache_dir, key)
+    pool = open_pool(job.cache_dir, job.spec.activations)
     assert pool is not None, "ensure_pools has made it"
     return pool
 
@@ -211,44 +205,59 @@ def _keys(job: Job, layers: Sequence[int]) -> list[CacheKey]:
     return [replace(job.spec.activations, layer=layer) for layer in layers]
 
 
-def _build_sae(job: Job, pool: Pool, device: torch.device) -> SAE:
-    scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
-    sae = job.spec.arm.build(pool.d_in, job.spec.seed, scale).to(device)
+def _build_sae(job: Job, source: SAE | None, pool: Pool, device: torch.device) -> SAE:
+    arm = job.spec.arm
+    if source is not None and isinstance(arm, DerivedArm):
+        sae = arm.derive(source)
+    else:
+        scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
+        sae = arm.build(pool.d_in, job.spec.seed, scale)
     sae.backend = job.backend
-    return sae
+    return sae.to(device)
 
 
-def _train(job: Job, folder: Path, sae: SAE, pool: Pool, device: torch.device, tracker: Guarded, say: RunProgress):
-    """(trained SAE, its last progress report)."""
-    reports: list[Progress] = []
+def _train(
+    job: Job, folder: Path, source: SAE | None, pool: Pool, device: torch.device, tracker: Guarded, say: RunProgress
+) -> tuple[SAE, list[Progress]]:
+    """(trained SAE, its progress reports)."""
+    arm, recipe = job.spec.arm, job.spec.train
 
     def report(progress: Progress) -> None:
-        reports.append(progress)
         tracker.curve(progress)
-        say("training", progress.step, job.spec.train.steps, f"loss {progress.loss:.3g}  FVU {progress.fvu:.3f}")
+        say("training", progress.step, recipe.steps, f"loss {progress.loss:.3g}  FVU {progress.fvu:.3f}")
 
-    def fit(sae: SAE) -> None:
-        train(
-            sae, pool.rows, pool.tokens, pool.total_variance, job.spec.train, job.spec.seed, folder / CHECKPOINT, report
+    def fit(sae: SAE) -> tuple[SAE, list[Progress]]:
+        checkpoint = folder / CHECKPOINT
+        reports = train(
+            sae, pool.rows, pool.tokens, pool.total_variance, recipe, job.spec.seed, checkpoint, report, arm.schedule
         )
+        return sae, reports
 
     log(folder, f"training {job.title}")
+    sae = _build_sae(job, source, pool, device)
+    if not arm.by_gradient:
+        if source is None:
+            arm.fit(sae, _all_rows(pool))
+        return sae, []
     try:
-        fit(sae)
+        return fit(sae)
     except CheckpointError as error:
         log(folder, f"{error}; starting over")
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        sae = _build_sae(job, pool, device)
-        fit(sae)
-    return sae, reports[-1]
+        return fit(_build_sae(job, source, pool, device))
 
 
-def _baselines(job: Job, held_out: Windows, pool: Pool, device: torch.device, say: RunProgress) -> Baselines:
+def _all_rows(pool: Pool) -> Iterator[torch.Tensor]:
+    for first in range(0, pool.tokens, _FIT_ROWS):
+        yield pool.rows(np.arange(first, min(first + _FIT_ROWS, pool.tokens)))
+
+
+def _baselines(job: Job, pool: Pool, device: torch.device, say: RunProgress) -> Baselines:
     say("baselines")
     return baselines(
-        lambda: _lm(job.model, job.info, device),
+        lambda: lm_of(job, device),
         job.axes["layer"],
-        held_out,
+        held_out_of(job),
         pool.mean,
         job.model.batch_size,
         job.cache_dir / "baselines",
@@ -256,36 +265,8 @@ def _baselines(job: Job, held_out: Windows, pool: Pool, device: torch.device, sa
     )
 
 
-# What the runs of one process share. Pure functions of their arguments, so remembering them changes nothing.
-@lru_cache(maxsize=1)
-def _lm(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
-    return load_lm(model, info, device)
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(model: ModelConfig, info: ModelInfo):
-    return load_tokenizer(model, info)
-
-
-@lru_cache(maxsize=1)
-def _train_windows(
-    corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_tokens: int
-) -> Windows:
-    return train_windows(corpus, _tokenizer(model, info), windows, n_tokens)
-
-
-@lru_cache(maxsize=1)
-def _held_out(corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_windows: int) -> Windows:
-    return held_out_windows(corpus, _tokenizer(model, info), windows, n_windows)
-
-
-@lru_cache(maxsize=1)
-def _clean_pass(model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows) -> CleanPass:
-    return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size)
-
-
 @contextmanager
-def _timed(timings: dict[str, float], stage: str):
+def _timed(timings: dict[str, Any], stage: str):
     started = time.perf_counter()
     yield
     timings[stage] = round(time.perf_counter() - started, 3)

@@ -5,10 +5,10 @@ Paths, tracker, device, threads, checkpoints and names are not in it: they chang
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from sae_core.arms import TOPK, Arm
+from sae_core.arms import Arm
 from sweep.activations import CacheKey
 from sweep.measures import MASK_POLICY, EvalConfig
 from sweep.memo import short_hash
@@ -30,21 +30,30 @@ class RunSpec:
     seed: int
 
     def as_json(self) -> dict[str, Any]:
-        train, evaluation, sae = asdict(self.train), asdict(self.eval), asdict(self.arm)  # type: ignore[call-overload]
-        del train["checkpoint_every"], evaluation["inference"]  # change no result
-        if sae.get("encoder") == TOPK:
-            del sae["encoder"]  # as before there was a choice, so that runs of then keep their id
+        train = asdict(self.train)
+        del train["checkpoint_every"]  # changes no result
         return {
             "activations": asdict(self.activations),
-            "sae": {"arm": self.arm.name, **sae},
+            "sae": _described(self.arm),
             "train": train,
-            "eval": {**evaluation, "mask_policy": MASK_POLICY},
+            "eval": {"windows": self.eval.windows, "mask_policy": MASK_POLICY},  # what else is measured changes nothing
             "seed": self.seed,
         }
 
     @property
     def run_id(self) -> str:
         return short_hash(self.as_json())
+
+
+def _described(arm: Arm) -> dict[str, Any]:
+    """Name and fields; less those that came later and are at their default, so that older runs keep their id."""
+    values = {field.name: getattr(arm, field.name) for field in fields(arm) if not _as_before(field, arm)}  # type: ignore[arg-type]
+    plain = {key: _described(value) if isinstance(value, Arm) else value for key, value in values.items()}
+    return {"arm": arm.name, **plain}
+
+
+def _as_before(field: Any, arm: Arm) -> bool:
+    return bool(field.metadata.get("later")) and getattr(arm, field.name) == field.default
 
 
 def whole_number(key: str, value: Any, least: int) -> int:

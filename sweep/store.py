@@ -11,10 +11,16 @@ A record is a JSON object:
     labels      names for people: model, corpus, arm, sweep
     axes        layer, d, k, n, seed as asked
     sizes       d_in, n_latents, degree, k as built
-    storage     learned_decoder_values, compression, learned_parameters, index_bits, artifact_bytes
+    storage     learned_decoder_values, compression, learned_parameters, index_bits, value_bits, artifact_bytes
     metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.measures`
     inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
                 tokens_per_second, threads), or the error that kept it from being measured
+    training    steps, tokens and seconds of this run's own training
+    source      of an arm that starts from another's SAE: that run's run_id and arm, and the tokens and seconds that
+                training it took, its own source's included
+    curves      tokens, loss, fvu and dead_fraction in training: lists, at most CURVE_POINTS of each
+    latents     how latents are used on the held-out text (`sae_core.activity`), how supports lie, and where asked for
+                novelty and cosine against a dense reference (`sae_core.comparison`)
     theory      what is known of the dictionary, see `sae_core.theory`: value, and whether exact, estimate or bound
     config      the whole resolved config as launched, paths included
     timings     seconds by stage
@@ -35,6 +41,7 @@ SCHEMA = 1
 RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
 RECOVERY = "recovery"
+CURVE_POINTS = 200
 
 Record = dict[str, Any]
 

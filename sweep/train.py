@@ -17,6 +17,7 @@ import torch
 
 from sae_core.latents import resample_dead
 from sae_core.losses import squared_errors
+from sae_core.regrow import SupportSchedule, regrow
 from sae_core.sae import SAE, SAEResidual
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device
@@ -108,14 +109,16 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-) -> None:
-    """Fit `sae` in place.
+    schedule: SupportSchedule | None = None,
+) -> list[Progress]:
+    """Fit `sae` in place; return every report, those from before a checkpoint too.
 
     Args:
         rows: gives the pool's rows; which are drawn follows from `seed` and the step alone.
         n_rows: rows in the pool.
         variance: the pool's total variance in the LM's units, for the reported fvu.
         checkpoint: file to resume from, if it exists, and to write to.
+        schedule: how the support changes meanwhile, where it does.
 
     Raises:
         TrainingError: a loss is NaN or infinite.
@@ -146,15 +149,19 @@ def train(
             if state.step % config.resample_every == 0 and state.step < config.steps:
                 _check_finite(losses, state.step)
                 state.resample(output.residual, errors)
+            if schedule is not None and (count := schedule.count(state.step, config.steps, sae.dictionary.degree)):
+                state.regrow(rows(_regrow_indices(seed, state.step, schedule.tokens, n_rows)).to(device), count)
             if state.step % LOG_EVERY == 0 or state.step == config.steps:
                 loss = _check_finite(losses, state.step)
                 losses.clear()
-                report(state.progress(loss, loss / scaled_variance, config))
+                state.reports.append(state.progress(loss, loss / scaled_variance, config))
+                report(state.reports[-1])
             # Only right after a report: the losses since the last one are not part of a checkpoint.
             due = state.step - saved >= config.checkpoint_every and not losses and state.step < config.steps
             if checkpoint is not None and due:
                 state.save(checkpoint)
                 saved = state.step
+    return state.reports
 
 
 def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Generator[torch.Tensor, None, None]:
@@ -189,7 +196,16 @@ def train_step(
 def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
     """Rows of the pool that `step` sees, drawn with replacement; depends on the arguments alone: (batch_size,)."""
     block, within = divmod(step, _STEPS_A_STREAM)
-    raw = np.random.PCG64([seed, block]).advance(within * batch_size).random_raw(batch_size)
+    return _drawn(np.random.PCG64([seed, block]).advance(within * batch_size), batch_size, n_rows)
+
+
+def _regrow_indices(seed: int, step: int, count: int, n_rows: int) -> np.ndarray:
+    """Rows of the pool that a change of the support after `step` looks at: (count,)."""
+    return _drawn(np.random.PCG64([seed, step, 1]), count, n_rows)
+
+
+def _drawn(bits: np.random.PCG64, count: int, n_rows: int) -> np.ndarray:
+    raw = bits.random_raw(count)
     return ((raw >> np.uint64(32)) * np.uint64(n_rows) >> np.uint64(32)).astype(np.int64)
 
 
@@ -213,6 +229,7 @@ class _State:
         n = sae.dictionary.n_latents
         self.firings = torch.zeros(n, dtype=torch.int64, device=device)  # since the last re-aiming
         self.last_fired = torch.zeros(n, dtype=torch.int64, device=device)  # step count at the last firing
+        self.reports: list[Progress] = []
 
     def count(self, indices: torch.Tensor) -> None:
         """Note who fired in the step just done."""
@@ -223,6 +240,11 @@ class _State:
     def resample(self, residual: torch.Tensor, errors: torch.Tensor) -> None:
         self.resampled += resample_dead(self.sae, self.firings, residual, errors, self.generator)
         self.firings.zero_()
+
+    def regrow(self, h: torch.Tensor, count: int) -> None:
+        """Exchange entries of the support; Adam's moments move with the values."""
+        moments = self.optimizer.state[self.sae.dictionary.values]
+        regrow(self.sae, h.float(), count, (moments["exp_avg"], moments["exp_avg_sq"]))
 
     def progress(self, loss: float, fvu: float, config: TrainConfig) -> Progress:
         window = min(_DEAD_WINDOW, self.step)
@@ -247,7 +269,10 @@ class _State:
             "last_fired": self.last_fired,
             "step": self.step,
             "resampled": self.resampled,
+            "reports": [tuple(report) for report in self.reports],
         }
+        if self.sae.dictionary.drawn is None:
+            state["support"] = self.sae.dictionary.support  # may have changed
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         torch.save(state, temporary)
         os.replace(temporary, path)
@@ -256,10 +281,13 @@ class _State:
         try:
             state = torch.load(path, map_location=self.firings.device, weights_only=True)
             self.sae.load_state_dict(state["sae"])
+            if "support" in state:
+                self.sae.dictionary.support = state["support"]
             self.optimizer.load_state_dict(state["optimizer"])
             self.generator.set_state(state["generator"].cpu())
             self.firings, self.last_fired = state["firings"], state["last_fired"]
             self.step, self.resampled = state["step"], state["resampled"]
+            self.reports = [Progress(*report) for report in state["reports"]]
         except FileNotFoundError:
             return
         except Exception as error:  # a torn file raises whatever its bytes suggest

@@ -1,4 +1,4 @@
-"""Hydra sweeper `grid`: the product of all lists, planned before anything is launched.
+"""Hydra sweeper `grid`: the product of all lists, or of several sets of lists, planned before anything is launched.
 
 Beside Hydra's own BasicSweeper it checks every cell first, runs each distinct spec once, leaves impossible cells out,
 shows progress, and ends with a table whatever became of single runs.
@@ -17,10 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class GridSweeper(BasicSweeper):
-    """Args: params: {key: comma-separated choices} of an experiment file; the command line wins over it."""
+    """The command line wins over what an experiment file lists: see `selected`.
 
-    def __init__(self, params: dict[str, str] | None = None):
+    Args:
+        params: {key: comma-separated choices}: every combination.
+        grids: several such sets, each combined with `params`; their cells make one sweep.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, Any]] | None = None):
         super().__init__(max_batch_size=None, params=params)
+        self._grids = [dict(grid) for grid in grids or [{}]]
 
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
@@ -54,22 +60,42 @@ class GridSweeper(BasicSweeper):
     def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
         """(overrides, composed config) of every combination, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
-        given = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
-        params = [f"{key}={value}" for key, value in (self.params or {}).items() if key not in given]
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        choices: list[list[str]] = []
-        for override in parser.parse_overrides([*params, *arguments]):
-            if override.is_sweep_override():
-                key = override.get_key_element()
-                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-            else:
-                choices.append([override.input_line or ""])
-        for combination in itertools.product(*choices):
-            overrides = list(combination)
-            cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-            OmegaConf.set_struct(cfg, False)
-            del cfg["hydra"]
-            yield overrides, cfg
+        given = {argument.split("=", 1)[0].lstrip("+~"): argument for argument in arguments}
+        for grid in selected(self._grids, {key: values_of(argument) for key, argument in given.items()}):
+            listed = {**(self.params or {}), **grid}
+            params = [f"{key}={value}" for key, value in listed.items() if key not in given]
+            for combination in itertools.product(*map(choices_of, [*params, *arguments])):
+                overrides = list(combination)
+                cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+                OmegaConf.set_struct(cfg, False)
+                del cfg["hydra"]
+                yield overrides, cfg
+
+
+def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[dict[str, Any]]:
+    """The grids that the command line leaves.
+
+    A key given there selects: of the grids that list it, those stay that list all the values given. Where none does,
+    all stay, and the values given take the place of theirs. `model=embedded` picks that LM's grid with its layers and
+    sizes; `model=local` runs every grid on the user's own.
+    """
+    for key, values in given.items():
+        listing = [grid for grid in grids if key in grid and values <= values_of(f"{key}={grid[key]}")]
+        if listing:
+            grids = [grid for grid in grids if key not in grid or grid in listing]
+    return grids
+
+
+def choices_of(argument: str) -> list[str]:
+    """`key=a,b` as the overrides `key=a` and `key=b`; anything else as it is."""
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    if not override.is_sweep_override():
+        return [argument]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def values_of(argument: str) -> set[str]:
+    return {choice.split("=", 1)[-1] for choice in choices_of(argument)}
 
 
 def _one_per_source(jobs: list[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sae_core.arms import DenseTied, Expander
-from sae_core.dictionary import expander_dictionary
+from sae_core.dictionary import drawn_dictionary
 from sae_core.kernels.dispatch import get_backend
 from sae_core.kernels.reference import densify
 from sae_core.pursuit.solvers import solver
@@ -152,7 +152,7 @@ def _encode_torch(cell: Cell, dtype: torch.dtype) -> Call:
 
 def pursuit(cell: Cell, name: str) -> Call:
     """Ours: codes of a batch by the pursuit called `name`, on sparse atoms (`refit`: least squares on given picks)."""
-    dictionary = expander_dictionary(cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
+    dictionary = drawn_dictionary("expander", cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
     values, support, x = dictionary.unit_values().detach(), dictionary.support, cell.batch()
     backend = get_backend("auto", torch.device(cell.device))
     if name == "refit":
@@ -196,7 +196,7 @@ def sklearn_omp(cell: Cell) -> Call:
 
 
 def _dense_atoms(cell: Cell) -> torch.Tensor:
-    dictionary = expander_dictionary(cell.d_in, cell.n_latents, cell.degree, 0)
+    dictionary = drawn_dictionary("expander", cell.d_in, cell.n_latents, cell.degree, 0)
     return densify(dictionary.unit_values().detach(), dictionary.support, cell.d_in).to(cell.device)
 
 

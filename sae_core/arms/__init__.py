@@ -1,0 +1,39 @@
+"""The arms of the frontier, a file each: what is trained, and what storage it is compared at.
+
+Config files name these classes, and their fields are the config's keys. Definitions: paper, sections 2 and 4.
+"""
+
+from sae_core.arms.banded import Banded
+from sae_core.arms.base import TOPK, Arm, CellError, Sizes
+from sae_core.arms.clustered import Clustered
+from sae_core.arms.dense_matched import DenseMatched, DenseMatchedOwn
+from sae_core.arms.dense_own import DenseRandInit, DenseWarmTied
+from sae_core.arms.dense_tied import DenseTied
+from sae_core.arms.dynamic import Dynamic
+from sae_core.arms.expander import Expander
+from sae_core.arms.expander_balanced import ExpanderBalanced
+from sae_core.arms.frozen_random import FrozenRandom
+from sae_core.arms.pca import PCA
+from sae_core.arms.pruned_retuned import PrunedRetuned
+from sae_core.arms.quantised import Quantised
+
+__all__ = [
+    "PCA",
+    "TOPK",
+    "Arm",
+    "Banded",
+    "CellError",
+    "Clustered",
+    "DenseMatched",
+    "DenseMatchedOwn",
+    "DenseRandInit",
+    "DenseTied",
+    "DenseWarmTied",
+    "Dynamic",
+    "Expander",
+    "ExpanderBalanced",
+    "FrozenRandom",
+    "PrunedRetuned",
+    "Quantised",
+    "Sizes",
+]

@@ -1,0 +1,155 @@
+"""What every arm is: a frozen choice of sizes that builds SAEs once d_in and a seed are known.
+
+`n_latents`, `k` and `degree` are the paper's n, k and d; `d_in`, its m, comes from the LM.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from sae_core.dictionary import Dictionary, drawn_dictionary
+from sae_core.encoders import ByPursuit, TiedTopK
+from sae_core.pursuit.solvers import canonical, ends_in_least_squares
+from sae_core.regrow import SupportSchedule
+from sae_core.sae import SAE
+from sae_core.supports import check_degree
+
+TOPK = "topk"
+
+
+class CellError(ValueError):
+    """A cell that a grid leaves out: n <= 2k, where k-sparse codes cannot be unique, or a size that means nothing."""
+
+
+class Sizes(NamedTuple):
+    """What an arm builds for a given d_in."""
+
+    n_latents: int
+    degree: int  # non-zero values per atom; d_in where atoms are dense
+    k: int
+
+
+def later(default: Any) -> Any:
+    """A field that came after runs had been named by a hash of the others: at its default it is no part of the name."""
+    return field(default=default, metadata={"later": True})
+
+
+class Arm(ABC):
+    """An SAE starts as `build` makes it or, where the arm has a `source`, as `derive` makes it of that one's
+    trained SAE. Then its parameters are trained by gradient, its support following `schedule`; or, where `by_gradient`
+    is False, `fit` finds them.
+    """
+
+    name: ClassVar[str]
+    by_gradient: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """The arm's name for people and figures, with what sets it apart from its plain form: `expander+mp_refit`."""
+        return self.name
+
+    @property
+    def source(self) -> Arm | None:
+        """The arm whose trained SAE this one starts from."""
+        return None
+
+    @property
+    def schedule(self) -> SupportSchedule | None:
+        """How the support changes in training; None: it stays."""
+        return None
+
+    @abstractmethod
+    def sizes(self, d_in: int) -> Sizes:
+        """Raises ValueError for a size out of range, CellError for a cell to leave out; allocates nothing."""
+
+    @abstractmethod
+    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        """A fresh SAE; support and initial values follow from `seed`."""
+
+    def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
+        """Find the parameters of `sae`, in place, from all of a pool's activations (tokens, d_in) in the LM's units."""
+        raise NotImplementedError(f"{self.name} is trained by gradient, or comes as it is from its source")
+
+
+class DerivedArm(Arm):
+    """An arm that starts from another one's trained SAE. Abstract."""
+
+    @abstractmethod
+    def derive(self, trained: SAE) -> SAE:
+        """A new SAE from the trained one of `source`, which stays as it is."""
+
+    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        assert self.source is not None, "a derived arm has a source"
+        return self.derive(self.source.build(d_in, seed, scale))
+
+
+@dataclass(frozen=True)
+class SparseArm(Arm):
+    """Left-d-regular atoms, tied. Abstract.
+
+    Args:
+        encoder: `topk`, the paper's one-shot W^T h and its k largest, or a pursuit that ends in least squares
+            (`mp_refit`, `omp`, `gomp4`, ...; `sae_core.pursuit.solvers`), in training and after it.
+    """
+
+    n_latents: int
+    degree: int
+    k: int
+    encoder: str = later(TOPK)
+
+    def __post_init__(self):
+        object.__setattr__(self, "encoder", encoder_name(self.encoder))
+
+    @property
+    def label(self) -> str:
+        return with_encoder(self.name, self.encoder)
+
+    def sizes(self, d_in: int) -> Sizes:
+        check_degree(d_in, self.degree)
+        return checked(self.n_latents, self.degree, self.k)
+
+
+class SeededArm(SparseArm):
+    """A support that a seed regenerates: the one that `SUPPORTS` calls by the arm's name. Abstract."""
+
+    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        n_latents, degree, k = self.sizes(d_in)
+        dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed)
+        return SAE(dictionary, tied(dictionary, self.encoder), k, scale)
+
+
+def encoder_name(name: str) -> str:
+    """`topk`, or a pursuit's one name. Raises ValueError for any that cannot be trained with."""
+    if name == TOPK:
+        return name
+    try:
+        name = canonical(name)
+    except ValueError as error:
+        raise ValueError(f"sae.encoder={error}; or topk") from None
+    if not ends_in_least_squares(name):
+        raise ValueError(f"sae.encoder={name} does not end in least squares, which its gradient needs: try mp_refit")
+    return name
+
+
+def with_encoder(name: str, encoder: str) -> str:
+    return name if encoder == TOPK else f"{name}+{encoder}"
+
+
+def tied(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
+    return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
+
+
+def checked(n_latents: int, degree: int, k: int) -> Sizes:
+    """The sizes. Raises ValueError for one out of range, CellError for n <= 2k."""
+    if n_latents < 0:
+        raise ValueError(f"n={n_latents} must be at least 1")
+    if k < 1:
+        raise ValueError(f"k={k} must be in 1..{n_latents} (n)")
+    if n_latents <= 2 * k:
+        raise CellError(f"n={n_latents} <= 2k={2 * k}: {k}-sparse codes of {n_latents} atoms cannot be unique")
+    return Sizes(n_latents, degree, k)

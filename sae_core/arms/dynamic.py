@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sae_core.arms.base import SparseArm, tied
+from sae_core.dictionary import SparseDictionary
+from sae_core.regrow import SupportSchedule
+from sae_core.sae import SAE
+from sae_core.supports import expander_support
+
+
+@dataclass(frozen=True)
+class Dynamic(SparseArm):
+    """A support learned while training: it starts as the expander's, and each atom keeps exactly d rows.
+
+    Every `every` steps of the first `until` of training, each atom drops the smallest of its entries and grows as many
+    where the gradient is largest (`sae_core.regrow`); the share that goes falls from `drop` to 0 by a cosine. The
+    support is data: its indices are stored. `tokens` activations are looked at each time.
+
+    The defaults are the best of a few tried on the embedded LM (k=32, 5000 steps): final FVU on the pool .597, .489 and
+    .394 at d=3, 7 and 15, where the random support ends at .622 (d=3) and .484 (d=15). With every=500 .601 and .501 at
+    d=3 and 7; new entries that start at 0 gave .618 (d=3) and .402 (d=15).
+    """
+
+    every: int = 250
+    drop: float = 0.5
+    until: float = 0.75
+    tokens: int = 16384
+    name = "dynamic"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for key in ("every", "tokens"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"sae.{key}={getattr(self, key)} must be at least 1")
+        for key in ("drop", "until"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"sae.{key}={getattr(self, key)} must be in 0..1")
+
+    @property
+    def schedule(self) -> SupportSchedule:
+        return SupportSchedule(self.every, self.drop, self.until, self.tokens)
+
+    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        n_latents, degree, k = self.sizes(d_in)
+        support = expander_support(d_in, n_latents, degree, seed)
+        dictionary = SparseDictionary(d_in, support, torch.Generator().manual_seed(seed))
+        return SAE(dictionary, tied(dictionary, self.encoder), k, scale)

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from sae_core.arms.base import Arm, CellError, Sizes
+from sae_core.arms.dense_matched import VALUES, matched
+from sae_core.dictionary import DenseDictionary
+from sae_core.encoders import TiedTopK
+from sae_core.sae import SAE
+from sae_core.supports import check_degree
+
+
+@dataclass(frozen=True)
+class PCA(Arm):
+    """The best linear reconstruction of rank r = d*n/m: as many decoder values as a sparse arm of the same d and n.
+
+    Not sparse: all r codes of a token are in use. It says what storage alone can buy.
+    """
+
+    n_latents: int
+    degree: int
+    name = "pca"
+    by_gradient = False
+
+    def sizes(self, d_in: int) -> Sizes:
+        check_degree(d_in, self.degree)
+        rank = matched(d_in, self.n_latents, self.degree, VALUES, d_in, bias=False)
+        if not 1 <= rank <= d_in:
+            raise CellError(f"rank {rank} (d*n/m) must be in 1..{d_in} (d_in): a larger one reconstructs everything")
+        return Sizes(rank, d_in, rank)
+
+    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        rank, _, k = self.sizes(d_in)
+        dictionary = DenseDictionary(d_in, rank, torch.Generator().manual_seed(seed))
+        return SAE(dictionary, TiedTopK(dictionary), k, scale)
+
+    @torch.no_grad()
+    def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
+        """The mean as b_dec, the directions of largest variance as atoms; moments summed in float64."""
+        d_in = sae.dictionary.d_in
+        count, total = 0, torch.zeros(d_in, dtype=torch.float64)
+        products = torch.zeros(d_in, d_in, dtype=torch.float64)
+        for batch in batches:
+            h = batch.detach().cpu().double()
+            count += len(h)
+            total += h.sum(0)
+            products.addmm_(h.T, h)
+        mean = total / count
+        _, directions = torch.linalg.eigh(products / count - mean.outer(mean))
+        sae.dictionary.values.copy_(directions[:, -sae.k :].flip(1).T)
+        sae.b_dec.copy_(mean * float(sae.scale))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sae_core.arms.base import DerivedArm, SparseArm, tied
+from sae_core.arms.dense_tied import DenseTied
+from sae_core.dictionary import SparseDictionary
+from sae_core.encoders import TiedTopK
+from sae_core.sae import SAE
+from sae_core.supports import top_magnitude_support
+
+
+@dataclass(frozen=True)
+class PrunedRetuned(SparseArm, DerivedArm):
+    """Each atom's d largest magnitudes in a trained dense_tied, trained again from there (paper, section 4).
+
+    Twice the training, dense the first time, and the support is data: its indices are stored.
+    """
+
+    name = "pruned_retuned"
+
+    @property
+    def source(self) -> DenseTied:
+        return DenseTied(self.n_latents, self.k, self.encoder)
+
+    @torch.no_grad()
+    def derive(self, trained: SAE) -> SAE:
+        atoms = trained.dictionary.unit_values().detach().cpu()
+        support = top_magnitude_support(atoms, self.degree)
+        dictionary = SparseDictionary(trained.dictionary.d_in, support, torch.Generator())
+        dictionary.values.copy_(atoms.gather(1, support))
+        encoder = tied(dictionary, self.encoder)
+        if isinstance(encoder, TiedTopK) and isinstance(trained.encoder, TiedTopK):
+            encoder.b_enc.copy_(trained.encoder.b_enc.cpu())
+        sae = SAE(dictionary, encoder, self.k, float(trained.scale), trained.backend)
+        sae.b_dec.copy_(trained.b_dec.cpu())
+        return sae.to(trained.b_dec.device)

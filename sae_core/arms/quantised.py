@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sae_core.arms.base import Arm, DerivedArm, Sizes
+from sae_core.quantised import check_bits, quantised
+from sae_core.sae import SAE
+
+
+@dataclass(frozen=True)
+class Quantised(DerivedArm):
+    """Another arm's trained SAE with its decoder values kept as whole numbers of 8 or 4 bits; no further training.
+
+    Args:
+        of: the other arm; its encoder is tied.
+        bits: of a value.
+    """
+
+    of: Arm
+    bits: int
+    by_gradient = False
+
+    def __post_init__(self):
+        try:
+            check_bits(self.bits)
+        except ValueError as error:
+            raise ValueError(f"sae.{error}") from None
+
+    @property
+    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"{self.of.name}-{self.bits}bit"
+
+    @property
+    def label(self) -> str:
+        return f"{self.of.label}-{self.bits}bit"
+
+    @property
+    def source(self) -> Arm:
+        return self.of
+
+    def sizes(self, d_in: int) -> Sizes:
+        return self.of.sizes(d_in)
+
+    def derive(self, trained: SAE) -> SAE:
+        return quantised(trained, self.bits)

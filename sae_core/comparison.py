@@ -1,0 +1,188 @@
+"""One SAE beside a reference: which of its latents fire like none of the reference's, and which atoms point like one.
+
+Novelty is the paper's (section Measures): the share of latents whose best activation-Jaccard match in a dense SAE is
+below 0.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sae_core.activity import Activity, mean_or_none
+from sae_core.dictionary import Dictionary
+from sae_core.kernels.reference import densify
+
+NOVEL_BELOW = 0.1  # best Jaccard
+COSINES = (0.5, 0.7, 0.9)  # from which on an atom counts as matched
+_CHUNK_PAIRS = 1 << 17  # pairs of latents counted at once: the table should stay in the cache
+_CHUNK_VALUES = 1 << 22  # co-firings counted, or products formed, at once
+
+_Ints = npt.NDArray[np.int64]
+
+
+def novelty(activity: Activity, reference: Activity) -> dict[str, float | None]:
+    """How many live latents have no match among the reference's, and how far to trust that.
+
+    Returns:
+        novel_fraction        share of live latents with best Jaccard below 0.1
+        novel_fraction_null   the same with the reference's firings on other text (`unrelated`): what firing rates alone
+                              make of it. Matches mean something as far as `novel_fraction` lies below it
+        median_best_jaccard   over live latents
+        split_half_agreement  share of latents live in windows of even and of odd number whose verdict, novel or not, is
+                              the same on both
+
+        Each None where there are no such latents.
+
+    Raises:
+        ValueError: the two are not of the same tokens in the same windows.
+    """
+    _check_same_text(activity, reference)
+    best = best_jaccard(activity, reference)
+    live = ~best.isnan()
+    partner = unrelated(activity)
+    moved = Activity(reference.latents[partner], reference.n_latents, reference.tokens, reference.windows)
+    return {
+        "novel_fraction": mean_or_none(best[live] < NOVEL_BELOW),
+        "novel_fraction_null": mean_or_none(best_jaccard(activity, moved)[live] < NOVEL_BELOW),
+        "median_best_jaccard": float(best[live].quantile(0.5)) if bool(live.any()) else None,
+        "split_half_agreement": _split_half_agreement(activity, reference),
+    }
+
+
+def best_jaccard(activity: Activity, reference: Activity) -> Tensor:
+    """max over the reference's latents j of |A_i & B_j| / |A_i | B_j|, A_i and B_j the tokens on which they fire.
+
+    float64 (n_latents,), NaN where a latent is dead. Counts sparsely: T * k * k_reference co-firings, whatever n. In
+    numpy, on one core: so many short steps cost many times as much where torch's threads share their cores with others.
+    """
+    n, columns = activity.n_latents, reference.n_latents + 1
+    token, latent = (found.cpu().numpy() for found in activity.firings())
+    order = latent.argsort(kind="stable")
+    token, rows = token[order], latent[order] * columns
+    # An empty slot of the reference is a latent of its own, left out at the end.
+    others = torch.where(reference.latents < 0, reference.n_latents, reference.latents).cpu().numpy()
+    counts, other_counts = activity.counts().cpu().numpy(), reference.counts().cpu().numpy()
+    ends = [0, *counts.cumsum().tolist()]
+    size = max(1, _CHUNK_PAIRS // columns)
+    best = np.full(n, np.nan)
+    for first in range(0, n, size):
+        last = min(n, first + size)
+        part = slice(ends[first], ends[last])
+        shared = _co_firings(rows[part] - first * columns, token[part], others, (last - first) * columns)
+        shared = shared.reshape(-1, columns)[:, :-1]
+        best[first:last] = (shared / np.maximum(counts[first:last, None] + other_counts - shared, 1)).max(1)
+    best[counts == 0] = np.nan
+    return torch.from_numpy(best).to(activity.latents.device)
+
+
+def _co_firings(rows: _Ints, token: _Ints, others: _Ints, cells: int) -> _Ints:
+    """How often each (latent, latent of the reference) fires together, flat: int64 (cells,).
+
+    rows (firings,): where in the flat table the latent's row begins; token (firings,): on which token it fires.
+    """
+    table = np.zeros(cells, dtype=np.int64)
+    size = max(1, _CHUNK_VALUES // others.shape[1])  # one chunk holds all but very dense activity
+    for first in range(0, len(rows), size):
+        part = slice(first, first + size)
+        table += np.bincount((rows[part, None] + others[token[part]]).ravel(), minlength=cells)
+    return table
+
+
+def unrelated(activity: Activity) -> Tensor:
+    """For each token one from elsewhere, each used once: a permutation, int64 (T,).
+
+    A token goes with the one at the same position of another window: of the windows long enough to have that position,
+    the one that is half of their number further on, cyclically. With windows of one length whole windows are paired.
+    A reference permuted so keeps every firing rate, what follows from position, and runs within windows (broken only
+    where windows drop out at their end); what it fires on is text that the latents never saw. Positions that only the
+    longest window has are turned by half among themselves; one such position alone stays.
+    """
+    starts = activity.window_starts()
+    lengths = F.pad(starts, (0, 1), value=len(activity.tokens)).diff()
+    position = torch.arange(len(activity.tokens), device=starts.device) - starts.repeat_interleave(lengths)
+    second = int(lengths.sort(descending=True).values[1]) if len(lengths) > 1 else 0
+    group = position.clamp_max(second)  # from `second` on, one window is alone
+    order = group.argsort(stable=True)
+    sizes = group.bincount()
+    firsts, size = (sizes.cumsum(0) - sizes)[group[order]], sizes[group[order]]
+    rank = torch.arange(len(order), device=order.device) - firsts
+    partner = torch.empty_like(order)
+    partner[order] = order[firsts + (rank + size // 2) % size]
+    return partner
+
+
+def cosine_matches(dictionary: Dictionary, reference: Dictionary) -> dict[str, float | dict[str, float]]:
+    """How well atoms are matched by the reference's, by `best_cosines`.
+
+    Returns:
+        mean_best  mean over atoms
+        matches    "0.5", "0.7", "0.9" -> share of atoms with at least that
+
+    Raises:
+        ValueError: the two are of different d_in.
+    """
+    best = best_cosines(dictionary, reference).double()
+    return {
+        "mean_best": float(best.mean()),
+        "matches": {str(c): float((best >= c).double().mean()) for c in COSINES},
+    }
+
+
+@torch.no_grad()
+def best_cosines(dictionary: Dictionary, reference: Dictionary) -> Tensor:
+    """max over the reference's atoms v_j of |<w_i, v_j>| for each atom w_i: (n_latents,); 0 for an atom of zeros.
+
+    Raises:
+        ValueError: the two are of different d_in.
+    """
+    if dictionary.d_in != reference.d_in:
+        raise ValueError(f"d_in={dictionary.d_in} of the dictionary must be the reference's, {reference.d_in}")
+    if reference.degree < dictionary.degree:  # products are gathered from the sparser side
+        best = torch.cat([products.amax(0) for products in _products(reference, dictionary)])
+    else:
+        best = torch.stack([products.amax(1) for products in _products(dictionary, reference)]).amax(0)
+    return best.clamp_max(1)  # rounding leaves a hair more
+
+
+def _products(dictionary: Dictionary, other: Dictionary):
+    """|<w_i, v_j>| of all atoms with those of `other`, a chunk of these at a time: (n_latents, chunk)."""
+    atoms, support = dictionary.unit_values(), dictionary.support
+    size = max(1, _CHUNK_VALUES // max(dictionary.n_latents, dictionary.d_in))
+    for some in _dense_chunks(other, size):
+        some = some.to(atoms)
+        if support is None:
+            yield (atoms @ some.T).abs_()
+        else:
+            yield F.embedding_bag(support, some.T.contiguous(), mode="sum", per_sample_weights=atoms).abs_()
+
+
+def _dense_chunks(dictionary: Dictionary, size: int):
+    """Atoms as dense rows, `size` at a time: (at most size, d_in)."""
+    atoms, support = dictionary.unit_values(), dictionary.support
+    for first in range(0, len(atoms), size):
+        part = slice(first, first + size)
+        yield densify(atoms[part], None if support is None else support[part], dictionary.d_in)
+
+
+def _split_half_agreement(activity: Activity, reference: Activity) -> float | None:
+    odd = activity.windows % 2 == 1
+    if bool(odd.all()) or not bool(odd.any()):
+        return None
+    a, b = (best_jaccard(activity.part(half), reference.part(half)) for half in (~odd, odd))
+    both = ~(a.isnan() | b.isnan())
+    return mean_or_none((a < NOVEL_BELOW)[both] == (b < NOVEL_BELOW)[both])
+
+
+def _check_same_text(activity: Activity, reference: Activity) -> None:
+    for name in ("tokens", "windows"):
+        ours, theirs = getattr(activity, name), getattr(reference, name)
+        if len(ours) != len(theirs):
+            raise ValueError(f"{name}: the activity is of {len(ours)} and the reference of {len(theirs)}")
+        differ = torch.nonzero(ours != theirs)
+        if len(differ):
+            at = int(differ[0])
+            raise ValueError(f"{name}: {int(ours[at])} and the reference's {int(theirs[at])} differ at row {at}")

@@ -1,0 +1,112 @@
+"""A support that is learned: each atom drops its smallest entries and grows as many where the gradient is largest.
+
+The rule is RigL's (Evci et al. 2020, Rigging the lottery, section 3), kept per atom so that each has exactly d rows.
+Unlike there a new entry does not start at 0, from where a small learning rate would bring it no further than to be the
+smallest at the next exchange, but with the magnitude of the one it replaces, against the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae_core.encoders import TiedTopK
+from sae_core.sae import SAE
+
+_CHUNK_VALUES = 1 << 24  # of the dense gradient, alive at once
+
+
+@dataclass(frozen=True)
+class SupportSchedule:
+    """When how much of a support is exchanged, see `sae_core.arms.Dynamic`."""
+
+    every: int  # steps
+    drop: float  # share of an atom's entries that goes at first
+    until: float  # share of the training after which the support stays
+    tokens: int  # that the gradient is summed over
+
+    def count(self, step: int, steps: int, degree: int) -> int:
+        """Entries that each atom exchanges after `step` of `steps`, rounded down; 0 where it is not time."""
+        last = self.until * steps
+        if step % self.every or not 0 < step < last:
+            return 0
+        return math.floor(self.drop / 2 * (1 + math.cos(math.pi * step / last)) * degree)
+
+
+@torch.no_grad()
+def regrow(sae: SAE, h: Tensor, count: int, companions: Sequence[Tensor] = ()) -> int:
+    """Exchange up to `count` entries of each atom, in place; return how many entries changed their row.
+
+    An atom gives up its `count` smallest magnitudes for the rows outside its support where the loss on h has its
+    largest gradient; the largest gradient gets the smallest magnitude. Atoms without a gradient (they did not fire)
+    stay as they are.
+
+    Args:
+        sae: its dictionary has a support that no seed regenerates.
+        h: (tokens, d_in) activations.
+        companions: tensors (n, degree) that belong to the values, an optimizer's moments: they move along, and start
+            at 0 where an entry does.
+    """
+    dictionary = sae.dictionary
+    support, values = dictionary.support, dictionary.values
+    assert support is not None and dictionary.drawn is None, "a support that can change"
+    count = min(count, dictionary.degree, dictionary.d_in - dictionary.degree)
+    if count == 0:
+        return 0
+    rows, start = support.clone(), values.clone()
+    fresh = torch.zeros_like(rows, dtype=torch.bool)
+    for latents, gradient in _gradient(sae, h):
+        outside = gradient.abs().scatter_(1, support[latents], -1.0)
+        alive = torch.nonzero(outside.amax(1) > 0).flatten()
+        grown = outside[alive].topk(count, dim=1).indices
+        atoms = alive + latents.start
+        smallest = values[atoms].abs().topk(count, dim=1, largest=False)
+        at = (atoms[:, None], smallest.indices)
+        rows[at], fresh[at] = grown, True
+        start[at] = -gradient[alive].gather(1, grown).sign() * smallest.values
+    dictionary.support, order = rows.sort(dim=1)
+    values.copy_(start.gather(1, order))
+    for tensor in companions:
+        tensor.copy_(tensor.masked_fill(fresh, 0.0).gather(1, order))
+    return int(fresh.sum())
+
+
+def _gradient(sae: SAE, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(latents, gradient (c, d_in) of half the squared error on h by their atoms as dense vectors), in chunks.
+
+    With e = x - W c and, for a tied one-shot encoder, c_j = w_j^T x + b_j where it is picked: the gradient of atom j is
+    -sum_t (c_tj e_t + (w_j^T e_t) x_t) over the tokens t that pick it. A pursuit's codes count as constants.
+    """
+    output, x = sae.residual(h), h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec
+    residual, n = output.residual, sae.dictionary.n_latents
+    latents, order = output.indices.flatten().sort(stable=True)
+    tokens, codes = order // sae.k, output.codes.flatten()[order]
+    through_encoder = _along_atoms(sae, output.indices, residual).flatten()[order]
+    size = max(1, _CHUNK_VALUES // sae.dictionary.d_in)
+    for first in range(0, n, size):
+        low, high = torch.searchsorted(latents, latents.new_tensor([first, first + size])).tolist()
+        at = torch.stack((latents[low:high] - first, tokens[low:high]))
+        shape = (min(size, n - first), len(h))
+        total = _sparse(at, codes[low:high], shape) @ residual
+        if isinstance(sae.encoder, TiedTopK):
+            total += _sparse(at, through_encoder[low:high], shape) @ x
+        yield slice(first, first + size), total.neg_()
+
+
+def _sparse(at: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    return torch.sparse_coo_tensor(at, values, shape, check_invariants=False)
+
+
+def _along_atoms(sae: SAE, indices: Tensor, residual: Tensor) -> Tensor:
+    """w_j^T e_t for the picks j of each token t: (tokens, k)."""
+    support, atoms = sae.dictionary.support, sae.dictionary.unit_values()
+    assert support is not None
+    found = [
+        (atoms[picks] * e[:, None].expand(-1, picks.shape[1], -1).gather(2, support[picks])).sum(-1)
+        for picks, e in zip(indices.split(256), residual.split(256), strict=True)
+    ]
+    return torch.cat(found)

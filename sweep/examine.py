@@ -1,0 +1,78 @@
+"""A trained SAE -> the measurements in its record: each way of reading codes, its latents, its dictionary."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from sae_core import theory
+from sae_core.activity import Activity, activity_measures, support_measures
+from sae_core.arms import DenseTied
+from sae_core.comparison import cosine_matches, novelty
+from sae_core.inference import ENCODER
+from sae_core.sae import SAE
+from sweep.build import Job
+from sweep.contexts import CONTEXTS, token_texts, top_contexts, write_contexts
+from sweep.measures import Baselines, EvaluationError, all_codes, measure
+from sweep.progress import RunProgress
+from sweep.recording import log, one_line
+from sweep.shared import clean_pass_of, tokenizer_of
+from sweep.store import Record, run_folder
+
+THEORY_TOKENS = 4096  # whose active sets `theory` looks at
+
+Trained = Callable[[Job], tuple[SAE, str]]  # of a job: its SAE, trained now if need be, and its run id
+
+
+def examine(
+    job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress, trained: Trained
+) -> None:
+    """Put into the record what `job` asks for and it lacks. A way of reading codes that fails is noted there, and the
+    others go on."""
+    _read_codes(job, sae, device, base, record, say)
+    if "theory" in record and "latents" in record and not {"novelty", "contexts"} & set(job.lacking(record)):
+        return
+    say("latents")
+    codes, indices, activity = all_codes(sae, clean_pass_of(job, device))
+    if "theory" not in record:
+        record["theory"] = theory.measure(sae.dictionary, indices[:THEORY_TOKENS])
+    if "latents" not in record:
+        support = sae.dictionary.support
+        support = None if support is None else support.cpu()
+        record["latents"] = {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)}
+    lacking = job.lacking(record)
+    if "novelty" in lacking:
+        record["latents"] |= _compared(job, sae, activity, device, trained)
+    if "contexts" in lacking:
+        folder = run_folder(job.runs_dir, job.spec.run_id)
+        text = token_texts(tokenizer_of(job).decode)
+        write_contexts(folder / CONTEXTS, top_contexts(activity, codes, text, job.spec.eval.contexts))
+
+
+def _read_codes(job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress) -> None:
+    clean = clean_pass_of(job, device)
+    measured = record.setdefault("inference", {})
+    for name in job.spec.eval.inference:
+        if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
+            continue
+        try:
+            measured[name] = measure(
+                sae, name, clean, base, lambda done, total, name=name: say(f"evaluation: {name}", done, total)
+            )
+        except (EvaluationError, IndexError, RuntimeError) as error:
+            measured[name] = {"error": one_line(error)}
+            log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
+
+
+def _compared(job: Job, sae: SAE, activity: Activity, device: torch.device, trained: Trained) -> dict[str, Any]:
+    """`novelty` and `cosine` against a dense SAE of the same layer, n and k and another seed."""
+    dense = DenseTied(job.axes["n"], job.axes["k"])
+    reference, run_id = trained(job.of(dense, seed=1 if job.spec.seed == 0 else 0))
+    *_, theirs = all_codes(reference, clean_pass_of(job, device))
+    return {
+        "novelty": {"reference": run_id, **novelty(activity, theirs)},
+        "cosine": {"reference": run_id, **cosine_matches(sae.dictionary, reference.dictionary)},
+    }

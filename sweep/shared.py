@@ -1,0 +1,63 @@
+"""What the runs of one process share: LM, tokenizer, windows, the LM's clean pass.
+
+Pure functions of their arguments, so remembering the last answer of each changes nothing.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from sweep.build import Job
+from sweep.corpus import Corpus
+from sweep.lm import LM, ModelConfig, ModelInfo, load_lm, load_tokenizer
+from sweep.measures import CleanPass
+from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
+
+
+def lm_of(job: Job, device: torch.device) -> LM:
+    return _lm(job.model, job.info, device)
+
+
+def tokenizer_of(job: Job):
+    return _tokenizer(job.model, job.info)
+
+
+def train_windows_of(job: Job) -> Windows:
+    return _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
+
+
+def held_out_of(job: Job) -> Windows:
+    return _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
+
+
+def clean_pass_of(job: Job, device: torch.device) -> CleanPass:
+    return _clean_pass(job.model, job.info, device, job.axes["layer"], held_out_of(job))
+
+
+@lru_cache(maxsize=1)
+def _lm(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
+    return load_lm(model, info, device)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(model: ModelConfig, info: ModelInfo):
+    return load_tokenizer(model, info)
+
+
+@lru_cache(maxsize=1)
+def _train_windows(
+    corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_tokens: int
+) -> Windows:
+    return train_windows(corpus, _tokenizer(model, info), windows, n_tokens)
+
+
+@lru_cache(maxsize=1)
+def _held_out(corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_windows: int) -> Windows:
+    return held_out_windows(corpus, _tokenizer(model, info), windows, n_windows)
+
+
+@lru_cache(maxsize=1)
+def _clean_pass(model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows) -> CleanPass:
+    return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size)

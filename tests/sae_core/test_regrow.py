@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sae_core.arms import Dynamic
+from sae_core.kernels.reference import densify
+from sae_core.regrow import SupportSchedule, regrow
+
+M, N, K, D = 20, 60, 4, 5
+
+
+def some(encoder="topk", seed=0):
+    sae = Dynamic(N, D, K, encoder=encoder).build(M, seed, scale=0.5).double()
+    h = torch.randn(300, M, generator=torch.Generator().manual_seed(seed)).double() * 2
+    with torch.no_grad():
+        sae.b_dec.normal_(generator=torch.Generator().manual_seed(1))
+        if encoder == "topk":
+            sae.encoder.b_enc.normal_(generator=torch.Generator().manual_seed(2)).mul_(0.1)
+    return sae, h
+
+
+def dense_gradient(sae, h):
+    """d ||x - W c||^2 / d W by autograd, W a dense leaf that encoder and decoder share, the picks as the SAE's."""
+    atoms = densify(sae.dictionary.unit_values().detach(), sae.dictionary.support, M).requires_grad_()
+    x = (h * sae.scale - sae.b_dec).detach()
+    codes, indices = (part.detach() for part in sae.encode(h))
+    if hasattr(sae.encoder, "b_enc"):
+        codes = (x @ atoms.T + sae.encoder.b_enc.detach()).gather(1, indices)
+    left = x - torch.einsum("tk,tkm->tm", codes, atoms[indices])
+    left.square().sum().backward()
+    return atoms.grad
+
+
+@pytest.mark.parametrize("encoder", ["topk", "mp_refit"])
+def test_the_smallest_entries_go_and_the_largest_gradients_come(encoder):
+    sae, h = some(encoder)
+    dictionary = sae.dictionary
+    signed = dense_gradient(sae, h)
+    gradient = signed.abs()
+    before, values = dictionary.support.clone(), dictionary.values.detach().clone()
+    fired = torch.zeros(N, dtype=torch.bool)
+    fired[sae.encode(h)[1].flatten()] = True
+    changed = regrow(sae, h, 2)
+    assert fired.sum() > N / 2 and changed == 2 * int(fired.sum())
+    for j in range(N):
+        old, new = set(before[j].tolist()), set(dictionary.support[j].tolist())
+        if not fired[j]:
+            assert old == new
+            continue
+        outside = [r for r in gradient[j].argsort(descending=True).tolist() if r not in old]
+        assert new - old == set(outside[:2])
+        smallest = before[j][values[j].abs().argsort()[:2]].tolist()
+        assert old - new == set(smallest)
+        kept = dict(zip(before[j].tolist(), values[j].tolist(), strict=True))
+        now = dict(zip(dictionary.support[j].tolist(), dictionary.values[j].tolist(), strict=True))
+        assert all(now[row] == kept[row] for row in new & old)
+        for row, magnitude in zip(outside[:2], sorted(map(abs, kept.values()))[:2], strict=True):
+            assert now[row] == -magnitude * float(signed[j, row].sign())
+    assert (dictionary.support[:, 1:] > dictionary.support[:, :-1]).all()
+
+
+def test_companions_move_with_their_values():
+    sae, h = some()
+    moments = torch.arange(N * D, dtype=torch.float64).view(N, D) + 1
+    rows = {
+        (j, r): float(m) for j in range(N) for r, m in zip(sae.dictionary.support[j].tolist(), moments[j], strict=True)
+    }
+    regrow(sae, h, 1, [moments])
+    for j in range(N):
+        for r, m in zip(sae.dictionary.support[j].tolist(), moments[j].tolist(), strict=True):
+            assert m == rows.get((j, r), 0.0)
+
+
+def test_in_chunks_as_at_once(monkeypatch):
+    whole, h = some()
+    regrow(whole, h, 3)
+    monkeypatch.setattr("sae_core.regrow._CHUNK_VALUES", 7 * M)
+    chunked, _ = some()
+    regrow(chunked, h, 3)
+    assert torch.equal(whole.dictionary.support, chunked.dictionary.support)
+    assert torch.equal(whole.dictionary.values, chunked.dictionary.values)
+
+
+def test_a_full_support_or_nothing_to_exchange_changes_nothing():
+    sae, h = some()
+    before = sae.dictionary.support.clone()
+    assert regrow(sae, h, 0) == 0 and torch.equal(sae.dictionary.support, before)
+    full = Dynamic(N, M, K).build(M, 0).double()
+    assert regrow(full, h, 3) == 0
+
+
+def test_the_schedule_falls_to_nothing():
+    schedule = SupportSchedule(every=10, drop=0.5, until=0.5, tokens=1)
+    counts = {step: schedule.count(step, 100, 8) for step in range(101)}
+    assert {step for step, count in counts.items() if count} == {10, 20, 30}
+    assert [counts[step] for step in (10, 20, 30, 40)] == [3, 2, 1, 0]  # of 3.6, 2.6, 1.4, .4
+    assert SupportSchedule(10, 0.0, 0.5, 1).count(10, 100, 8) == 0
