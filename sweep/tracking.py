@@ -7,6 +7,7 @@ from then on; it never takes a run with it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,15 @@ CURVES = {  # metric name -> field of Progress
     "train/resampled": "resampled",
 }
 STORAGE_PREFIX, METRIC_PREFIX, TIMING_PREFIX = "storage/", "eval/", "seconds/"
+LATENTS_PREFIX, TRAINING_PREFIX, SOURCE_PREFIX = "latents/", "training/", "source/"
+PARTS = {  # of a record -> where its entries go
+    "storage": STORAGE_PREFIX,
+    "metrics": METRIC_PREFIX,
+    "timings": TIMING_PREFIX,
+    "latents": LATENTS_PREFIX,
+    "training": TRAINING_PREFIX,
+    "source": SOURCE_PREFIX,
+}
 MODES = ("offline", "online", "disabled")
 
 
@@ -89,8 +99,7 @@ class WandbTracker:
         self._run.log({name: getattr(progress, field) for name, field in CURVES.items()})
 
     def summary(self, record: dict[str, Any]) -> None:
-        groups = ((STORAGE_PREFIX, "storage"), (METRIC_PREFIX, "metrics"), (TIMING_PREFIX, "timings"))
-        flat = {prefix + key: value for prefix, part in groups for key, value in record.get(part, {}).items()}
+        flat = {name: value for part, prefix in PARTS.items() for name, value in _flat(record.get(part, {}), prefix)}
         for name, measured in record.get("inference", {}).items():
             for part in ("metrics", "cost"):
                 flat.update({f"{METRIC_PREFIX}{name}/{key}": value for key, value in measured.get(part, {}).items()})
@@ -106,6 +115,15 @@ class WandbTracker:
 
     def finish(self, failed: bool) -> None:
         self._run.finish(exit_code=1 if failed else 0)
+
+
+def _flat(nested: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """(path, value) of every entry that is neither a list nor missing, parts of the path with / between."""
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}/")
+        elif value is not None and not isinstance(value, list):
+            yield prefix + key, value
 
 
 class Guarded:

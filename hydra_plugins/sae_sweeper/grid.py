@@ -77,9 +77,10 @@ def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[di
 
     A key given there selects: of the grids that list it, those stay that list all the values given. Where none does,
     all stay, and the values given take the place of theirs. `model=embedded` picks that LM's grid with its layers and
-    sizes; `model=local` runs every grid on the user's own.
+    sizes; `model=local` runs every grid on the user's own. Keys select in the order in which grids list them.
     """
-    for key, values in given.items():
+    listed = list(dict.fromkeys(key for grid in grids for key in grid))
+    for key, values in sorted(given.items(), key=lambda item: listed.index(item[0]) if item[0] in listed else 0):
         listing = [grid for grid in grids if key in grid and values <= values_of(f"{key}={grid[key]}")]
         if listing:
             grids = [grid for grid in grids if key not in grid or grid in listing]

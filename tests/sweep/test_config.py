@@ -31,7 +31,8 @@ def job(tmp_path, *overrides):
 @pytest.mark.parametrize("arm", files("sae"))
 def test_every_arm_builds_by_its_own_name(arm, tmp_path):
     built = job(tmp_path, f"sae={arm}", "d=30")
-    assert built.labels["arm"] == built.spec.arm.name == arm
+    bits = f"-{built.spec.arm.bits}bit" if arm.endswith("_quantised") else ""
+    assert built.labels["arm"] == built.spec.arm.name == arm.removesuffix("_quantised") + bits
 
 
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])

@@ -51,7 +51,7 @@ def test_each_is_recorded_under_its_own_name_with_its_cost(launched):
     assert {key: record["metrics"][key] for key in own["metrics"]} == own["metrics"]
     assert refit["metrics"]["fvu"] < own["metrics"]["fvu"] and refit["metrics"]["ce_zero"] == own["metrics"]["ce_zero"]
     assert own["cost"]["multiply_adds"] == 64 * 3 < refit["cost"]["multiply_adds"]
-    assert record["theory"]["coverage"] == {"value": 1.0, "kind": "exact"} and "theory" in record["timings"]
+    assert record["theory"]["coverage"] == {"value": 1.0, "kind": "exact"}
     assert own["cost"]["tokens_per_second"] > 0 and own["cost"]["threads"] == 1
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sae_core.arms import DenseTied, Expander
+from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, Quantised
 from sweep.activations import CacheKey
 from sweep.measures import EvalConfig
 from sweep.spec import RunSpec, latents_from, whole_number
@@ -24,6 +24,20 @@ def test_what_changes_the_result_changes_the_id():
         replace(SPEC, activations=replace(KEY, layer=1)),
     ]
     assert len({SPEC.run_id, *(o.run_id for o in others)}) == len(others) + 1
+
+
+def test_arms_of_other_fields_inside_others_too():
+    arms = [Quantised(Expander(64, 3, 4), 8), Quantised(Expander(64, 3, 4), 4), Quantised(Expander(64, 5, 4), 8),
+            Quantised(Dynamic(64, 3, 4), 8), Dynamic(64, 3, 4), Dynamic(64, 3, 4, drop=0.1), DenseMatched(640, 3, 4),
+            DenseMatched(640, 3, 4, match="bytes"), Expander(64, 3, 4, encoder="mp_refit")]  # fmt: skip
+    assert len({replace(SPEC, arm=arm).run_id for arm in arms}) == len(arms)
+
+
+def test_fields_that_came_later_leave_older_names_alone():
+    assert replace(SPEC, arm=DenseMatched(640, 3, 4)).as_json()["sae"] == {
+        "arm": "dense_matched", "n_latents": 640, "degree": 3, "k": 4,
+    }  # fmt: skip
+    assert replace(SPEC, eval=EvalConfig(inference=("omp",), novelty=True, contexts=3)).run_id == SPEC.run_id
 
 
 def test_what_does_not_does_not():

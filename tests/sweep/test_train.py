@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.arms import DenseWarmTied, Expander
+from sae_core.arms import DenseWarmTied, Dynamic, Expander
 from sweep.train import CheckpointError, TrainConfig, TrainingError, batch_indices, train
 
 DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(
@@ -27,7 +27,7 @@ class Killed(Exception):
     pass
 
 
-def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=rows):
+def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=rows, curve=None):
     sae = arm.build(16, seed=0, scale=0.5)
 
     def report(progress):
@@ -36,23 +36,31 @@ def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=ro
         if stop_at is not None and progress.step >= stop_at:
             raise Killed
 
-    train(sae, data, 500, VARIANCE, config, 0, checkpoint, report)
+    found = train(sae, data, 500, VARIANCE, config, 0, checkpoint, report, arm.schedule)
+    if curve is not None:
+        curve += found
     return sae
 
 
-@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4)], ids=lambda a: a.name)
+LEARNED = Dynamic(48, 5, 4, every=40, tokens=200)
+
+
+@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED], ids=lambda a: a.name)
 def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
-    whole_reports, reports = [], []
+    whole_reports, reports, curve = [], [], []
     whole = fit(arm, reports=whole_reports)
     checkpoint = tmp_path / "c.pt"
     with pytest.raises(Killed):
         fit(arm, checkpoint=checkpoint, stop_at=350)
     assert checkpoint.exists()
-    resumed = fit(arm, checkpoint=checkpoint, reports=reports)
+    resumed = fit(arm, checkpoint=checkpoint, reports=reports, curve=curve)
     assert reports[0].step == 350  # went on from step 300, not from 0
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-    assert reports[-1] == whole_reports[-1]
+    assert curve == whole_reports  # those from before the checkpoint too
+    if arm is LEARNED:
+        assert torch.equal(whole.dictionary.support, resumed.dictionary.support)
+        assert not torch.equal(whole.dictionary.support, arm.build(16, seed=0).dictionary.support)
 
 
 def test_the_loss_falls_and_fvu_is_the_loss_over_the_variance():

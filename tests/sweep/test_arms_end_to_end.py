@@ -1,0 +1,91 @@
+"""Arms that need another run first, and what is measured of latents: through the command line, on a small real LM."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from sae_core import io
+from sweep.store import COMPLETE, iterate_records, read_record
+from tests.sweep.test_inference import SMALL, call
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, model_folders, text_file):
+    folder = tmp_path_factory.mktemp("arms")
+    return folder / "runs", [*SMALL, f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}",
+                             f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def launched(place):
+    """Records by arm and seed, after one launch of arms whose sources nobody asked for."""
+    runs, arguments = place
+    arms = "pruned_retuned,dynamic_quantised,pca,frozen_random"
+    call("sweep", "-m", *arguments, f"sae={arms}", "eval.novelty=true", "eval.contexts=2", "d=5")
+    return {(r["labels"]["arm"], r["axes"]["seed"]): r for _, r in iterate_records(runs)}
+
+
+def test_sources_and_references_are_trained_once_and_are_runs_of_their_own(launched):
+    assert set(launched) == {("pruned_retuned", 0), ("dense_tied", 0), ("dense_tied", 1), ("dynamic", 0),
+                             ("dynamic-8bit", 0), ("pca", 0), ("frozen_random", 0)}  # fmt: skip
+    assert {record["status"] for record in launched.values()} == {COMPLETE}
+
+
+def test_the_cost_of_a_source_is_counted(launched):
+    steps = 60 * 32
+    pruned, dense = launched["pruned_retuned", 0], launched["dense_tied", 0]
+    assert pruned["source"] == {"run_id": dense["run_id"], "arm": "dense_tied", "tokens": steps,
+                                "seconds": dense["training"]["seconds"]}  # fmt: skip
+    assert pruned["training"]["tokens"] == steps and launched["dynamic-8bit", 0]["training"]["tokens"] == 0
+    assert launched["dynamic-8bit", 0]["source"]["arm"] == "dynamic"
+    assert launched["pca", 0]["training"]["tokens"] == 800 and "source" not in launched["pca", 0]
+
+
+def test_a_derived_dictionary_is_its_source_s(launched, place):
+    runs, _ = place
+    whole, rounded = (io.load(runs / launched[arm, 0]["run_id"]) for arm in ("dynamic", "dynamic-8bit"))
+    assert rounded.dictionary.support.equal(whole.dictionary.support) and rounded.dictionary.value_bits == 8
+    assert (rounded.dictionary.unit_values() - whole.dictionary.unit_values()).abs().max() < 0.01
+    storage = {arm: launched[arm, 0]["storage"] for arm in ("dynamic", "dynamic-8bit", "frozen_random")}
+    values = storage["dynamic"]["learned_decoder_values"]
+    assert 0 <= storage["dynamic"]["artifact_bytes"] - storage["dynamic-8bit"]["artifact_bytes"] - 3 * values < 100
+    assert storage["frozen_random"]["learned_decoder_values"] == storage["frozen_random"]["value_bits"] == 0
+
+
+def test_curves_and_latents_are_recorded(launched):
+    curves, latents = launched["dynamic", 0]["curves"], launched["pruned_retuned", 0]["latents"]
+    assert curves["tokens"] == [50 * 32, 60 * 32] and len(curves["fvu"]) == len(curves["dead_fraction"]) == 2
+    assert launched["pca", 0]["curves"]["tokens"] == []
+    assert latents["dead_fraction"] == launched["pruned_retuned", 0]["metrics"]["dead_fraction"]
+    assert latents["novelty"]["reference"] == launched["dense_tied", 1]["run_id"] == latents["cosine"]["reference"]
+    assert "novelty" not in launched["dense_tied", 0]["latents"]
+
+
+def test_contexts_show_held_out_text(launched, place):
+    with gzip.open(place[0] / launched["pruned_retuned", 0]["run_id"] / "contexts.jsonl.gz", "rt") as stream:
+        latents = [json.loads(line) for line in stream]
+    dead = launched["pruned_retuned", 0]["metrics"]["dead_fraction"]
+    assert len(latents) == round(64 * (1 - dead)) and all(1 <= len(latent["contexts"]) <= 2 for latent in latents)
+    assert any("cat" in "".join(context["tokens"]) for latent in latents for context in latent["contexts"])
+
+
+def test_a_finished_run_gets_them_later_without_training(launched, place):
+    runs, _ = place
+    run_id = launched["dense_tied", 1]["run_id"]
+    before = read_record(runs, run_id)
+    done = call("sweep.evaluate", f"run={run_id}", "eval.novelty=true", "eval.contexts=1", f"runs_dir={runs}")
+    after = read_record(runs, run_id)
+    assert after["latents"]["novelty"]["reference"] == launched["dense_tied", 0]["run_id"]
+    assert after["finished"] == before["finished"] and (runs / run_id / "contexts.jsonl.gz").exists()
+    assert "complete" in done.stdout
+
+
+def test_a_source_that_fails_fails_what_needs_it_and_is_named(place, tmp_path):
+    _, arguments = place
+    bad = [f"runs_dir={tmp_path}", "train.lr=1e30", "train.lr_final=0", "train.grad_clip=1e30"]
+    rest = [argument for argument in arguments if not argument.startswith("runs_dir=")]
+    done = call("sweep", *rest, *bad, "sae=pruned_retuned", code=1)
+    assert "dense_tied d=32 k=4" in done.stdout and "which this run needs, failed: the loss became" in done.stdout
