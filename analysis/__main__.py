@@ -1,134 +1,135 @@
-"""`python -m analysis NAME [--runs DIR] [--out DIR]`: regenerate figures from run records alone."""
+"""`python -m analysis NAME [--runs SOURCE] [--out DIR]`: regenerate figures and tables from run records alone."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from analysis.frontier import X_AXES, Y_AXES, frontier_table
-from analysis.load import NoRunsError, comparable, load_inferences, load_published, load_recovery, load_runs
-from analysis.pursuits import amortisation_table, certificates_table, recovery_table, throughput_table
+from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
+from analysis.load import EMBEDDED, NoRunsError
 
-if TYPE_CHECKING:  # drawing is imported where it is used: --help and mistakes need not wait for it
-    import pandas as pd
-    from matplotlib.figure import Figure
+_X = ("compression", "decoder_values", "stored_bytes")
+_Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
+_EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or the word {EMBEDDED}: records
+of the embedded LM that ship with the project. `python -m analysis NAME --help` shows the options of one."""
 
-
-def frontier(args: argparse.Namespace) -> list[Path]:
-    """frontier.png, .svg and .csv (other axes than the default ones are part of the name)."""
-    if args.published and (args.x, args.y) != ("compression", "ce_recovered"):
-        raise NoRunsError("--published has points for --x compression --y ce_recovered only")
-    table = frontier_table(comparable(load_runs(args.runs)), args.x, args.y)
-    from analysis.plots import frontier_figure, save_figure
-
-    name = "frontier"
-    name += "" if args.x == "compression" else f"-{args.x}"
-    name += "" if args.y == "ce_recovered" else f"-{args.y}"
-    name += "-published" if args.published else ""
-    figure = frontier_figure(table, args.x, args.y, load_published() if args.published else None)
-    paths = save_figure(figure, args.out, name)
-    csv = args.out / f"{name}.csv"
-    table.rename(columns={"x": args.x, "mean": args.y}).to_csv(csv, index=False)
-    return [*paths, csv]
-
-
-def amortisation(args: argparse.Namespace) -> list[Path]:
-    """What reading codes by pursuit adds to each arm, and CE recovered against inference cost."""
-    from analysis.pursuit_plots import amortisation_figure
-
-    table = amortisation_table(comparable(load_inferences(args.runs)))
-    return _written(amortisation_figure(table), table, args.out, "amortisation")
-
-
-def certificates(args: argparse.Namespace) -> list[Path]:
-    """The identifiability and OMP ratios of each dictionary against k."""
-    from analysis.pursuit_plots import certificates_figure
-
-    table = certificates_table(comparable(load_inferences(args.runs)))
-    return _written(certificates_figure(table), table, args.out, "certificates")
-
-
-def throughput(args: argparse.Namespace) -> list[Path]:
-    """Tokens a second against relative error, for every way of reading codes."""
-    from analysis.pursuit_plots import throughput_figure
-
-    table = throughput_table(comparable(load_inferences(args.runs)))
-    return _written(throughput_figure(table), table, args.out, "throughput")
-
-
-def recovery(args: argparse.Namespace) -> list[Path]:
-    """Phase transitions of synthetic recovery."""
-    from analysis.pursuit_plots import recovery_figure
-
-    table = recovery_table(load_recovery(args.runs))
-    return _written(recovery_figure(table), table, args.out, "recovery")
-
-
-def _written(figure: Figure, table: pd.DataFrame, out: Path, name: str) -> list[Path]:
-    from analysis.plots import save_figure
-
-    paths = save_figure(figure, out, name)
-    table.to_csv(out / f"{name}.csv", index=False)
-    return [*paths, out / f"{name}.csv"]
-
-
-def every_figure(args: argparse.Namespace) -> list[Path]:
-    """Every figure that the records have something for; the frontier over each storage axis."""
-    paths: list[Path] = []
-    made = [partial(_frontier_over, args, x) for x in X_AXES]
-    made += [partial(make, args) for make in (amortisation, certificates, throughput, recovery)]
-    missing: list[str] = []
-    for make in made:
-        try:
-            paths += make()
-        except NoRunsError as reason:
-            missing.append(str(reason))
-    if not paths:
-        raise NoRunsError(missing[0])
-    return paths
-
-
-def _frontier_over(args: argparse.Namespace, x: str) -> list[Path]:
-    return frontier(argparse.Namespace(**{**vars(args), "x": x, "y": "ce_recovered", "published": False}))
-
-
-FIGURES = {
-    "frontier": frontier,
-    "amortisation": amortisation,
-    "certificates": certificates,
-    "throughput": throughput,
-    "recovery": recovery,
-    "all": every_figure,
-}
+_ARMS_HELP = """arms to show, * allowed (default: those that can be read together; of the frontier expander,
+dense_matched, dense_tied, dense_warmtied, pca and the best other support)"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Regenerate figures from run records.")
-    commands = parser.add_subparsers(required=True, metavar="NAME")
-    for name, make in FIGURES.items():
-        command = commands.add_parser(name, help=(make.__doc__ or "").splitlines()[0])
-        command.set_defaults(make=make)
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run records (default: runs)")
-        command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
-        if make is frontier:
-            command.add_argument("--x", choices=X_AXES, default="compression")
-            command.add_argument("--y", choices=Y_AXES, default="ce_recovered")
-            command.add_argument("--published", action="store_true", help="overlay the paper's own points")
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
-        paths = args.make(args)
+        return args.act(args)
     except NoRunsError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
     except OSError as error:
         print(f"error: --out {args.out} cannot be written ({error.strerror})", file=sys.stderr)
-        return 1
-    for path in paths:
-        print(path)
+    return 1
+
+
+def draw(args: argparse.Namespace) -> int:
+    """One figure or table."""
+    _make(args, {args.name: CATALOGUE[args.name]})
     return 0
+
+
+def draw_all(args: argparse.Namespace) -> int:
+    """All that the records have something for; what they have not is a note each."""
+    reasons = _make(args, {**CATALOGUE, **FOR_ALL}, go_on=True)
+    if len(reasons) == len(CATALOGUE):
+        raise NoRunsError(next(iter(reasons.values())))
+    for name, reason in reasons.items():
+        print(f"note: no {name}: {reason}", file=sys.stderr)
+    return 0
+
+
+def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = False) -> dict[str, str]:
+    """Make and write each entry from one reading of the records; returns why some were not made, where they may be."""
+    from analysis.output import Options, write
+    from analysis.records import Records
+
+    records = Records.read(args.runs)
+    options = Options(_names(args.arms), args.x, args.y, args.published)
+    reasons: dict[str, str] = {}
+    for name, entry in entries.items():
+        try:
+            for path in write(entry.load()(records, options), args.out):
+                print(path)
+        except NoRunsError as reason:
+            if not go_on:
+                raise
+            reasons[name] = str(reason)
+    return reasons
+
+
+def pack(args: argparse.Namespace) -> int:
+    """Records as one file."""
+    from analysis.packing import pack as pack_records
+
+    count = pack_records(args.runs, args.out)
+    print(f"{args.out}: {count} records, {args.out.stat().st_size / 1024:.0f} KiB")
+    return 0
+
+
+def latents(args: argparse.Namespace) -> int:
+    """A page of contexts, and its first few latents on the terminal."""
+    from analysis.latents import plain_text, write_latents
+
+    if not args.run.startswith("run=") or "/" in args.run:
+        raise NoRunsError(f"{args.run}: give the run as run=ID, a folder under --runs")
+    path, found = write_latents(Path(args.runs), args.run.removeprefix("run="), args.latent, args.top, args.out)
+    for latent in found[:3]:
+        print(f"latent {latent['latent']}, {latent['firing_rate']:.3%} of tokens")
+        for context in latent["contexts"][:2]:
+            print("   " + plain_text(context["tokens"], context["codes"]))
+    print(path)
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis", description="Regenerate figures and tables from run records.", epilog=_EPILOG
+    )
+    commands = parser.add_subparsers(required=True, metavar="NAME")
+    for name, entry in CATALOGUE.items():
+        command = commands.add_parser(name, help=entry.help, description=entry.help)
+        command.set_defaults(act=draw, name=name)
+        _drawing_options(command, frontier=name == "frontier")
+    command = commands.add_parser("all", help="every figure and table that the records have something for")
+    command.set_defaults(act=draw_all)
+    _drawing_options(command, frontier=False)
+    _latents_parser(commands.add_parser("latents", help="what latents fire at, as text to read"))
+    command = commands.add_parser("pack", help="write the records as one file that --runs takes")
+    command.set_defaults(act=pack)
+    command.add_argument("--runs", default="runs", help="folder of run records (default: runs)")
+    command.add_argument("--out", type=Path, required=True, help="the file to write, NAME.jsonl.gz")
+    return parser
+
+
+def _drawing_options(command: argparse.ArgumentParser, frontier: bool) -> None:
+    command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, or {EMBEDDED} (default: runs)")
+    command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
+    command.add_argument("--arms", default="", metavar="A,B,C", help=_ARMS_HELP)
+    command.set_defaults(x=_X[0], y=_Y[0], published=False)
+    if frontier:
+        command.add_argument("--x", choices=_X, help="storage axis (default: compression)")
+        command.add_argument("--y", choices=_Y, help="fidelity axis (default: ce_recovered)")
+        command.add_argument("--published", action="store_true", help="overlay the paper's own points")
+
+
+def _latents_parser(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(act=latents)
+    command.add_argument("run", metavar="run=ID", help="the run; it needs contexts (sweep.evaluate eval.contexts=5)")
+    command.add_argument("--runs", default="runs", help="folder of runs (default: runs)")
+    command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
+    command.add_argument("--latent", type=int, nargs="+", default=[], help="which ones (default: all kept)")
+    command.add_argument("--top", type=int, default=5, help="contexts of each (default: 5)")
 
 
 if __name__ == "__main__":

@@ -1,75 +1,207 @@
-"""Figures. Colours are Okabe and Ito's, which colour-blind readers can tell apart; lines are labelled directly."""
+"""What all figures share: panels, lines with intervals, legends, axes, files. Arms' colours are `analysis.arms`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from analysis.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
+from analysis import arms
+from analysis.frames import column, dicts, groups, only
+from analysis.pairs import PANEL
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_STYLES = {"expander": ("-", "o"), "dense_matched": ("--", "s")}
-_REFERENCE_STYLES = {
-    "dense_tied": (0, (1, 1.5)),
-    "dense_warmtied": (0, (5, 1.5, 1, 1.5)),
-    "dense_randinit": (0, (3, 3)),
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
+WHAT = "what"  # the column of a table that says which measure a row is of
+LABELS = {
+    "ce_recovered": "cross-entropy recovered",
+    "dead_fraction": "dead latents (share)",
+    "fvu": "fraction of variance unexplained",
+    "relative_error": "relative error",
+    "difference": "CE recovered, minus the\nexpander's (same seed)",
 }
-# The layer of each LM in the paper's first table; its other layers are in published.csv.
-_PAPER_LAYERS = {"pythia-70m-deduped": 3, "pythia-160m-deduped": 8, "qwen2.5-3b": 12, "llama-3.2-1b": 12}
-_PANEL = (8.2, 5.0)  # inches
-_NAMES = {
-    "expander": "expander",
-    "dense_matched": "dense, same values",
-    "dense_tied": "dense tied",
-    "dense_warmtied": "dense own encoder",
-    "dense_randinit": "dense random start",
-}
+_SMALL = 0.02  # of a difference in CE recovered: up to here scales are linear
+D_LABEL = "d: non-zero values per atom"
 
 
-@dataclass(frozen=True)
-class _Label:
-    text: str
+class Style(NamedTuple):
+    """How a line looks and what the legend calls it."""
+
+    label: str
     colour: str
-    x: float  # where its line ends, in data units
-    y: float
+    marker: str = "o"
+    line: Any = "-"
+    hollow: bool = False
+
+    def handle(self) -> Line2D:
+        return Line2D(
+            [], [], color=self.colour, marker=self.marker, linestyle=self.line, label=self.label, markersize=6,
+            markerfacecolor="white" if self.hollow else self.colour,
+        )  # fmt: skip
 
 
-def frontier_figure(table: pd.DataFrame, x: str, y: str, published: pd.DataFrame | None = None) -> Figure:
-    """One panel per (model, layer, n): `y` against storage, a line per arm and k, dense arms as levels.
+def arm_style(label: str) -> Style:
+    """An arm's own: dense ones dashed, those trained by pursuit hollow."""
+    arm = arms.parse(label)
+    line = "--" if arm.base in (*arms.DENSE, *arms.MATCHED) else ":" if arm.base == arms.PCA else "-"
+    return Style(arms.display(label), arms.colour(label), arms.marker(label), line, arm.pursuit is not None)
+
+
+def lines_figure(
+    table: pd.DataFrame,
+    x: str,
+    x_label: str,
+    styles: Callable[[dict[str, Any]], Style] = lambda row: arm_style(row["arm"]),
+    line_by: Sequence[str] = ("arm",),
+    log_x: bool = True,
+    band: bool = False,
+    titles: dict[str, str] | None = None,
+) -> Figure:
+    """Lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
 
     Args:
-        table: from `analysis.frontier.frontier_table` with the same x and y.
-        published: the paper's points (x = compression, y = ce_recovered only), drawn pale behind.
+        table: model, layer, n, k, `what` (a measure, or a title of its own), the columns of `line_by`, x, mean and
+            half_interval. `what` that starts with "difference" gets a line at 0.
+        styles: from a row of a line to how it looks.
+        line_by: the columns whose values make a line.
+        band: draw the interval as a band, for many points a line.
+        titles: of the y axes by `what`, beside those of LABELS.
     """
-    panels = groups(table, ["model", "layer", "n"])
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(_PANEL[0] * len(panels), _PANEL[1]), squeeze=False, layout="constrained"
-    )
-    for axis, ((model, layer, n), panel) in zip(axes[0], panels, strict=True):
-        labels = _draw_arms(axis, panel, x)
-        if published is not None:
-            labels += _draw_published(axis, published)
-        axis.set_title(f"{model}, after block {layer}, n = {n} latents", loc="left", fontsize=11)
-        _style_axes(axis, x, y)
-        _label_lines(axis, labels)
+    measures = list(dict.fromkeys(table[WHAT]))
+    rows = [(key, what) for key, of_panel in groups(table, PANEL) for what in measures if what in set(of_panel[WHAT])]
+    figure, axes = panel_grid(len(rows), sorted(table["k"].unique()))
+    used: dict[str, Style] = {}
+    for row, ((model, layer, n), what) in enumerate(rows):
+        of_row = only(table, model=model, layer=layer, n=n, **{WHAT: what})
+        for k, axis in axes[row].items():
+            panel = only(of_row, k=k)
+            if panel.empty:
+                axis.set_visible(False)
+                continue
+            for _, line in groups(panel, list(line_by)):
+                style = styles(dicts(line)[0])
+                used[style.label] = style._replace(marker="") if band else style
+                draw_line(axis, line.sort_values(x), x, style, band)
+            if what.startswith("difference"):
+                zero_line(axis, column(of_row, "mean"))
+            axis.set_title(panel_title((model, layer, n), k), loc="left", fontsize=10)
+            if axis is next(iter(axes[row].values())):
+                axis.set_ylabel(str({**LABELS, **(titles or {})}.get(what, what)), fontsize=9)
+            axis.set_xlabel(x_label)
+            if log_x:
+                log_ticks(axis, column(panel, x))
+            elif far_apart(ticks := sorted(set(panel[x])), log=False):
+                axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            else:
+                axis.xaxis.set_major_formatter(FuncFormatter(short))
+            plain_axis(axis)
+    legend(figure, [used[label].handle() for label in _as_arms(table, used)])
     return figure
 
 
-def groups(table: pd.DataFrame, by: list[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """((values of `by`), rows) of each group, sorted."""
-    return [(cast(tuple[Any, ...], key), rows) for key, rows in table.groupby(by, sort=True)]
+def zero_line(axis: Axes, differences: pd.Series) -> None:
+    """A line at 0; where some differences are large, a scale on which the small ones can still be told apart."""
+    axis.axhline(0, color="0.3", linewidth=1)
+    if max(abs(differences)) > 4 * _SMALL:
+        axis.set_yscale("symlog", linthresh=_SMALL, linscale=1.2)
+        steps = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+        low, high = 1.4 * min(differences) - 0.01, 1.4 * max(differences) + 0.01
+        axis.set_yticks([tick for tick in (*(-step for step in steps), 0, *steps) if low <= tick <= high])
+        axis.set_ylim(low, high)
+        axis.yaxis.set_major_formatter("{x:+g}")
+
+
+def panel_grid(
+    n_rows: int, ks: Sequence[Any], size: tuple[float, float] = (4.6, 3.4), share_y: bool = True
+) -> tuple[Figure, list[dict[Any, Axes]]]:
+    """A figure of n_rows rows of panels, one per k; y is shared along a row."""
+    figsize = (size[0] * len(ks) + 2.2, size[1] * n_rows + 0.3)
+    share = "row" if share_y else False
+    figure, axes = plt.subplots(n_rows, len(ks), figsize=figsize, squeeze=False, sharey=share, layout="constrained")
+    return figure, [dict(zip(ks, row, strict=True)) for row in axes]
+
+
+def draw_line(axis: Axes, line: pd.DataFrame, x: str, style: Style, band: bool = False) -> None:
+    """One line of means over `x`, with bars or a band for the half intervals there are."""
+    face = "white" if style.hollow else style.colour
+    if band:
+        axis.plot(line[x], line["mean"], color=style.colour, linestyle=style.line, linewidth=1.4)
+        low, high = line["mean"] - line["half_interval"], line["mean"] + line["half_interval"]
+        axis.fill_between(line[x], low, high, color=style.colour, alpha=0.15, linewidth=0)
+        return
+    axis.errorbar(
+        line[x], line["mean"], yerr=line["half_interval"], color=style.colour, linestyle=style.line,
+        marker=style.marker, markersize=5, linewidth=1.5, capsize=2.5, elinewidth=1, markerfacecolor=face,
+    )  # fmt: skip
+
+
+def panel_title(panel: Sequence[object], k: object = None) -> str:
+    """`panel`: model, layer, n. `layer` is empty where it is an axis, `k` None where it is."""
+    model, layer, n = panel
+    after = f", after block {layer}" if layer != "" else ""
+    return f"{model}{after}, n = {n}" + ("" if k is None else f", k = {k}")
+
+
+def legend(figure: Figure, handles: Iterable[Artist]) -> None:
+    """One for all panels, in the right margin."""
+    figure.legend(handles=list(handles), fontsize=8.5, frameon=False, loc="outside right upper")
+
+
+def log_ticks(axis: Axes, values: pd.Series) -> None:
+    """A logarithmic x axis with a tick at each value, or where there are many at 1, 2 and 5 times powers of ten."""
+    axis.set_xscale("log")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.xaxis.set_major_formatter(FuncFormatter(short))
+    ticks = sorted({float(value) for value in values})
+    if not far_apart(ticks):
+        low, high = axis.get_xlim()
+        ticks = [m * 10.0**e for e in range(-3, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        ticks = ticks if len(ticks) <= 9 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
+        axis.set_xlim(low, high)
+    if ticks:
+        axis.set_xticks(ticks)
+        axis.set_xticks([], minor=True)
+
+
+def far_apart(ticks: Sequence[float], log: bool = True) -> bool:
+    """Whether labels at these ascending places have room: few, and no two within a tenth of the whole axis."""
+    if not 0 < len(ticks) <= 8 or (log and ticks[0] <= 0):
+        return False
+    places = [math.log(tick) if log else tick for tick in ticks]
+    return all(b - a > 0.09 * (places[-1] - places[0]) for a, b in zip(places, places[1:], strict=False))
+
+
+def plain_axis(axis: Axes) -> None:
+    axis.grid(axis="y", color="0.92", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def short(value: float, _: object = None) -> str:
+    """1500000 -> 1.5M."""
+    for size, suffix in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def binary_size(size: float) -> str:
+    """Bytes in the largest binary unit that leaves at least 1: 65536 -> 64 KiB."""
+    for unit, suffix in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.4g} {suffix}"
+    return f"{size:.4g} B"
 
 
 def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
@@ -77,98 +209,18 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.png", out / f"{name}.svg"]
     for path in paths:
-        figure.savefig(path, dpi=160)
+        figure.savefig(path, dpi=130)
+        figure.set_layout_engine("none")  # the first has laid it out, which takes longer than drawing
     plt.close(figure)
     return paths
 
 
-def _draw_arms(axis: Axes, panel: pd.DataFrame, x: str) -> list[_Label]:
-    labels: list[_Label] = []
-    colour_of = {k: COLOURS[i % len(COLOURS)] for i, k in enumerate(sorted(panel["k"].unique()))}
-    for (arm, k), line in groups(panel, ["arm", "k"]):
-        colour, name = colour_of[k], f"{_NAMES.get(arm, arm)}, k={k}"
-        if arm in REFERENCE_ARMS:
-            level = float(line["mean"].iloc[0])
-            axis.axhline(level, color=colour, linestyle=_REFERENCE_STYLES[arm], linewidth=1.2, alpha=0.9)
-            labels.append(_Label(name, colour, float("inf"), level))
-            continue
-        style, marker = _STYLES.get(arm, ("-.", "D"))
-        line = line.sort_values("x")
-        axis.errorbar(
-            line["x"], line["mean"], yerr=line["half_interval"], color=colour, linestyle=style,
-            marker=marker, markersize=5, linewidth=1.8, capsize=3, elinewidth=1,
-            markerfacecolor=colour if arm == "expander" else "white",
-        )  # fmt: skip
-        end = line.iloc[-1]
-        labels.append(_Label(name, colour, float(end["x"]), float(end["mean"])))
-    return labels
+def _as_arms(table: pd.DataFrame, used: dict[str, Style]) -> list[str]:
+    """The labels of `used`, in the order of their arms: a label starts with its arm's name."""
+    names = [arms.display(arm) for arm in arms.in_order(table["arm"])]
 
+    def place(label: str) -> int:
+        starts = [i for i, name in enumerate(names) if label.startswith(name)]
+        return max(starts, key=lambda i: len(names[i]), default=len(names))
 
-def _draw_published(axis: Axes, published: pd.DataFrame) -> list[_Label]:
-    labels: list[_Label] = []
-    points = published.query("arm == 'expander_tied' and k == 64")
-    for (model, layer), line in groups(points, ["model", "layer"]):
-        if _PAPER_LAYERS.get(model) != layer:
-            continue
-        line = line.sort_values("compression")
-        axis.plot(line["compression"], line["ce_recovered"], color="0.6", linewidth=1, marker=".", zorder=1)
-        end = line.iloc[-1]
-        labels.append(
-            _Label(f"paper: {model} L{layer}, k=64", "0.45", float(end["compression"]), float(end["ce_recovered"]))
-        )
-    return labels
-
-
-def _style_axes(axis: Axes, x: str, y: str) -> None:
-    axis.set_xscale("log")
-    axis.set_xlabel(X_AXES[x][1])
-    axis.set_ylabel(Y_AXES[y])
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
-    low, high = axis.get_xlim()
-    ticks = [m * 10**e for e in range(-1, 12) for m in (1, 2, 5) if low <= m * 10**e <= high]
-    if len(ticks) < 3:  # less than a decade: mark the points themselves
-        ticks = sorted({round(float(x), 1) for line in axis.get_lines() for x in np.asarray(line.get_xdata()) if x > 1})
-    if len(ticks) <= 12:
-        axis.set_xticks(ticks)
-    axis.set_xlim(low, high)
-    axis.grid(axis="y", color="0.92", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def short(value: float, _: object) -> str:
-    for size, suffix in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:g}{suffix}"
-    return f"{value:g}"
-
-
-def _label_lines(axis: Axes, labels: Sequence[_Label], size: float = 8.5) -> None:
-    """Write each label in the right margin, as near to its line's end as leaves no two on top of each other."""
-    low, high = axis.get_ylim()
-    height_points = _PANEL[1] * 72 * 0.8  # what titles and labels leave of a panel
-    gap = (high - low) * size * 1.3 / height_points
-    ordered = sorted(labels, key=lambda label: label.y)
-    places = spread([label.y for label in ordered], gap, low, high)
-    right = axis.get_xlim()[1]
-    for label, place in zip(ordered, places, strict=True):
-        axis.annotate(
-            label.text, xy=(min(label.x, right), label.y), xytext=(1.03, place), textcoords=axis.get_yaxis_transform(),
-            xycoords="data", color=label.colour, fontsize=size, va="center", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.6, "alpha": 0.5,
-                        "shrinkA": 0, "shrinkB": 2, "relpos": (0, 0.5)},
-        )  # fmt: skip
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near the ascending `wanted`, at least `gap` apart, inside low..high if they fit."""
-    places = list(wanted)
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + gap)
-    overflow = max(0.0, places[-1] - high) if places else 0.0
-    if overflow:
-        places[-1] -= overflow
-        for i in range(len(places) - 2, -1, -1):
-            places[i] = min(places[i], places[i + 1] - gap)
-    return places
+    return sorted(used, key=place)

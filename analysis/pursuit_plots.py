@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from analysis.plots import COLOURS, groups, short
-from analysis.stats import only
+from analysis import arms
+from analysis.frames import groups, only
+from analysis.plots import COLOURS, panel_title, plain_axis, short
 
 _INFERENCES = ("encoder", "topk", "refit", "gomp16", "gomp4", "mp", "mp_refit", "omp", "niht", "cosamp")
 _MARKERS: dict[str, str] = dict(zip(_INFERENCES, "osP*XvDd<>", strict=True))
@@ -27,18 +28,16 @@ def amortisation_figure(table: pd.DataFrame) -> Figure:
     best reading drawn as a bar; and CE recovered against multiply-adds a token."""
     cells = groups(drawn(table), ["model", "layer", "n", "k"])
     figure, axes = plt.subplots(len(cells), 2, figsize=(14, 5.2 * len(cells)), squeeze=False, layout="constrained")
-    colour_of = {arm: COLOURS[i % len(COLOURS)] for i, arm in enumerate(sorted(table["arm"].unique()))}
     for (left, right), ((model, layer, n, k), rows) in zip(axes, cells, strict=True):
         for (arm,), of_arm in groups(rows, ["arm"]):
-            _gains(left, of_arm, colour_of[arm])
-            _costs(right, of_arm, colour_of[arm])
+            _gains(left, of_arm, arms.colour(arm))
+            _costs(right, of_arm, arms.colour(arm))
         left.set_title(f"{model}, after block {layer}, n = {n}, k = {k}", loc="left", fontsize=11)
         _axis(left, "compression: fewer decoder values than dense at the same n (times)")
         left.set_ylabel("cross-entropy recovered")
         _axis(right, "multiply-adds to find one token's codes")
         right.set_title("the same against the cost of inference", loc="left", fontsize=11)
-        here = {arm: colour for arm, colour in colour_of.items() if arm in set(rows["arm"])}
-        _legends(left, right, here, _used(rows))
+        _legends(left, right, _named_colours(rows), _used(rows))
     return figure
 
 
@@ -63,37 +62,30 @@ def _costs(axis: Axes, rows: pd.DataFrame, colour: str) -> None:
 
 
 def throughput_figure(table: pd.DataFrame) -> Figure:
-    """Tokens a second against relative error: a row per (model, layer, n, k), a panel per arm, a line per dictionary
-    size through its inferences."""
-    panels = groups(drawn(table), ["model", "layer", "n", "k", "arm"])
-    columns = min(3, len(panels))
-    rows_of_panels = -(-len(panels) // columns)
-    size = (4.0 * columns + 2, 3.6 * rows_of_panels + 0.4)
-    figure, axes = plt.subplots(
-        rows_of_panels, columns, figsize=size, squeeze=False, sharex=True, sharey=True, layout="constrained"
-    )
-    sizes = sorted(table["learned_decoder_values"].unique())
-    colour_of = {count: COLOURS[i % len(COLOURS)] for i, count in enumerate(sizes)}
-    for axis, ((model, layer, n, k, arm), rows) in zip(axes.flat, panels, strict=False):
-        for (count,), line in groups(rows, ["learned_decoder_values"]):
-            line = line.sort_values("mean")
-            axis.plot(line["mean"], line["tokens_per_second"], color=colour_of[count], linewidth=0.8, alpha=0.5)
-            for point in line.to_dict("records"):
-                marker = _MARKERS.get(point["inference"], "h")
-                axis.plot(point["mean"], point["tokens_per_second"], marker=marker, color=colour_of[count])
+    """Tokens a second against relative error: a panel per (model, layer, n, k), a colour per arm, a line per way of
+    reading codes over the arm's sizes."""
+    panels = groups(drawn(table), ["model", "layer", "n", "k"])
+    columns = min(2, len(panels))
+    size = (6.2 * columns + 2.4, 4.4 * -(-len(panels) // columns) + 0.3)
+    figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, squeeze=False, layout="constrained")
+    for axis, (key, rows) in zip(axes.flat, panels, strict=False):
+        for (arm, inference), line in groups(rows, ["arm", "inference"]):
+            line, marker = line.sort_values("mean"), _MARKERS.get(inference, "h")
+            axis.plot(line["mean"], line["tokens_per_second"], color=arms.colour(arm), marker=marker, linewidth=0.7)
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(short))
-        axis.set_title(f"{arm}\n{model}, after block {layer}, n = {n}, k = {k}", loc="left", fontsize=9)
-        _plain(axis)
+        axis.set_title(panel_title(key[:3], key[3]), loc="left", fontsize=10)
+        axis.set_xlabel("relative error")
+        axis.set_ylabel(f"tokens a second, {table['threads'].iloc[0]} thread(s)")
+        plain_axis(axis)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    for column in axes.T:
-        column[-1].set_xlabel("relative error")
-    for row in axes:
-        row[0].set_ylabel(f"tokens a second, {table['threads'].iloc[0]} thread(s)")
-    names = {f"{count:,} values": colour for count, colour in colour_of.items()}
-    _legends(axes[0, -1], axes[0, -1], names, _used(table))
+    _legends(axes[0, -1], axes[0, -1], _named_colours(table), _used(table))
     return figure
+
+
+def _named_colours(table: pd.DataFrame) -> dict[str, str]:
+    return {arms.display(arm): arms.colour(arm) for arm in arms.in_order(table["arm"])}
 
 
 def drawn(table: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +112,9 @@ def certificates_figure(table: pd.DataFrame) -> Figure:
             axis.set_ylim(bottom=0.5 if least > 0.5 else None)
             axis.set_ylabel(formula + ", at least")
             _axis(axis, "k")
-        pair[0].set_title(f"{model}, after block {layer}, n = {n}, {arm} trained at k = {k}", loc="left", fontsize=11)
+        pair[0].set_title(
+            f"{model}, after block {layer}, n = {n}, {arms.display(arm)} trained at k = {k}", loc="left", fontsize=11
+        )
         handles = [Line2D([], [], color=colour, label=f"d = {degree}") for degree, colour in colour_of.items()]
         handles += [Line2D([], [], color="0.4", label="active together")]
         handles += [Line2D([], [], color="0.4", linestyle="--", label="random")]
@@ -149,7 +143,7 @@ def recovery_figure(table: pd.DataFrame) -> Figure:
                 line = line.sort_values("k")
                 axis.plot(line["k"], line["exact_recovery"], color=colour_of[algorithm], marker=".", linewidth=1.3)
                 axis.plot(line["k"], line["support_recovery"], color=colour_of[algorithm], linestyle=":", linewidth=0.9)
-            _plain(axis)
+            plain_axis(axis)
         name = mask if mask == "dense" else f"{mask} d={d}"
         column[0].set_title(f"{name}\nm={d_in} n={n}, {values}, codes {codes}", fontsize=8, loc="left")
         column[-1].set_xlabel("k planted atoms")
@@ -184,10 +178,4 @@ def _axis(axis: Axes, label: str) -> None:
     axis.set_xlabel(label)
     axis.xaxis.set_major_formatter(FuncFormatter(short))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    _plain(axis)
-
-
-def _plain(axis: Axes) -> None:
-    axis.grid(axis="y", color="0.92", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    plain_axis(axis)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.arms import PCA, base, parse
+from analysis.frames import dicts, only, where
 from analysis.load import NoRunsError
-from analysis.stats import half_interval, only, over_seeds
+from analysis.stats import half_interval, over_seeds
 
-CELL = ["model", "layer", "n", "k", "arm", "degree", "n_latents", "decoder_compression", "learned_decoder_values"]
+CELL = ["model", "layer", "n", "k", "arm", "d", "degree", "n_latents", "decoder_compression", "learned_decoder_values"]
 
 
 def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFrame:
     """One row per cell and inference, seeds averaged: what each way of reading codes preserves, and at what cost.
 
-    Columns: the cell (model, layer, n, k, arm, degree, n_latents, decoder_compression, learned_decoder_values),
+    Columns: the cell (model, layer, n, k, arm, d, degree, n_latents, decoder_compression, learned_decoder_values),
     inference, mean and half_interval (95 %) of `y`, seeds, multiply_adds, tokens_per_second, and `gain` with
     `gain_half_interval`: the mean over seeds of the difference to the same run's own encoder (paired, not a difference
     of means).
@@ -32,13 +34,20 @@ def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFr
     return table.sort_values(by, ignore_index=True)
 
 
+def readable_readings(table: pd.DataFrame, bases: list[str]) -> pd.DataFrame:
+    """What a figure of readings shows by default: the arms `bases` (PCA has no codes to read), trained either way, not
+    rounded; all there are where none of them is."""
+    drawn = where(table, [base(arm) in bases and base(arm) != PCA and not parse(arm).bits for arm in table["arm"]])
+    return table if drawn.empty else drawn
+
+
 def throughput_table(rows: pd.DataFrame) -> pd.DataFrame:
     """As `amortisation_table`, of relative_error; only runs measured with as many threads as most."""
     threads = rows["threads"].mode().iloc[0]
     return amortisation_table(only(rows, threads=threads), "relative_error").assign(threads=threads)
 
 
-def certificates_table(rows: pd.DataFrame) -> pd.DataFrame:
+def certificates_table(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, k', ratio (r_id, r_omp) and kind of sets (observed, random), seeds averaged.
 
     Columns: model, layer, n, k, arm, degree, `at` (k'), ratio, sets, mean, half_interval, seeds. Every value is a lower
@@ -48,7 +57,7 @@ def certificates_table(rows: pd.DataFrame) -> pd.DataFrame:
         NoRunsError: no run's dictionary has a support.
     """
     found: list[dict[str, object]] = []
-    for run in rows.loc[rows["inference"] == "encoder"].to_dict("records"):
+    for run in dicts(runs):
         curves = run["theory"].get("certificates")
         if not curves:
             continue

@@ -1,12 +1,13 @@
-"""Intervals over seeds, and the rows that they are of."""
+"""Intervals over seeds, differences and ratios paired by seed."""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import pandas as pd
+
+from analysis.frames import part, renamed
 
 # Two-sided 95 % quantiles of Student's t for 1..30 degrees of freedom, then the normal's.
 _T95 = (
@@ -16,13 +17,15 @@ _T95 = (
 )  # fmt: skip
 
 
-def half_interval(values: pd.Series) -> float:
-    """Half width of the 95 % t interval of the mean; NaN for a single value."""
-    n = len(values)
+def half_interval(values: Iterable[float]) -> float:
+    """Half width of the 95 % t interval of the mean of the values there are; NaN for a single one."""
+    known = [value for value in values if not math.isnan(value)]
+    n = len(known)
     if n < 2:
         return math.nan
     t = _T95[n - 2] if n - 1 <= len(_T95) else 1.960
-    return t * float(np.std(values.to_numpy(), ddof=1)) / math.sqrt(n)
+    mean = math.fsum(known) / n
+    return t * math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (n - 1) / n)
 
 
 def over_seeds(runs: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
@@ -31,8 +34,10 @@ def over_seeds(runs: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
     return grouped.agg(mean="mean", half_interval=half_interval, seeds="size").reset_index()
 
 
-def only(rows: pd.DataFrame, **equal: object) -> pd.DataFrame:
-    """The rows whose columns have the values given."""
-    for column, value in equal.items():
-        rows = cast(pd.DataFrame, rows[rows[column] == value])
-    return rows
+def against(rows: pd.DataFrame, base: pd.DataFrame, on: Sequence[str], y: str) -> pd.DataFrame:
+    """`rows` with `base_y`, the value of `y` that `base` has in the same `on` (the seed among them).
+
+    Rows without one are left out: what is not paired is not compared. `base` has one row per `on`.
+    """
+    theirs = renamed(part(base, [*on, y]), {y: "base_y"})
+    return rows.merge(theirs, how="inner", on=list(on), validate="many_to_one")

@@ -88,26 +88,31 @@ class DerivedArm(Arm):
         return self.derive(self.source.build(d_in, seed, scale))
 
 
-@dataclass(frozen=True)
-class SparseArm(Arm):
-    """Left-d-regular atoms, tied. Abstract.
+class TiedArm(Arm):
+    """An arm whose encoder has no weights of its own. Abstract.
 
-    Args:
-        encoder: `topk`, the paper's one-shot W^T h and its k largest, or a pursuit that ends in least squares
-            (`mp_refit`, `omp`, `gomp4`, ...; `sae_core.pursuit.solvers`), in training and after it.
+    `encoder` is `topk`, the paper's one-shot W^T h and its k largest, or a pursuit that ends in least squares
+    (`mp_refit`, `omp`, `gomp4`, ...; `sae_core.pursuit.solvers`), in training and after it.
     """
 
-    n_latents: int
-    degree: int
-    k: int
-    encoder: str = later(TOPK)
+    encoder: str
 
     def __post_init__(self):
         object.__setattr__(self, "encoder", encoder_name(self.encoder))
 
     @property
     def label(self) -> str:
-        return with_encoder(self.name, self.encoder)
+        return self.name if self.encoder == TOPK else f"{self.name}+{self.encoder}"
+
+
+@dataclass(frozen=True)
+class SparseArm(TiedArm):
+    """Left-d-regular atoms; `encoder` as in `TiedArm`. Abstract."""
+
+    n_latents: int
+    degree: int
+    k: int
+    encoder: str = later(TOPK)
 
     def sizes(self, d_in: int) -> Sizes:
         check_degree(d_in, self.degree)
@@ -134,10 +139,6 @@ def encoder_name(name: str) -> str:
     if not ends_in_least_squares(name):
         raise ValueError(f"sae.encoder={name} does not end in least squares, which its gradient needs: try mp_refit")
     return name
-
-
-def with_encoder(name: str, encoder: str) -> str:
-    return name if encoder == TOPK else f"{name}+{encoder}"
 
 
 def tied(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.arms.base import TOPK, Arm, Sizes, checked, encoder_name, later, with_encoder
+from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked, later
 from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.sae import SAE
@@ -15,14 +15,14 @@ VALUES, PARAMETERS, BYTES = "values", "parameters", "bytes"
 
 
 @dataclass(frozen=True)
-class DenseMatched(Arm):
+class DenseMatched(TiedArm):
     """dense_tied with n' latents: as many learned decoder values as a sparse arm (n' = d*n/m), or as `match` says.
 
     Args:
         match: `values`, learned decoder values: m*n' = d*n; `parameters`, biases too: (m+1)*n' = (d+1)*n; or `bytes` of
             a data-driven support, whose packed indices are stored beside its values: (m+1)*n' = (d+1)*n + d*n*b/32 with
             b = ceil(log2 m). (The bytes of a seeded support are those of its parameters.) n' is rounded, halves up.
-        encoder: as in `SparseArm`; a pursuit has no encoder bias, which leaves m*n' and d*n of the above.
+        encoder: as in `TiedArm`; a pursuit has no encoder bias, which leaves m*n' and d*n of the above.
     """
 
     n_latents: int
@@ -32,16 +32,12 @@ class DenseMatched(Arm):
     match: str = later(VALUES)
 
     def __post_init__(self):
-        object.__setattr__(self, "encoder", encoder_name(self.encoder))
+        super().__post_init__()
         check_match(self.match)
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return named("dense_matched", self.match)
-
-    @property
-    def label(self) -> str:
-        return with_encoder(self.name, self.encoder)
 
     def sizes(self, d_in: int) -> Sizes:
         check_degree(d_in, self.degree)

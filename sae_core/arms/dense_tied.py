@@ -4,26 +4,19 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import TOPK, Arm, Sizes, checked, encoder_name, later, tied, with_encoder
+from sae_core.arms.base import TOPK, Sizes, TiedArm, checked, later, tied
 from sae_core.dictionary import DenseDictionary
 from sae_core.sae import SAE
 
 
 @dataclass(frozen=True)
-class DenseTied(Arm):
-    """Dense atoms, W_enc = W^T; learns m*n + n + m values. `encoder` as in `SparseArm`."""
+class DenseTied(TiedArm):
+    """Dense atoms, W_enc = W^T; learns m*n + n + m values. `encoder` as in `TiedArm`."""
 
     n_latents: int
     k: int
     encoder: str = later(TOPK)
     name = "dense_tied"
-
-    def __post_init__(self):
-        object.__setattr__(self, "encoder", encoder_name(self.encoder))
-
-    @property
-    def label(self) -> str:
-        return with_encoder(self.name, self.encoder)
 
     def sizes(self, d_in: int) -> Sizes:
         return checked(self.n_latents, d_in, self.k)

@@ -5,28 +5,12 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.__main__ import main
-from analysis.frontier import frontier_table
-from analysis.load import NoRunsError, comparable, load_published, load_runs
-from analysis.plots import spread
+from analysis.frontier import at_every_k, frontier_table, readable_arms
+from analysis.load import NoRunsError
+from analysis.records import Records
 from analysis.stats import half_interval
 from sweep.store import SCHEMA, write_record
-
-M, N = 16, 128
-
-
-def record(arm, d, k, seed, ce, n_latents=N, values=None, **extra):
-    return {
-        "schema": SCHEMA, "run_id": f"{arm}-{d}-{k}-{seed}", "status": "complete",
-        "labels": {"model": "tiny", "corpus": "text", "arm": arm, "sweep": "s"},
-        "axes": {"layer": 1, "d": d, "k": k, "n": N, "seed": seed},
-        "sizes": {"d_in": M, "n_latents": n_latents, "degree": d, "k": k},
-        "storage": {"learned_decoder_values": values or d * N, "compression": M / d, "artifact_bytes": 4 * d * N},
-        "metrics": {"ce_recovered": ce, "ce_recovered_mean": ce - 0.1, "delta_ce": 1 - ce, "fvu": 0.3},
-        "timings": {"total": 1.0}, "finished": "2026-01-01T00:00:00+00:00",
-        "spec": {"activations": {"layer": 1, "corpus": "c"}, "train": {"steps": 5000}, "eval": {"windows": 100}},
-        **extra,
-    }  # fmt: skip
+from tests.analysis.synthetic import M, N, record
 
 
 @pytest.fixture
@@ -37,75 +21,103 @@ def runs(tmp_path):
             write_record(folder, record("dense_tied", M, k, seed, 0.96 + 0.01 * seed))
             for d in (2, 4, 8):
                 write_record(folder, record("expander", d, k, seed, 0.7 + 0.02 * d + 0.01 * seed))
-            write_record(folder, record("dense_matched", M, k, seed, 0.8, n_latents=N // 4, values=M * N // 4))
+            write_record(folder, record("dense_matched", 16, k, seed, 0.8, n_latents=N // 4, degree=M))
     return folder
 
 
 def test_means_intervals_compression_and_retained(runs):
-    table = frontier_table(load_runs(runs))
+    table = frontier_table(Records.read(runs).runs)
     row = table[(table.arm == "expander") & (table.k == 4) & (table.degree == 4)].iloc[0]
-    assert row["x"] == 4 and row["seeds"] == 3
+    assert row["x"] == M / 4 and row["seeds"] == 3
     assert row["mean"] == pytest.approx(0.79)
     assert row["half_interval"] == pytest.approx(4.303 * 0.01 / math.sqrt(3), rel=1e-3)
-    assert row["retained"] == pytest.approx(0.79 / 0.97)
-    matched = table[table.arm == "dense_matched"]
-    assert (matched["x"] == 4).all()
+    ratios = [(0.78 + 0.01 * seed) / (0.96 + 0.01 * seed) for seed in (0, 1, 2)]
+    assert row["retained"] == pytest.approx(sum(ratios) / 3)
+    assert row["retained_half_interval"] == pytest.approx(half_interval(ratios))
+    assert row["retained_half_interval"] < row["half_interval"] / 5  # paired: seeds that are good are good for both
+    assert (table[table.arm == "dense_matched"]["x"] == 4).all()
+
+
+def test_retained_uses_only_seeds_that_the_dense_arm_has(runs):
+    write_record(runs, record("expander", 2, 4, 7, 0.1))
+    row = frontier_table(Records.read(runs).runs).query("arm == 'expander' and k == 4 and d == 2").iloc[0]
+    assert row["seeds"] == 4 and row["retained_seeds"] == 3 and row["retained"] > 0.7
 
 
 def test_runs_of_another_recipe_are_not_one_more_seed(runs, capsys):
     trial = record("expander", 4, 4, 9, 0.1, run_id="trial")
-    trial["spec"] = {**trial["spec"], "train": {"steps": 50}}
+    trial["spec"] = {**trial["spec"], "train": {"steps": 50, "batch_size": 256}}
     write_record(runs, trial)
-    table = frontier_table(comparable(load_runs(runs)))
-    row = table[(table.arm == "expander") & (table.k == 4) & (table.degree == 4)].iloc[0]
+    row = frontier_table(Records.read(runs).runs).query("arm == 'expander' and k == 4 and degree == 4").iloc[0]
     assert row["seeds"] == 3 and row["mean"] == pytest.approx(0.79)
-    assert "1 run(s)" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("1 run(s)") == 1
+
+
+def test_another_pool_is_left_out_and_a_run_without_recipe_is_not(runs, capsys):
+    write_record(runs, record("expander", 4, 4, 9, 0.1, pool=5000))
+    untrained = record("expander-8bit", 4, 4, 0, 0.77)
+    del untrained["spec"]["train"]
+    write_record(runs, untrained)
+    table = Records.read(runs).runs
+    assert "activations.tokens=5000" in capsys.readouterr().err
+    assert 9 not in set(table["seed"]) and "expander-8bit" in set(table["arm"])
+
+
+def test_a_repeated_cell_and_seed_counts_once(runs, capsys):
+    later = record("expander", 4, 4, 0, 0.5, run_id="again", finished="2026-02-01T00:00:00+00:00")
+    write_record(runs, later)
+    table = Records.read(runs).runs
+    same = table.query("arm == 'expander' and k == 4 and d == 4 and seed == 0")
+    assert same["run_id"].tolist() == ["again"]
+    assert "repeat a cell" in capsys.readouterr().err
 
 
 def test_one_seed_has_no_interval():
-    assert math.isnan(half_interval(pd.Series([1.0])))
+    assert math.isnan(half_interval([1.0])) and math.isnan(half_interval([1.0, math.nan]))
 
 
-def test_figures_and_csv_without_torch_in_sight(runs, tmp_path, capsys):
-    out = tmp_path / "figures"
-    assert main(["frontier", "--runs", str(runs), "--out", str(out)]) == 0
-    assert main(["frontier", "--runs", str(runs), "--out", str(out), "--published"]) == 0
-    assert main(["all", "--runs", str(runs), "--out", str(out)]) == 0
-    for name in ("frontier", "frontier-published", "frontier-decoder_values", "frontier-stored_bytes"):
-        for suffix in (".png", ".svg", ".csv"):
-            assert (out / f"{name}{suffix}").stat().st_size > 500
-    csv = pd.read_csv(out / "frontier.csv")
-    assert {"arm", "k", "compression", "ce_recovered", "half_interval", "seeds", "retained"} <= set(csv.columns)
-    assert len(csv) == 2 * (1 + 3 + 1)
-    assert "frontier.png" in capsys.readouterr().out
+def test_pca_stands_at_every_k_once(recorded):
+    found = recorded(*(record("expander", 2, k, 0, 0.8) for k in (4, 8)),
+                     *(record("pca", 2, 4, 0, 0.5, degree=M, n_latents=r) for r in (8, 16)))  # fmt: skip
+    everywhere = at_every_k(found.runs)
+    assert sorted(everywhere.query("arm == 'pca'")["k"]) == [4, 4, 8, 8] and len(everywhere) == 6
+    assert found.runs.query("arm == 'pca'")["d"].isna().all()
 
 
-def test_unreadable_and_failed_records_are_said_and_the_rest_used(runs, capsys):
+def test_values_that_come_from_a_seed_are_not_divided_by(recorded):
+    table = recorded(record("frozen_random", 4, 4, 0, 0.6, values=0)).runs
+    assert table["decoder_compression"].tolist() == [M / 4]
+
+
+def test_the_best_support_is_the_one_that_gains_most_on_the_expander(records):
+    assert "pruned_retuned" in readable_arms(records.runs) and "clustered" not in readable_arms(records.runs)
+
+
+def test_unreadable_and_failed_records_are_said_once_and_the_rest_used(runs, capsys):
     (runs / "broken").mkdir()
     (runs / "broken" / "record.json").write_text("{")
     write_record(runs, {"schema": SCHEMA, "run_id": "f", "status": "failed", "error": "x"})
     write_record(runs, {"schema": SCHEMA, "run_id": "h", "status": "complete"})
-    assert len(load_runs(runs)) == 30
+    found = Records.read(runs)
+    assert len(found.runs) == len(found.everything) == 30 and len(found.readings) == 30
     said = capsys.readouterr().err
-    assert "broken/record.json cannot be read" in said and "h/record.json" in said and "1 failed run" in said
+    assert said.count("broken/record.json cannot be read") == 1 and said.count("run h cannot") == 1
+    assert said.count("1 failed run") == 1
 
 
-def test_nothing_to_draw_is_one_line(tmp_path, capsys):
-    assert main(["frontier", "--runs", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().err.startswith("error: --runs")
+def test_nothing_to_draw(tmp_path):
+    with pytest.raises(NoRunsError, match="no such folder"):
+        Records.read(tmp_path / "none")
     with pytest.raises(NoRunsError, match="no complete run"):
-        load_runs(tmp_path)
+        Records.read(tmp_path)
 
 
-def test_published_points_are_the_papers():
-    table = load_published()
-    cell = table.query("model == 'pythia-70m-deduped' and layer == 3 and arm == 'expander_tied' and d == 7 and k == 64")
-    assert float(cell["ce_recovered"].iloc[0]) == pytest.approx(0.817, abs=5e-4)
-    matched = table.query("arm == 'dense_tied' and n == 240 and k == 64 and layer == 3")
-    assert float(matched["ce_recovered"].iloc[0]) == pytest.approx(0.866, abs=2e-3)
-
-
-def test_labels_never_overlap():
-    places = spread([0.1, 0.1, 0.11, 0.5, 0.99, 1.0], gap=0.05, low=0.0, high=1.0)
-    assert all(b - a >= 0.05 - 1e-12 for a, b in zip(places, places[1:], strict=False))
-    assert places[-1] <= 1.0 and places[3] == 0.5
+def test_records_of_before_have_no_new_keys(recorded):
+    old = record("expander", 4, 4, 0, 0.8)
+    for key in ("inference", "theory", "config"):
+        del old[key]
+    del old["storage"]["value_bits"], old["spec"]["activations"]["tokens"]
+    found = recorded(old)
+    assert found.runs["value_bits"].tolist() == [32] and pd.isna(found.runs["train_tokens"]).all()
+    with pytest.raises(NoRunsError, match="how its codes were read"):
+        _ = found.readings
