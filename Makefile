@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 EXTRAS ?= dev
 INSTALLED := $(VENV)/.installed
+RUNS ?= embedded
 CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
 .PHONY: help install sweep figures test test-slow test-gpu lint bench format clean
@@ -26,11 +27,12 @@ $(INSTALLED): pyproject.toml constraints.txt $(CPP)
 
 sweep: $(INSTALLED) ## the main job: train the frontier's 21 SAEs on the embedded LM and draw the figure
 	$(BIN)/python -m sweep experiment=frontier
-	@$(MAKE) --no-print-directory figures
-
-figures: $(INSTALLED) ## redraw the figures from the run records
-	@$(BIN)/python -m analysis all
+	@$(BIN)/python -m analysis frontier --runs runs --out figures
 	@echo "the frontier is in figures/frontier.png"
+
+figures: $(INSTALLED) ## redraw every figure and table from the records that ship with the project (RUNS=runs: from yours)
+	@$(BIN)/python -m analysis all --runs $(RUNS) --out figures
+	@echo "everything is in figures/"
 
 test: $(INSTALLED) ## the test suite
 	$(BIN)/python -m pytest

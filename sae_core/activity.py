@@ -166,15 +166,13 @@ def collisions(activity: Activity, support: Tensor) -> float | None:
 
 
 def support_measures(dictionary: Dictionary) -> dict[str, float | None] | None:
-    """How the supports of all atoms lie, exactly; None where atoms are dense.
+    """How the supports of all atoms lie, exactly; None where atoms are dense. `theory.measure` has the balance of rows.
 
     Pairs need not be looked at: a row that r atoms use is shared by r(r-1)/2 of the n(n-1)/2 pairs.
 
     Returns:
         distinct_fraction  distinct supports / n
         mean_overlap       mean over pairs of atoms of |N(i) & N(j)| / d; None for a single atom
-        rows_covered       share of rows that some atom uses
-        row_degree_cv      standard deviation / mean of the number of atoms that use a row
     """
     if dictionary.support is None:
         return None
@@ -184,8 +182,6 @@ def support_measures(dictionary: Dictionary) -> dict[str, float | None] | None:
     return {
         "distinct_fraction": len({rows.tobytes() for rows in dictionary.support.cpu().numpy()}) / n,
         "mean_overlap": shared / (d * n * (n - 1)) if n > 1 else None,
-        "rows_covered": float((degrees > 0).double().mean()),
-        "row_degree_cv": float(degrees.std(correction=0) / degrees.mean()),
     }
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,7 @@ def run(job: Job) -> Record:
             torch.set_num_threads(job.threads)
         record = read_record(job.runs_dir, job.spec.run_id)
         if record is None or record["status"] != COMPLETE:
-            work = lambda record, tracker, say: _carry_out(job, folder, record, tracker, say)  # noqa: E731
-            record = recorded(job, folder, job.info.d_model, work, job.save_artifact)
+            record = recorded(job, folder, job.info.d_model, partial(_carry_out, job, folder), job.save_artifact)
             (folder / CHECKPOINT).unlink(missing_ok=True)
         elif job.lacking(record):
             _measure_again(job, folder, record)
