@@ -15,6 +15,7 @@ from sweep.plan import LeftOut, Planned
 from sweep.recovery import RecoveryJob
 from sweep.store import COMPLETE, Record, read_record
 
+NOT_FINISHED = "not finished"
 _COLUMNS = (
     "run",
     "arm",
@@ -50,13 +51,23 @@ def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: C
         print_width = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
         rows = [_recovery_row(run, cast(RecoveryJob, run.job), names) for run in synthetic]
         errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
-    for error in errors:
+    for error in _few(errors):
         console.print(error, markup=False, soft_wrap=True)
     for reason, cells in _by_reason(left_out).items():
         which = " ".join(cells[0].overrides)
         which = which if len(cells) == 1 else f"{len(cells)} cells, the first {which}"
         console.print(f"left out: {which}: {reason}", markup=False, soft_wrap=True)
     return len(errors)
+
+
+def _few(errors: Sequence[str]) -> list[str]:
+    """The errors; runs that were not finished, which say no more than that, in one line where they are many."""
+    waiting = [error for error in errors if error.startswith(NOT_FINISHED)]
+    if len(waiting) <= 3:
+        return list(errors)
+    first = waiting[0].removeprefix(f"{NOT_FINISHED}: ")
+    others = [error for error in errors if not error.startswith(NOT_FINISHED)]
+    return [*others, f"{NOT_FINISHED}: {len(waiting)} runs, the first {first}"]
 
 
 def _by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
@@ -118,5 +129,5 @@ def _how(run: Planned) -> str:
 def _unfinished(run: Planned, record: Record | None, cells: list[str]) -> tuple[list[str], str]:
     which = f"{run.job.spec.run_id} {run.job.title}"
     if record is None:
-        return [*cells, "not finished"], f"not finished: {which}"
+        return [*cells, NOT_FINISHED], f"{NOT_FINISHED}: {which}"
     return [*cells, record["status"]], f"failed: {which}: {record.get('error', 'unknown error')}"

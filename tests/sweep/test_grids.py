@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hydra_plugins.sae_sweeper.grid import choices_of, selected, values_of
+from sweep.store import COMPLETE, iterate_records
+from tests.sweep.test_inference import call
 
 GRIDS = [
     {"model": "a", "layer": "3", "d": "7,50"},
@@ -26,3 +28,17 @@ def test_choices_of_an_argument():
     assert choices_of("d=3,7") == ["d=3", "d=7"] and choices_of("d=3") == ["d=3"]
     assert choices_of("eval.inference=[omp,refit]") == ["eval.inference=[omp,refit]"]
     assert values_of("d=3,7") == {"3", "7"} and values_of("model=b") == {"b"}
+
+
+def test_lms_that_are_not_to_be_had_are_left_out_and_the_others_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    place = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "tracker.mode=disabled", "threads=1"]
+    small = ["sae=expander", "train.steps=20", "eval.windows=2", "corpus.train_tokens=2000"]
+    done = call("sweep", "experiment=paper/table2_deployment", *place, *small)
+    assert "left out: 3 cells, the first" in done.stdout and "pythia-70m-deduped" in done.stdout
+    records = [record for _, record in iterate_records(tmp_path / "runs")]
+    assert {record["labels"]["model"] for record in records} == {"embedded"} and len(records) == 3
+    assert {record["status"] for record in records} == {COMPLETE}
+    none = call("sweep", "experiment=paper/table2_deployment", "model=pythia-70m", *place, *small, code=1)
+    assert none.stderr.count("\n") == 1 and "is not on this disk" in none.stderr
