@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         return args.act(args)
     except NoRunsError as error:
         print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever reads the paths has read enough
+        sys.stdout = None
     except OSError as error:
         print(f"error: --out {args.out} cannot be written ({error.strerror})", file=sys.stderr)
     return 1

@@ -42,6 +42,7 @@ ARMS = [
     Clustered(N, D, K),
     Banded(N, D, K),
     FrozenRandom(N, D, K),
+    FrozenRandom(N, D, K, encoder="mp_refit"),
     Dynamic(N, D, K),
     Dynamic(N, D, K, encoder="mp_refit"),
     PrunedRetuned(N, D, K),

@@ -1,0 +1,50 @@
+"""Every figure and table by name. Modules are named, not imported: --help and mistakes need not wait for pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from analysis.output import Options, Output
+    from analysis.records import Records
+
+    Make = Callable[[Records, Options], list[Output]]
+
+
+class Entry(NamedTuple):
+    module: str
+    function: str
+    help: str
+
+    def load(self) -> Make:
+        return getattr(import_module(f"analysis.{self.module}"), self.function)
+
+
+CATALOGUE = {
+    "frontier": Entry("figures", "frontier", "what each arm preserves against what it stores"),
+    "dominance": Entry("figures", "dominance", "at so many stored bytes and multiply-adds, who preserves the most"),
+    "wins": Entry("verdicts", "wins", "arm against arm: paired difference, cells won of cells"),
+    "matched": Entry("figures", "matched", "expander against dense at equal values, parameters and bytes"),
+    "supports": Entry("figures", "supports", "every kind of support, and its difference to the expander's"),
+    "masks": Entry("figures", "masks", "expander, clustered and pruned supports: CE recovered and dead latents"),
+    "bits": Entry("figures", "bits", "arms at 32, 8 and 4 bits against stored bytes"),
+    "amortisation": Entry("figures", "amortisation", "what reading codes by pursuit adds, and what it costs"),
+    "throughput": Entry("figures", "throughput", "tokens a second against relative error, by way of reading codes"),
+    "certificates": Entry("figures", "certificates", "the identifiability and OMP ratios of each dictionary against k"),
+    "recovery": Entry("figures", "recovery", "phase transitions of synthetic recovery"),
+    "learning_curves": Entry("figures", "learning_curves", "FVU and dead latents against training tokens"),
+    "data_efficiency": Entry("figures", "data_efficiency", "CE recovered against the tokens in the training pool"),
+    "layers": Entry("figures", "layers", "CE recovered layer by layer"),
+    "seeds": Entry("figures", "seeds", "how far seeds spread, per arm (cells with five seeds or more)"),
+    "latents_summary": Entry("latents_summary", "latents_summary", "dead, novel, steady, diverse latents per arm"),
+    "table1": Entry("tables", "table1", "relative error and CE recovered at small, middle, large d and dense"),
+    "table2": Entry("deployment", "table2", "what each arm stores: values, indices, biases, the file"),
+    "table3": Entry("deployment", "table3", "own encoder and OMP, with the paired gain"),
+    "table7": Entry("tables", "table7", "CE recovered layer by layer, as a table"),
+    "table10": Entry("tables", "table10", "the grid of d and k: CE recovered, relative error, dead latents"),
+}
+
+# What `all` makes in place of an entry: the frontier over each storage axis.
+FOR_ALL = {"frontier": Entry("figures", "frontiers", "")}

@@ -1,0 +1,195 @@
+"""The commands that draw: from records to a table, and from the table to its figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from analysis import arms
+from analysis.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.curves import data_table, learning_table, main_degrees
+from analysis.dominance import dominance_table
+from analysis.dominance_plots import dominance_figure
+from analysis.frames import dicts, groups, mean_by, where
+from analysis.frontier import X_AXES, frontier_table, readable_arms
+from analysis.frontier_plots import frontier_figure
+from analysis.load import NoRunsError
+from analysis.output import Options, Output, chosen
+from analysis.pairs import PANEL
+from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
+from analysis.pursuit_plots import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
+from analysis.pursuits import (
+    amortisation_table,
+    certificates_table,
+    readable_readings,
+    recovery_table,
+    throughput_table,
+)
+from analysis.records import Records
+from analysis.seed_plots import seeds_figure
+from analysis.tables import three_degrees
+from analysis.verdicts import dominance_latex
+
+_BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
+
+
+def frontier(records: Records, options: Options) -> list[Output]:
+    """One frontier; axes other than the default ones are part of its name."""
+    if options.published and (options.x, options.y) != ("compression", "ce_recovered"):
+        raise NoRunsError("--published has points for --x compression --y ce_recovered only")
+    # Every arm goes into the CSV, those that are readable together into the figure.
+    table = chosen(frontier_table(records.runs, options.x, options.y), options)
+    drawn = chosen(table, options, readable_arms(records.runs))
+    drawn = table if drawn.empty else drawn
+    name = "frontier"
+    name += "" if options.x == "compression" else f"-{options.x}"
+    name += "" if options.y == "ce_recovered" else f"-{options.y}"
+    name += "-published" if options.published else ""
+    figure = frontier_figure(drawn, options.x, options.y, options.published)
+    return [Output(name, table.rename(columns={"x": options.x, "mean": options.y}), figure)]
+
+
+def frontiers(records: Records, options: Options) -> list[Output]:
+    """The frontier over each storage axis, for `all`."""
+    found = [Options(options.arms, x=x) for x in X_AXES]
+    return [output for one in found for output in frontier(records, one)]
+
+
+def dominance(records: Records, options: Options) -> list[Output]:
+    """A figure per (model, layer, n), one table of all."""
+    table = dominance_table(chosen(records.readings, options))
+    panels = groups(table, PANEL)
+    figures = [(_named("dominance", key, len(panels)), rows) for key, rows in panels]
+    drawn = [Output(name, rows, dominance_figure(rows)) for name, rows in figures]
+    if len(drawn) == 1:
+        return [drawn[0]._replace(latex=dominance_latex(table))]
+    return [Output("dominance", table, latex=dominance_latex(table)), *drawn]
+
+
+def _named(name: str, panel: tuple[Any, ...], panels: int) -> str:
+    return name if panels == 1 else f"{name}-{panel[0]}-L{panel[1]}-n{panel[2]}"
+
+
+def amortisation(records: Records, options: Options) -> list[Output]:
+    table = amortisation_table(chosen(records.readings, options))
+    drawn = table if options.arms else readable_readings(table, readable_arms(records.runs))
+    return [Output("amortisation", table, amortisation_figure(drawn))]
+
+
+def throughput(records: Records, options: Options) -> list[Output]:
+    table = throughput_table(chosen(records.readings, options))
+    drawn = table if options.arms else readable_readings(table, readable_arms(records.runs))
+    return [Output("throughput", table, throughput_figure(drawn))]
+
+
+def certificates(records: Records, options: Options) -> list[Output]:
+    table = certificates_table(chosen(records.runs, options))
+    drawn = chosen(table, options, ["expander"])
+    drawn = table if drawn.empty else drawn
+    return [Output("certificates", table, certificates_figure(drawn))]
+
+
+def recovery(records: Records, options: Options) -> list[Output]:
+    table = recovery_table(records.recovery)
+    return [Output("recovery", table, recovery_figure(table))]
+
+
+def masks(records: Records, options: Options) -> list[Output]:
+    runs = chosen(records.runs, options)
+    table = masks_table(runs)
+    windows = sorted(set(runs["dead_window_tokens"])) if "dead_window_tokens" in runs else []
+    on = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
+    titles = {"dead_fraction": f"dead latents (share{on})"}
+    return [Output("masks", table, lines_figure(table, "d", D_LABEL, _with_cost(table), titles=titles))]
+
+
+def supports(records: Records, options: Options) -> list[Output]:
+    table = supports_table(chosen(records.runs, options))
+    return [Output("supports", table, lines_figure(table, "d", D_LABEL, _with_cost(table)))]
+
+
+def _with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
+    """Arms' own styles; one that trained on more tokens than the expander says how many times as many."""
+    tokens = {row["arm"]: row["train_tokens"] for row in dicts(mean_by(table, ["arm"], ["train_tokens"]))}
+    least = tokens.get("expander", min(tokens.values()))
+
+    def style(row: dict[str, Any]) -> Style:
+        own = arm_style(row["arm"])
+        times = tokens[row["arm"]] / least
+        return own._replace(label=f"{own.label} ({times:.2g}x training)") if times > 1.05 else own
+
+    return style
+
+
+def matched(records: Records, options: Options) -> list[Output]:
+    table = matched_table(chosen(records.readings, options))
+    titles = {what: f"CE recovered, expander minus dense,\n{_way(what)}" for what in table[WHAT].unique()}
+    figure = lines_figure(table, "d", D_LABEL, titles=titles)
+    return [Output("matched", table, figure)]
+
+
+def _way(what: str) -> str:
+    return what.removeprefix("difference").lstrip(", ")
+
+
+def bits(records: Records, options: Options) -> list[Output]:
+    table = bits_table(chosen(records.runs, options))
+
+    def style(row: dict[str, Any]) -> Style:
+        marker, line = _BITS.get(row["bits"], ("D", "-."))
+        label = f"{arms.display(row['base'])}, {row['bits']} bits"
+        return Style(label, arms.colour(row["base"]), marker, line, hollow=row["bits"] != 32)
+
+    figure = lines_figure(table, "artifact_bytes", "stored bytes (size of sae.safetensors)", style, ["base", "bits"])
+    return [Output("bits", table, figure)]
+
+
+def learning_curves(records: Records, options: Options) -> list[Output]:
+    table = learning_table(chosen(records.runs, options))
+    drawn = main_degrees(table)
+    drawn = chosen(drawn, options, readable_arms(records.runs))
+    drawn = main_degrees(table) if drawn.empty else drawn
+    style = _by_degree(drawn)
+    figure = lines_figure(drawn, "tokens", "training tokens", style, log_x=False, band=True)
+    return [Output("learning_curves", table, figure)]
+
+
+def data_efficiency(records: Records, options: Options) -> list[Output]:
+    table = data_table(chosen(records.everything, options))
+    figure = lines_figure(table, "pool_tokens", "tokens in the training pool", _by_degree(table), ["arm", "d"])
+    return [Output("data_efficiency", table, figure)]
+
+
+def layers(records: Records, options: Options) -> list[Output]:
+    runs = chosen(records.runs, options)
+    table = layers_table(runs)
+    drawn = chosen(table, options, ["expander", *arms.DENSE])
+    drawn = table if drawn.empty else drawn
+    drawn = where(drawn, drawn["d"].isna() | three_degrees(drawn, ["model", "n", "k"]))
+    # One panel per model, n and k: the layer is the axis.
+    drawn = drawn.assign(at_layer=drawn["layer"], layer="")
+    figure = lines_figure(drawn, "at_layer", "layer (residual stream after this block)", _by_degree(drawn),
+                          ["arm", "d"], log_x=False)  # fmt: skip
+    return [Output("layers", table, figure)]
+
+
+def seeds(records: Records, options: Options) -> list[Output]:
+    runs = chosen(records.runs, options)
+    table = seeds_table(runs)
+    return [Output("seeds", table, seeds_figure(runs, table))]
+
+
+def _by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
+    """An arm's colour, and a marker for each d."""
+    degrees = sorted(table["d"].dropna().unique())
+    markers = dict(zip(degrees, "o^sDvP*Xhd" * (1 + len(degrees) // 10), strict=False))
+
+    def style(row: dict[str, Any]) -> Style:
+        own = arm_style(row["arm"])
+        if row["d"] != row["d"]:
+            return own
+        return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=markers[row["d"]])
+
+    return style

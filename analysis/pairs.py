@@ -1,0 +1,82 @@
+"""Arms against each other: differences and ratios between runs of the same cell and seed, never of means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import mean
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.arms import REFERENCE
+from analysis.frames import only
+from analysis.stats import against, half_interval
+
+PANEL = ["model", "layer", "n"]
+CELL = [*PANEL, "k"]
+
+
+class Paired(NamedTuple):
+    """A mean over seeds that two arms share."""
+
+    mean: float
+    half_interval: float  # 95 %, NaN for one seed
+    seeds: int
+
+
+def paired(one: Mapping[int, float], other: Mapping[int, float]) -> Paired:
+    """Mean of one - other over the seeds (the keys) that both have; NaN and 0 seeds where they share none."""
+    found = [one[seed] - other[seed] for seed in one if seed in other]
+    return Paired(mean(found), half_interval(found), len(found)) if found else Paired(np.nan, np.nan, 0)
+
+
+def differences(rows: pd.DataFrame, arm: str, other: str, y: str) -> pd.DataFrame:
+    """One row per run of `arm` that `other` has a partner of: `difference`, y of `arm` minus y of `other`.
+
+    Partners agree in (model, layer, n, k, seed), and in d where both arms have one; a dense SAE of all n latents stands
+    against each d.
+    """
+    left, right = only(rows, arm=arm), only(rows, arm=other)
+    left, right, on = _join(left, right)
+    found = against(left, right.drop_duplicates(on), on, y)
+    return found.assign(other=other, difference=found[y] - found["base_y"])
+
+
+def _join(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The rows to merge, each arm's own d as `d` where only one has it, and the columns to merge on."""
+    on = [*CELL, "seed"]
+    if all(left["d"].notna()) and all(right["d"].notna()):
+        return left, right, [*on, "d"]
+    if all(left["d"].isna()) and any(right["d"].notna()):  # every d of the right one is a cell
+        cells = right[[*on, "d"]].drop_duplicates()
+        return left.drop(columns="d").merge(cells, on=on), right, [*on, "d"]
+    return left, right, on
+
+
+def difference_table(rows: pd.DataFrame, arm: str, other: str, y: str) -> pd.DataFrame:
+    """One row per cell (model, layer, n, k, d): arm, other, mean and half_interval (95 %) of the paired difference,
+    seeds."""
+    found = differences(rows, arm, other, y)
+    grouped = found.groupby([*CELL, "d"], dropna=False)["difference"]
+    table = grouped.agg(mean="mean", half_interval=half_interval, seeds="size").reset_index()
+    return table.assign(arm=arm, other=other)
+
+
+def all_differences(rows: pd.DataFrame, arms: list[str], others: list[str], y: str) -> pd.DataFrame:
+    """`difference_table` of every arm against every other one, one below the other."""
+    tables = [difference_table(rows, arm, other, y) for arm in arms for other in others if arm != other]
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def retained(rows: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
+    """Mean over seeds of y / y of the one-shot dense_tied at the same (model, layer, n, k, seed): columns *by,
+    retained, retained_half_interval, retained_seeds; groups without such a partner are missing."""
+    dense = only(rows, arm=REFERENCE)
+    if "inference" in dense.columns:
+        dense = only(dense, inference="encoder")
+    on = [*CELL, "seed"]
+    found = against(rows, dense.drop_duplicates(on), on, y)
+    grouped = found.assign(ratio=found[y] / found["base_y"]).groupby(by, dropna=False)["ratio"]
+    return grouped.agg(retained="mean", retained_half_interval=half_interval, retained_seeds="size").reset_index()

@@ -1,0 +1,157 @@
+"""The paper's tables from our records, its own cells beside ours where they are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from analysis.arms import REFERENCE, display, in_order
+from analysis.frames import dicts, distinct, groups, only, sorted_by_arm, where
+from analysis.latex import MISSING, Math, latex_table, number, pm, whole
+from analysis.load import NoRunsError
+from analysis.output import Options, Output, chosen
+from analysis.pairs import CELL, PANEL, retained
+from analysis.published import NOTE, any_beside, beside
+from analysis.records import Records
+from analysis.stats import over_seeds
+
+PAPER_K = 64
+_ARMS = ("expander", REFERENCE, "dense_warmtied")
+_BY = [*CELL, "arm", "d", "n_latents", "decoder_compression"]
+_MEASURES = ["relative_error", "ce_recovered", "dead_fraction"]
+
+
+def measured(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per (model, layer, n, k, arm, d, n_latents): relative_error, ce_recovered and dead_fraction with their
+    95 % half intervals, seeds, `retained` (see `analysis.pairs`), and the paper's means of the same cell."""
+    runs = runs.assign(**{name: float("nan") for name in _MEASURES if name not in runs})
+    table = over_seeds(runs, _BY, _MEASURES[0])[[*_BY, "seeds"]]
+    for name in _MEASURES:
+        renamed = {"mean": name, "half_interval": f"{name}_half_interval"}
+        table = table.merge(over_seeds(runs, _BY, name).drop(columns="seeds").rename(columns=renamed), on=_BY)
+    table = table.merge(retained(runs, _BY, "ce_recovered"), how="left", on=_BY)
+    return _sorted(beside(table.assign(inference="encoder"), _MEASURES))
+
+
+def table1(records: Records, options: Options) -> list[Output]:
+    """Small, middle and large d of the expander, and the dense SAEs, at one k: 64 where there is one, else the
+    largest."""
+    table = _at_main_k(chosen(measured(records.runs), options, _ARMS))
+    if not options.arms:
+        table = where(table, table["d"].isna() | three_degrees(table, PANEL))
+    table = _nonempty(table, "no expander or dense run")
+    note = f"Mean with 95 % t interval over seeds; retained: CE recovered / that of {REFERENCE}, paired by seed. "
+    return [Output("table1", table, latex=latex_table(_named(table, _fidelity), note + _published_note(table)))]
+
+
+def table7(records: Records, options: Options) -> list[Output]:
+    """The same cell at each layer of a model, a column a layer."""
+    runs = records.runs
+    several = where(runs, distinct(runs, ["model"], "layer") > 1)
+    if several.empty:
+        raise NoRunsError("no model has runs at two layers; python -m sweep -m layer=0,1 makes some")
+    table = _nonempty(_at_main_k(chosen(measured(several), options, _ARMS)), "no expander or dense run")
+    rows: list[dict[str, object]] = []
+    for _, cell in groups(table, ["model", "n", "k", "arm", "d", "n_latents"]):
+        first = dicts(cell)[0]
+        row: dict[str, object] = {"LM": first["model"], "k": str(first["k"]), **_arm_and_d(first)}
+        for layer in sorted(table["layer"].unique()):
+            at = dicts(only(cell, layer=layer))
+            row |= {f"L{layer}": _ce(at[0]) if at else Math(MISSING)}
+            if any_beside(table):
+                row |= {f"L{layer} published": number(at[0]["published_ce_recovered"]) if at else Math(MISSING)}
+        rows.append(row)
+    note = "CE recovered after each layer, mean with 95 % t interval over seeds. " + _published_note(table)
+    return [Output("table7", table, latex=latex_table(_in_arm_order(rows), note))]
+
+
+def table10(records: Records, options: Options) -> list[Output]:
+    """The grid of d and k: CE recovered, relative error and dead fraction."""
+    table = _nonempty(chosen(measured(records.runs), options, ("expander", REFERENCE)), "no expander run")
+    rows: list[dict[str, object]] = []
+    ks = sorted(table["k"].unique())
+    for _, cell in groups(table, [*PANEL, "arm", "d", "n_latents"]):
+        first = dicts(cell)[0]
+        row: dict[str, object] = {"LM": f"{first['model']} L{first['layer']}", **_arm_and_d(first)}
+        for k in ks:
+            at = dicts(only(cell, k=k))
+            names = (f"CE, k={k}", f"error, k={k}", f"dead, k={k}")
+            values = (_ce(at[0]), number(at[0]["relative_error"]), number(at[0]["dead_fraction"])) if at else ()
+            row |= dict(zip(names, values or [Math(MISSING)] * 3, strict=True))
+        rows.append(row)
+    note = "CE recovered (with 95 % t interval over seeds), relative error and dead fraction; the CSV has the paper's. "
+    return [Output("table10", table, latex=latex_table(_in_arm_order(rows), note + _published_note(table)))]
+
+
+def _fidelity(row: dict[str, Any]) -> dict[str, object]:
+    return {
+        "compression": Math(f"${row['decoder_compression']:.3g}\\times$"),
+        "relative error": pm(row["relative_error"], row["relative_error_half_interval"]),
+        "CE recovered": _ce(row),
+        "retained": pm(row["retained"], row["retained_half_interval"]),
+    }
+
+
+def _named(table: pd.DataFrame, columns: Any) -> pd.DataFrame:
+    """Rows as people read them, with the paper's where it has any."""
+    rows: list[dict[str, object]] = []
+    published = any_beside(table)
+    for row in dicts(table):
+        shown = {"LM": f"{row['model']} L{row['layer']}", "k": str(row["k"]), **_arm_and_d(row), **columns(row)}
+        if published:
+            shown["published error"] = number(row["published_relative_error"])
+            shown["published CE"] = number(row["published_ce_recovered"])
+        rows.append(shown)
+    return pd.DataFrame(rows)
+
+
+def _arm_and_d(row: dict[str, Any]) -> dict[str, object]:
+    return {"arm": display(row["arm"]), "d": whole(row["d"])}
+
+
+def _ce(row: dict[str, Any]) -> Math:
+    return pm(row["ce_recovered"], row["ce_recovered_half_interval"])
+
+
+def _published_note(table: pd.DataFrame) -> str:
+    return NOTE if any_beside(table) else ""
+
+
+def _at_main_k(table: pd.DataFrame) -> pd.DataFrame:
+    """Per (model, layer, n) the rows at k = 64, or at the largest k where there are none."""
+    kept = []
+    for _, panel in groups(table, PANEL):
+        ks = set(panel["k"])
+        kept.append(panel[panel["k"] == (PAPER_K if PAPER_K in ks else max(ks, default=0))])
+    return _sorted(pd.concat(kept)) if kept else table
+
+
+def three_degrees(table: pd.DataFrame, panel_by: list[str]) -> pd.Series:
+    """Whether a row's d is the smallest, the middle or the largest of its panel's."""
+    keep = pd.Series(False, index=table.index)
+    for _, panel in groups(table, panel_by):
+        degrees = sorted(panel["d"].dropna().unique())
+        three = {degrees[0], degrees[len(degrees) // 2], degrees[-1]} if degrees else set()
+        keep.loc[panel.index] = panel["d"].isin(list(three))
+    return keep
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    return sorted_by_arm(table, CELL, ["d", "n_latents"])
+
+
+def _in_arm_order(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Rows are made by group, which sorts arms by name: `_ARMS` first, as everywhere."""
+    names = [display(arm) for arm in in_order(_ARMS)]
+    return pd.DataFrame(sorted(rows, key=lambda row: (str(row["LM"]), *_place(str(row["arm"]), names))))
+
+
+def _place(name: str, names: list[str]) -> tuple[int, str]:
+    return (names.index(name), "") if name in names else (len(names), name)
+
+
+def _nonempty(table: pd.DataFrame, reason: str) -> pd.DataFrame:
+    if table.empty:
+        raise NoRunsError(reason)
+    return table

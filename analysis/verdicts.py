@@ -1,0 +1,103 @@
+"""The tables that say who wins: dominance by stored bytes, and arm against arm."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from analysis.arms import base, display, parse
+from analysis.frames import dicts, where
+from analysis.latex import MISSING, Math, latex_table, number, pm, whole
+from analysis.load import NoRunsError
+from analysis.output import Options, Output, chosen
+from analysis.records import Records
+from analysis.wins import wins_table
+from analysis.wins_plots import wins_figure
+
+
+def wins(records: Records, options: Options) -> list[Output]:
+    """Arm against arm; the CSV has every pair and reading."""
+    table = wins_table(chosen(records.readings, options))
+    if table.empty:
+        raise NoRunsError("no two arms share a cell")
+    drawn = comparable_arms(table)
+    return [Output("wins", table, wins_figure(drawn) if len(drawn) else None, wins_latex(drawn))]
+
+
+def comparable_arms(table: pd.DataFrame) -> pd.DataFrame:
+    """Pairs that differ in the arm alone, not in how it was trained or rounded too, each read by its own encoder; those
+    trained one-shot also where both are read by OMP. `pursuit`: what trained both, empty for one-shot."""
+    pursuits = table["arm"].map(lambda arm: parse(arm).pursuit or "")
+    alike = [parse(a)[1:] == parse(b)[1:] for a, b in zip(table["arm"], table["other"], strict=True)]
+    shown = (table["inference"] == "encoder") | ((table["inference"] == "omp") & (pursuits == ""))
+    rounded = table["arm"].map(lambda arm: parse(arm).bits is not None)
+    return where(table.assign(pursuit=pursuits), pd.Series(alike, index=table.index) & shown & ~rounded)
+
+
+def wins_latex(table: pd.DataFrame) -> str:
+    """Pairs with an expander."""
+    rows = [
+        {
+            "read by": row["inference"],
+            "arm": display(row["arm"]),
+            "against": display(row["other"]),
+            "difference": pm(row["difference"], row["half_interval"], signed=True),
+            "seeds": whole(row["seeds"]),
+            "cells": whole(row["cells"]),
+            "won": Math(f"${row['cells_won']}$ ({row['won_clearly']})"),
+            "lost": Math(f"${row['cells_lost']}$ ({row['lost_clearly']})"),
+        }
+        for row in dicts(table)
+        if base(row["arm"]) == "expander" or base(row["other"]) == "expander"
+    ]
+    note = (
+        "CE recovered, paired by cell (model, layer, n, k, d) and seed: mean difference with its 95 % interval over "
+        "seeds; cells won and lost, in brackets those whose own interval leaves out 0."
+    )
+    return latex_table(pd.DataFrame(rows), note)
+
+
+def dominance_latex(table: pd.DataFrame) -> str:
+    """`analysis.dominance.dominance_table`: who wins at each level and budget, and by how much."""
+    rows = [
+        {
+            **_cell_names(row),
+            "stored KiB": whole(row["level"] / 1024),
+            "multiply-adds": row["budget"],
+            "most preserved by": _who(row, "winner"),
+            "CE recovered": pm(row["winner_mean"], row["winner_half_interval"]),
+            "runner-up": _who(row, "runner_up"),
+            "loses": _loss(row, "runner_up"),
+            "other kind": _who(row, "other_kind"),
+            "it loses": _loss(row, "other_kind"),
+            "PCA": number(row["pca_mean"]),
+        }
+        for row in dicts(table)
+    ]
+    note = (
+        "The dictionary that preserves the most among all whose file fits the bytes and whose inference fits the "
+        "multiply-adds a token. Losses are paired by seed, with 95 % intervals; other kind: the best dense one where "
+        "the winner is sparse, and the other way round. PCA, in the same bytes, is not sparse and never wins."
+    )
+    return latex_table(pd.DataFrame(rows), note)
+
+
+def _cell_names(row: dict[str, Any]) -> dict[str, str]:
+    return {"LM": f"{row['model']} L{row['layer']}", "n, k": f"{row['n']}, {row['k']}"}
+
+
+def _who(row: dict[str, Any], role: str) -> str:
+    arm = row.get(role)
+    if not isinstance(arm, str):
+        return MISSING
+    d = row[f"{role}_d"]
+    size = f"d={d:.0f}" if d == d and row[f"{role}_n_latents"] == row["n"] else f"n'={row[f'{role}_n_latents']:.0f}"
+    reading = "" if row[f"{role}_inference"] == "encoder" else f", by {row[f'{role}_inference']}"
+    return f"{display(arm)}, {size}{reading}"
+
+
+def _loss(row: dict[str, Any], role: str) -> Math:
+    difference, half = (row.get(f"{role}_difference{part}", math.nan) for part in ("", "_half_interval"))
+    return pm(difference, half)

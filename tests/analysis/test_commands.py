@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from analysis import load
+from analysis.__main__ import main
+from analysis.arms import colour, display, in_order, parse
+from analysis.catalogue import CATALOGUE
+from analysis.frontier import X_AXES, Y_AXES
+from analysis.plots import binary_size, far_apart, short
+from sweep.store import write_record
+from tests.analysis.synthetic import record, write_sweep
+
+TABLES = {"table1", "table2", "table3", "table7", "table10"}
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """What `all` writes of a study that has something for every figure."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_sweep(folder / "runs", layers=(1, 2), ds=(2, 8), ks=(8,), seeds=(0, 1, 2))
+    assert main(["all", "--runs", str(folder / "runs"), "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_all_makes_everything_there_are_records_for(drawn, name):
+    written = {path.name for path in drawn.iterdir() if path.stat().st_size > 100}
+    assert f"{name}.csv" in written
+    if name in TABLES | {"dominance", "wins", "latents_summary"}:
+        assert f"{name}.tex" in written
+    if name not in TABLES:
+        figures = {f"{name}-tiny-L{layer}-n512" for layer in (1, 2)} if name == "dominance" else {name}
+        assert {f"{figure}.{ending}" for figure in figures for ending in ("png", "svg")} <= written
+    assert len(pd.read_csv(drawn / f"{name}.csv")) > 0
+
+
+def test_all_draws_the_frontier_over_each_storage(drawn):
+    for name in ("frontier", "frontier-decoder_values", "frontier-stored_bytes"):
+        assert (drawn / f"{name}.png").is_file()
+    columns = set(pd.read_csv(drawn / "frontier.csv").columns)
+    assert {"arm", "k", "compression", "ce_recovered", "half_interval", "seeds", "retained"} <= columns
+
+
+def test_all_reads_the_records_once_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    reads = []
+    monkeypatch.setattr("analysis.records.read_records", lambda source: reads.append(1) or load.read_records(source))
+    folder = tmp_path / "runs"
+    write_record(folder, record("expander", 4, 8, 0, 0.7))
+    assert main(["all", "--runs", str(folder), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert reads == [1] and "frontier.png" in said.out
+    assert "note: no bits: " in said.err and "note: no seeds: " in said.err and "Traceback" not in said.err
+    assert len(said.err.splitlines()) == said.err.count("note: no ")
+
+
+def test_nothing_to_draw_is_one_line(tmp_path, capsys):
+    for arguments in (["frontier", "--runs", str(tmp_path / "none")], ["all", "--runs", str(tmp_path)],
+                      ["frontier", "--runs", "embedded"] if not load.data_file("embedded.jsonl.gz").is_file()
+                      else ["table1", "--runs", str(tmp_path)]):  # fmt: skip
+        assert main(arguments) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: --runs") and said.count("\n") == 1
+    write_record(tmp_path / "runs", record("expander", 4, 8, 0, 0.7))
+    for name in ("bits", "table3", "table7", "layers", "recovery", "seeds", "matched", "learning_curves"):
+        assert main([name, "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_a_frontier_of_chosen_arms_with_published_points(study, tmp_path, capsys):
+    common = ["--runs", str(study), "--out", str(tmp_path)]
+    assert main(["frontier", *common, "--published", "--arms", "expander,clustered"]) == 0
+    assert set(pd.read_csv(tmp_path / "frontier-published.csv")["arm"]) == {"expander", "clustered"}
+    assert main(["frontier", *common, "--published", "--y", "fvu"]) == 1
+    assert "--published has points for" in capsys.readouterr().err
+    assert main(["masks", *common, "--arms", "nothing"]) == 1
+    assert "--arms nothing" in capsys.readouterr().err
+
+
+def test_pack_then_draw_from_the_file(study, tmp_path, capsys):
+    file = tmp_path / "all.jsonl.gz"
+    assert main(["pack", "--runs", str(study), "--out", str(file)]) == 0
+    assert "records" in capsys.readouterr().out
+    assert main(["table1", "--runs", str(file), "--out", str(tmp_path)]) == 0
+    assert main(["table1", "--runs", str(study), "--out", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "table1.tex").read_text() == (tmp_path / "other" / "table1.tex").read_text()
+
+
+def test_embedded_is_a_file_of_the_package(study, tmp_path, monkeypatch):
+    file = tmp_path / "embedded.jsonl.gz"
+    main(["pack", "--runs", str(study), "--out", str(file)])
+    monkeypatch.setattr(load, "data_file", lambda name: tmp_path / name)
+    assert main(["table2", "--runs", "embedded", "--out", str(tmp_path)]) == 0
+
+
+def test_out_that_cannot_be_written_is_one_line(study, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["table2", "--runs", str(study), "--out", str(tmp_path / "file")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_help_needs_no_pandas():
+    code = "import sys, analysis.__main__; sys.exit(bool({'pandas', 'matplotlib', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    said = subprocess.run([sys.executable, "-m", "analysis", "--help"], capture_output=True, text=True)
+    assert all(name in said.stdout for name in CATALOGUE)
+
+
+def test_the_command_line_knows_every_axis():
+    from analysis import __main__
+
+    assert tuple(X_AXES) == __main__._X and tuple(Y_AXES) == __main__._Y
+
+
+def test_names_and_colours_of_arms():
+    assert parse("expander+mp_refit-4bit") == ("expander", "mp_refit", 4) and parse("pca") == ("pca", None, None)
+    assert display("dense_matched_own_bytes-8bit") == "dense own, equal bytes, 8 bits"
+    assert display("expander+mp_refit") == "expander, trained by mp_refit" and display("my_arm") == "my_arm"
+    assert colour("expander-8bit") == colour("expander") != colour("expander+mp_refit")
+    assert colour("my_arm") == colour("my_arm") and len(colour("my_arm")) == 7
+    labels = ["zzz", "pca", "dense_tied", "expander-4bit", "expander", "expander-8bit", "expander+omp"]
+    assert in_order(labels) == [
+        "expander",
+        "expander-8bit",
+        "expander-4bit",
+        "expander+omp",
+        "dense_tied",
+        "pca",
+        "zzz",
+    ]
+
+
+def test_sizes_as_people_read_them():
+    assert (short(1_500_000.0), short(20_000.0), short(7.0)) == ("1.5M", "20k", "7")
+    assert (binary_size(65536), binary_size(3 << 20), binary_size(100)) == ("64 KiB", "3 MiB", "100 B")
+    assert far_apart([2, 4, 8]) and not far_apart([8, 8.1, 100]) and not far_apart([0, 1]) and not far_apart([])
