@@ -25,6 +25,12 @@ _BUDGET_STYLES: dict[str, tuple[Any, str]] = {
 }
 
 
+_READ = (
+    "in a cell: the winner, its size, how it is read, its CE recovered; then the best of the other kind (dense or"
+    " sparse) minus the winner, same seeds, ±95 %"
+)
+
+
 def dominance_figure(table: pd.DataFrame) -> Figure:
     """Of one (model, layer, n), per k: above, the most CE recovered against stored bytes, a line per budget of
     multiply-adds; below, who gets there: a row per budget, a cell per level, in the winner's colour, with how it is
@@ -48,7 +54,7 @@ def dominance_figure(table: pd.DataFrame) -> Figure:
         for axis in (above, below):
             axis.set_xlim(-0.5, len(levels) - 0.5)
             axis.set_xticks(range(len(levels)), [f"{binary_size(level)}" for level in levels])
-        below.set_xlabel("stored bytes at most (size of sae.safetensors)")
+        below.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{_READ}")
     handles = [Line2D([], [], color="0.25", linestyle=line, marker=marker, markerfacecolor="0.25", label=budget)
                for budget, (line, marker) in _BUDGET_STYLES.items()]  # fmt: skip
     if any(table["pca_mean"].notna()):

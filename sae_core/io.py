@@ -132,7 +132,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
         raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
     d_in, n_latents = config["d_in"], config["n_latents"]
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
-    if frozen not in (False, sparse) or (frozen and seed is None) or bits not in (32, *BITS):
+    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or bits not in (32, *BITS):
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
     if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")

@@ -128,9 +128,9 @@ def measure(dictionary: Dictionary, active: Tensor, seed: int = 0) -> dict[str, 
     values = {
         "flatness_mean": Value(float(beta.mean()), EXACT),
         "flatness_max": Value(float(beta.max()), EXACT),
-        "coherence": Value(float(sums[0]), EXACT),
-        "babel": Value(float(sums[-1]), EXACT),
-        "babel_omp": Value(float(sums[-1] + (sums[-2] if len(sums) > 1 else 0.0)), EXACT),
+        "coherence": Value(float(sums[:1].sum()), EXACT),  # 0 of a single atom
+        "babel": Value(float(sums[-1:].sum()), EXACT),
+        "babel_omp": Value(float(sums[-2:].sum()), EXACT),
     }
     found: dict[str, Any] = {}
     if dictionary.support is not None:

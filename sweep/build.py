@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast, get_type_hints
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from sae_core.arms import Arm, Sizes
+from sae_core.arms import Arm, DenseTied, Sizes
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
 from sweep.contexts import CONTEXTS
@@ -73,11 +73,24 @@ class Job:
         """The measurements asked for that a complete record lacks."""
         evaluation = self.spec.eval
         lacking = unmeasured(record, evaluation.inference)
-        if evaluation.novelty and "reference" not in record.get("latents", {}).get("novelty", {}):
+        latents = record.get("latents", {})
+        if evaluation.novelty and self.spec.arm.sparse_codes and "reference" not in latents.get("novelty", {}):
             lacking.append("novelty")
-        if evaluation.contexts and not (run_folder(self.runs_dir, self.spec.run_id) / CONTEXTS).exists():
+        written = (run_folder(self.runs_dir, self.spec.run_id) / CONTEXTS).exists()
+        if evaluation.contexts > (latents.get("contexts", 0) if written else 0):
             lacking.append("contexts")
         return lacking
+
+    @property
+    def source(self) -> Job | None:
+        """The run whose SAE this one starts from."""
+        arm = self.spec.arm.source
+        return None if arm is None else self.of(arm)
+
+    @property
+    def reference(self) -> Job:
+        """The run that its latents are compared with: dense_tied of the same layer, n and k, and another seed."""
+        return self.of(DenseTied(self.axes["n"], self.axes["k"]), seed=1 if self.spec.seed == 0 else 0)
 
     def of(self, arm: Arm, seed: int | None = None) -> Job:
         """The run of another arm in the same cell, with no measurement beside its own encoder's."""
@@ -147,7 +160,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     if cfg.k > n:
         raise ValueError(f"k={cfg.k} must be in 1..{n} (n)")
     resolved = cast(DictConfig, OmegaConf.merge(cfg, {"n": n}))  # arms refer to it as ${n}
-    arm = cast(Arm, _build(resolved.sae, "sae", None))
+    arm = cast(Arm, _build(resolved.sae, "sae", Arm))
     sizes = arm.sizes(info.d_model)
     key, windows, corpus = _activations(cfg, model, info)
     return Job(
@@ -252,14 +265,19 @@ def _build(node: Any, name: str, kind: type | None) -> Any:
     """Instantiate the group's `_target_`; its signature is the schema, and keys it does not have are refused."""
     plain = node if isinstance(node, dict) else _plain(node, name)
     try:
-        target = get_class(plain.get("_target_", ""))
+        module, _, member = str(plain.get("_target_")).rpartition(".")
+        target = getattr(import_module(module), member)
     except Exception as error:  # whatever importing what a config names raises
-        raise ValueError(f"{name}._target_={plain.get('_target_')} is no class ({error})") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}._target_={plain.get('_target_')} is no class ({reason})") from None
     given = {key: value for key, value in plain.items() if key != "_target_"}
     check_keys(f"{name}.", given, set(inspect.signature(target).parameters))
     nested = {key for key, value in given.items() if isinstance(value, dict) and "_target_" in value}
     given = {key: _build(value, f"{name}.{key}", None) if key in nested else value for key, value in given.items()}
-    check_types(f"{name}.", given, get_type_hints(target.__init__))
+    hints = get_type_hints(target.__init__)
+    check_types(f"{name}.", given, hints)
+    # 1 where a number is meant is 1.0, or one setting would have two run ids.
+    given = {key: float(value) if hints.get(key) is float else value for key, value in given.items()}
     try:
         built = target(**given)
     except TypeError as error:

@@ -11,9 +11,10 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.build import Job, build_job
-from sweep.launch import one_line_errors
+from sweep.launch import explain, one_line_errors
 from sweep.plan import Planned
 from sweep.progress import Display
+from sweep.recovery import RecoveryJob
 from sweep.report import print_table
 from sweep.run import carry_out, preflight
 from sweep.store import COMPLETE, RECOVERY, Record, iterate_records, read_record
@@ -44,9 +45,17 @@ def main(arguments: list[str]) -> int:
         for job in [entry.job for entry in planned if not entry.done]:
             preflight(job, [])
             with Display(job.runs_dir, [(job.spec.run_id, job.title)]):
-                carry_out(job)
+                _measure(job)
         return 1 if print_table(planned, []) else 0
     return 1
+
+
+def _measure(job: Job | RecoveryJob) -> None:
+    """A run that cannot be measured (its SAE is gone) is said, and the others go on."""
+    try:
+        carry_out(job)
+    except (ValueError, OSError) as error:
+        print(f"failed: {job.spec.run_id} {job.title}: {explain(error)}", file=sys.stderr)
 
 
 def _parse(arguments: list[str]) -> DictConfig:

@@ -10,7 +10,6 @@ import torch
 
 from sae_core import theory
 from sae_core.activity import Activity, activity_measures, support_measures
-from sae_core.arms import DenseTied
 from sae_core.comparison import cosine_matches, novelty
 from sae_core.inference import ENCODER
 from sae_core.sae import SAE
@@ -24,14 +23,13 @@ from sweep.store import Record, run_folder
 
 THEORY_TOKENS = 4096  # whose active sets `theory` looks at
 
-Trained = Callable[[Job], tuple[SAE, str]]  # of a job: its SAE, trained now if need be, and its run id
+Load = Callable[[Job], tuple[SAE, str]]  # a finished run's SAE and id
 
 
 def examine(
-    job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress, trained: Trained
+    job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress, load: Load
 ) -> None:
-    """Put into the record what `job` asks for and it lacks. A way of reading codes that fails is noted there, and the
-    others go on."""
+    """Put into the record what `job` asks for and it lacks. What fails is noted there, and the others go on."""
     _read_codes(job, sae, device, base, record, say)
     if "theory" in record and "latents" in record and not {"novelty", "contexts"} & set(job.lacking(record)):
         return
@@ -43,13 +41,17 @@ def examine(
         support = sae.dictionary.support
         support = None if support is None else support.cpu()
         record["latents"] = {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)}
-    lacking = job.lacking(record)
+    latents, lacking = record["latents"], job.lacking(record)
     if "novelty" in lacking:
-        record["latents"] |= _compared(job, sae, activity, device, trained)
+        try:
+            latents |= _compared(job, sae, activity, device, load)
+        except (ValueError, OSError, RuntimeError) as error:
+            latents["novelty"] = {"error": one_line(error)}
+            log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
     if "contexts" in lacking:
-        folder = run_folder(job.runs_dir, job.spec.run_id)
-        text = token_texts(tokenizer_of(job).decode)
-        write_contexts(folder / CONTEXTS, top_contexts(activity, codes, text, job.spec.eval.contexts))
+        found = top_contexts(activity, codes, token_texts(tokenizer_of(job).decode), job.spec.eval.contexts)
+        write_contexts(run_folder(job.runs_dir, job.spec.run_id) / CONTEXTS, found)
+        latents["contexts"] = job.spec.eval.contexts
 
 
 def _read_codes(job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress) -> None:
@@ -67,10 +69,9 @@ def _read_codes(job: Job, sae: SAE, device: torch.device, base: Baselines, recor
             log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
 
 
-def _compared(job: Job, sae: SAE, activity: Activity, device: torch.device, trained: Trained) -> dict[str, Any]:
-    """`novelty` and `cosine` against a dense SAE of the same layer, n and k and another seed."""
-    dense = DenseTied(job.axes["n"], job.axes["k"])
-    reference, run_id = trained(job.of(dense, seed=1 if job.spec.seed == 0 else 0))
+def _compared(job: Job, sae: SAE, activity: Activity, device: torch.device, load: Load) -> dict[str, Any]:
+    """`novelty` and `cosine` against the run's reference."""
+    reference, run_id = load(job.reference)
     *_, theirs = all_codes(reference, clean_pass_of(job, device))
     return {
         "novelty": {"reference": run_id, **novelty(activity, theirs)},

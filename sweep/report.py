@@ -106,7 +106,8 @@ def _row(run: Planned, job: Job, others: Sequence[str]) -> tuple[list[str], str]
     by = {name: record.get("inference", {}).get(name, {}) for name in others}
     cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _how(run)]
-    lacking = [f"{name} ({by.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
+    why = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
+    lacking = [f"{name} ({why.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
 
 

@@ -32,14 +32,15 @@ from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, lm_of, train_windows_of
 from sweep.store import COMPLETE, CURVE_POINTS, Record, read_record, run_folder, write_record
 from sweep.tracking import Guarded
-from sweep.train import CheckpointError, Progress, train
+from sweep.train import CheckpointError, Progress, Training, train
 
 CHECKPOINT = "checkpoint.pt"
+_CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient
 
 
 class SourceError(ValueError):
-    """The run that this one starts from, or is compared with, failed."""
+    """The run that this one starts from, or is compared with, failed or cannot be read."""
 
 
 def carry_out(job: Job | RecoveryJob) -> Record:
@@ -56,6 +57,12 @@ def run(job: Job) -> Record:
     """
     folder = run_folder(job.runs_dir, job.spec.run_id)
     folder.mkdir(parents=True, exist_ok=True)
+    # Before the own lock: two runs may need each other.
+    for needed in _needed(job, read_record(job.runs_dir, job.spec.run_id)):
+        say = RunProgress(folder)
+        say(f"first {needed.title}")
+        run(needed)
+        say.close()
     with FileLock(folder / "lock"):
         keep_freed_memory()
         if job.threads is not None:
@@ -67,6 +74,14 @@ def run(job: Job) -> Record:
         elif job.lacking(record):
             _measure_again(job, folder, record)
         return record
+
+
+def _needed(job: Job, record: Record | None) -> list[Job]:
+    """The runs that must be finished before this one can start or be measured."""
+    complete = record is not None and record["status"] == COMPLETE
+    source = None if complete else job.source
+    compared = "novelty" in job.lacking(record or {})
+    return [needed for needed in (source, job.reference if compared else None) if needed is not None]
 
 
 def _measure_again(job: Job, folder: Path, record: Record) -> None:
@@ -81,7 +96,7 @@ def _measure_again(job: Job, folder: Path, record: Record) -> None:
                 "the held-out windows are not those of the run's other figures: has the text changed?"
             )
         base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
-        examine(job, sae, device, base, record, say, _trained(device))
+        examine(job, sae, device, base, record, say, _loaded(device))
         write_record(job.runs_dir, record)
         tracker.summary(record)
         log(folder, f"measured: {', '.join(record['inference'])}")
@@ -115,66 +130,68 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     with _timed(timings, "activations"):
         pool = _pool(job, device, say)
     record["versions"]["backend"] = backend_name(job.backend, device)
-    with _timed(timings, "source"):
-        source = _source(job, device, record, say)
+    source = _source(job, device, record)
     with _timed(timings, "training"), long_lived_objects_kept():
-        sae, reports = _train(job, folder, source, pool, device, tracker, say)
-    _say_training(job, record, pool, reports)
+        sae, training = _train(job, folder, source, pool, device, tracker, say)
+    _say_training(job, record, pool, training)
     about = {"spec": job.spec.as_json(), "labels": job.labels}
     record["storage"] = count_storage(sae)._asdict() | {"artifact_bytes": io.save(sae, folder, about)}
     with _timed(timings, "evaluation"):
         held_out = held_out_of(job)
         base = _baselines(job, pool, device, say)
-        examine(job, sae, device, base, record, say, _trained(device))
+        examine(job, sae, device, base, record, say, _loaded(device))
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
-    record["metrics"] = {**own["metrics"], **_last(reports), "held_out_digest": held_out.digest()}
+    record["metrics"] = {**own["metrics"], **_last(training.reports), "held_out_digest": held_out.digest()}
 
 
-def _source(job: Job, device: torch.device, record: Record, say: RunProgress) -> SAE | None:
+def _source(job: Job, device: torch.device, record: Record) -> SAE | None:
     """The trained SAE that the arm starts from, where it does; what it cost goes into the record."""
-    arm = job.spec.arm.source
-    if arm is None:
+    source = job.source
+    if source is None:
         return None
-    source = job.of(arm)
-    say(f"its source, {source.title}")
-    sae, run_id = _trained(device)(source)
+    sae, run_id = _loaded(device)(source)
     made = read_record(job.runs_dir, run_id) or {}
     recipe = source.spec.train
     own = {"tokens": recipe.steps * recipe.batch_size, "seconds": made["timings"]["training"]}
     costs = [made.get("training", own), *([made["source"]] if "source" in made else [])]
     total = {key: sum(cost[key] for cost in costs) for key in ("tokens", "seconds")}
-    record["source"] = {"run_id": run_id, "arm": arm.label, **total}
+    record["source"] = {"run_id": run_id, "arm": source.spec.arm.label, **total}
     return sae
 
 
-def _trained(device: torch.device):
-    """job -> (its SAE, its run id), trained where it is not there yet."""
+def _loaded(device: torch.device):
+    """job -> (the SAE of its finished run, its run id)."""
 
-    def get(job: Job) -> tuple[SAE, str]:
-        record = run(job)
-        if record["status"] != COMPLETE:
-            raise SourceError(f"{record['run_id']}, {job.title}, which this run needs, failed: {record.get('error')}")
-        return io.load(run_folder(job.runs_dir, record["run_id"]), device, job.backend), record["run_id"]
+    def load(job: Job) -> tuple[SAE, str]:
+        run_id = job.spec.run_id
+        record, folder = read_record(job.runs_dir, run_id) or {}, run_folder(job.runs_dir, run_id)
+        if record.get("status") != COMPLETE:
+            raise SourceError(f"{run_id}, {job.title}, which this run needs, failed: {record.get('error')}")
+        try:
+            return io.load(folder, device, job.backend), run_id
+        except io.SAEFileError as error:
+            raise SourceError(
+                f"{job.title}, which this run needs: {error}; remove {folder} to train it again"
+            ) from None
 
-    return get
+    return load
 
 
-def _say_training(job: Job, record: Record, pool: Pool, reports: list[Progress]) -> None:
-    recipe, arm, seconds = job.spec.train, job.spec.arm, record["timings"]["training"]
+def _say_training(job: Job, record: Record, pool: Pool, training: Training) -> None:
+    recipe, arm, seconds = job.spec.train, job.spec.arm, round(training.seconds, 3)
     if arm.by_gradient:
         steps, tokens = recipe.steps, recipe.steps * recipe.batch_size
-        record["timings"]["train_tokens_per_second"] = round(tokens / seconds)
+        record["timings"]["train_tokens_per_second"] = round(tokens / training.seconds)
     else:
         steps, tokens = 0, 0 if arm.source else pool.tokens
     record["training"] = {"steps": steps, "tokens": tokens, "seconds": seconds}
-    every = -(-len(reports) // CURVE_POINTS) or 1
-    kept = reports[::-1][::every][::-1]  # the last one among them
-    record["curves"] = {key: [getattr(report, key) for report in kept] for key in CURVES}
-
-
-CURVES = ("tokens", "loss", "fvu", "dead_fraction")
+    if arm.schedule is not None:
+        record["training"]["exchanged"] = training.exchanged
+    every = -(-len(training.reports) // CURVE_POINTS) or 1
+    kept = training.reports[::-1][::every][::-1]  # the last one among them
+    record["curves"] = {key: [getattr(report, key) for report in kept] for key in _CURVES}
 
 
 def _last(reports: list[Progress]) -> dict[str, float]:
@@ -218,27 +235,27 @@ def _build_sae(job: Job, source: SAE | None, pool: Pool, device: torch.device) -
 
 def _train(
     job: Job, folder: Path, source: SAE | None, pool: Pool, device: torch.device, tracker: Guarded, say: RunProgress
-) -> tuple[SAE, list[Progress]]:
-    """(trained SAE, its progress reports)."""
+) -> tuple[SAE, Training]:
+    """The trained SAE, and how that went."""
     arm, recipe = job.spec.arm, job.spec.train
 
     def report(progress: Progress) -> None:
         tracker.curve(progress)
         say("training", progress.step, recipe.steps, f"loss {progress.loss:.3g}  FVU {progress.fvu:.3f}")
 
-    def fit(sae: SAE) -> tuple[SAE, list[Progress]]:
-        checkpoint = folder / CHECKPOINT
-        reports = train(
-            sae, pool.rows, pool.tokens, pool.total_variance, recipe, job.spec.seed, checkpoint, report, arm.schedule
+    def fit(sae: SAE) -> tuple[SAE, Training]:
+        seed, checkpoint = job.spec.seed, folder / CHECKPOINT
+        return sae, train(
+            sae, pool.rows, pool.tokens, pool.total_variance, recipe, seed, checkpoint, report, arm.schedule
         )
-        return sae, reports
 
     log(folder, f"training {job.title}")
     sae = _build_sae(job, source, pool, device)
     if not arm.by_gradient:
+        started = time.perf_counter()
         if source is None:
             arm.fit(sae, _all_rows(pool))
-        return sae, []
+        return sae, Training([], time.perf_counter() - started, 0)
     try:
         return fit(sae)
     except CheckpointError as error:

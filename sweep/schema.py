@@ -44,4 +44,4 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(option) for option in get_args(hint))
     if origin in (list, tuple):
         return f"a list, each item {_words(get_args(hint)[0])}"
-    return _WORDS.get(hint, str(hint))
+    return _WORDS.get(hint, f"a group with a _target_ that makes a {getattr(hint, '__name__', hint)}")

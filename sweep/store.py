@@ -15,7 +15,8 @@ A record is a JSON object:
     metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.measures`
     inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
                 tokens_per_second, threads), or the error that kept it from being measured
-    training    steps, tokens and seconds of this run's own training
+    training    steps, tokens and seconds of this run's own training, through interruptions; of a learned support also
+                `exchanged`, how many entries changed their row
     source      of an arm that starts from another's SAE: that run's run_id and arm, and the tokens and seconds that
                 training it took, its own source's included
     curves      tokens, loss, fvu and dead_fraction in training: lists, at most CURVE_POINTS of each

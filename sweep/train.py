@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,6 +98,14 @@ class Progress(NamedTuple):
     resampled: int  # latents re-aimed so far
 
 
+class Training(NamedTuple):
+    """A finished training, what went before a checkpoint included."""
+
+    reports: list[Progress]
+    seconds: float
+    exchanged: int  # entries of the support that changed their row
+
+
 Batches = Callable[[np.ndarray], torch.Tensor]  # row indices -> activations (batch, d_in), any float dtype
 
 
@@ -110,8 +119,8 @@ def train(
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     schedule: SupportSchedule | None = None,
-) -> list[Progress]:
-    """Fit `sae` in place; return every report, those from before a checkpoint too.
+) -> Training:
+    """Fit `sae` in place.
 
     Args:
         rows: gives the pool's rows; which are drawn follows from `seed` and the step alone.
@@ -161,7 +170,7 @@ def train(
             if checkpoint is not None and due:
                 state.save(checkpoint)
                 saved = state.step
-    return state.reports
+    return Training(state.reports, state.seconds(), state.exchanged)
 
 
 def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Generator[torch.Tensor, None, None]:
@@ -230,6 +239,8 @@ class _State:
         self.firings = torch.zeros(n, dtype=torch.int64, device=device)  # since the last re-aiming
         self.last_fired = torch.zeros(n, dtype=torch.int64, device=device)  # step count at the last firing
         self.reports: list[Progress] = []
+        self.exchanged = 0
+        self._before, self._started = 0.0, time.perf_counter()
 
     def count(self, indices: torch.Tensor) -> None:
         """Note who fired in the step just done."""
@@ -244,7 +255,11 @@ class _State:
     def regrow(self, h: torch.Tensor, count: int) -> None:
         """Exchange entries of the support; Adam's moments move with the values."""
         moments = self.optimizer.state[self.sae.dictionary.values]
-        regrow(self.sae, h.float(), count, (moments["exp_avg"], moments["exp_avg_sq"]))
+        self.exchanged += regrow(self.sae, h.float(), count, (moments["exp_avg"], moments["exp_avg_sq"]))
+
+    def seconds(self) -> float:
+        """In training, in all processes that had a part in it."""
+        return self._before + time.perf_counter() - self._started
 
     def progress(self, loss: float, fvu: float, config: TrainConfig) -> Progress:
         window = min(_DEAD_WINDOW, self.step)
@@ -270,6 +285,8 @@ class _State:
             "step": self.step,
             "resampled": self.resampled,
             "reports": [tuple(report) for report in self.reports],
+            "exchanged": self.exchanged,
+            "seconds": self.seconds(),
         }
         if self.sae.dictionary.drawn is None:
             state["support"] = self.sae.dictionary.support  # may have changed
@@ -288,6 +305,7 @@ class _State:
             self.firings, self.last_fired = state["firings"], state["last_fired"]
             self.step, self.resampled = state["step"], state["resampled"]
             self.reports = [Progress(*report) for report in state["reports"]]
+            self.exchanged, self._before = state["exchanged"], state["seconds"]
         except FileNotFoundError:
             return
         except Exception as error:  # a torn file raises whatever its bytes suggest

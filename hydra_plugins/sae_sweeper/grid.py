@@ -61,10 +61,11 @@ class GridSweeper(BasicSweeper):
         """(overrides, composed config) of every combination, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
         given = {argument.split("=", 1)[0].lstrip("+~"): argument for argument in arguments}
-        for grid in selected(self._grids, {key: values_of(argument) for key, argument in given.items()}):
+        for grid, chosen in selected(self._grids, {key: values_of(argument) for key, argument in given.items()}):
             listed = {**(self.params or {}), **grid}
-            params = [f"{key}={value}" for key, value in listed.items() if key not in given]
-            for combination in itertools.product(*map(choices_of, [*params, *arguments])):
+            params = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
+            others = [argument for key, argument in given.items() if key not in chosen]
+            for combination in itertools.product(*map(choices_of, [*params, *others])):
                 overrides = list(combination)
                 cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
                 OmegaConf.set_struct(cfg, False)
@@ -72,19 +73,31 @@ class GridSweeper(BasicSweeper):
                 yield overrides, cfg
 
 
-def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[dict[str, Any]]:
-    """The grids that the command line leaves.
+def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tuple[dict[str, Any], set[str]]]:
+    """(grid, its keys that the command line has chosen from) for each grid that the command line leaves.
 
-    A key given there selects: of the grids that list it, those stay that list all the values given. Where none does,
-    all stay, and the values given take the place of theirs. `model=embedded` picks that LM's grid with its layers and
-    sizes; `model=local` runs every grid on the user's own. Keys select in the order in which grids list them.
+    A key given there chooses, where grids list all the values given: each keeps those it lists, and a grid that lists
+    none of them is left out. Else the values given take the place of what grids list. `model=embedded` picks that LM's
+    grid with its layers and sizes; `model=local` runs every grid on the user's own. Keys choose in the order in which
+    grids list them.
     """
-    listed = list(dict.fromkeys(key for grid in grids for key in grid))
-    for key, values in sorted(given.items(), key=lambda item: listed.index(item[0]) if item[0] in listed else 0):
-        listing = [grid for grid in grids if key in grid and values <= values_of(f"{key}={grid[key]}")]
-        if listing:
-            grids = [grid for grid in grids if key not in grid or grid in listing]
-    return grids
+    left: list[tuple[dict[str, Any], set[str]]] = [(grid, set()) for grid in grids]
+    order = list(dict.fromkeys(key for grid in grids for key in grid))
+    for key in sorted(given.keys() & set(order), key=order.index):
+        listed = [choices_of(f"{key}={grid[key]}") if key in grid else None for grid, _ in left]
+        known = {choice.split("=", 1)[1] for choices in listed for choice in choices or []}
+        if not given[key] <= known:
+            continue
+        kept: list[tuple[dict[str, Any], set[str]]] = []
+        for (grid, chosen), choices in zip(left, listed, strict=True):
+            values = [choice.split("=", 1)[1] for choice in choices or []]
+            values = [value for value in values if value in given[key]]
+            if choices is None:
+                kept.append((grid, chosen))
+            elif values:
+                kept.append(({**grid, key: ",".join(values)}, {*chosen, key}))
+        left = kept
+    return left
 
 
 def choices_of(argument: str) -> list[str]:

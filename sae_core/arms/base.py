@@ -47,6 +47,8 @@ class Arm(ABC):
 
     name: ClassVar[str]
     by_gradient: ClassVar[bool] = True
+    sparse_codes: ClassVar[bool] = True  # few of its latents are in use on a token
+    rounds: ClassVar[bool] = True  # its decoder values are stored and all that its encoder needs: `Quantised` can round
 
     @property
     def label(self) -> str:

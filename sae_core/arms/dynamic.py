@@ -16,7 +16,8 @@ class Dynamic(SparseArm):
     """A support learned while training: it starts as the expander's, and each atom keeps exactly d rows.
 
     Every `every` steps of the first `until` of training, each atom drops the smallest of its entries and grows as many
-    where the gradient is largest (`sae_core.regrow`); the share that goes falls from `drop` to 0 by a cosine. The
+    where the gradient is largest (`sae_core.regrow`); the share that goes falls from `drop` to 0 by a cosine,
+    and is rounded down: up to d = 1 / `drop`, or with fewer steps than `every`, nothing is ever exchanged. The
     support is data: its indices are stored. `tokens` activations are looked at each time.
 
     The defaults are the best of a few tried on the embedded LM (k=32, 5000 steps): final FVU on the pool .597, .489 and

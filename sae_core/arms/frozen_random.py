@@ -16,6 +16,7 @@ class FrozenRandom(SparseArm):
     """
 
     name = "frozen_random"
+    rounds = False
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, degree, k = self.sizes(d_in)

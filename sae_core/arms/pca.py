@@ -23,6 +23,7 @@ class PCA(Arm):
     n_latents: int
     degree: int
     name = "pca"
+    sparse_codes = False
     by_gradient = False
 
     def sizes(self, d_in: int) -> Sizes:

@@ -12,19 +12,22 @@ class Quantised(DerivedArm):
     """Another arm's trained SAE with its decoder values kept as whole numbers of 8 or 4 bits; no further training.
 
     Args:
-        of: the other arm; its encoder is tied.
+        of: the other arm; it stores its values, once, and has no encoder weights of its own.
         bits: of a value.
     """
 
     of: Arm
     bits: int
     by_gradient = False
+    rounds = False
 
     def __post_init__(self):
         try:
             check_bits(self.bits)
         except ValueError as error:
             raise ValueError(f"sae.{error}") from None
+        if not self.of.rounds:
+            raise ValueError(f"sae.of={self.of.name} has no values to round, encoder weights beside them, or few bits")
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

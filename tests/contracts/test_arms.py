@@ -243,6 +243,10 @@ def test_frozen_atoms_stay():
     (lambda: DenseMatchedOwn(N, D, K, match=""), "match="), (lambda: Dynamic(N, D, K, every=0), "sae.every=0"),
     (lambda: Dynamic(N, D, K, drop=1.5), "sae.drop=1.5"), (lambda: Dynamic(N, D, K, until=-1), "sae.until=-1"),
     (lambda: Clustered(N, D, K, encoder="mp"), "does not end in least squares"),
+    (lambda: Quantised(FrozenRandom(N, D, K), 8), "sae.of=frozen_random has no values to round"),
+    (lambda: Quantised(DenseWarmTied(N, K), 8), "sae.of=dense_warmtied"),
+    (lambda: Quantised(DenseMatchedOwn(N, D, K), 8), "sae.of=dense_matched_own"),
+    (lambda: Quantised(Quantised(Expander(N, D, K), 8), 4), "sae.of=expander-8bit"),
 ])  # fmt: skip
 def test_settings_out_of_range_are_named(make, message):
     with pytest.raises(ValueError, match=message):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 
 from sae_core import io
 from sweep.store import COMPLETE, iterate_records, read_record
-from tests.sweep.test_inference import SMALL, call
+from tests.sweep.test_inference import ROOT, SMALL, call
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,59 @@ def test_a_finished_run_gets_them_later_without_training(launched, place):
     assert after["latents"]["novelty"]["reference"] == launched["dense_tied", 0]["run_id"]
     assert after["finished"] == before["finished"] and (runs / run_id / "contexts.jsonl.gz").exists()
     assert "complete" in done.stdout
+
+
+def test_more_contexts_than_there_are_are_written_and_fewer_are_not(launched, place):
+    runs, _ = place
+    run_id = launched["frozen_random", 0]["run_id"]
+    file = runs / run_id / "contexts.jsonl.gz"
+    before = file.read_bytes()
+    call("sweep.evaluate", f"run={run_id}", "eval.contexts=1", f"runs_dir={runs}")
+    assert file.read_bytes() == before and read_record(runs, run_id)["latents"]["contexts"] == 2
+    call("sweep.evaluate", f"run={run_id}", "eval.contexts=3", f"runs_dir={runs}")
+    assert file.read_bytes() != before and read_record(runs, run_id)["latents"]["contexts"] == 3
+
+
+def test_two_runs_that_are_each_other_s_reference_do_not_wait_for_each_other(place, tmp_path):
+    _, arguments = place
+    rest = [argument for argument in arguments if not argument.startswith(("runs_dir=", "train.steps="))]
+    rest += [f"runs_dir={tmp_path}", "train.steps=400", "sae=dense_tied", "eval.novelty=true"]
+    start = [sys.executable, "-m", "sweep", *rest]
+    both = [subprocess.Popen([*start, f"seed={seed}"], cwd=ROOT, stdout=subprocess.DEVNULL) for seed in (0, 1)]
+    try:
+        assert [process.wait(timeout=200) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    records = {r["run_id"]: r for _, r in iterate_records(tmp_path)}
+    assert {r["latents"]["novelty"]["reference"] for r in records.values()} == set(records) and len(records) == 2
+
+
+def test_a_reference_that_is_gone_loses_the_comparison_and_not_the_training(place, tmp_path):
+    _, arguments = place
+    rest = [argument for argument in arguments if not argument.startswith("runs_dir=")] + [f"runs_dir={tmp_path}"]
+    call("sweep", *rest, "sae=dense_tied", "seed=1")
+    reference = next(r["run_id"] for _, r in iterate_records(tmp_path))
+    (tmp_path / reference / "sae.safetensors").unlink()
+    done = call("sweep", *rest, "eval.novelty=true", code=1)
+    assert "not measured" in done.stdout and "to train it again" in done.stdout
+    record = next(r for _, r in iterate_records(tmp_path) if r["labels"]["arm"] == "expander")
+    assert record["status"] == COMPLETE and "no readable SAE" in record["latents"]["novelty"]["error"]
+    both = call("sweep.evaluate", "run=all", "eval.inference=[refit]", f"runs_dir={tmp_path}", code=1)
+    assert f"failed: {reference}" in both.stderr
+    assert "refit" in read_record(tmp_path, record["run_id"])["inference"]  # the others went on
+
+
+@pytest.mark.parametrize("argument, message", [
+    ("sae.bits=16", "sae.bits=16"), ("sae.of.degree=0", "d=0 must be in 1..32"),
+    ("sae.of=3", "sae.of=3 must be a group"),
+    ("sae.of._target_=nonsense", "sae.of._target_=nonsense is no class"), ("+sae.of.foo=1", "unknown key sae.of.foo"),
+    ("sae._target_=sweep.measures.EvalConfig", "sae."),
+])  # fmt: skip
+def test_bad_input_of_nested_arms_is_one_line(place, argument, message):
+    _, arguments = place
+    done = call("sweep", *arguments, "sae=expander_quantised", argument, code=1)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
 def test_a_source_that_fails_fails_what_needs_it_and_is_named(place, tmp_path):

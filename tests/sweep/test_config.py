@@ -56,6 +56,12 @@ def test_arms_that_ignore_the_degree_are_one_run(tmp_path):
     assert job(tmp_path, "d=3").spec.run_id != job(tmp_path, "d=7").spec.run_id
 
 
+def test_a_whole_number_where_a_number_is_meant_is_the_same_run(tmp_path):
+    ids = {job(tmp_path, "sae=dynamic", f"sae.drop={drop}", f"train.lr_final={zero}").spec.run_id
+           for drop, zero in (("1", "0"), ("1.0", "0.0"))}  # fmt: skip
+    assert len(ids) == 1
+
+
 def test_places_and_helpers_are_not_in_the_run_id(tmp_path):
     plain = job(tmp_path).spec.run_id
     moved = job(tmp_path, "runs_dir=/elsewhere", "threads=1", "tracker.mode=disabled", "layers_together=[1]",

@@ -16,12 +16,16 @@ GRIDS = [
 
 
 @pytest.mark.parametrize("given, left", [
-    ({}, [0, 1, 2]), ({"model": {"b"}}, [1]), ({"model": {"local"}}, [0, 1, 2]), ({"d": {"50"}}, [0, 1, 2]),
-    ({"d": {"7"}}, [0, 2]), ({"d": {"7", "10"}}, [0, 1, 2]), ({"layer": {"8"}, "model": {"a"}}, [0]),
-    ({"seed": {"1"}}, [0, 1, 2]), ({"k": {"16"}}, [0, 1, 2]),
+    ({}, [(0, {}), (1, {}), (2, {})]), ({"model": {"b"}}, [(1, {"model": "b"})]),
+    ({"model": {"local"}}, [(0, {}), (1, {}), (2, {})]), ({"seed": {"1"}}, [(0, {}), (1, {}), (2, {})]),
+    ({"d": {"50"}}, [(0, {"d": "50"}), (1, {"d": "50"}), (2, {})]), ({"d": {"7"}}, [(0, {"d": "7"}), (2, {})]),
+    ({"d": {"7", "10"}}, [(0, {"d": "7"}), (1, {"d": "10"}), (2, {})]),
+    ({"d": {"7", "11"}}, [(0, {}), (1, {}), (2, {})]),
+    ({"layer": {"8"}, "model": {"a"}}, [(0, {"model": "a"})]), ({"k": {"16"}}, [(0, {}), (1, {}), (2, {"k": "16"})]),
+    ({"model": {"a", "b"}, "layer": {"3"}}, [(0, {"model": "a", "layer": "3"})]),
 ])  # fmt: skip
-def test_a_key_given_selects_or_replaces(given, left):
-    assert selected(GRIDS, given) == [GRIDS[i] for i in left]
+def test_a_key_given_chooses_or_replaces(given, left):
+    assert selected(GRIDS, given) == [({**GRIDS[i], **chosen}, set(chosen)) for i, chosen in left]
 
 
 def test_choices_of_an_argument():

@@ -38,7 +38,8 @@ def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=ro
 
     found = train(sae, data, 500, VARIANCE, config, 0, checkpoint, report, arm.schedule)
     if curve is not None:
-        curve += found
+        curve += found.reports
+        assert found.seconds > 0 and (found.exchanged > 0) == (arm is LEARNED)
     return sae
 
 
