@@ -52,7 +52,7 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     from analysis.output import Options, write
     from analysis.records import Records
 
-    records = Records.read(args.runs)
+    records = Records.read(args.runs).at(args.layer, args.k)
     options = Options(_names(args.arms), args.x, args.y, args.published)
     reasons: dict[str, str] = {}
     for name, entry in entries.items():
@@ -118,6 +118,10 @@ def _drawing_options(command: argparse.ArgumentParser, frontier: bool) -> None:
     command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, or {EMBEDDED} (default: runs)")
     command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
     command.add_argument("--arms", default="", metavar="A,B,C", help=_ARMS_HELP)
+    for key in ("layer", "k"):
+        command.add_argument(
+            f"--{key}", type=int, nargs="+", default=[], help=f"only runs of this {key}, or of several"
+        )
     command.set_defaults(x=_X[0], y=_Y[0], published=False)
     if frontier:
         command.add_argument("--x", choices=_X, help="storage axis (default: compression)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,13 @@ class Records:
     def read(cls, source: str | Path) -> Records:
         """Raises NoRunsError as `read_records`."""
         return cls(str(source), tuple(read_records(source)))
+
+    def at(self, layers: Collection[int], ks: Collection[int]) -> Records:
+        """Those of the given layers and k, each for all if empty; PCA, which has no k, and synthetic ones stay."""
+        kept = [record for record in self.records if _at(record, layers, ks)]
+        if self.records and not kept:
+            raise NoRunsError(f"--runs {self.source}: no run at layer {sorted(layers)} and k {sorted(ks)}")
+        return Records(self.source, tuple(kept))
 
     @cached_property
     def everything(self) -> pd.DataFrame:
@@ -100,6 +108,13 @@ class Records:
                 f"--runs {self.source}: no synthetic run; python -m sweep experiment=synthetic_recovery makes them"
             )
         return pd.DataFrame(rows)
+
+
+def _at(record: Record, layers: Collection[int], ks: Collection[int]) -> bool:
+    if record.get("kind") == RECOVERY:
+        return True
+    axes, of_pca = record["axes"], arms.base(record["labels"]["arm"]) == arms.PCA
+    return (not layers or axes["layer"] in layers) and (not ks or of_pca or axes["k"] in ks)
 
 
 def _planted(record: Record) -> list[dict[str, object]]:

@@ -139,3 +139,17 @@ def test_sizes_as_people_read_them():
     assert (short(1_500_000.0), short(20_000.0), short(7.0)) == ("1.5M", "20k", "7")
     assert (binary_size(65536), binary_size(3 << 20), binary_size(100)) == ("64 KiB", "3 MiB", "100 B")
     assert far_apart([2, 4, 8]) and not far_apart([8, 8.1, 100]) and not far_apart([0, 1]) and not far_apart([])
+
+
+def test_layers_and_ks_can_be_chosen_and_pca_has_no_k(tmp_path, capsys):
+    folder = tmp_path / "runs"
+    for layer, k in ((1, 8), (1, 16), (2, 8)):
+        write_record(folder, record("expander", 4, k, 0, 0.7, layer=layer))
+    write_record(folder, record("pca", 4, 16, 0, 0.9, layer=1))
+    place = ["--runs", str(folder), "--out", str(tmp_path / "out")]
+    assert main(["frontier", *place, "--layer", "1", "--k", "8"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "frontier.csv")
+    assert set(table["layer"]) == {1} and set(table.loc[table["arm"] == "expander", "k"]) == {8}
+    assert "pca" in set(table["arm"])
+    assert main(["frontier", *place, "--k", "99", "--layer", "7"]) == 1
+    assert capsys.readouterr().err.endswith("no run at layer [7] and k [99]\n")
