@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
@@ -60,14 +61,16 @@ class GridSweeper(BasicSweeper):
     def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
         """(overrides, composed config) of every combination, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
-        given = {argument.split("=", 1)[0].lstrip("+~"): argument for argument in arguments}
-        for grid, chosen in selected(self._grids, {key: values_of(argument) for key, argument in given.items()}):
+        loader = self.hydra_context.config_loader
+        choices = {argument: choices_of(argument, loader) for argument in arguments}
+        given = {_key(argument): {choice.split("=", 1)[-1] for choice in choices[argument]} for argument in arguments}
+        for grid, chosen in selected(self._grids, given):
             listed = {**(self.params or {}), **grid}
             params = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
-            others = [argument for key, argument in given.items() if key not in chosen]
-            for combination in itertools.product(*map(choices_of, [*params, *others])):
+            others = [choices[argument] for argument in arguments if _key(argument) not in chosen]
+            for combination in itertools.product(*(choices_of(param, loader) for param in params), *others):
                 overrides = list(combination)
-                cfg = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+                cfg = loader.load_sweep_config(self.config, overrides)
                 OmegaConf.set_struct(cfg, False)
                 del cfg["hydra"]
                 yield overrides, cfg
@@ -100,16 +103,16 @@ def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tu
     return left
 
 
-def choices_of(argument: str) -> list[str]:
-    """`key=a,b` as the overrides `key=a` and `key=b`; anything else as it is."""
-    (override,) = OverridesParser.create().parse_overrides([argument])
+def choices_of(argument: str, loader: ConfigLoader | None = None) -> list[str]:
+    """`key=a,b` as the overrides `key=a` and `key=b`; anything else as it is. `key=glob(*)` needs the loader."""
+    (override,) = OverridesParser.create(config_loader=loader).parse_overrides([argument])
     if not override.is_sweep_override():
         return [argument]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def values_of(argument: str) -> set[str]:
-    return {choice.split("=", 1)[-1] for choice in choices_of(argument)}
+def _key(argument: str) -> str:
+    return argument.split("=", 1)[0].lstrip("+~")
 
 
 def _one_per_source(jobs: list[Any]) -> list[Any]:

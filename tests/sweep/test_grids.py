@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydra_plugins.sae_sweeper.grid import choices_of, selected, values_of
+from hydra_plugins.sae_sweeper.grid import choices_of, selected
 from sweep.store import COMPLETE, iterate_records
 from tests.sweep.test_inference import call
 
@@ -31,7 +31,14 @@ def test_a_key_given_chooses_or_replaces(given, left):
 def test_choices_of_an_argument():
     assert choices_of("d=3,7") == ["d=3", "d=7"] and choices_of("d=3") == ["d=3"]
     assert choices_of("eval.inference=[omp,refit]") == ["eval.inference=[omp,refit]"]
-    assert values_of("d=3,7") == {"3", "7"} and values_of("model=b") == {"b"}
+
+
+def test_a_glob_over_a_group_and_two_arguments_of_one_key(tmp_path):
+    place = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}", "tracker.mode=disabled", "threads=1"]
+    small = ["train.steps=20", "eval.windows=2", "corpus.train_tokens=2000", "n=128", "k=4"]
+    call("sweep", "-m", "sae=glob([clust*,band*])", "~sae.encoder", "+sae.encoder=topk", *place, *small)
+    records = [record for _, record in iterate_records(tmp_path / "runs")]
+    assert {record["labels"]["arm"] for record in records} == {"clustered", "banded"}
 
 
 def test_lms_that_are_not_to_be_had_are_left_out_and_the_others_run(tmp_path, monkeypatch):
