@@ -61,6 +61,11 @@ def base(label: str) -> str:
     return parse(label).base
 
 
+def unrounded(label: str) -> str:
+    """The label of the arm that was rounded, or the arm's own."""
+    return label.split("-")[0]
+
+
 def plain(label: str) -> bool:
     """Whether the arm is neither trained by pursuit nor rounded."""
     return parse(label)[1:] == (None, None)

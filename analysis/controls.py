@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.arms import MATCHED, SPARSE, base, parse, plain
+from analysis.arms import MATCHED, SPARSE, base, parse, plain, unrounded
 from analysis.frames import among, distinct, mean_by, where
 from analysis.load import NoRunsError
 from analysis.pairs import CELL, all_differences
@@ -93,7 +93,7 @@ def bits_table(runs: pd.DataFrame) -> pd.DataFrame:
         raise NoRunsError("no run has rounded values (arms such as expander-8bit)")
     found = where(runs, [labels[arm]._replace(bits=None) in rounded for arm in runs["arm"]])
     found = found.assign(
-        base=[str(arm).split("-")[0] for arm in found["arm"]], bits=[labels[arm].bits or 32 for arm in found["arm"]]
+        base=[unrounded(arm) for arm in found["arm"]], bits=[labels[arm].bits or 32 for arm in found["arm"]]
     )
     table = over_seeds(found, [*_BY, "base", "bits", "artifact_bytes"], "ce_recovered")
     return table.assign(what="ce_recovered")
@@ -105,10 +105,15 @@ def layers_table(runs: pd.DataFrame) -> pd.DataFrame:
     Raises:
         NoRunsError: no model has.
     """
+    return _measures(at_several_layers(runs), ["ce_recovered"])
+
+
+def at_several_layers(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of models that have some at two layers or more. Raises NoRunsError where no model has."""
     found = where(runs, distinct(runs, ["model"], "layer") > 1)
     if found.empty:
         raise NoRunsError("no model has runs at two layers; python -m sweep -m layer=0,1 makes some")
-    return _measures(found, ["ce_recovered"])
+    return found
 
 
 def seeds_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -65,8 +65,8 @@ def dominance_figure(table: pd.DataFrame) -> Figure:
 
 def _arm_patches(table: pd.DataFrame) -> list[Patch]:
     """One per colour: rounded variants have that of their arm."""
-    unrounded = arms.in_order(str(arm).split("-")[0] for arm in table["winner"])
-    return [Patch(color=arms.colour(arm), label=arms.display(arm)) for arm in unrounded]
+    labels = arms.in_order(map(arms.unrounded, table["winner"]))
+    return [Patch(color=arms.colour(arm), label=arms.display(arm)) for arm in labels]
 
 
 def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:

@@ -16,7 +16,7 @@ from analysis.frames import dicts, groups, mean_by, where
 from analysis.frontier import X_AXES, frontier_table, readable_arms
 from analysis.frontier_plots import frontier_figure
 from analysis.load import NoRunsError
-from analysis.output import Options, Output, chosen
+from analysis.output import Options, Output, chosen, drawn
 from analysis.pairs import PANEL
 from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.pursuit_plots import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
@@ -41,13 +41,12 @@ def frontier(records: Records, options: Options) -> list[Output]:
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
     # Every arm goes into the CSV, those that are readable together into the figure.
     table = chosen(frontier_table(records.runs, options.x, options.y), options)
-    drawn = chosen(table, options, readable_arms(records.runs))
-    drawn = table if drawn.empty else drawn
+    shown = drawn(table, options, readable_arms(records.runs))
     name = "frontier"
     name += "" if options.x == "compression" else f"-{options.x}"
     name += "" if options.y == "ce_recovered" else f"-{options.y}"
     name += "-published" if options.published else ""
-    figure = frontier_figure(drawn, options.x, options.y, options.published)
+    figure = frontier_figure(shown, options.x, options.y, options.published)
     return [Output(name, table.rename(columns={"x": options.x, "mean": options.y}), figure)]
 
 
@@ -62,10 +61,10 @@ def dominance(records: Records, options: Options) -> list[Output]:
     table = dominance_table(chosen(records.readings, options))
     panels = groups(table, PANEL)
     figures = [(_named("dominance", key, len(panels)), rows) for key, rows in panels]
-    drawn = [Output(name, rows, dominance_figure(rows)) for name, rows in figures]
-    if len(drawn) == 1:
-        return [drawn[0]._replace(latex=dominance_latex(table))]
-    return [Output("dominance", table, latex=dominance_latex(table)), *drawn]
+    outputs = [Output(name, rows, dominance_figure(rows)) for name, rows in figures]
+    if len(outputs) == 1:
+        return [outputs[0]._replace(latex=dominance_latex(table))]
+    return [Output("dominance", table, latex=dominance_latex(table)), *outputs]
 
 
 def _named(name: str, panel: tuple[Any, ...], panels: int) -> str:
@@ -74,21 +73,20 @@ def _named(name: str, panel: tuple[Any, ...], panels: int) -> str:
 
 def amortisation(records: Records, options: Options) -> list[Output]:
     table = amortisation_table(chosen(records.readings, options))
-    drawn = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    return [Output("amortisation", table, amortisation_figure(drawn))]
+    shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
+    return [Output("amortisation", table, amortisation_figure(shown))]
 
 
 def throughput(records: Records, options: Options) -> list[Output]:
     table = throughput_table(chosen(records.readings, options))
-    drawn = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    return [Output("throughput", table, throughput_figure(drawn))]
+    shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
+    return [Output("throughput", table, throughput_figure(shown))]
 
 
 def certificates(records: Records, options: Options) -> list[Output]:
     table = certificates_table(chosen(records.runs, options))
-    drawn = chosen(table, options, ["expander"])
-    drawn = table if drawn.empty else drawn
-    return [Output("certificates", table, certificates_figure(drawn))]
+    shown = drawn(table, options, ["expander"])
+    return [Output("certificates", table, certificates_figure(shown))]
 
 
 def recovery(records: Records, options: Options) -> list[Output]:
@@ -148,11 +146,9 @@ def bits(records: Records, options: Options) -> list[Output]:
 
 def learning_curves(records: Records, options: Options) -> list[Output]:
     table = learning_table(chosen(records.runs, options))
-    drawn = main_degrees(table)
-    drawn = chosen(drawn, options, readable_arms(records.runs))
-    drawn = main_degrees(table) if drawn.empty else drawn
-    style = _by_degree(drawn)
-    figure = lines_figure(drawn, "tokens", "training tokens", style, log_x=False, band=True)
+    shown = drawn(main_degrees(table), options, readable_arms(records.runs))
+    style = _by_degree(shown)
+    figure = lines_figure(shown, "tokens", "training tokens", style, log_x=False, band=True)
     return [Output("learning_curves", table, figure)]
 
 
@@ -165,12 +161,11 @@ def data_efficiency(records: Records, options: Options) -> list[Output]:
 def layers(records: Records, options: Options) -> list[Output]:
     runs = chosen(records.runs, options)
     table = layers_table(runs)
-    drawn = chosen(table, options, ["expander", *arms.DENSE])
-    drawn = table if drawn.empty else drawn
-    drawn = where(drawn, drawn["d"].isna() | three_degrees(drawn, ["model", "n", "k"]))
+    shown = drawn(table, options, ["expander", *arms.DENSE])
+    shown = where(shown, shown["d"].isna() | three_degrees(shown, ["model", "n", "k"]))
     # One panel per model, n and k: the layer is the axis.
-    drawn = drawn.assign(at_layer=drawn["layer"], layer="")
-    figure = lines_figure(drawn, "at_layer", "layer (residual stream after this block)", _by_degree(drawn),
+    shown = shown.assign(at_layer=shown["layer"], layer="")
+    figure = lines_figure(shown, "at_layer", "layer (residual stream after this block)", _by_degree(shown),
                           ["arm", "d"], log_x=False)  # fmt: skip
     return [Output("layers", table, figure)]
 

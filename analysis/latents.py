@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from analysis.load import NoRunsError
+from sweep.store import CONTEXTS
 
-CONTEXTS = "contexts.jsonl.gz"
 LEFT, RIGHT = "⟦", "⟧"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$])")
 

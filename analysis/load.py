@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from sweep.store import COMPLETE, SCHEMA, Record, iterate_records
+from sweep.store import COMPLETE, Record, iterate_records, parse_record
 
 EMBEDDED = "embedded"
 PACKED = ".jsonl.gz"
@@ -80,8 +78,6 @@ def _packed(path: Path) -> Iterator[tuple[str, Record | None]]:
 
 def _parsed(line: str) -> Record | None:
     try:
-        record: Any = json.loads(line)
+        return parse_record(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and record.get("schema") == SCHEMA and "status" in record
-    return record if known else None

@@ -57,6 +57,12 @@ def chosen(rows: pd.DataFrame, options: Options, default: Iterable[str] | None =
     return rows if default is None else among(rows, "arm", list(default))
 
 
+def drawn(table: pd.DataFrame, options: Options, default: Iterable[str]) -> pd.DataFrame:
+    """As `chosen`, for a figure: all rows where none is of the arms in `default`."""
+    found = chosen(table, options, default)
+    return table if found.empty else found
+
+
 def write(outputs: Iterable[Output], out: Path) -> list[Path]:
     """Write each into `out`; the paths, in order. Raises OSError where that cannot be done."""
     paths: list[Path] = []

@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import REFERENCE, display, in_order
-from analysis.frames import dicts, distinct, groups, only, sorted_by_arm, where
+from analysis.controls import at_several_layers
+from analysis.frames import dicts, groups, only, sorted_by_arm, where
 from analysis.latex import MISSING, Math, latex_table, number, pm, whole
 from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen
@@ -47,11 +48,8 @@ def table1(records: Records, options: Options) -> list[Output]:
 
 def table7(records: Records, options: Options) -> list[Output]:
     """The same cell at each layer of a model, a column a layer."""
-    runs = records.runs
-    several = where(runs, distinct(runs, ["model"], "layer") > 1)
-    if several.empty:
-        raise NoRunsError("no model has runs at two layers; python -m sweep -m layer=0,1 makes some")
-    table = _nonempty(_at_main_k(chosen(measured(several), options, _ARMS)), "no expander or dense run")
+    several = measured(at_several_layers(records.runs))
+    table = _nonempty(_at_main_k(chosen(several, options, _ARMS)), "no expander or dense run")
     rows: list[dict[str, object]] = []
     for _, cell in groups(table, ["model", "n", "k", "arm", "d", "n_latents"]):
         first = dicts(cell)[0]

@@ -14,16 +14,16 @@ from typing import Any, cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from sae_core.arms import Arm, DenseTied, Sizes
+from sae_core.arms.base import DerivedArm
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
-from sweep.contexts import CONTEXTS
 from sweep.corpus import Corpus
 from sweep.lm import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
 from sweep.measures import EvalConfig
 from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
-from sweep.store import Record, run_folder, unmeasured
+from sweep.store import CONTEXTS, Record, run_folder, unmeasured
 from sweep.tracking import TrackerConfig
 from sweep.train import TrainConfig
 from sweep.windows import WindowConfig
@@ -84,8 +84,8 @@ class Job:
     @property
     def source(self) -> Job | None:
         """The run whose SAE this one starts from."""
-        arm = self.spec.arm.source
-        return None if arm is None else self.of(arm)
+        arm = self.spec.arm
+        return self.of(arm.source) if isinstance(arm, DerivedArm) else None
 
     @property
     def reference(self) -> Job:

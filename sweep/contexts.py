@@ -27,7 +27,6 @@ from torch import Tensor
 
 from sae_core.activity import Activity
 
-CONTEXTS = "contexts.jsonl.gz"
 _COMPRESSION = 6
 
 

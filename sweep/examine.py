@@ -14,12 +14,12 @@ from sae_core.comparison import cosine_matches, novelty
 from sae_core.inference import ENCODER
 from sae_core.sae import SAE
 from sweep.build import Job
-from sweep.contexts import CONTEXTS, token_texts, top_contexts, write_contexts
+from sweep.contexts import token_texts, top_contexts, write_contexts
 from sweep.measures import Baselines, EvaluationError, all_codes, measure
 from sweep.progress import RunProgress
 from sweep.recording import log, one_line
 from sweep.shared import clean_pass_of, tokenizer_of
-from sweep.store import Record, run_folder
+from sweep.store import CONTEXTS, Record, run_folder
 
 THEORY_TOKENS = 4096  # whose active sets `theory` looks at
 

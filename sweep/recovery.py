@@ -17,7 +17,7 @@ from sae_core.dictionary import DenseDictionary, Dictionary, SparseDictionary
 from sae_core.kernels.dispatch import backend_name, get_backend
 from sae_core.pursuit.batched import Pursuit, solve
 from sae_core.pursuit.solvers import Solver, canonical, gomp_solver, solver
-from sae_core.supports import check_degree, clustered_support, expander_support
+from sae_core.supports import SUPPORTS, check_degree
 from sweep.lm import device_from
 from sweep.memo import short_hash
 from sweep.progress import RunProgress
@@ -196,8 +196,7 @@ def _planted(
     if config.mask == "dense":
         dictionary: Dictionary = DenseDictionary(m, n, g)
     else:
-        draw = expander_support if config.mask == "expander" else clustered_support
-        dictionary = SparseDictionary(m, draw(m, n, spec.degree, spec.seed), g)
+        dictionary = SparseDictionary(m, SUPPORTS[config.mask](m, n, spec.degree, spec.seed), g)
     if config.values == "flat":
         dictionary.values.copy_(_signs(dictionary.values.shape, g))
     indices = torch.stack([torch.randperm(n, generator=g)[:k] for _ in range(trials)])

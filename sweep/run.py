@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from sae_core import io
-from sae_core.arms.base import DerivedArm
+from sae_core.arms.base import DerivedArm, FittedArm
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
@@ -59,10 +59,9 @@ def run(job: Job) -> Record:
     folder.mkdir(parents=True, exist_ok=True)
     # Before the own lock: two runs may need each other.
     for needed in _needed(job, read_record(job.runs_dir, job.spec.run_id)):
-        say = RunProgress(folder)
-        say(f"first {needed.title}")
-        run(needed)
-        say.close()
+        with closing(RunProgress(folder)) as say:
+            say(f"first {needed.title}")
+            run(needed)
     with FileLock(folder / "lock"):
         keep_freed_memory()
         if job.threads is not None:
@@ -96,7 +95,7 @@ def _measure_again(job: Job, folder: Path, record: Record) -> None:
                 "the held-out windows are not those of the run's other figures: has the text changed?"
             )
         base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
-        examine(job, sae, device, base, record, say, _loaded(device))
+        examine(job, sae, device, base, record, say, partial(_load, device))
         write_record(job.runs_dir, record)
         tracker.summary(record)
         log(folder, f"measured: {', '.join(record['inference'])}")
@@ -139,7 +138,7 @@ def _carry_out(job: Job, folder: Path, record: Record, tracker: Guarded, say: Ru
     with _timed(timings, "evaluation"):
         held_out = held_out_of(job)
         base = _baselines(job, pool, device, say)
-        examine(job, sae, device, base, record, say, _loaded(device))
+        examine(job, sae, device, base, record, say, partial(_load, device))
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
@@ -151,7 +150,7 @@ def _source(job: Job, device: torch.device, record: Record) -> SAE | None:
     source = job.source
     if source is None:
         return None
-    sae, run_id = _loaded(device)(source)
+    sae, run_id = _load(device, source)
     made = read_record(job.runs_dir, run_id) or {}
     recipe = source.spec.train
     own = {"tokens": recipe.steps * recipe.batch_size, "seconds": made["timings"]["training"]}
@@ -161,22 +160,16 @@ def _source(job: Job, device: torch.device, record: Record) -> SAE | None:
     return sae
 
 
-def _loaded(device: torch.device):
-    """job -> (the SAE of its finished run, its run id)."""
-
-    def load(job: Job) -> tuple[SAE, str]:
-        run_id = job.spec.run_id
-        record, folder = read_record(job.runs_dir, run_id) or {}, run_folder(job.runs_dir, run_id)
-        if record.get("status") != COMPLETE:
-            raise SourceError(f"{run_id}, {job.title}, which this run needs, failed: {record.get('error')}")
-        try:
-            return io.load(folder, device, job.backend), run_id
-        except io.SAEFileError as error:
-            raise SourceError(
-                f"{job.title}, which this run needs: {error}; remove {folder} to train it again"
-            ) from None
-
-    return load
+def _load(device: torch.device, job: Job) -> tuple[SAE, str]:
+    """(the SAE of a finished run, its run id)."""
+    run_id = job.spec.run_id
+    record, folder = read_record(job.runs_dir, run_id) or {}, run_folder(job.runs_dir, run_id)
+    if record.get("status") != COMPLETE:
+        raise SourceError(f"{run_id}, {job.title}, which this run needs, failed: {record.get('error')}")
+    try:
+        return io.load(folder, device, job.backend), run_id
+    except io.SAEFileError as error:
+        raise SourceError(f"{job.title}, which this run needs: {error}; remove {folder} to train it again") from None
 
 
 def _say_training(job: Job, record: Record, pool: Pool, training: Training) -> None:
@@ -185,7 +178,7 @@ def _say_training(job: Job, record: Record, pool: Pool, training: Training) -> N
         steps, tokens = recipe.steps, recipe.steps * recipe.batch_size
         record["timings"]["train_tokens_per_second"] = round(tokens / training.seconds)
     else:
-        steps, tokens = 0, 0 if arm.source else pool.tokens
+        steps, tokens = 0, pool.tokens if isinstance(arm, FittedArm) else 0
     record["training"] = {"steps": steps, "tokens": tokens, "seconds": seconds}
     if arm.schedule is not None:
         record["training"]["exchanged"] = training.exchanged
@@ -253,7 +246,7 @@ def _train(
     sae = _build_sae(job, source, pool, device)
     if not arm.by_gradient:
         started = time.perf_counter()
-        if source is None:
+        if isinstance(arm, FittedArm):
             arm.fit(sae, _all_rows(pool))
         return sae, Training([], time.perf_counter() - started, 0)
     try:

@@ -41,6 +41,7 @@ from typing import Any
 SCHEMA = 1
 RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
+CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.contexts`
 RECOVERY = "recovery"
 CURVE_POINTS = 200
 
@@ -90,8 +91,13 @@ def iterate_records(runs_dir: Path) -> Iterator[tuple[Path, Record | None]]:
             yield path, None
 
 
-def _read(path: Path) -> Record:
-    record = json.loads(path.read_text())
+def parse_record(text: str) -> Record:
+    """The record that `text` is. Raises ValueError where it is none of this schema."""
+    record = json.loads(text)
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or "status" not in record:
-        raise ValueError(f"{path} is not a record of schema {SCHEMA}")
+        raise ValueError(f"not a record of schema {SCHEMA}")
     return record
+
+
+def _read(path: Path) -> Record:
+    return parse_record(path.read_text())

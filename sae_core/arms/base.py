@@ -40,9 +40,9 @@ def later(default: Any) -> Any:
 
 
 class Arm(ABC):
-    """An SAE starts as `build` makes it or, where the arm has a `source`, as `derive` makes it of that one's
-    trained SAE. Then its parameters are trained by gradient, its support following `schedule`; or, where `by_gradient`
-    is False, `fit` finds them.
+    """An SAE starts as `build` makes it, or a `DerivedArm`'s as `derive` makes it of another arm's trained one. Then
+    its parameters are trained by gradient, its support following `schedule`; where `by_gradient` is False, a
+    `FittedArm`'s are found by `fit`, and others' stay.
     """
 
     name: ClassVar[str]
@@ -54,11 +54,6 @@ class Arm(ABC):
     def label(self) -> str:
         """The arm's name for people and figures, with what sets it apart from its plain form: `expander+mp_refit`."""
         return self.name
-
-    @property
-    def source(self) -> Arm | None:
-        """The arm whose trained SAE this one starts from."""
-        return None
 
     @property
     def schedule(self) -> SupportSchedule | None:
@@ -73,20 +68,30 @@ class Arm(ABC):
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         """A fresh SAE; support and initial values follow from `seed`."""
 
+
+class FittedArm(Arm):
+    """An arm whose parameters are not found by gradient. Abstract."""
+
+    by_gradient = False
+
+    @abstractmethod
     def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
         """Find the parameters of `sae`, in place, from all of a pool's activations (tokens, d_in) in the LM's units."""
-        raise NotImplementedError(f"{self.name} is trained by gradient, or comes as it is from its source")
 
 
 class DerivedArm(Arm):
     """An arm that starts from another one's trained SAE. Abstract."""
+
+    @property
+    @abstractmethod
+    def source(self) -> Arm:
+        """The arm whose trained SAE this one starts from."""
 
     @abstractmethod
     def derive(self, trained: SAE) -> SAE:
         """A new SAE from the trained one of `source`, which stays as it is."""
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
-        assert self.source is not None, "a derived arm has a source"
         return self.derive(self.source.build(d_in, seed, scale))
 
 

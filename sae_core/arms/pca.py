@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import Arm, CellError, Sizes
+from sae_core.arms.base import CellError, FittedArm, Sizes
 from sae_core.arms.dense_matched import VALUES, matched
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import TiedTopK
@@ -14,7 +14,7 @@ from sae_core.supports import check_degree
 
 
 @dataclass(frozen=True)
-class PCA(Arm):
+class PCA(FittedArm):
     """The best linear reconstruction of rank r = d*n/m: as many decoder values as a sparse arm of the same d and n.
 
     Not sparse: all r codes of a token are in use. It says what storage alone can buy.
@@ -24,7 +24,6 @@ class PCA(Arm):
     degree: int
     name = "pca"
     sparse_codes = False
-    by_gradient = False
 
     def sizes(self, d_in: int) -> Sizes:
         check_degree(d_in, self.degree)
