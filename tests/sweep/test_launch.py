@@ -5,62 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from sweep.store import iterate_records
-
-ROOT = Path(__file__).parents[2]
-SMALL = [
-    "corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10", "n=64", "k=4", "d=3", "layer=1",
-    "train.steps=100", "train.batch_size=32", "threads=1",
-]  # fmt: skip
+from tests.sweep.world import ROOT, World
 
 
 @pytest.fixture
 def world(tmp_path, model_folders, text_file):
     return World(tmp_path, model_folders["gpt_neox"], text_file)
-
-
-class World:
-    def __init__(self, folder, model, text):
-        self.folder = folder
-        self.runs = folder / "runs"
-        self.common = ["model=local", f"model.path={model}", f"corpus.path={text}", *SMALL,
-                       f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}"]  # fmt: skip
-
-    def start(self, *arguments, disabled=True):
-        tracker = ["tracker.mode=disabled"] if disabled else []
-        flags = [a for a in arguments if a.startswith("-")]
-        rest = [a for a in arguments if not a.startswith("-")]
-        keys = {a.split("=")[0] for a in rest}
-        common = [a for a in [*self.common, *tracker] if a.split("=")[0] not in keys]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
-        environment.pop("HYDRA_FULL_ERROR", None)
-        command = [sys.executable, "-m", "sweep", *flags, *common, *rest]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-
-    def sweep(self, *arguments, **settings):
-        process = self.start(*arguments, **settings)
-        out, err = process.communicate(timeout=240)
-        return process.returncode, out, err
-
-    def records(self):
-        return [record for _, record in iterate_records(self.runs)]
-
-    def until(self, pattern, process, seconds=90):
-        deadline = time.monotonic() + seconds
-        while not list(self.folder.glob(pattern)):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, f"{pattern} did not appear"
-            time.sleep(0.01)
 
 
 def test_one_run_from_nothing_then_skipped(world):
