@@ -18,10 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
+from sweep.workers import register_resolvers
 
 _TRACES = "EXPANDER_SWEEP_TRACES"  # what HYDRA_FULL_ERROR was before we set it
 
 OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
+register_resolvers()
 
 
 def task(cfg: DictConfig) -> str | None:
@@ -69,6 +71,7 @@ def main() -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors reach us instead of its own printing
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that the launch starts reports to nobody
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
 
 

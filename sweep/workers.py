@@ -47,14 +47,15 @@ def usable_cpus() -> int:
     return min(cpu_count(), int(slurm)) if slurm.isdigit() and int(slurm) > 0 else cpu_count()
 
 
-def visible_gpus(device: str = "auto") -> int:
-    """GPUs that runs of this machine may be given where the config says `device`."""
+def visible_gpus(device: str = "auto", at_most: int | None = None) -> int:
+    """GPUs of this machine that runs may be given where the config says `device`."""
     if device == "cpu":
         return 0
-    import torch  # here: the grid of a finished sweep is planned without it
+    import torch  # here: 2 s, and not every preset asks
 
     found = torch.cuda.device_count()
-    return min(found, 1) if device.startswith("cuda:") else found
+    most = 1 if device.startswith("cuda:") else found
+    return min(found, most, found if at_most is None else at_most)
 
 
 def one_for_each(device: str = "auto") -> int:
@@ -89,11 +90,10 @@ def _ray(ray: DictConfig, asked: int | None) -> tuple[int, int]:
     cpus = _positive("hydra.launcher.ray.remote.num_cpus", remote.get("num_cpus"), 1)
     if asked is None and init.get("address") is not None:
         raise ValueError("launch.workers must be given with hydra.launcher.ray.init.address: how many of its workers?")
-    here = max(1, (init.get("num_cpus") or usable_cpus()) // cpus)
-    gpus, of_each = init.get("num_gpus"), remote.get("num_gpus")
-    if gpus and of_each:
-        here = min(here, max(1, int(gpus / of_each)))
-    return asked or here, cpus
+    here = (init.get("num_cpus") or usable_cpus()) // cpus
+    if of_each := remote.get("num_gpus"):
+        here = min(here, int((init.get("num_gpus") or visible_gpus()) / of_each))
+    return asked or max(1, here), cpus
 
 
 def _positive(key: str, value: int | None, default: int) -> int:
