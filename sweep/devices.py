@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 
 POLL_SECONDS = 0.25
@@ -68,6 +67,8 @@ def one_of(
 
 def _keys(device: str) -> dict[str, str]:
     """{`cuda:<index>`: the GPU's UUID} of the GPUs that `device` may mean; CUDA_VISIBLE_DEVICES has numbered them."""
+    import torch  # here: who only holds devices by name needs none
+
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cuda") or not torch.cuda.is_available():
         return {}

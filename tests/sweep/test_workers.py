@@ -1,0 +1,111 @@
+"""How many workers the launchers' configs ask for, and with how many threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from sweep.workers import Workers, one_for_each, register_resolvers, usable_cpus, visible_gpus, workers_of
+
+
+@pytest.fixture
+def eight_cpus(monkeypatch):
+    """Of this process; a quota or an affinity below that is a container's."""
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    monkeypatch.setattr("sweep.workers.usable_cpus", lambda: 8)
+
+
+@pytest.mark.parametrize("launcher, threads, asked, expected", [
+    ({}, None, None, Workers(1, None)),
+    ({}, 3, None, Workers(1, 3)),
+    ({"n_jobs": 4}, None, None, Workers(4, 2)),
+    ({"n_jobs": 4}, 1, None, Workers(4, 1)),
+    ({"n_jobs": 3}, None, None, Workers(3, 2)),
+    ({"n_jobs": 16}, None, None, Workers(16, 1)),
+    ({"n_jobs": -1}, None, None, Workers(8, 1)),
+    ({"n_jobs": -2}, None, None, Workers(7, 1)),
+    ({"n_jobs": -99}, None, None, Workers(1, 8)),
+    ({"n_jobs": None}, None, None, Workers(1, 8)),
+    ({"n_jobs": 4}, None, 2, Workers(2, 4)),
+    ({"cpus_per_task": 6, "array_parallelism": 20}, None, None, Workers(20, 6)),
+    ({"cpus_per_task": None, "array_parallelism": 20}, None, None, Workers(20, 1)),
+    ({"cpus_per_task": 6, "array_parallelism": 20}, 2, 50, Workers(50, 2)),
+    ({"cpus_per_task": 3, "gpus_per_node": 0}, None, None, Workers(2, 3)),
+    ({"cpus_per_task": 3, "gpus_per_node": 4}, None, None, Workers(4, 3)),
+    ({"cpus_per_task": 30}, None, None, Workers(1, 30)),
+    ({"ray": {"init": {"address": None}, "remote": {"num_cpus": 2}}}, None, None, Workers(4, 2)),
+    ({"ray": {"init": {"num_cpus": 3}, "remote": {}}}, None, None, Workers(3, 1)),
+    ({"ray": {"init": {"num_gpus": 2}, "remote": {"num_cpus": 1, "num_gpus": 1}}}, None, None, Workers(2, 1)),
+    ({"ray": {"init": {"num_gpus": 2}, "remote": {"num_cpus": 1, "num_gpus": 0.5}}}, None, None, Workers(4, 1)),
+    ({"ray": {"init": {"address": "auto"}, "remote": {"num_cpus": 4}}}, None, 16, Workers(16, 4)),
+])  # fmt: skip
+def test_workers_and_their_threads(eight_cpus, launcher, threads, asked, expected):
+    assert workers_of(OmegaConf.create(launcher), threads, asked) == expected
+
+
+@pytest.mark.parametrize("launcher, asked, message", [
+    ({}, 0, "launch.workers=0 must be at least 1"),
+    ({"n_jobs": 4}, 1.5, "launch.workers=1.5 must be a whole number"),
+    ({"n_jobs": 0}, None, "hydra.launcher.n_jobs=0 must be at least 1"),
+    ({"n_jobs": "many"}, None, "hydra.launcher.n_jobs=many must be a whole number"),
+    ({"cpus_per_task": 0}, None, "hydra.launcher.cpus_per_task=0 must be at least 1"),
+    ({"cpus_per_task": 1, "array_parallelism": -1}, None, "hydra.launcher.array_parallelism=-1 must be at least 1"),
+    ({"ray": {"remote": {"num_cpus": 0.5}}}, None, "hydra.launcher.ray.remote.num_cpus=0.5 must be a whole number"),
+    ({"ray": {"init": {"address": "auto"}}}, None, "launch.workers must be given"),
+])  # fmt: skip
+def test_what_no_number_of_workers_can_be_is_named(launcher, asked, message):
+    with pytest.raises(ValueError, match=message):
+        workers_of(OmegaConf.create(launcher), None, asked)
+
+
+def seen_by_a_process(**environment):
+    code = "from sweep.workers import usable_cpus; print(usable_cpus())"
+    return int(subprocess.check_output([sys.executable, "-c", code], env={**os.environ, **environment}, text=True))
+
+
+def test_usable_cpus_are_those_of_affinity_and_of_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+    everywhere = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(everywhere)})  # a child inherits it
+        assert seen_by_a_process() == 1
+    finally:
+        os.sched_setaffinity(0, everywhere)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    assert usable_cpus() == 1
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "100000")
+    assert usable_cpus() <= len(everywhere)
+
+
+def test_the_presets_compose_with_one_worker_for_each_cpu_and_hide_the_plugins_own_entries(recwarn):
+    register_resolvers()
+    with initialize_config_module("conf", version_base="1.3"):
+        for preset in ("joblib", "submitit_local", "submitit_slurm", "ray"):
+            cfg = compose(
+                "config", [f"hydra/launcher={preset}", "device=cpu", "hydra.sweep.dir=here"], return_hydra_config=True
+            )
+            plain = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+            workers = workers_of(cfg.hydra.launcher, None)
+            if preset == "submitit_slurm":
+                assert workers == Workers(4, 2) and plain["srun_args"] == ["--cpus-per-task=2"]
+            else:
+                assert workers == Workers(usable_cpus(), 1), json.dumps(plain)
+        frontier = compose("config", ["experiment=frontier"], return_hydra_config=True)
+    assert workers_of(frontier.hydra.launcher, frontier.threads) == Workers(2, 1)
+    assert not [warning for warning in recwarn if "ConfigStore" in str(warning.message)]
+
+
+def test_the_device_says_how_many_gpus_count():
+    import torch
+
+    found = torch.cuda.device_count()
+    assert visible_gpus("cpu") == 0 and visible_gpus() == visible_gpus("cuda") == found
+    assert visible_gpus("cuda:0") == visible_gpus("auto", 1) == min(found, 1)
+    assert one_for_each("cpu") == usable_cpus()
