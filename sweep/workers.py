@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class Workers(NamedTuple):
-    count: int  # at work at the same time
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     threads: int | None  # CPU threads of each; None leaves it to torch
 
 
@@ -40,7 +40,7 @@ def workers_of(launcher: DictConfig, threads: int | None, asked: int | None = No
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use: those of its affinity, within its container's quota and its Slurm task's share."""
+    """CPUs that this process may use: those of its affinity, within its container's quota and its Slurm task's."""
     from joblib import cpu_count  # here: it takes 0.1 s to import, at every start of a process that may not need it
 
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")

@@ -1,7 +1,7 @@
 """Lets conf/hydra/launcher/*.yaml stand for themselves.
 
-A launcher plugin registers an entry of the same name, against which Hydra 1.3 checks ours, with a warning at each start,
-and refuses every key that the entry lacks, such as srun_args.
+A launcher plugin registers an entry of the same name. Hydra 1.3 would check ours against it, with a warning at each
+start, and refuse every key that the entry lacks, such as srun_args.
 """
 
 from __future__ import annotations
