@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from sae_core.dictionary import Dictionary
 from sae_core.sae import SAE
 
 SEED_BITS = 64
+NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # how a support is kept
 
 
 class Storage(NamedTuple):
@@ -49,3 +51,64 @@ def support_bits(dictionary: Dictionary) -> int:
     if dictionary.drawn is not None:
         return SEED_BITS
     return dictionary.support.numel() * bits_per_index(dictionary.d_in)
+
+
+class Layout(NamedTuple):
+    """What an SAE keeps, known from its arm's sizes before anything is built."""
+
+    d_in: int
+    n_latents: int
+    degree: int  # d_in where atoms are dense
+    support: str = NO_SUPPORT  # or FROM_SEED, AS_INDICES
+    value_bits: int = 32  # 0 where a seed regenerates the values
+    own_encoder: bool = False  # weights of its own
+    pursuit: str | None = None  # the encoder where it is a pursuit, which has no bias
+
+    @property
+    def decoder_values(self) -> int:
+        return self.n_latents * self.degree if self.value_bits else 0
+
+    @property
+    def encoder_values(self) -> int:
+        weights = self.n_latents * self.d_in if self.own_encoder else 0
+        return weights + (0 if self.pursuit else self.n_latents)
+
+
+def planned_counts(layout: Layout) -> Storage:
+    """What `count_storage` will say of the trained SAE."""
+    indices = layout.n_latents * layout.degree * bits_per_index(layout.d_in)
+    return Storage(
+        learned_decoder_values=layout.decoder_values,
+        compression=layout.d_in / layout.degree,
+        learned_parameters=layout.decoder_values + layout.encoder_values + layout.d_in,
+        index_bits={NO_SUPPORT: 0, FROM_SEED: SEED_BITS, AS_INDICES: indices}[layout.support],
+        value_bits=layout.value_bits,
+    )
+
+
+def planned_bytes(layout: Layout) -> int:
+    """The exact size of the `sae.safetensors` that `sae_core.io.save` will write: tensors, and the header before them.
+
+    The header is 8 bytes of its length, then compact JSON that names the tensors, wide types first and then by name,
+    filled up to a multiple of 8 bytes.
+    """
+    n, m = layout.n_latents, layout.d_in
+    floats: dict[str, tuple[int, ...]] = {"b_dec": (m,)}
+    packed: dict[str, tuple[int, ...]] = {}
+    if not layout.pursuit:
+        floats["b_enc"] = (n,)
+    if layout.own_encoder:
+        floats["encoder_weight"] = (n, m)
+    if layout.support == AS_INDICES:
+        packed["support"] = (-(-n * layout.degree * bits_per_index(m) // 8),)
+    if layout.value_bits == 32:
+        floats["values"] = (n, layout.degree)
+    elif layout.value_bits:
+        packed["values"] = (-(-n * layout.degree * layout.value_bits // 8),)
+    header: dict[str, dict[str, object]] = {}
+    end = 0
+    for name, shape, dtype, width in [(*t, "F32", 4) for t in floats.items()] + [(*t, "U8", 1) for t in packed.items()]:
+        start, end = end, end + width * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"))
+    return 8 + -(-len(text) // 8) * 8 + end

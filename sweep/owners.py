@@ -38,8 +38,8 @@ def running(folder: Path) -> Owner | None:
 def _held(lock: Path) -> bool:
     """Whether somebody has a `filelock.FileLock` on the file.
 
-    Asked with a shared lock and not by taking a FileLock, which would make the file; two who ask at once don't take each
-    other for the holder.
+    Asked with a shared lock and not by taking a FileLock, which would make the file; two who ask at once don't take
+    each other for the holder.
     """
     try:
         descriptor = os.open(lock, os.O_RDONLY)

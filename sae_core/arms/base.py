@@ -17,6 +17,7 @@ from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
+from sae_core.storage import AS_INDICES, FROM_SEED, Layout
 from sae_core.supports import check_degree
 
 TOPK = "topk"
@@ -63,6 +64,11 @@ class Arm(ABC):
     @abstractmethod
     def sizes(self, d_in: int) -> Sizes:
         """Raises ValueError for a size out of range, CellError for a cell to leave out; allocates nothing."""
+
+    def layout(self, d_in: int) -> Layout:
+        """What the trained SAE will keep; dense and tied unless an arm says more. Raises as `sizes`, allocates nothing."""
+        n_latents, degree, _ = self.sizes(d_in)
+        return Layout(d_in, n_latents, degree)
 
     @abstractmethod
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
@@ -111,6 +117,9 @@ class TiedArm(Arm):
     def label(self) -> str:
         return self.name if self.encoder == TOPK else f"{self.name}+{self.encoder}"
 
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(pursuit=None if self.encoder == TOPK else self.encoder)
+
 
 @dataclass(frozen=True)
 class SparseArm(TiedArm):
@@ -125,9 +134,15 @@ class SparseArm(TiedArm):
         check_degree(d_in, self.degree)
         return checked(self.n_latents, self.degree, self.k)
 
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(support=AS_INDICES)
+
 
 class SeededArm(SparseArm):
     """A support that a seed regenerates: the one that `SUPPORTS` calls by the arm's name. Abstract."""
+
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(support=FROM_SEED)
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, degree, k = self.sizes(d_in)

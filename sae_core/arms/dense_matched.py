@@ -8,7 +8,7 @@ from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked, later
 from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.sae import SAE
-from sae_core.storage import bits_per_index
+from sae_core.storage import Layout, bits_per_index
 from sae_core.supports import check_degree
 
 VALUES, PARAMETERS, BYTES = "values", "parameters", "bytes"
@@ -72,6 +72,9 @@ class DenseMatchedOwn(Arm):
     def sizes(self, d_in: int) -> Sizes:
         check_degree(d_in, self.degree)
         return checked(matched(d_in, self.n_latents, self.degree, self.match, 2 * d_in, True), d_in, self.k)
+
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(own_encoder=True)
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, _, k = self.sizes(d_in)

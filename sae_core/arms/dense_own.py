@@ -11,6 +11,7 @@ from sae_core.arms.base import Arm, Sizes, checked
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import OwnTopK
 from sae_core.sae import SAE
+from sae_core.storage import Layout
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class DenseOwn(Arm):
 
     def sizes(self, d_in: int) -> Sizes:
         return checked(self.n_latents, d_in, self.k)
+
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(own_encoder=True)
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, _, k = self.sizes(d_in)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sae_core.arms.base import SparseArm, tied
 from sae_core.dictionary import Drawn, FrozenDictionary
 from sae_core.sae import SAE
+from sae_core.storage import FROM_SEED, Layout
 from sae_core.supports import expander_support
 
 
@@ -17,6 +18,9 @@ class FrozenRandom(SparseArm):
 
     name = "frozen_random"
     rounds = False
+
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(support=FROM_SEED, value_bits=0)
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, degree, k = self.sizes(d_in)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sae_core.arms.base import Arm, DerivedArm, Sizes
 from sae_core.quantised import check_bits, quantised
 from sae_core.sae import SAE
+from sae_core.storage import Layout
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Quantised(DerivedArm):
 
     def sizes(self, d_in: int) -> Sizes:
         return self.of.sizes(d_in)
+
+    def layout(self, d_in: int) -> Layout:
+        return self.of.layout(d_in)._replace(value_bits=self.bits)
 
     def derive(self, trained: SAE) -> SAE:
         return quantised(trained, self.bits)

@@ -25,7 +25,7 @@ from sae_core.arms import (
 )
 from sae_core.dictionary import SparseDictionary
 from sae_core.losses import reconstruction_loss
-from sae_core.storage import count_storage
+from sae_core.storage import count_storage, planned_bytes, planned_counts
 
 M, N, K, D = 24, 96, 4, 5
 ARMS = [
@@ -148,6 +148,19 @@ def test_saved_and_loaded_is_bit_identical_and_counted_as_stored(arm, tmp_path):
     others = storage.learned_parameters - storage.learned_decoder_values
     assert n_bytes - header == values + 4 * others + explicit_indices
     assert loaded.dictionary.value_bits == sae.dictionary.value_bits
+
+
+@pytest.mark.parametrize("d_in", [M, 29])
+@by_name
+def test_storage_is_known_to_the_byte_before_anything_is_built(arm, d_in, tmp_path):
+    sae, layout = arm.build(d_in, seed=3), arm.layout(d_in)
+    assert planned_counts(layout) == count_storage(sae) and planned_bytes(layout) == io.save(sae, tmp_path)
+    assert (layout.n_latents, layout.degree) == arm.sizes(d_in)[:2]
+
+
+def test_storage_of_a_large_sae_is_known_without_drawing_its_support():
+    layout = ExpanderBalanced(1 << 20, 102, 32).layout(1 << 16)
+    assert planned_counts(layout).learned_decoder_values == 102 << 20 and planned_bytes(layout) > 4 * 102 << 20
 
 
 def test_learned_counts_are_the_papers():
