@@ -66,7 +66,7 @@ class Arm(ABC):
         """Raises ValueError for a size out of range, CellError for a cell to leave out; allocates nothing."""
 
     def layout(self, d_in: int) -> Layout:
-        """What the trained SAE will keep; dense and tied unless an arm says more. Raises as `sizes`, allocates nothing."""
+        """What the trained SAE will keep; dense and tied unless an arm says more. Raises and allocates as `sizes`."""
         n_latents, degree, _ = self.sizes(d_in)
         return Layout(d_in, n_latents, degree)
 
