@@ -16,7 +16,6 @@ from sweep.store import COMPLETE, RECOVERY, Record, iterate_records
 from sweep.timing import Cell, Known, Setup, cell_of
 from sweep.workload import CONTEXTS, EXAMINED, NOVELTY, steps_of
 
-
 Evaluations = dict[tuple[Cell, frozenset[str]], list[float]]  # seconds, by what was asked of which cell
 
 
