@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from sae_core.activity import Activity
+from sweep.files import replaced
 
 _COMPRESSION = 6
 
@@ -75,18 +76,13 @@ def top_contexts(
 def write_contexts(path: Path, found: Iterable[dict[str, Any]]) -> None:
     """Write what `top_contexts` finds: whole or not at all, the same bytes each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as stream:
-            # Neither time nor name go into the header: equal contexts are equal files.
-            with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as packed:
-                for latent in found:
-                    packed.write(json.dumps(latent, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as temporary, open(temporary, "wb") as stream:
+        # Neither time nor name go into the header: equal contexts are equal files.
+        with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as packed:
+            for latent in found:
+                packed.write(json.dumps(latent, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def _top_contexts(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
+
+from sweep.files import write_json
 
 
 def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path) -> str:
@@ -37,17 +38,3 @@ def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path
 def short_hash(*parts: object) -> str:
     """16 hex digits of the sha256 of the parts as canonical JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON so that `path` either keeps its old content or has all of the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w") as stream:
-            json.dump(value, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -24,8 +24,9 @@ A record is a JSON object:
                 novelty and cosine against a dense reference (`sae_core.comparison`)
     theory      what is known of the dictionary, see `sae_core.theory`: value, and whether exact, estimate or bound
     config      the whole resolved config as launched, paths included
-    timings     seconds by stage
-    versions    of python, torch, transformers, numpy and this project
+    timings     seconds by stage; with launch.share, of all the runs that went through a stage together
+    versions    of python, torch, transformers, numpy and this project; `code`, a hash of its sources; `trained_by`,
+                where a training went on under other code than it began with: all of these hashes
     error       why it failed, when it did
     finished    ISO time
 """
@@ -33,15 +34,17 @@ A record is a JSON object:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from sweep.files import write_json
 
 SCHEMA = 1
 RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
 CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.contexts`
+CURVE = "curve.jsonl"  # in a run's folder: what training said at each report, a step again after a resume
 RECOVERY = "recovery"
 CURVE_POINTS = 200
 
@@ -52,19 +55,14 @@ def run_folder(runs_dir: Path, run_id: str) -> Path:
     return runs_dir / run_id
 
 
+def stop_file(folder: Path, launch: str) -> Path:
+    """The file that asks the workers of `launch` to stop training this run, leaving a checkpoint and no record."""
+    return folder / f"stop.{launch}"
+
+
 def write_record(runs_dir: Path, record: Record) -> None:
     """Put `record` in its run's folder, whole or not at all."""
-    folder = run_folder(runs_dir, record["run_id"])
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{RECORD}.{os.getpid()}"
-    try:
-        with open(temporary, "w") as stream:
-            json.dump(record, stream, indent=1, allow_nan=False)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, folder / RECORD)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_json(run_folder(runs_dir, record["run_id"]) / RECORD, record)
 
 
 def read_record(runs_dir: Path, run_id: str) -> Record | None:
