@@ -12,8 +12,9 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from sweep.files import write_json
 from sweep.lm import LM
-from sweep.memo import short_hash, write_json
+from sweep.memo import short_hash
 from sweep.windows import Windows
 
 SHARD_ROWS = 65_536
@@ -32,6 +34,10 @@ MANIFEST = "manifest.json"
 
 class CacheError(ValueError):
     """The cache cannot be written (disk) or read (damage)."""
+
+
+class DamagedEntryError(CacheError):
+    """An entry is not what was written; it has been moved aside and can be made again."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +102,10 @@ class Pool:
 def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
     """The entry of `key`, or None where there is none yet.
 
-    A damaged entry is moved aside, so that the next launch rebuilds it.
+    A damaged entry is moved aside, so that `ensure_pools` rebuilds it.
 
     Raises:
-        CacheError: a shard or the manifest is damaged.
+        DamagedEntryError: a shard or the manifest is damaged.
     """
     folder = cache_dir / key.name
     if not folder.is_dir():
@@ -109,8 +115,9 @@ def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
     except CacheError as error:
         aside = folder.with_name(f"{key.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
-        os.replace(folder, aside)
-        raise CacheError(f"{error}; moved to {aside}: run again to rebuild it") from None
+        with suppress(FileNotFoundError):  # another process was quicker
+            os.replace(folder, aside)
+        raise DamagedEntryError(f"{error}; moved to {aside}") from None
 
 
 def ensure_pools(
@@ -147,20 +154,30 @@ def ensure_pools(
         missing = [key for key in keys if not (cache_dir / key.name).is_dir()]
         if missing:
             for key in missing:
-                for stale in cache_dir.glob(f"{key.name}.writing-*"):  # its writer was killed: we hold the lock
-                    shutil.rmtree(stale)
+                remove_stale(cache_dir, key)
             lm, windows = load()
             _write(cache_dir, missing, lm, windows, batch_size, on_progress)
 
 
-def check_disk(cache_dir: Path, n_bytes: int) -> None:
-    """Raise CacheError unless `n_bytes` fit on the cache's disk."""
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache_dir).free
+def writing(cache_dir: Path, key: CacheKey) -> Path:
+    """Where an entry is made before it is whole."""
+    return cache_dir / f"{key.name}.writing-{socket.gethostname()}-{os.getpid()}"
+
+
+def remove_stale(cache_dir: Path, key: CacheKey) -> None:
+    """Remove what a killed writer left; the caller holds the entry's lock."""
+    for stale in cache_dir.glob(f"{key.name}.writing-*"):
+        shutil.rmtree(stale)
+
+
+def check_disk(folder: Path, n_bytes: int, key: str = "cache_dir") -> None:
+    """Raise CacheError unless `n_bytes` fit on the disk of `folder`, which the setting `key` names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
     if n_bytes > free:
         raise CacheError(
-            f"cache_dir={cache_dir}: the activations need {n_bytes:,} bytes and {free:,} are free; "
-            "point cache_dir at another disk or ask for fewer corpus.train_tokens"
+            f"{key}={folder}: the activations need {n_bytes:,} bytes and {free:,} are free; "
+            f"point {key} at another disk or ask for fewer corpus.train_tokens"
         )
 
 
@@ -200,7 +217,7 @@ class _EntryWriter:
     def __init__(self, cache_dir: Path, key: CacheKey, n: int, d_in: int):
         self.key, self.n, self.d_in = key, n, d_in
         self.final = cache_dir / key.name
-        self.temporary = cache_dir / f"{key.name}.writing-{os.getpid()}"
+        self.temporary = writing(cache_dir, key)
         self.temporary.mkdir()
         self._sizes = [min(SHARD_ROWS, n - start) for start in range(0, n, SHARD_ROWS)]
         self._files = [f"shard-{i:05d}.bin" for i in range(len(self._sizes))]

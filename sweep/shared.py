@@ -6,14 +6,22 @@ Pure functions of their arguments, so remembering the last answer of each change
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
+from sweep.activations import CacheKey, Pool, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
 from sweep.lm import LM, ModelConfig, ModelInfo, load_lm, load_tokenizer
 from sweep.measures import CleanPass
+from sweep.process import spare_long_lived_objects
 from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
+
+
+def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
+    """The opened activation entry, or None where there is none; its checksums are verified once per process."""
+    return _pool(cache_dir, key, (cache_dir / key.name).stat().st_mtime_ns) if (cache_dir / key.name).is_dir() else None
 
 
 def lm_of(job: Job, device: torch.device) -> LM:
@@ -36,9 +44,16 @@ def clean_pass_of(job: Job, device: torch.device) -> CleanPass:
     return _clean_pass(job.model, job.info, device, job.axes["layer"], held_out_of(job))
 
 
+@lru_cache(maxsize=4)
+def _pool(cache_dir: Path, key: CacheKey, changed: int) -> Pool | None:
+    return open_pool(cache_dir, key)
+
+
 @lru_cache(maxsize=1)
 def _lm(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
-    return load_lm(model, info, device)
+    lm = load_lm(model, info, device)
+    spare_long_lived_objects()
+    return lm
 
 
 @lru_cache(maxsize=1)

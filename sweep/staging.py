@@ -1,0 +1,42 @@
+"""Copies of activation entries on a disk of the machine's own, where the cache is on a shared one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from sweep.activations import CacheError, CacheKey, check_disk, remove_stale, writing
+
+
+def stage(cache_dir: Path, key: CacheKey, local: Path, on_copy: Callable[[], None] = lambda: None) -> None:
+    """Make sure that `local` has a copy of `cache_dir`'s entry; one process of the machine copies, others wait.
+
+    `open_pool(local, key)` checks it against the manifest's checksums.
+
+    Args:
+        on_copy: told once before something is copied.
+
+    Raises:
+        CacheError: it does not fit on the local disk, or copying fails.
+    """
+    source, target = cache_dir / key.name, local / key.name
+    if target.is_dir():
+        return
+    local.mkdir(parents=True, exist_ok=True)
+    with FileLock(local / f"{key.name}.lock"):
+        if target.is_dir():
+            return
+        remove_stale(local, key)
+        check_disk(local, sum(file.stat().st_size for file in source.iterdir()), "cache.local")
+        on_copy()
+        temporary = writing(local, key)
+        try:
+            shutil.copytree(source, temporary)
+            os.replace(temporary, target)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise CacheError(f"cache.local={local}: copying the activations failed ({error})") from None
