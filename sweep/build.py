@@ -37,6 +37,12 @@ _SETTINGS: dict[str, Any] = {
     "threads": int | None,
     "layers_together": list[int],
     "save_artifact": bool,
+    "plan": bool,
+    "budget_bytes": int | None,
+}
+_PARTS: dict[str, dict[str, Any]] = {  # of which records from before them say nothing
+    "cache": {"local": str | None},
+    "launch": {"share": int, "workers": int | None, "work": str | None},
 }
 _GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker", "recovery"}
 
@@ -56,6 +62,7 @@ class Job:
     tracker: TrackerConfig
     runs_dir: Path
     cache_dir: Path
+    cache_local: Path | None  # a disk of the machine's own that activations are copied to
     device: str
     backend: str
     threads: int | None
@@ -180,6 +187,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         tracker=tracker,
         runs_dir=Path(cfg.runs_dir).expanduser(),
         cache_dir=Path(cfg.cache_dir).expanduser(),
+        cache_local=_local(cfg),
         device=cfg.device,
         backend=cfg.backend,
         threads=_threads(cfg),
@@ -212,6 +220,11 @@ def _activations(cfg: DictConfig, model: ModelConfig, info: ModelInfo) -> tuple[
     return key, windows, corpus
 
 
+def _local(cfg: DictConfig) -> Path | None:
+    local = OmegaConf.select(cfg, "cache.local")
+    return None if local is None else Path(local).expanduser()
+
+
 def _threads(cfg: DictConfig) -> int | None:
     return None if cfg.threads is None else whole_number("threads", cfg.threads, 1)
 
@@ -225,12 +238,20 @@ def _arm_config(arm: Arm) -> dict[str, Any]:
 
 def _check_settings(cfg: DictConfig) -> None:
     """Raise ValueError for a key that is unknown, or an axis or setting that is out of range."""
-    check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_GROUPS})
+    check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_PARTS, *_GROUPS})
     for axis, least in (("layer", 0), ("d", 1), ("k", 1), ("seed", 0)):
         whole_number(axis, cfg[axis], least)
     if cfg.seed >= 2**63:
         raise ValueError(f"seed={cfg.seed} must be in 0..{2**63 - 1}")
     check_types("", {key: cfg[key] for key in _SETTINGS if key in cfg}, _SETTINGS)
+    for part, hints in _PARTS.items():
+        if part in cfg:
+            plain = _plain(cfg[part], part)
+            check_keys(f"{part}.", plain, set(hints))
+            check_types(f"{part}.", plain, hints)
+    for key in ("launch.share", "launch.workers", "budget_bytes"):
+        if (value := OmegaConf.select(cfg, key)) is not None:
+            whole_number(key, value, 1)
     for key in ("runs_dir", "cache_dir"):
         if not cfg[key]:
             raise ValueError(f"{key} must name a folder")

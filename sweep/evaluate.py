@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         runs_dir = Path(given.get("runs_dir", "runs"))
         planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
         for job in [entry.job for entry in planned if not entry.done]:
-            preflight(job, [])
+            preflight(job)
             with Display(job.runs_dir, [(job.spec.run_id, job.title)]):
                 _measure(job)
         return 1 if print_table(planned, []) else 0

@@ -26,18 +26,15 @@ OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replac
 register_resolvers()
 
 
-def task(cfg: DictConfig) -> str | None:
-    """Hydra's task: one run. In a multirun the sweeper shows and sums up; alone it does so itself."""
-    from sae_core.kernels.dispatch import BackendWarning
-    from sweep.build import build
-    from sweep.run import carry_out
-
+def task(cfg: DictConfig) -> dict[str, str] | None:
+    """Hydra's task: one run, or in a multirun a worker, which returns by run id why a run left no record."""
     hydra_config = HydraConfig.get()
+    if cfg.launch.work is not None:
+        from sweep.worker import work
+
+        return work(Path(cfg.launch.work))
     if hydra_config.mode == RunMode.MULTIRUN:
-        warnings.simplefilter("ignore", BackendWarning)  # the sweeper has said it when it planned
-        job = build(cfg, sweep=Path(hydra_config.sweep.dir).name)
-        carry_out(job)
-        return job.spec.run_id
+        raise ValueError(f"hydra/sweeper={hydra_config.runtime.choices['hydra/sweeper']} is not one of this project's")
     # Here and not in main: Hydra announces an exception that leaves its task with a line of its own.
     with one_line_errors():
         _run_alone(cfg, Path(hydra_config.runtime.output_dir).name)
@@ -46,16 +43,21 @@ def task(cfg: DictConfig) -> str | None:
 
 def _run_alone(cfg: DictConfig, name: str) -> None:
     from sweep.plan import make_plan
+    from sweep.plan_report import print_plan
     from sweep.progress import Display
     from sweep.report import print_table
     from sweep.run import carry_out, preflight
+    from sweep.workers import Workers
 
     plan = make_plan([([], cfg)], name)
     if plan.left_out:
         raise ValueError(plan.left_out[0].reason)
+    if cfg.plan:
+        print_plan(plan, Workers(1, cfg.threads))
+        return
     planned = plan.runs[0]
     if not planned.done:
-        preflight(planned.job, plan.layers(planned.job))
+        preflight(planned.job)
         with Display(planned.job.runs_dir, [(planned.job.spec.run_id, planned.job.title)]):
             carry_out(planned.job)
     if print_table(plan.runs, []):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from omegaconf import DictConfig
 
 from sae_core.arms import CellError
+from sweep.activations import CacheKey
 from sweep.build import Job, build
 from sweep.lm import ModelNotHereError
 from sweep.recovery import RecoveryJob
@@ -33,13 +35,6 @@ class Plan(NamedTuple):
     @property
     def todo(self) -> list[Planned]:
         return [run for run in self.runs if not run.done]
-
-    def layers(self, job: Job | RecoveryJob) -> list[int]:
-        """Layers of the untrained runs that read the same LM and text as `job`: one pass captures them all."""
-        if isinstance(job, RecoveryJob):
-            return []
-        others = [run.job for run in self.todo if isinstance(run.job, Job) and not run.trained]
-        return sorted({other.axes["layer"] for other in others if _source(other) == _source(job)})
 
 
 def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan:
@@ -70,8 +65,23 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
             runs[job.spec.run_id] = Planned(overrides, job, True, not job.lacking(record))
     if missing and not runs:
         raise missing
-    return Plan(list(runs.values()), left_out)
+    return Plan(_with_layers(list(runs.values())), left_out)
 
 
-def _source(job: Job) -> dict:
-    return {**job.spec.activations.__dict__, "layer": None}
+def _with_layers(runs: list[Planned]) -> list[Planned]:
+    """`runs`, each knowing the layers of all untrained ones that read the same LM and text: one pass captures them."""
+    layers: dict[CacheKey, set[int]] = {}
+    for run in runs:
+        if isinstance(run.job, Job) and not run.trained:
+            layers.setdefault(_source(run.job), set(run.job.layers_together)).add(run.job.axes["layer"])
+    return [run if run.trained else run._replace(job=_together(run.job, layers)) for run in runs]
+
+
+def _together(job: Job | RecoveryJob, layers: dict[CacheKey, set[int]]) -> Job | RecoveryJob:
+    if isinstance(job, RecoveryJob):
+        return job
+    return replace(job, layers_together=tuple(sorted(layers[_source(job)])))
+
+
+def _source(job: Job) -> CacheKey:
+    return replace(job.spec.activations, layer=0)

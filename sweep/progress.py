@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from sweep.files import replaced
 from sweep.store import COMPLETE, RECOVERY, Record, read_record, run_folder
 
 PROGRESS = "progress.json"
 _INTERVAL = 0.5  # seconds
+_LOOKS = 400  # runs looked at per second at most: the store may be on a network
 
 
 class RunProgress:
@@ -28,19 +33,23 @@ class RunProgress:
         self._file = folder / PROGRESS
         self._last = 0.0
         self._stage = ""
+        self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}
 
     def __call__(self, stage: str, done: int = 0, total: int = 0, note: str = "") -> None:
         now = time.monotonic()
         if stage == self._stage and now - self._last < _INTERVAL:
             return
         self._stage, self._last = stage, now
-        state = {"stage": stage, "done": done, "total": total, "note": note, "pid": os.getpid()}
-        temporary = self._file.with_name(f".{PROGRESS}.{os.getpid()}")
-        temporary.write_text(json.dumps(state))
-        os.replace(temporary, self._file)
+        state = {"stage": stage, "done": done, "total": total, "note": note, **self._owner}
+        with suppress(OSError), replaced(self._file) as temporary:  # a full disk costs the display, not the run
+            temporary.write_text(json.dumps(state))
 
     def close(self) -> None:
         self._file.unlink(missing_ok=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Display:
@@ -51,9 +60,17 @@ class Display:
 
     Args:
         runs: (run id, title) of every run to be done, in order.
+        shown, total: where these are a part of a sweep, its runs that ended before, and all of them.
     """
 
-    def __init__(self, runs_dir: Path, runs: Sequence[tuple[str, str]], console: Console | None = None):
+    def __init__(
+        self,
+        runs_dir: Path,
+        runs: Sequence[tuple[str, str]],
+        shown: int = 0,
+        total: int | None = None,
+        console: Console | None = None,
+    ):
         self._runs_dir, self._runs = runs_dir, list(runs)
         self._console = console or Console(stderr=True, highlight=False)
         self._bars = Progress(
@@ -68,6 +85,7 @@ class Display:
         )
         self._before = {run_id: _stamp(runs_dir, run_id) for run_id, _ in runs}
         self._ended: set[str] = set()
+        self._shown, self._total = shown, total or len(self._runs)
         self._tasks: dict[str, tuple[str, TaskID]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -75,7 +93,7 @@ class Display:
 
     def __enter__(self) -> Display:
         self._bars.start()
-        self._sweep = self._bars.add_task("runs", total=len(self._runs), note="")
+        self._sweep = self._bars.add_task("runs", total=self._total, note="")
         self._thread.start()
         return self
 
@@ -86,7 +104,7 @@ class Display:
         self._bars.stop()
 
     def _loop(self) -> None:
-        while not self._stop.wait(_INTERVAL):
+        while not self._stop.wait(max(_INTERVAL, len(self._runs) / _LOOKS)):
             self._refresh()
 
     def _refresh(self) -> None:
@@ -100,15 +118,15 @@ class Display:
                 self._show(run_id, title)
         done = len(self._ended)
         spent = time.monotonic() - self._started
-        left = f"{_clock(spent / done * (len(self._runs) - done))} left" if done else ""
-        self._bars.update(self._sweep, completed=done, note=left)
+        left = f"{_clock(spent / done * (self._total - self._shown - done))} left" if done else ""
+        self._bars.update(self._sweep, completed=self._shown + done, note=left)
 
     def _end(self, run_id: str, title: str) -> None:
         self._ended.add(run_id)
         if run_id in self._tasks:
             self._bars.remove_task(self._tasks.pop(run_id)[1])
         record = read_record(self._runs_dir, run_id)
-        count = f"[{len(self._ended)}/{len(self._runs)}]"
+        count = f"[{self._shown + len(self._ended)}/{self._total}]"
         self._console.print(f"{count} {title}: {outcome(record)}", markup=False, soft_wrap=True)
 
     def _show(self, run_id: str, title: str) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
+from sweep.train import Stopped
+from sweep.versions import versions
 
 LOG = "run.log"
+STOPPED = "stopped"  # a status that no record on disk has
 
 
 class Spec(Protocol):
@@ -54,13 +56,20 @@ class Recorded(Protocol):
     def runs_dir(self) -> Path: ...
 
 
-Work = Callable[[Record, Guarded, RunProgress], None]  # fills the record in
+class Recording(NamedTuple):
+    """What a run fills in and speaks to while it is under way."""
+
+    record: Record
+    tracker: Guarded
+    say: RunProgress
 
 
-def recorded(job: Recorded, folder: Path, d_in: int, work: Work, artifact: bool = False) -> Record:
-    """Do `work` and leave its record, log and tracker behind, whatever becomes of it; return the record.
+@contextmanager
+def recording(job: Recorded, folder: Path, d_in: int, artifact: bool = False) -> Iterator[Recording]:
+    """Around the work of one run: leaves its record, log and tracker behind, whatever becomes of it.
 
-    A failure is a record of status "failed" with the error; only an interrupt leaves none.
+    A failure does not go further: it is a record of status "failed" with the error. An interrupt leaves no record, nor
+    does `Stopped`, whose record stays in memory with the status STOPPED.
 
     Args:
         artifact: also hand the tracker the SAE in `folder`, where the work succeeds.
@@ -68,8 +77,13 @@ def recorded(job: Recorded, folder: Path, d_in: int, work: Work, artifact: bool 
     say, record, started = RunProgress(folder), new_record(job, d_in), time.perf_counter()
     tracker = Guarded(lambda: start_tracker(job, folder))
     try:
-        work(record, tracker, say)
+        yield Recording(record, tracker, say)
         record["status"] = COMPLETE
+    except Stopped as asked:
+        record["status"], record["error"] = STOPPED, str(asked)
+        log(folder, str(asked))
+        tracker.finish(failed=True)
+        return
     except Exception as error:
         record["status"], record["error"] = FAILED, one_line(error)
         log(folder, traceback.format_exc())
@@ -86,7 +100,6 @@ def recorded(job: Recorded, folder: Path, d_in: int, work: Work, artifact: bool 
     tracker.finish(failed=record["status"] != COMPLETE)
     write_record(job.runs_dir, record)
     log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
-    return record
 
 
 def new_record(job: Recorded, d_in: int) -> Record:
@@ -105,18 +118,6 @@ def new_record(job: Recorded, d_in: int) -> Record:
         "versions": versions(),
         "config": job.settings,
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what can change a result."""
-    packages = ("torch", "transformers", "numpy", "expander-sae-sweep")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
-            found[package] = "unknown"
-    return found
 
 
 def start_tracker(job: Recorded, folder: Path) -> Tracker:
@@ -141,9 +142,9 @@ def start_tracker(job: Recorded, folder: Path) -> Tracker:
 
 
 def log(folder: Path, text: str) -> None:
-    """One more entry in the run's log, with the time."""
+    """One more entry in the run's log, with the time; a full disk costs the entry, not the run."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    with open(folder / LOG, "a") as stream:
+    with suppress(OSError), open(folder / LOG, "a") as stream:
         stream.write(f"{now} {text.rstrip()}\n")
 
 

@@ -20,8 +20,7 @@ from sae_core.pursuit.solvers import Solver, canonical, gomp_solver, solver
 from sae_core.supports import SUPPORTS, check_degree
 from sweep.lm import device_from
 from sweep.memo import short_hash
-from sweep.progress import RunProgress
-from sweep.recording import recorded
+from sweep.recording import recording
 from sweep.store import COMPLETE, RECOVERY, Record, read_record, run_folder
 from sweep.tracking import TrackerConfig
 
@@ -127,19 +126,23 @@ def recover(job: RecoveryJob) -> Record:
     folder = run_folder(job.runs_dir, job.spec.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
-        record = read_record(job.runs_dir, job.spec.run_id)
-        if record is not None and record["status"] == COMPLETE:
-            return record
-        if job.threads is not None:
-            torch.set_num_threads(job.threads)
-        return recorded(job, folder, job.spec.config.d_in, lambda record, _, say: _carry_out(job, record, say))
+        return recover_locked(job)
 
 
-def _carry_out(job: RecoveryJob, record: Record, say: RunProgress) -> None:
-    record["kind"] = RECOVERY
-    device = device_from(job.device)
-    record["versions"]["backend"] = backend_name(job.backend, device)
-    record["metrics"] = measure(job.spec, device, job.backend, lambda done, total: say("recovery", done, total))
+def recover_locked(job: RecoveryJob) -> Record:
+    """`recover` for a caller who holds the run's lock."""
+    record = read_record(job.runs_dir, job.spec.run_id)
+    if record is not None and record["status"] == COMPLETE:
+        return record
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    folder = run_folder(job.runs_dir, job.spec.run_id)
+    with recording(job, folder, job.spec.config.d_in) as (record, _, say):
+        record["kind"] = RECOVERY
+        device = device_from(job.device)
+        record["versions"]["backend"] = backend_name(job.backend, device)
+        record["metrics"] = measure(job.spec, device, job.backend, lambda done, total: say("recovery", done, total))
+    return record
 
 
 def measure(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from rich import box
@@ -32,8 +32,17 @@ _COLUMNS = (
 )
 
 
-def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: Console | None = None) -> int:
-    """Print one row per run and the cells left out; return how many runs are not complete."""
+def print_table(
+    runs: Sequence[Planned],
+    left_out: Sequence[LeftOut],
+    why: Mapping[str, str] | None = None,
+    console: Console | None = None,
+) -> int:
+    """Print one row per run and the cells left out; return how many runs are not complete.
+
+    Args:
+        why: by run id, why a run has no record.
+    """
     errors: list[str] = []
     saes = [run for run in runs if isinstance(run.job, Job)]
     others = list(
@@ -43,13 +52,13 @@ def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: C
     # A terminal narrower than the table would cut its columns; long lines are left to wrap instead.
     console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(others)))
     if saes:
-        errors += _print(console, columns, [_row(run, cast(Job, run.job), others) for run in saes])
+        errors += _print(console, columns, [_row(run, cast(Job, run.job), others, why or {}) for run in saes])
     synthetic = [run for run in runs if isinstance(run.job, RecoveryJob)]
     if synthetic:
         names = list(dict.fromkeys(n for run in synthetic for n in cast(RecoveryJob, run.job).spec.config.algorithms))
         columns = ["run", "mask", "d", "k", "n", "noise", "seed", *names, "seconds", "status"]
         print_width = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
-        rows = [_recovery_row(run, cast(RecoveryJob, run.job), names) for run in synthetic]
+        rows = [_recovery_row(run, cast(RecoveryJob, run.job), names, why or {}) for run in synthetic]
         errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
     for error in _few(errors):
         console.print(error, markup=False, soft_wrap=True)
@@ -61,7 +70,7 @@ def print_table(runs: Sequence[Planned], left_out: Sequence[LeftOut], console: C
 
 
 def _few(errors: Sequence[str]) -> list[str]:
-    """The errors; runs that were not finished, which say no more than that, in one line where they are many."""
+    """The errors; runs that were not finished in one line where they are many."""
     waiting = [error for error in errors if error.startswith(NOT_FINISHED)]
     if len(waiting) <= 3:
         return list(errors)
@@ -91,13 +100,13 @@ def _print(
     return [error for _, error in rows if error]
 
 
-def _row(run: Planned, job: Job, others: Sequence[str]) -> tuple[list[str], str]:
+def _row(run: Planned, job: Job, others: Sequence[str], why: Mapping[str, str]) -> tuple[list[str], str]:
     sizes = job.sizes
     record = read_record(job.runs_dir, job.spec.run_id)
     cells = [job.spec.run_id, job.labels["arm"], str(sizes.degree), str(sizes.k), str(sizes.n_latents)]
     cells += [str(job.axes["layer"]), str(job.axes["seed"])]
     if record is None or record["status"] != COMPLETE:
-        return _unfinished(run, record, [*cells, *[""] * (4 + len(others))])
+        return _unfinished(run, record, [*cells, *[""] * (4 + len(others))], why)
     metrics, seconds = record["metrics"], record["timings"]["total"]
     values = record["storage"]["learned_decoder_values"]
     # Against dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
@@ -106,18 +115,20 @@ def _row(run: Planned, job: Job, others: Sequence[str]) -> tuple[list[str], str]
     by = {name: record.get("inference", {}).get(name, {}) for name in others}
     cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _how(run)]
-    why = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
-    lacking = [f"{name} ({why.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
+    measured = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
+    lacking = [f"{name} ({measured.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
 
 
-def _recovery_row(run: Planned, job: RecoveryJob, names: Sequence[str]) -> tuple[list[str], str]:
+def _recovery_row(
+    run: Planned, job: RecoveryJob, names: Sequence[str], why: Mapping[str, str]
+) -> tuple[list[str], str]:
     spec = job.spec
     record = read_record(job.runs_dir, spec.run_id)
     sizes = [spec.degree, spec.k, spec.n_latents, spec.config.noise, spec.seed]
     cells = [spec.run_id, spec.config.mask, *(f"{size:g}" for size in sizes)]
     if record is None or record["status"] != COMPLETE:
-        return _unfinished(run, record, [*cells, *[""] * (1 + len(names))])
+        return _unfinished(run, record, [*cells, *[""] * (1 + len(names))], why)
     found = [record["metrics"].get(f"{name}/exact_recovery") for name in names]
     shown = ["" if value is None else f"{value:.2f}" for value in found]
     return [*cells, *shown, f"{record['timings']['total']:.1f}", _how(run)], ""
@@ -127,8 +138,9 @@ def _how(run: Planned) -> str:
     return "skipped: done" if run.done else COMPLETE
 
 
-def _unfinished(run: Planned, record: Record | None, cells: list[str]) -> tuple[list[str], str]:
-    which = f"{run.job.spec.run_id} {run.job.title}"
-    if record is None:
-        return [*cells, NOT_FINISHED], f"{NOT_FINISHED}: {which}"
+def _unfinished(run: Planned, record: Record | None, cells: list[str], why: Mapping[str, str]) -> tuple[list[str], str]:
+    run_id = run.job.spec.run_id
+    which = f"{run_id} {run.job.title}"
+    if record is None or run_id in why:
+        return [*cells, NOT_FINISHED], f"{NOT_FINISHED}: {which}" + (f": {why[run_id]}" if run_id in why else "")
     return [*cells, record["status"]], f"failed: {which}: {record.get('error', 'unknown error')}"

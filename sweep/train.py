@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +16,11 @@ from sae_core.latents import resample_dead
 from sae_core.losses import squared_errors
 from sae_core.regrow import SupportSchedule, regrow
 from sae_core.sae import SAE, SAEResidual
+from sweep.files import replaced
+from sweep.streams import Given, Rows, Stream, Trainee, Wanted, drawn, drive
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device
 _DEAD_WINDOW = 1000  # steps: a latent that fired in none of the last ones is reported dead
-_STEPS_A_STREAM = 100  # steps whose row indices come from one random stream
 
 
 class TrainingError(ValueError):
@@ -104,14 +101,16 @@ class Training(NamedTuple):
     reports: list[Progress]
     seconds: float
     exchanged: int  # entries of the support that changed their row
+    codes: tuple[str, ...]  # `code` of every process that had a part in it, each once
 
 
-Batches = Callable[[np.ndarray], torch.Tensor]  # row indices -> activations (batch, d_in), any float dtype
+class Stopped(Exception):
+    """Somebody asked the training to stop; its checkpoint has all that was done."""
 
 
 def train(
     sae: SAE,
-    rows: Batches,
+    rows: Rows,
     n_rows: int,
     variance: float,
     config: TrainConfig,
@@ -120,71 +119,72 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     schedule: SupportSchedule | None = None,
 ) -> Training:
-    """Fit `sae` in place.
+    """Fit `sae` in place: `training` of one SAE, from its first batch to its last."""
+    stream = Stream(rows, n_rows, seed, config.batch_size, sae.b_dec.device, config.steps)
+    (result,) = drive([training(sae, stream, variance, config, checkpoint, report, schedule)])
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def training(
+    sae: SAE,
+    stream: Stream,
+    variance: float,
+    config: TrainConfig,
+    checkpoint: Path | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+    schedule: SupportSchedule | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    code: str = "",
+) -> Trainee[Training]:
+    """Fit `sae` in place, batch by batch as `sweep.streams.drive` hands them over: several SAEs may share a stream.
 
     Args:
-        rows: gives the pool's rows; which are drawn follows from `seed` and the step alone.
-        n_rows: rows in the pool.
+        stream: of the pool and the run's seed.
         variance: the pool's total variance in the LM's units, for the reported fvu.
         checkpoint: file to resume from, if it exists, and to write to.
         schedule: how the support changes meanwhile, where it does.
+        stop: asked after each report.
+        code: what this process runs, kept in checkpoints.
 
     Raises:
         TrainingError: a loss is NaN or infinite.
         CheckpointError: `checkpoint` is damaged; remove it and start over.
+        Stopped: `stop` said so.
     """
-    device = sae.b_dec.device
-    optimizer = torch.optim.Adam(
-        sae.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), fused=device.type in ("cpu", "cuda")
-    )
-    state = _State(sae, optimizer, seed)
+    state = _State(sae, config, stream.seed, code)
     if checkpoint is not None:
         state.load(checkpoint)
     scaled_variance = variance * float(sae.scale) ** 2
     losses: list[torch.Tensor] = []
     saved = state.step
-
-    def fetch(step: int) -> torch.Tensor:
-        batch = rows(batch_indices(seed, step, config.batch_size, n_rows))
-        return batch.pin_memory() if device.type == "cuda" else batch
-
-    with closing(_read_ahead(fetch, range(state.step, config.steps))) as batches:
-        for batch in batches:
-            h = batch.to(device, non_blocking=True)
-            output, errors = train_step(sae, optimizer, h, config.lr_at(state.step), config.grad_clip)
-            losses.append(errors.mean())
-            state.step += 1
-            state.count(output.indices)
-            if state.step % config.resample_every == 0 and state.step < config.steps:
-                _check_finite(losses, state.step)
-                state.resample(output.residual, errors)
-            if schedule is not None and (count := schedule.count(state.step, config.steps, sae.dictionary.degree)):
-                state.regrow(rows(_regrow_indices(seed, state.step, schedule.tokens, n_rows)).to(device), count)
-            if state.step % LOG_EVERY == 0 or state.step == config.steps:
-                loss = _check_finite(losses, state.step)
-                losses.clear()
-                state.reports.append(state.progress(loss, loss / scaled_variance, config))
-                report(state.reports[-1])
-            # Only right after a report: the losses since the last one are not part of a checkpoint.
-            due = state.step - saved >= config.checkpoint_every and not losses and state.step < config.steps
-            if checkpoint is not None and due:
-                state.save(checkpoint)
-                saved = state.step
-    return Training(state.reports, state.seconds(), state.exchanged)
-
-
-def _read_ahead(fetch: Callable[[int], torch.Tensor], steps: range) -> Generator[torch.Tensor, None, None]:
-    """fetch(step) for each of `steps`, in order, the next one being fetched while the last is used."""
-    reader = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-    try:
-        coming = deque(reader.submit(fetch, step) for step in steps[:2])
-        for step in steps:
-            batch = coming.popleft().result()
-            if step + 2 < steps.stop:
-                coming.append(reader.submit(fetch, step + 2))
-            yield batch
-    finally:
-        reader.shutdown(wait=False, cancel_futures=True)  # an error or Ctrl-C does not wait for a slow disk
+    while state.step < config.steps:
+        h = yield from state.next_batch(stream)
+        output, errors = train_step(sae, state.optimizer, h, config.lr_at(state.step), config.grad_clip)
+        losses.append(errors.mean())
+        state.step += 1
+        state.count(output.indices)
+        if state.step % config.resample_every == 0 and state.step < config.steps:
+            _check_finite(losses, state.step)
+            state.resample(output.residual, errors)
+        if schedule is not None and (count := schedule.count(state.step, config.steps, sae.dictionary.degree)):
+            state.regrow(stream.rows(_regrow_indices(stream, state.step, schedule.tokens)).to(stream.device), count)
+        if state.step % LOG_EVERY and state.step < config.steps:
+            continue
+        loss = _check_finite(losses, state.step)
+        losses.clear()
+        state.reports.append(state.progress(loss, loss / scaled_variance, config))
+        report(state.reports[-1])
+        # Only right after a report: the losses since the last one are not part of a checkpoint.
+        asked = state.step < config.steps and stop()
+        due = state.step - saved >= config.checkpoint_every and state.step < config.steps
+        if checkpoint is not None and (due or asked):
+            state.save(checkpoint)
+            saved = state.step
+        if asked:
+            raise Stopped(f"stopped at step {state.step}")
+    return Training(state.reports, state.seconds(), state.exchanged, state.codes)
 
 
 def train_step(
@@ -202,20 +202,9 @@ def train_step(
     return SAEResidual(*(part.detach() for part in output)), errors.detach()
 
 
-def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
-    """Rows of the pool that `step` sees, drawn with replacement; depends on the arguments alone: (batch_size,)."""
-    block, within = divmod(step, _STEPS_A_STREAM)
-    return _drawn(np.random.PCG64([seed, block]).advance(within * batch_size), batch_size, n_rows)
-
-
-def _regrow_indices(seed: int, step: int, count: int, n_rows: int) -> np.ndarray:
+def _regrow_indices(stream: Stream, step: int, count: int) -> np.ndarray:
     """Rows of the pool that a change of the support after `step` looks at: (count,)."""
-    return _drawn(np.random.PCG64([seed, step, 1]), count, n_rows)
-
-
-def _drawn(bits: np.random.PCG64, count: int, n_rows: int) -> np.ndarray:
-    raw = bits.random_raw(count)
-    return ((raw >> np.uint64(32)) * np.uint64(n_rows) >> np.uint64(32)).astype(np.int64)
+    return drawn(np.random.PCG64([stream.seed, step, 1]), count, stream.n_rows)
 
 
 def _check_finite(losses: list[torch.Tensor], done: int) -> float:
@@ -231,16 +220,19 @@ def _check_finite(losses: list[torch.Tensor], done: int) -> float:
 class _State:
     """All that a checkpoint must hold besides the data, which follows from seed and step."""
 
-    def __init__(self, sae: SAE, optimizer: torch.optim.Optimizer, seed: int):
+    def __init__(self, sae: SAE, config: TrainConfig, seed: int, code: str):
         device = sae.b_dec.device
-        self.sae, self.optimizer, self.step, self.resampled = sae, optimizer, 0, 0
+        betas, fused = (config.beta1, config.beta2), device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, betas=betas, fused=fused)
+        self.sae, self.step, self.resampled = sae, 0, 0
         self.generator = torch.Generator(device=device).manual_seed(seed)
         n = sae.dictionary.n_latents
         self.firings = torch.zeros(n, dtype=torch.int64, device=device)  # since the last re-aiming
         self.last_fired = torch.zeros(n, dtype=torch.int64, device=device)  # step count at the last firing
         self.reports: list[Progress] = []
         self.exchanged = 0
-        self._before, self._started = 0.0, time.perf_counter()
+        self.codes = (code,)
+        self._before, self._since = 0.0, time.perf_counter()
 
     def count(self, indices: torch.Tensor) -> None:
         """Note who fired in the step just done."""
@@ -257,9 +249,16 @@ class _State:
         moments = self.optimizer.state[self.sae.dictionary.values]
         self.exchanged += regrow(self.sae, h.float(), count, (moments["exp_avg"], moments["exp_avg_sq"]))
 
+    def next_batch(self, stream: Stream) -> Generator[Wanted, Given, torch.Tensor]:
+        """The clock stands still meanwhile: others who train on the stream may have their turn."""
+        self._before = self.seconds()
+        given = yield Wanted(stream, self.step)
+        self._before, self._since = self._before + given.seconds, time.perf_counter()
+        return given.batch
+
     def seconds(self) -> float:
-        """In training, in all processes that had a part in it."""
-        return self._before + time.perf_counter() - self._started
+        """In this training, in all processes that had a part in it."""
+        return self._before + time.perf_counter() - self._since
 
     def progress(self, loss: float, fvu: float, config: TrainConfig) -> Progress:
         window = min(_DEAD_WINDOW, self.step)
@@ -287,12 +286,12 @@ class _State:
             "reports": [tuple(report) for report in self.reports],
             "exchanged": self.exchanged,
             "seconds": self.seconds(),
+            "codes": list(self.codes),
         }
         if self.sae.dictionary.drawn is None:
             state["support"] = self.sae.dictionary.support  # may have changed
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        torch.save(state, temporary)
-        os.replace(temporary, path)
+        with replaced(path) as temporary:
+            torch.save(state, temporary)
 
     def load(self, path: Path) -> None:
         try:
@@ -306,6 +305,7 @@ class _State:
             self.step, self.resampled = state["step"], state["resampled"]
             self.reports = [Progress(*report) for report in state["reports"]]
             self.exchanged, self._before = state["exchanged"], state["seconds"]
+            self.codes = tuple(dict.fromkeys([*state["codes"], *self.codes]))
         except FileNotFoundError:
             return
         except Exception as error:  # a torn file raises whatever its bytes suggest

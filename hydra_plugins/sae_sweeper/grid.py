@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+
+from sweep.compose import Composer
 
 
 class GridSweeper(BasicSweeper):
@@ -31,30 +32,27 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
+        from sweep.dispatch import launch, launch_folder, workers, write_launch
         from sweep.plan import make_plan
-        from sweep.progress import Display
+        from sweep.plan_report import print_plan
         from sweep.report import print_table
         from sweep.run import preflight
 
         assert self.config is not None and self.launcher is not None
-        sweep_dir = Path(self.config.hydra.sweep.dir)
-        plan = make_plan(self._cells(arguments), sweep_dir.name)
+        folder = launch_folder(self.config)
+        plan = make_plan(self._cells(arguments), folder.name)
+        if self.config.plan:
+            print_plan(plan, workers(self.config))
+            return None
         for job in _one_per_source([run.job for run in plan.todo]):
-            preflight(job, plan.layers(job))
+            preflight(job)
+        why: dict[str, str] = {}
         if plan.todo:
-            sweep_dir.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, sweep_dir / "multirun.yaml")
-            batch = [[*run.overrides, f"layers_together={plan.layers(run.job)}"] for run in plan.todo]
-            shown = [(run.job.spec.run_id, run.job.title) for run in plan.todo]
-            lost = ""
-            with Display(plan.todo[0].job.runs_dir, shown):
-                try:
-                    self.launcher.launch(batch, initial_job_idx=0)
-                except Exception as error:  # a worker that was killed: its siblings' results are on disk
-                    lost = f"the launcher stopped early ({type(error).__name__}); the same command goes on from here"
-            if lost:
-                print(lost)
-        if print_table(plan.runs, plan.left_out):
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            write_launch(folder, plan.runs, plan.left_out)
+            why = launch(plan.todo, self.launcher, self.config)
+        if print_table(plan.runs, plan.left_out, why):
             raise SystemExit(1)
         return None
 
@@ -62,6 +60,7 @@ class GridSweeper(BasicSweeper):
         """(overrides, composed config) of every combination, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
         loader = self.hydra_context.config_loader
+        compose = Composer(loader, self.config)
         choices = {argument: choices_of(argument, loader) for argument in arguments}
         given = {_key(argument): {choice.split("=", 1)[-1] for choice in choices[argument]} for argument in arguments}
         for grid, chosen in selected(self._grids, given):
@@ -69,11 +68,7 @@ class GridSweeper(BasicSweeper):
             params = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
             others = [choices[argument] for argument in arguments if _key(argument) not in chosen]
             for combination in itertools.product(*(choices_of(param, loader) for param in params), *others):
-                overrides = list(combination)
-                cfg = loader.load_sweep_config(self.config, overrides)
-                OmegaConf.set_struct(cfg, False)
-                del cfg["hydra"]
-                yield overrides, cfg
+                yield list(combination), compose(combination)
 
 
 def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tuple[dict[str, Any], set[str]]]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sae_core.arms import DenseWarmTied, Dynamic, Expander
-from sweep.train import CheckpointError, TrainConfig, TrainingError, batch_indices, train
+from sweep.streams import batch_indices
+from sweep.train import CheckpointError, TrainConfig, TrainingError, train
 
 DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(
     16, 16, generator=torch.Generator().manual_seed(1)

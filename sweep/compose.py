@@ -1,0 +1,49 @@
+"""Composing the cells of a sweep: what Hydra does for each, with the part that equal groups share done once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+
+class Composer:
+    """overrides -> the config of that cell, without its `hydra` node.
+
+    Overrides that choose a config group are composed by Hydra, once for each combination of choices; `key=value` is
+    then applied to a copy, by the function with which Hydra applies it after composing.
+    """
+
+    def __init__(self, loader: ConfigLoader, master: DictConfig):
+        self._loader, self._master = loader, master
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._groups: dict[str, bool] = {}
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def __call__(self, overrides: Sequence[str]) -> DictConfig:
+        chosen = tuple(text for text in overrides if self._chooses_a_group(text))
+        if chosen not in self._composed:
+            self._composed[chosen] = self._compose(list(chosen))
+        cfg = copy.deepcopy(self._composed[chosen])
+        values = [text for text in overrides if not self._chooses_a_group(text)]
+        ConfigLoaderImpl._apply_overrides_to_config(self._parser.parse_overrides(values), cfg)
+        OmegaConf.set_struct(cfg, False)
+        return cfg
+
+    def _chooses_a_group(self, text: str) -> bool:
+        key = text.split("=", 1)[0]
+        if key not in self._groups:
+            plain = key.lstrip("+~").split("@")[0]
+            self._groups[key] = "@" in key or plain.startswith("hydra") or self._loader.get_group_options(plain) != []
+        return self._groups[key]
+
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        cfg = self._loader.load_sweep_config(self._master, overrides)
+        OmegaConf.set_struct(cfg, False)
+        del cfg["hydra"]
+        OmegaConf.set_struct(cfg, True)  # so that an unknown key is refused, as Hydra does
+        return cfg

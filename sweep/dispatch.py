@@ -1,0 +1,129 @@
+"""A sweep's runs -> workers, started by whichever Hydra launcher is chosen."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+
+from sweep.build import Job
+from sweep.files import write_json
+from sweep.plan import LeftOut, Planned
+from sweep.progress import Display
+from sweep.recording import one_line
+from sweep.run import missing
+from sweep.store import read_record
+from sweep.versions import code_hash
+from sweep.worker import settled, write_work
+from sweep.workers import Workers, workers_of
+
+LAUNCH = "launch.json"
+_TRIES = 3  # launches in a row that may end without finishing a run
+
+
+def launch_folder(master: DictConfig) -> Path:
+    return Path(master.hydra.sweep.dir)
+
+
+def write_launch(folder: Path, runs: Sequence[Planned], left_out: Sequence[LeftOut], study: Any = None) -> None:
+    """Say in `folder` what this launch is for, for `sweep.status` and for people."""
+    listed = [
+        {"run_id": run.job.spec.run_id, "title": run.job.title, "axes": run.job.axes, "arm": run.job.labels["arm"]}
+        for run in runs
+    ]
+    about = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "command": " ".join(sys.argv[1:]),
+        "code": code_hash(),
+        "study": study,
+        "runs": listed,
+        "left_out": [{"overrides": cell.overrides, "reason": cell.reason} for cell in left_out],
+    }
+    write_json(folder / LAUNCH, about)
+
+
+def workers(master: DictConfig) -> Workers:
+    """How many workers the sweep's config starts, and the CPU threads of each."""
+    return workers_of(master.hydra.launcher, master.threads, OmegaConf.select(master, "launch.workers"))
+
+
+def launch(
+    runs: Sequence[Planned], launcher: Launcher, master: DictConfig, shown: int = 0, total: int | None = None
+) -> dict[str, str]:
+    """Have the launcher's workers carry out `runs`; returns by run id why a run left no record, where it left none.
+
+    Workers that are lost (killed, out of memory) cost no other run: the rest goes on in new ones, unless that happens
+    again and again without any run being finished.
+
+    Args:
+        master: the sweeper's own config, with its `hydra` node.
+        shown, total: runs of the sweep that ended before these, and of the whole sweep, for the display.
+    """
+    folder = launch_folder(master)
+    left, why, tries = list(runs), dict[str, str](), 0
+    needed = [job for r in runs if isinstance(r.job, Job) for job in missing(r.job)]
+    titles = {job.spec.run_id: job.title for job in [*needed, *(r.job for r in runs)]}
+    with Display(runs[0].job.runs_dir, list(titles.items()), shown, total):
+        while left and tries < _TRIES:
+            lost = _start(left, launcher, master, folder, why)
+            still = [r for r in left if r.job.spec.run_id not in why and not _settled(r)]
+            if not lost:
+                left = []
+            elif still:
+                tries = tries + 1 if len(still) == len(left) else 0
+                say = "the others go on" if tries < _TRIES else "given up"
+                print(f"a worker was lost ({lost}): {len(still)} run(s) left, {say}", file=sys.stderr)
+                why |= {r.job.spec.run_id: f"its worker was lost ({lost})" for r in still} if tries == _TRIES else {}
+                left = still
+            else:
+                left = []
+    return why
+
+
+def _start(
+    left: Sequence[Planned], launcher: Launcher, master: DictConfig, folder: Path, why: dict[str, str]
+) -> str | None:
+    """Launch workers once and wait for them; what they say goes into `why`. Returns how one was lost, if one was."""
+    number = next(n for n in itertools.count() if not (folder / f"work-{n}.json").exists())
+    count, threads = workers(master)
+    work = (folder / f"work-{number}.json").absolute()
+    share = OmegaConf.select(master, "launch.share") or 1
+    write_work(work, folder.name, share, [_settings(run, threads) for run in left])
+    jobs = [[f"launch.work={work}"]] * min(count, len(left))
+    try:
+        ended = launcher.launch(jobs, initial_job_idx=number * count)
+    except Exception as error:  # a worker that was killed: what it and its siblings finished is on disk
+        return type(error).__name__
+    lost = None
+    for job in ended:
+        lost = _said(job, why) or lost
+    return lost
+
+
+def _said(job: JobReturn, why: dict[str, str]) -> str | None:
+    if job.status == JobStatus.COMPLETED:
+        why.update(job.return_value or {})
+        return None
+    error = job._return_value  # `return_value` would raise it
+    return one_line(error) if isinstance(error, BaseException) else str(error)
+
+
+def _settings(run: Planned, threads: int | None) -> dict[str, Any]:
+    settings = run.job.settings
+    layers = list(run.job.layers_together) if isinstance(run.job, Job) else []
+    return {**settings, "threads": settings["threads"] or threads, "layers_together": layers}
+
+
+def _settled(run: Planned) -> bool:
+    return settled(run.job, read_record(run.job.runs_dir, run.job.spec.run_id))
