@@ -126,21 +126,21 @@ def build(cfg: DictConfig, sweep: str) -> Job | RecoveryJob:
 
 def build_recovery(cfg: DictConfig, sweep: str) -> RecoveryJob:
     """As `build_job`, for a synthetic recovery experiment: no LM, no text."""
-    _check_settings(cfg)
-    config = _build(cfg.recovery, "recovery", RecoveryConfig)
-    n = latents_from(cfg.n, config.d_in)
-    degree = config.d_in if config.mask == "dense" else cfg.d
-    spec = RecoverySpec(config, n, degree, cfg.k, cfg.seed)
+    settings = _settings(cfg)
+    _check_settings(settings)
+    config = _build(settings["recovery"], "recovery", RecoveryConfig)
+    n, k, seed = latents_from(settings["n"], config.d_in), settings["k"], settings["seed"]
+    degree = config.d_in if config.mask == "dense" else settings["d"]
     return RecoveryJob(
-        spec=spec,
-        axes={"d": degree, "k": cfg.k, "n": n, "seed": cfg.seed},
+        spec=RecoverySpec(config, n, degree, k, seed),
+        axes={"d": degree, "k": k, "n": n, "seed": seed},
         labels={"model": "synthetic", "corpus": f"codes:{config.codes}", "arm": config.mask, "sweep": sweep},
-        tracker=_dataclass(cfg.tracker, "tracker", TrackerConfig),
-        runs_dir=Path(cfg.runs_dir).expanduser(),
-        device=cfg.device,
-        backend=cfg.backend,
-        threads=_threads(cfg),
-        settings=cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True)),
+        tracker=_dataclass(settings, "tracker", TrackerConfig),
+        runs_dir=Path(settings["runs_dir"]).expanduser(),
+        device=settings["device"],
+        backend=settings["backend"],
+        threads=_threads(settings),
+        settings=settings,
     )
 
 
@@ -154,28 +154,30 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         CellError: a cell to leave out of a grid.
         ValueError: anything else that is wrong, named by key, value and range.
     """
-    _check_settings(cfg)
-    train = _build(cfg.train, "train", TrainConfig)
-    evaluation = _build(cfg.eval, "eval", EvalConfig)
-    tracker = _dataclass(cfg.tracker, "tracker", TrackerConfig)
-    model = _dataclass(cfg.model, "model", ModelConfig)
+    settings = _settings(cfg)
+    _check_settings(settings)
+    train = _build(_group(settings, "train"), "train", TrainConfig)
+    evaluation = _build(_group(settings, "eval"), "eval", EvalConfig)
+    tracker = _dataclass(settings, "tracker", TrackerConfig)
+    model = _dataclass(settings, "model", ModelConfig)
     info = _find_model(model)
     if isinstance(info, ModelNotHereError):
         raise info
-    check_layer(cfg.layer, info, model.name)
-    n = latents_from(cfg.n, info.d_model)
-    if cfg.k > n:
-        raise ValueError(f"k={cfg.k} must be in 1..{n} (n)")
-    resolved = cast(DictConfig, OmegaConf.merge(cfg, {"n": n}))  # arms refer to it as ${n}
-    arm = cast(Arm, _build(resolved.sae, "sae", Arm))
+    check_layer(settings["layer"], info, model.name)
+    n = latents_from(settings["n"], info.d_model)
+    if settings["k"] > n:
+        raise ValueError(f"k={settings['k']} must be in 1..{n} (n)")
+    if settings["n"] != n:
+        settings = _settings(cfg, n)
+    arm = cast(Arm, _build(_group(settings, "sae"), "sae", Arm))
     sizes = arm.sizes(info.d_model)
-    key, windows, corpus = _activations(cfg, model, info)
+    key, windows, corpus = _activations(settings, model, info)
     return Job(
-        spec=RunSpec(key, arm, train, evaluation, cfg.seed),
-        axes={"layer": cfg.layer, "d": cfg.d, "k": cfg.k, "n": n, "seed": cfg.seed},
+        spec=RunSpec(key, arm, train, evaluation, settings["seed"]),
+        axes={axis: settings[axis] for axis in AXES},
         labels={
             "model": _model_label(model),
-            "corpus": _corpus_label(_plain(cfg.corpus, "corpus")),
+            "corpus": _corpus_label(settings["corpus"]),
             "arm": arm.label,
             "sweep": sweep,
         },
@@ -185,48 +187,57 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
         corpus=corpus,
         windows=windows,
         tracker=tracker,
-        runs_dir=Path(cfg.runs_dir).expanduser(),
-        cache_dir=Path(cfg.cache_dir).expanduser(),
-        cache_local=_local(cfg),
-        device=cfg.device,
-        backend=cfg.backend,
-        threads=_threads(cfg),
-        layers_together=tuple(sorted({cfg.layer, *cfg.layers_together})),
-        save_artifact=cfg.save_artifact,
-        settings=cast(dict[str, Any], OmegaConf.to_container(resolved, resolve=True)),
+        runs_dir=Path(settings["runs_dir"]).expanduser(),
+        cache_dir=Path(settings["cache_dir"]).expanduser(),
+        cache_local=_local(settings),
+        device=settings["device"],
+        backend=settings["backend"],
+        threads=_threads(settings),
+        layers_together=tuple(sorted({settings["layer"], *settings["layers_together"]})),
+        save_artifact=settings["save_artifact"],
+        settings=settings,
     )
 
 
-def _activations(cfg: DictConfig, model: ModelConfig, info: ModelInfo) -> tuple[CacheKey, WindowConfig, Corpus]:
+def _settings(cfg: DictConfig, n: int | None = None) -> dict[str, Any]:
+    """The whole config resolved; with `n` in the place of its own, which arms refer to as ${n}."""
+    if n is not None:
+        plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+        cfg = cast(DictConfig, OmegaConf.create({**plain, "n": n}))
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+def _activations(
+    settings: dict[str, Any], model: ModelConfig, info: ModelInfo
+) -> tuple[CacheKey, WindowConfig, Corpus]:
     """What determines the cached activations, and the text and windows they come from."""
-    settings = _plain(cfg.corpus, "corpus")
-    bos = settings.pop("bos")
-    train_tokens = whole_number("corpus.train_tokens", settings.pop("train_tokens"), 1)
+    given = dict(_group(settings, "corpus"))
+    bos = given.pop("bos")
+    train_tokens = whole_number("corpus.train_tokens", given.pop("train_tokens"), 1)
     windows = WindowConfig(model.window, bos)
-    corpus = _build_corpus(json.dumps(settings))
-    cache_dir = Path(cfg.cache_dir).expanduser()
+    corpus_json, cache_dir = json.dumps(given), Path(settings["cache_dir"]).expanduser()
     key = CacheKey(
-        lm=model_hash(info, cache_dir),
+        lm=_model_hash(info, cache_dir),
         lm_dtype=model.dtype,
-        layer=cfg.layer,
+        layer=settings["layer"],
         hook=HOOK,
-        corpus=corpus.fingerprint(cache_dir),
+        corpus=_fingerprint(corpus_json, cache_dir),
         window=model.window,
         bos=bos,
         tokens=train_tokens,
-        dtype=cfg.cache_dtype,
+        dtype=settings["cache_dtype"],
         seed=SHUFFLE_SEED,
     )
-    return key, windows, corpus
+    return key, windows, _build_corpus(corpus_json)
 
 
-def _local(cfg: DictConfig) -> Path | None:
-    local = OmegaConf.select(cfg, "cache.local")
+def _local(settings: Mapping[str, Any]) -> Path | None:
+    local = settings.get("cache", {}).get("local")
     return None if local is None else Path(local).expanduser()
 
 
-def _threads(cfg: DictConfig) -> int | None:
-    return None if cfg.threads is None else whole_number("threads", cfg.threads, 1)
+def _threads(settings: Mapping[str, Any]) -> int | None:
+    return None if settings["threads"] is None else whole_number("threads", settings["threads"], 1)
 
 
 def _arm_config(arm: Arm) -> dict[str, Any]:
@@ -236,28 +247,29 @@ def _arm_config(arm: Arm) -> dict[str, Any]:
     return {"_target_": f"sae_core.arms.{type(arm).__name__}", **plain}
 
 
-def _check_settings(cfg: DictConfig) -> None:
+def _check_settings(cfg: Mapping[str, Any]) -> None:
     """Raise ValueError for a key that is unknown, or an axis or setting that is out of range."""
-    check_keys("", cast(Mapping[str, Any], cfg), {*AXES, *_SETTINGS, *_PARTS, *_GROUPS})
+    check_keys("", cfg, {*AXES, *_SETTINGS, *_PARTS, *_GROUPS})
     for axis, least in (("layer", 0), ("d", 1), ("k", 1), ("seed", 0)):
         whole_number(axis, cfg[axis], least)
-    if cfg.seed >= 2**63:
-        raise ValueError(f"seed={cfg.seed} must be in 0..{2**63 - 1}")
+    if cfg["seed"] >= 2**63:
+        raise ValueError(f"seed={cfg['seed']} must be in 0..{2**63 - 1}")
     check_types("", {key: cfg[key] for key in _SETTINGS if key in cfg}, _SETTINGS)
     for part, hints in _PARTS.items():
         if part in cfg:
-            plain = _plain(cfg[part], part)
-            check_keys(f"{part}.", plain, set(hints))
-            check_types(f"{part}.", plain, hints)
-    for key in ("launch.share", "launch.workers", "budget_bytes"):
-        if (value := OmegaConf.select(cfg, key)) is not None:
+            check_keys(f"{part}.", _group(cfg, part), set(hints))
+            check_types(f"{part}.", cfg[part], hints)
+    launch = cfg.get("launch", {})
+    for key, value in (("budget_bytes", cfg.get("budget_bytes")), ("launch.share", launch.get("share")),
+                       ("launch.workers", launch.get("workers"))):  # fmt: skip
+        if value is not None:
             whole_number(key, value, 1)
     for key in ("runs_dir", "cache_dir"):
         if not cfg[key]:
             raise ValueError(f"{key} must name a folder")
-    if cfg.cache_dtype not in ("float16", "bfloat16"):
-        raise ValueError(f"cache_dtype={cfg.cache_dtype} must be float16 or bfloat16")
-    backend_name(cfg.backend, device_from(cfg.device))
+    if cfg["cache_dtype"] not in ("float16", "bfloat16"):
+        raise ValueError(f"cache_dtype={cfg['cache_dtype']} must be float16 or bfloat16")
+    backend_name(cfg["backend"], device_from(cfg["device"]))
 
 
 @lru_cache
@@ -275,16 +287,24 @@ def _build_corpus(corpus_json: str) -> Corpus:
     return _build(json.loads(corpus_json), "corpus", None)
 
 
-def _plain(node: Any, name: str) -> dict[str, Any]:
-    """A config group as a resolved dict."""
-    if not isinstance(node, DictConfig):
-        raise ValueError(f"{name}={node} must be a config group; choose a file of conf/{name}/")
-    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+@lru_cache
+def _model_hash(info: ModelInfo, cache_dir: Path) -> str:
+    return model_hash(info, cache_dir)
 
 
-def _build(node: Any, name: str, kind: type | None) -> Any:
+@lru_cache
+def _fingerprint(corpus_json: str, cache_dir: Path) -> str:
+    return _build_corpus(corpus_json).fingerprint(cache_dir)
+
+
+def _group(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(settings[name], dict):
+        raise ValueError(f"{name}={settings[name]} must be a config group; choose a file of conf/{name}/")
+    return settings[name]
+
+
+def _build(plain: dict[str, Any], name: str, kind: type | None) -> Any:
     """Instantiate the group's `_target_`; its signature is the schema, and keys it does not have are refused."""
-    plain = node if isinstance(node, dict) else _plain(node, name)
     try:
         module, _, member = str(plain.get("_target_")).rpartition(".")
         target = getattr(import_module(module), member)
@@ -308,8 +328,8 @@ def _build(node: Any, name: str, kind: type | None) -> Any:
     return built
 
 
-def _dataclass(node: Any, name: str, kind: type) -> Any:
-    plain = _plain(node, name)
+def _dataclass(settings: Mapping[str, Any], name: str, kind: type) -> Any:
+    plain = _group(settings, name)
     hints = get_type_hints(kind)
     check_keys(f"{name}.", plain, set(hints))
     check_types(f"{name}.", plain, hints)

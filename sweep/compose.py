@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -22,6 +23,7 @@ class Composer:
         self._loader, self._master = loader, master
         self._parser = OverridesParser.create(config_loader=loader)
         self._groups: dict[str, bool] = {}
+        self._parsed: dict[str, Override] = {}
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def __call__(self, overrides: Sequence[str]) -> DictConfig:
@@ -29,10 +31,15 @@ class Composer:
         if chosen not in self._composed:
             self._composed[chosen] = self._compose(list(chosen))
         cfg = copy.deepcopy(self._composed[chosen])
-        values = [text for text in overrides if not self._chooses_a_group(text)]
-        ConfigLoaderImpl._apply_overrides_to_config(self._parser.parse_overrides(values), cfg)
+        values = [self._parse(text) for text in overrides if not self._chooses_a_group(text)]
+        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
         OmegaConf.set_struct(cfg, False)
         return cfg
+
+    def _parse(self, text: str) -> Override:
+        if text not in self._parsed:
+            (self._parsed[text],) = self._parser.parse_overrides([text])
+        return self._parsed[text]
 
     def _chooses_a_group(self, text: str) -> bool:
         key = text.split("=", 1)[0]
