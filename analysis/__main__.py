@@ -11,6 +11,7 @@ from analysis.load import EMBEDDED, NoRunsError
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
+_STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # the commands with --x and --y: their own x
 _EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or the word {EMBEDDED}: records
 of the embedded LM that ship with the project. `python -m analysis NAME --help` shows the options of one."""
 
@@ -53,7 +54,8 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     from analysis.records import Records
 
     records = Records.read(args.runs).at(args.layer, args.k)
-    options = Options(_names(args.arms), args.x, args.y, args.published)
+    records = records.of(args.study) if args.study else records
+    options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto)
     reasons: dict[str, str] = {}
     for name, entry in entries.items():
         try:
@@ -102,10 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, entry in CATALOGUE.items():
         command = commands.add_parser(name, help=entry.help, description=entry.help)
         command.set_defaults(act=draw, name=name)
-        _drawing_options(command, frontier=name == "frontier")
+        _drawing_options(command)
+        if name in _STORAGE_AXES:
+            _axis_options(command, _STORAGE_AXES[name])
+        if name == "frontier":
+            _frontier_options(command)
     command = commands.add_parser("all", help="every figure and table that the records have something for")
     command.set_defaults(act=draw_all)
-    _drawing_options(command, frontier=False)
+    _drawing_options(command)
     _latents_parser(commands.add_parser("latents", help="what latents fire at, as text to read"))
     command = commands.add_parser("pack", help="write the records as one file that --runs takes")
     command.set_defaults(act=pack)
@@ -114,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _drawing_options(command: argparse.ArgumentParser, frontier: bool) -> None:
+def _drawing_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, or {EMBEDDED} (default: runs)")
     command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
     command.add_argument("--arms", default="", metavar="A,B,C", help=_ARMS_HELP)
@@ -122,11 +128,20 @@ def _drawing_options(command: argparse.ArgumentParser, frontier: bool) -> None:
         command.add_argument(
             f"--{key}", type=int, nargs="+", default=[], help=f"only runs of this {key}, or of several"
         )
-    command.set_defaults(x=_X[0], y=_Y[0], published=False)
-    if frontier:
-        command.add_argument("--x", choices=_X, help="storage axis (default: compression)")
-        command.add_argument("--y", choices=_Y, help="fidelity axis (default: ce_recovered)")
-        command.add_argument("--published", action="store_true", help="overlay the paper's own points")
+    command.add_argument(
+        "--study", type=Path, metavar="FILE", help="only runs in this CSV's column run_id, such as a search's trials.csv"
+    )
+    command.set_defaults(x=None, y=_Y[0], published=False, pareto=False)
+
+
+def _axis_options(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument("--x", choices=_X, help=f"storage axis (default: {default})")
+    command.add_argument("--y", choices=_Y, help=f"fidelity axis (default: {_Y[0]})")
+
+
+def _frontier_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--published", action="store_true", help="overlay the paper's own points")
+    command.add_argument("--pareto", action="store_true", help="in each panel the best of any k, n, d and arm")
 
 
 def _latents_parser(command: argparse.ArgumentParser) -> None:

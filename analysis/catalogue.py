@@ -24,6 +24,7 @@ class Entry(NamedTuple):
 
 CATALOGUE = {
     "frontier": Entry("figures", "frontier", "what each arm preserves against what it stores"),
+    "pareto": Entry("figures", "pareto", "the runs that no other beats, of any k, n, d and arm: what a search found"),
     "dominance": Entry("figures", "dominance", "at so many stored bytes and multiply-adds, who preserves the most"),
     "wins": Entry("verdicts", "wins", "arm against arm: paired difference, cells won of cells"),
     "matched": Entry("figures", "matched", "expander against dense at equal values, parameters and bytes"),

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
+from analysis.frames import groups, where
+
 _REPEATED = ["model", "layer", "n", "arm", "k", "d", "n_latents", "degree", "value_bits", "seed", "settings"]
+
+_RECIPE = ("activations.tokens", "activations.dtype", "activations.seed")  # with train.*: how a run came to be
+_SHOWN = 5  # notes of what is left out, before they are counted only
 
 Settings = dict[str, object]
 
@@ -21,22 +26,41 @@ def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     left out is said on standard error, with the settings that differ. A run that was not trained (its record names no
     recipe) goes with any recipe. Of runs that repeat a cell and seed, the latest is kept.
     """
+    return without_repeats(_agreeing(runs, ["model", "layer", "n"], "settings", "; pareto draws any recipe"))
+
+
+def measured_alike(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs whose measures mean the same, however they were trained: per (model, layer) those of the LM, text and
+    evaluation of most runs. What is left out is said on standard error."""
+    measured = {text: json.dumps(_without_recipe(json.loads(text)), sort_keys=True) for text in set(runs["settings"])}
+    found = runs.assign(measured=[measured[text] for text in runs["settings"]])
+    return _agreeing(found, ["model", "layer"], "measured").drop(columns="measured")
+
+
+def _without_recipe(settings: Settings) -> Settings:
+    return {name: value for name, value in settings.items() if name not in _RECIPE and not name.startswith("train.")}
+
+
+def _agreeing(runs: pd.DataFrame, by: list[str], name: str, hint: str = "") -> pd.DataFrame:
+    """Per group of `by` the runs that contradict nothing in the most frequent settings; the column `name` holds them.
+    `hint` ends the note where there are too many others to name."""
     kept: list[pd.DataFrame] = []
-    for key, panel in runs.groupby(["model", "layer", "n"]):
-        chosen = most_frequent(panel)
-        differing: Counter[str] = Counter()
-        for text, count in Counter(panel["settings"]).items():
-            if contradictions(json.loads(text), chosen):
-                differing[text] += count
-        for text, count in differing.items():
-            _say_left_out(cast(tuple[Any, ...], key), count, json.loads(text), chosen)
-        kept.append(cast(pd.DataFrame, panel[~panel["settings"].isin(list(differing))]))
-    return without_repeats(pd.concat(kept, ignore_index=True))
+    left_out: list[tuple[int, str]] = []
+    for key, panel in groups(runs, by):
+        chosen = most_frequent(panel, name)
+        differing: list[str] = []
+        for text, count in Counter(panel[name]).items():
+            if changed := contradictions(other := json.loads(text), chosen):
+                differing.append(text)
+                left_out.append((count, _left_out(dict(zip(by, key, strict=True)), count, other, changed)))
+        kept.append(where(panel, ~panel[name].isin(differing)))
+    _say(left_out, hint)
+    return pd.concat(kept, ignore_index=True)
 
 
-def most_frequent(panel: pd.DataFrame) -> Settings:
+def most_frequent(panel: pd.DataFrame, name: str = "settings") -> Settings:
     """The settings of most runs; the most recent ones where two are equally frequent."""
-    recent_first = panel.sort_values("finished", ascending=False)["settings"].tolist()
+    recent_first = panel.sort_values("finished", ascending=False)[name].tolist()
     return json.loads(Counter(recent_first).most_common(1)[0][0])
 
 
@@ -59,8 +83,15 @@ def _parts(settings: Settings) -> set[str]:
     return {name.split(".")[0] for name in settings}
 
 
-def _say_left_out(key: tuple[Any, ...], count: int, other: Settings, chosen: Settings) -> None:
-    changed = ", ".join(f"{name}={other.get(name)}" for name in contradictions(other, chosen))
-    model, layer, n = key
-    where = f"{model}, layer {layer}, n {n}"
-    print(f"note: {count} run(s) of {where} with other settings left out ({changed})", file=sys.stderr)
+def _left_out(place: dict[str, Any], count: int, other: Settings, changed: list[str]) -> str:
+    at = ", ".join([str(place.pop("model")), *(f"{name} {value}" for name, value in place.items())])
+    how = ", ".join(f"{name}={other.get(name)}" for name in changed)
+    return f"{count} run(s) of {at} with other settings left out ({how})"
+
+
+def _say(left_out: list[tuple[int, str]], hint: str) -> None:
+    """A note each; of a search, where every run has settings of its own, the first few and how many more."""
+    for _, said in left_out[:_SHOWN]:
+        print(f"note: {said}", file=sys.stderr)
+    if more := sum(count for count, _ in left_out[_SHOWN:]):
+        print(f"note: {more} more run(s) with other settings left out{hint}", file=sys.stderr)

@@ -18,6 +18,8 @@ from analysis.frontier_plots import frontier_figure
 from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen, drawn
 from analysis.pairs import PANEL
+from analysis.pareto import as_csv, pareto_table
+from analysis.pareto_plots import pareto_figure
 from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.pursuit_plots import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.pursuits import (
@@ -54,6 +56,18 @@ def frontiers(records: Records, options: Options) -> list[Output]:
     """The frontier over each storage axis, for `all`."""
     found = [Options(options.arms, x=x) for x in X_AXES]
     return [output for one in found for output in frontier(records, one)]
+
+
+def pareto(records: Records, options: Options) -> list[Output]:
+    """All runs of a (model, layer) in one panel; axes other than the default ones are part of the name."""
+    x = options.x or "stored_bytes"
+    table = pareto_table(chosen(records.everything, options), x, options.y)
+    figure = pareto_figure(table, x, options.y)
+    return [Output(_on_axes("pareto", x, options.y, "stored_bytes"), as_csv(table, x, options.y), figure)]
+
+
+def _on_axes(name: str, x: str, y: str, own_x: str) -> str:
+    return name + ("" if x == own_x else f"-{x}") + ("" if y == "ce_recovered" else f"-{y}")
 
 
 def dominance(records: Records, options: Options) -> list[Output]:

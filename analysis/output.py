@@ -23,14 +23,17 @@ class Options:
 
     Args:
         arms: labels to draw, `*` allowed; none for the command's own choice.
-        x: storage axis of the frontier, y: its fidelity; see `analysis.frontier`.
+        x: storage axis of the frontier and the Pareto set, none for the command's own; y: their fidelity; see
+            `analysis.frontier`.
         published: overlay the paper's points on the frontier.
+        pareto: draw the Pareto set into the frontier's panels.
     """
 
     arms: tuple[str, ...] = ()
-    x: str = "compression"
+    x: str | None = None
     y: str = "ce_recovered"
     published: bool = False
+    pareto: bool = False
 
 
 class Output(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +18,7 @@ from analysis.frames import dicts
 from analysis.load import NoRunsError, read_records, say_unreadable
 from sweep.store import RECOVERY, Record
 
+_NAMED = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")  # the label or another column says them
 _STORAGE = {"value_bits": 32, "artifact_bytes": float("nan")}  # where a record does not say
 
 
@@ -43,12 +46,29 @@ class Records:
             raise NoRunsError(f"--runs {self.source}: no run at layer {sorted(layers)} and k {sorted(ks)}")
         return Records(self.source, tuple(kept))
 
+    def of(self, study: Path) -> Records:
+        """Those whose run id is in the column `run_id` of the CSV file `study`, as a search writes it; how many of the
+        ids have no complete record is said on standard error.
+
+        Raises:
+            NoRunsError: no such file or column, or no record of any.
+        """
+        asked = _run_ids(study)
+        kept = tuple(record for record in self.records if record["run_id"] in asked)
+        if not kept:
+            raise NoRunsError(f"--study {study}: none of its {len(asked)} run(s) is complete in --runs {self.source}")
+        missing = len(asked) - len({record["run_id"] for record in kept})
+        if missing:
+            print(f"note: {missing} of {len(asked)} run(s) of {study} not complete in {self.source}", file=sys.stderr)
+        return Records(self.source, kept)
+
     @cached_property
     def everything(self) -> pd.DataFrame:
         """One row per complete run: labels, axes, sizes, storage and metrics as columns, and
 
         - `d`: as asked, NaN for arms that have none (full dense ones, PCA),
         - `settings`: what else determines the result (text, recipe, evaluation), as JSON; see `comparable`,
+        - `options`: those of the arm that its label does not name, such as the dynamic support's, as JSON,
         - `decoder_compression`: m*n / (n_latents*degree): m/d for an expander, n/n' for dense_matched,
         - `train_tokens`: tokens trained on, those of the run it was made from included; NaN in older records,
         - `latents`, `curves`, `theory`: the record's dicts, empty where it has none.
@@ -110,6 +130,18 @@ class Records:
         return pd.DataFrame(rows)
 
 
+def _run_ids(study: Path) -> set[str]:
+    try:
+        with study.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            if "run_id" not in (reader.fieldnames or ()):
+                raise NoRunsError(f"--study {study}: no column run_id in its first line")
+            return {row["run_id"] for row in reader if row["run_id"]}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a CSV file"
+        raise NoRunsError(f"--study {study}: cannot be read ({reason})") from None
+
+
 def _at(record: Record, layers: Collection[int], ks: Collection[int]) -> bool:
     if record.get("kind") == RECOVERY:
         return True
@@ -145,6 +177,7 @@ def _row(record: Record) -> dict[str, object]:
         "seconds": record["timings"]["total"],
         "finished": record["finished"],
         "settings": json.dumps(_settings(record["spec"]), sort_keys=True),
+        "options": json.dumps(_arm_options(record["spec"].get("sae") or {}), sort_keys=True),
         "pool_tokens": record["spec"]["activations"].get("tokens"),
         "dense_values": d_in * n,
         "decoder_compression": d_in * n / (n_latents * degree),
@@ -163,6 +196,12 @@ def _settings(spec: Record) -> dict[str, object]:
         for key, value in (spec.get(part) or {}).items()
         if (part, key) != ("activations", "layer")
     }
+
+
+def _arm_options(sae: Record) -> dict[str, object]:
+    """Of a rounded arm those of the one that was rounded."""
+    own = sae.get("of") or sae
+    return {f"sae.{key}": value for key, value in own.items() if key not in _NAMED and not isinstance(value, dict)}
 
 
 def _training(record: Record) -> dict[str, object]:

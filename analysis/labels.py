@@ -1,0 +1,96 @@
+"""Texts beside some points of an axis, none on another: as many as have room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+_STEPS = (5.0, 11.0, 18.0, 27.0)  # points (1/72 inch) from a point to its text
+_ROOM = 2.0  # pixels between two texts
+
+
+def label_points(
+    axis: Axes, points: Sequence[tuple[float, float, str]], others: np.ndarray, toward: tuple[int, int]
+) -> int:
+    """Write the texts that have room; returns how many. The first and the last point come first, then those between.
+
+    Args:
+        axis: of a figure that was laid out (`figure.draw_without_rendering()`) and whose limits are final.
+        points: x, y and text, in data units, in order along a line.
+        others: (n, 2), data units: points that no text may cover.
+        toward: the side where texts go, (-1, 1) for above on the left.
+    """
+    marks = axis.transData.transform(np.vstack([others.reshape(-1, 2), [point[:2] for point in points]]))
+    taken: list[Bbox] = []
+    for place in spread(len(points)):
+        x, y, text = points[place]
+        box = _write(axis, (x, y), text, toward, marks, taken)
+        taken += [box] if box else []
+    return len(taken)
+
+
+def spread(count: int) -> list[int]:
+    """0..count-1, ends first, then middles of what is between: any beginning of it is spread evenly."""
+    order = list(dict.fromkeys([0, count - 1])) if count else []
+    gaps = [(0, count - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            order.append(middle)
+            gaps += [(low, middle), (middle, high)]
+    return order
+
+
+def _write(
+    axis: Axes, at: tuple[float, float], text: str, toward: tuple[int, int], marks: np.ndarray, taken: list[Bbox]
+) -> Bbox | None:
+    """The box of the text, in pixels; None where there was no room for it."""
+    written = axis.annotate(text, at, xytext=(0, 0), textcoords="offset points", fontsize=7, color="0.15", zorder=6)
+    written.set_in_layout(False)
+    figure = axis.figure
+    assert isinstance(figure, Figure)
+    scale = figure.dpi / 72
+    size = written.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    frame = axis.get_window_extent()
+    centre = axis.transData.transform(at)
+    for dx, dy in _offsets(toward):
+        left = centre[0] + dx * scale - (size.width if dx < 0 else size.width / 2 if dx == 0 else 0)
+        bottom = centre[1] + dy * scale - (size.height if dy < 0 else size.height / 2 if dy == 0 else 0)
+        box = Bbox.from_bounds(left, bottom, size.width, size.height)
+        if _free(box, frame, marks, taken):
+            written.xyann = (dx, dy)
+            written.set_horizontalalignment("right" if dx < 0 else "center" if dx == 0 else "left")
+            written.set_verticalalignment("top" if dy < 0 else "center" if dy == 0 else "bottom")
+            if max(abs(dx), abs(dy)) > _STEPS[1]:  # too far to be read without
+                _lead(axis, at, (dx, dy))
+            return box
+    written.remove()
+    return None
+
+
+def _offsets(toward: tuple[int, int]) -> list[tuple[float, float]]:
+    x, y = toward
+    return [(x * step, y * step * part) for step in _STEPS for part in (0.6, 0.0, 1.6)] + [(0.0, y * 9.0)]
+
+
+def _lead(axis: Axes, at: tuple[float, float], offset: tuple[float, float]) -> None:
+    line = axis.annotate(
+        "", at, xytext=offset, textcoords="offset points",
+        arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+    )  # fmt: skip
+    line.set_in_layout(False)
+
+
+def _free(box: Bbox, frame: Bbox, marks: np.ndarray, taken: Sequence[Bbox]) -> bool:
+    inside = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+    wide = box.padded(_ROOM)
+    covers = (
+        (wide.x0 < marks[:, 0]) & (marks[:, 0] < wide.x1) & (wide.y0 < marks[:, 1]) & (marks[:, 1] < wide.y1)
+    ).any()
+    return bool(inside and not covers and not any(wide.overlaps(other) for other in taken))
