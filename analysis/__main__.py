@@ -129,7 +129,10 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
             f"--{key}", type=int, nargs="+", default=[], help=f"only runs of this {key}, or of several"
         )
     command.add_argument(
-        "--study", type=Path, metavar="FILE", help="only runs in this CSV's column run_id, such as a search's trials.csv"
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="only runs in this CSV's column run_id, such as a search's trials.csv",
     )
     command.set_defaults(x=None, y=_Y[0], published=False, pareto=False)
 

@@ -18,6 +18,7 @@ from analysis.frontier_plots import frontier_figure
 from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen, drawn
 from analysis.pairs import PANEL
+from analysis.panels import readable
 from analysis.pareto import as_csv, pareto_table
 from analysis.pareto_plots import pareto_figure
 from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
@@ -39,17 +40,21 @@ _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 
 def frontier(records: Records, options: Options) -> list[Output]:
     """One frontier; axes other than the default ones are part of its name."""
-    if options.published and (options.x, options.y) != ("compression", "ce_recovered"):
+    x, y = options.x or "compression", options.y
+    if options.published and (x, y) != ("compression", "ce_recovered"):
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
     # Every arm goes into the CSV, those that are readable together into the figure.
-    table = chosen(frontier_table(records.runs, options.x, options.y), options)
-    shown = drawn(table, options, readable_arms(records.runs))
-    name = "frontier"
-    name += "" if options.x == "compression" else f"-{options.x}"
-    name += "" if options.y == "ce_recovered" else f"-{options.y}"
+    table = chosen(frontier_table(records.runs, x, y), options)
+    shown = readable("frontier", drawn(table, options, readable_arms(records.runs)))
+    name = _on_axes("frontier", x, y, "compression")
     name += "-published" if options.published else ""
-    figure = frontier_figure(shown, options.x, options.y, options.published)
-    return [Output(name, table.rename(columns={"x": options.x, "mean": options.y}), figure)]
+    name += "-pareto" if options.pareto else ""
+    best = pareto_table(chosen(records.everything, options), x, y) if options.pareto else None
+    figure = frontier_figure(shown, x, y, options.published, best) if len(shown) else None
+    outputs = [Output(name, table.rename(columns={"x": x, "mean": y}), figure)]
+    if best is not None:
+        outputs.append(Output(f"{name}-set", as_csv(where(best, best["pareto"]), x, y)))
+    return outputs
 
 
 def frontiers(records: Records, options: Options) -> list[Output]:

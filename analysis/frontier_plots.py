@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -10,48 +11,73 @@ from matplotlib.lines import Line2D
 from analysis.arms import in_order
 from analysis.frames import among, column, groups, only
 from analysis.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
-from analysis.pairs import PANEL
-from analysis.plots import arm_style, draw_line, legend, log_ticks, panel_grid, panel_title, plain_axis
+from analysis.pairs import CELL, PANEL
+from analysis.panels import panel_grid
+from analysis.pareto import X_DOWN, clipped, stairs, storage
+from analysis.plots import arm_style, draw_line, legend, panel_title, plain_axis, storage_axis
 from analysis.published import published
 
+_BEST = "0.6"
 # The layer of each LM in the paper's first table.
 _PAPER_LAYERS = {"pythia-70m-deduped": 3, "pythia-160m-deduped": 8, "qwen2.5-3b": 12, "llama-3.2-1b": 12}
 
 
-def frontier_figure(table: pd.DataFrame, x: str, y: str, with_published: bool = False) -> Figure:
+def frontier_figure(
+    table: pd.DataFrame, x: str, y: str, with_published: bool = False, best: pd.DataFrame | None = None
+) -> Figure:
     """A row of panels per (model, layer, n), one per k: `y` against storage, a line per arm, full dense arms as levels.
 
     Args:
         table: from `analysis.frontier.frontier_table` with the same x and y.
         with_published: draw the paper's points (x = compression, y = ce_recovered only): hollow in the arm's colour
             where a panel is one of the paper's, else the expanders of each of its LMs at k = 64, pale.
+        best: from `analysis.pareto.pareto_table` with the same x and y: draw its staircase of the (model, layer) into
+            each panel, thin and grey.
     """
-    rows = groups(table, PANEL)
-    figure, axes = panel_grid(len(rows), sorted(table["k"].unique()), size=(5.2, 4.2))
-    for row, (key, of_row) in zip(axes, rows, strict=True):
-        for k, axis in row.items():
-            panel = only(of_row, k=k)
-            if panel.empty:
-                axis.set_visible(False)
-                continue
-            _draw_arms(axis, panel)
-            if with_published:
-                _draw_published(axis, (*key, k), set(panel["arm"]))
-            axis.set_title(panel_title(key, k), loc="left", fontsize=10)
-            axis.set_xlabel(X_AXES[x][1], fontsize=9)
-            if axis is next(iter(row.values())):
-                axis.set_ylabel(Y_AXES[y], fontsize=9)
-            log_ticks(axis, pd.concat([column(panel, "x"), column(published(), "compression")] if with_published
-                                      else [column(panel, "x")]))  # fmt: skip
-            plain_axis(axis)
-    handles = [arm_style(arm)._replace(marker="" if arm in REFERENCE_ARMS else arm_style(arm).marker).handle()
-               for arm in in_order(table["arm"])]  # fmt: skip
+    panels = {(key[:3], key[3]): rows for key, rows in groups(table, CELL)}
+    grid = panel_grid(list(panels), size=(5.2, 4.2))
+    for (place, k), panel in panels.items():
+        axis = grid.axes[place, k]
+        _draw_arms(axis, panel)
+        if with_published:
+            _draw_published(axis, (*place, k), set(panel["arm"]))
+        axis.set_title(panel_title(place, k), loc="left", fontsize=10)
+        axis.set_xlabel(X_AXES[x][1], fontsize=9)
+        if (place, k) in grid.leading:
+            axis.set_ylabel(Y_AXES[y], fontsize=9)
+        storage_axis(axis, pd.concat([column(panel, "x"), column(published(), "compression")] if with_published
+                                     else [column(panel, "x")]))  # fmt: skip
+        plain_axis(axis)
+        if best is not None:
+            _draw_best(axis, only(best, model=place[0], layer=place[1]), x, place[2])
+    handles: list[Artist] = [_handle(arm) for arm in in_order(table["arm"])]
     if with_published:
         handles.append(
             Line2D([], [], color="0.5", marker=".", linestyle=":", label="published (other LMs, k=64: grey)")
         )
-    legend(figure, handles)
-    return figure
+    if best is not None:
+        handles.append(
+            Line2D([], [], color=_BEST, linewidth=1, label="best of any setting\n(any k, n, d, arm; single runs)")
+        )
+    legend(grid.figure, handles)
+    return grid.figure
+
+
+def _handle(arm: str) -> Artist:
+    own = arm_style(arm)
+    return own._replace(marker="" if arm in REFERENCE_ARMS else own.marker).handle()
+
+
+def _draw_best(axis: Axes, runs: pd.DataFrame, x: str, n: int) -> None:
+    """The staircase of `runs` where the panel is, compression counted from the dense SAE of the panel's own n."""
+    runs = runs.assign(x=storage(runs, x, n))
+    if not any(runs["pareto"]):
+        return
+    left, right = axis.get_xlim()
+    xs, ys = stairs(runs, x, right if x in X_DOWN else left)
+    xs, ys = clipped(xs, ys, left, right)
+    axis.plot(xs, ys, color=_BEST, linewidth=1, zorder=1)
+    axis.set_xlim(left, right)
 
 
 def _draw_arms(axis: Axes, panel: pd.DataFrame) -> None:

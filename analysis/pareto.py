@@ -95,6 +95,17 @@ def stairs(table: pd.DataFrame, x: str, reach: float) -> tuple[list[float], list
     return corners_x, corners_y
 
 
+def clipped(xs: list[float], ys: list[float], left: float, right: float) -> tuple[list[float], list[float]]:
+    """The part of the staircase between `left` and `right`: the best y there is seen though its own x is not."""
+    if xs[0] > xs[-1]:
+        xs, ys = xs[::-1], ys[::-1]
+    inside = [(x, y) for x, y in zip(xs, ys, strict=True) if left <= x <= right]
+    at_left = [(left, y) for x, y in zip(xs, ys, strict=True) if x < left][-1:] if xs[-1] > left else []
+    at_right = [(right, y) for x, y in zip(xs, ys, strict=True) if x > right][:1] if xs[0] < right else []
+    corners = [*at_left, *inside, *at_right]
+    return [x for x, _ in corners], [y for _, y in corners]
+
+
 def as_csv(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """`table` with the columns people ask for: the run and its axes, every setting that differs between runs (`lr` for
     `train.lr`), x and y by their names, delta_ce, pareto."""

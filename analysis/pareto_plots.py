@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from analysis.frames import column, dicts, groups, part, where
 from analysis.frontier import X_AXES, Y_AXES
 from analysis.labels import label_points
 from analysis.pareto import PLACE, X_DOWN, Y_DOWN, stairs
-from analysis.plots import arm_style, legend, log_ticks, plain_axis
+from analysis.plots import arm_style, legend, plain_axis, storage_axis
 
 _INK = "0.15"
 _SIZE = (7.6, 5.6)  # inches a panel
@@ -77,7 +76,7 @@ def _draw(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
                 alpha=1 if chosen else 0.5, zorder=4 if chosen else 2,
             )  # fmt: skip
     axis.margins(x=0.09, y=0.09)
-    _storage_axis(axis, column(panel, "x"))
+    storage_axis(axis, column(panel, "x"))
     best = where(panel, panel["pareto"])
     if len(best):
         axis.plot(best["x"], best["y"], linestyle="none", marker="o", markersize=11, markerfacecolor="none",
@@ -87,29 +86,6 @@ def _draw(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
         axis.set_xlim(low, high)
         _zoom(axis, panel, y)
     plain_axis(axis)
-
-
-def _storage_axis(axis: Axes, values: pd.Series) -> None:
-    """Logarithmic; with a place for runs that store no learned value at all."""
-    positive = where(values.to_frame("x"), values > 0)["x"]
-    if len(positive) == len(values):
-        log_ticks(axis, values)
-        return
-    if positive.empty:
-        return
-    log_ticks(axis, positive)
-    ticks = [tick for tick in axis.get_xticks() if min(positive) <= tick <= max(positive)]
-    axis.set_xscale("symlog", linthresh=min(positive) / 2, linscale=0.3)
-    axis.set_xticks([0, *ticks])
-    axis.set_xticks([], minor=True)
-    axis.set_xlim(-0.25 * min(positive), 1.4 * max(positive))
-    axis.xaxis.set_major_formatter(lambda value, _: _short(value))
-
-
-def _short(value: float) -> str:
-    from analysis.plots import short
-
-    return short(value)
 
 
 def _zoom(axis: Axes, panel: pd.DataFrame, y: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 
@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from analysis import arms
 from analysis.frames import column, dicts, groups, only
 from analysis.pairs import PANEL
+from analysis.panels import panel_grid
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 WHAT = "what"  # the column of a table that says which measure a row is of
@@ -84,15 +85,12 @@ def lines_figure(
     """
     measures = list(dict.fromkeys(table[WHAT]))
     rows = [(key, what) for key, of_panel in groups(table, PANEL) for what in measures if what in set(of_panel[WHAT])]
-    figure, axes = panel_grid(len(rows), sorted(table["k"].unique()))
+    of_rows = [only(table, **dict(zip(PANEL, key, strict=True)), **{WHAT: what}) for key, what in rows]
+    grid = panel_grid([(row, k) for row, of_row in enumerate(of_rows) for k in sorted(set(of_row["k"]))])
     used: dict[str, Style] = {}
-    for row, ((model, layer, n), what) in enumerate(rows):
-        of_row = only(table, model=model, layer=layer, n=n, **{WHAT: what})
-        for k, axis in axes[row].items():
-            panel = only(of_row, k=k)
-            if panel.empty:
-                axis.set_visible(False)
-                continue
+    for row, (((model, layer, n), what), of_row) in enumerate(zip(rows, of_rows, strict=True)):
+        for k in sorted(set(of_row["k"])):
+            axis, panel = grid.axes[row, k], only(of_row, k=k)
             for _, line in groups(panel, list(line_by)):
                 style = styles(dicts(line)[0])
                 used[style.label] = style._replace(marker="") if band else style
@@ -100,7 +98,7 @@ def lines_figure(
             if what.startswith("difference"):
                 zero_line(axis, column(of_row, "mean"))
             axis.set_title(panel_title((model, layer, n), k), loc="left", fontsize=10)
-            if axis is next(iter(axes[row].values())):
+            if (row, k) in grid.leading:
                 axis.set_ylabel(str({**LABELS, **(titles or {})}.get(what, what)), fontsize=9)
             axis.set_xlabel(x_label)
             if log_x:
@@ -113,8 +111,8 @@ def lines_figure(
                 low, high = axis.get_ylim()
                 axis.set_ylim(bottom=max(low, -0.03 * high))
             plain_axis(axis)
-    legend(figure, [used[label].handle() for label in _as_arms(table, used)])
-    return figure
+    legend(grid.figure, [used[label].handle() for label in _as_arms(table, used)])
+    return grid.figure
 
 
 def zero_line(axis: Axes, differences: pd.Series) -> None:
@@ -127,16 +125,6 @@ def zero_line(axis: Axes, differences: pd.Series) -> None:
         axis.set_yticks([tick for tick in (*(-step for step in steps), 0, *steps) if low <= tick <= high])
         axis.set_ylim(low, high)
         axis.yaxis.set_major_formatter("{x:+g}")
-
-
-def panel_grid(
-    n_rows: int, ks: Sequence[Any], size: tuple[float, float] = (4.6, 3.4), share_y: bool = True
-) -> tuple[Figure, list[dict[Any, Axes]]]:
-    """A figure of n_rows rows of panels, one per k; y is shared along a row."""
-    figsize = (size[0] * len(ks) + 2.2, size[1] * n_rows + 0.3)
-    share = "row" if share_y else False
-    figure, axes = plt.subplots(n_rows, len(ks), figsize=figsize, squeeze=False, sharey=share, layout="constrained")
-    return figure, [dict(zip(ks, row, strict=True)) for row in axes]
 
 
 def draw_line(axis: Axes, line: pd.DataFrame, x: str, style: Style, band: bool = False) -> None:
@@ -179,6 +167,22 @@ def log_ticks(axis: Axes, values: pd.Series) -> None:
     if ticks:
         axis.set_xticks(ticks)
         axis.set_xticks([], minor=True)
+
+
+def storage_axis(axis: Axes, values: pd.Series) -> None:
+    """As `log_ticks`, with a place for 0: runs that store no learned value at all."""
+    positive = cast(pd.Series, values[values > 0])
+    if len(positive) == len(values):
+        log_ticks(axis, values)
+    elif len(positive):
+        low, high = float(positive.min()), float(positive.max())
+        log_ticks(axis, positive)
+        ticks = [float(tick) for tick in axis.get_xticks() if low <= tick <= high]
+        axis.set_xscale("symlog", linthresh=low / 2, linscale=0.3)
+        axis.set_xticks([0.0, *ticks])
+        axis.set_xticks([], minor=True)
+        axis.xaxis.set_major_formatter(FuncFormatter(short))
+        axis.set_xlim(-0.25 * low, 1.4 * high)
 
 
 def far_apart(ticks: Sequence[float], log: bool = True) -> bool:

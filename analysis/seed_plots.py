@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from analysis import arms
 from analysis.controls import ENOUGH_SEEDS
 from analysis.frames import dicts, groups, only, where
-from analysis.pairs import CELL, PANEL
-from analysis.plots import panel_grid, panel_title, plain_axis
+from analysis.pairs import CELL
+from analysis.panels import panel_grid
+from analysis.plots import panel_title, plain_axis
 
 
 def seeds_figure(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
@@ -20,25 +21,24 @@ def seeds_figure(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
         runs: what `analysis.controls.seeds_table` made `table` of.
     """
     enough = where(table, table["seeds"] >= ENOUGH_SEEDS)
-    panels = groups(enough, PANEL)
-    figure, axes = panel_grid(len(panels), sorted(set(enough["k"])), size=(5.4, 4.2))
-    for row, (key, of_panel) in zip(axes, panels, strict=True):
-        for k, axis in row.items():
-            cells = [only(of_panel, k=k, arm=arm) for arm in arms.in_order(only(of_panel, k=k)["arm"])]
-            found = [cell for of_arm in cells for cell in dicts(of_arm.sort_values("d"))]
-            axis.set_visible(bool(found))
-            for x, cell in enumerate(found):
-                points = _same(runs, cell)["ce_recovered"] - cell["mean"]
-                colour = arms.colour(cell["arm"])
-                axis.plot([x] * len(points), points, "o", color=colour, alpha=0.55, markersize=5)
-                axis.errorbar(x + 0.25, 0, yerr=cell["half_interval"], color=colour, capsize=4, marker="_")
-            axis.set_xticks(range(len(found)), [_name(cell) for cell in found], rotation=30, ha="right", fontsize=8)
-            axis.set_xlim(-0.6, max(len(found), 4) - 0.4)
-            axis.set_title(panel_title(key, k), loc="left", fontsize=10)
-            axis.set_ylabel("CE recovered, minus the mean over seeds", fontsize=9)
-            axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-            plain_axis(axis)
-    return figure
+    panels = {(key[:3], key[3]): rows for key, rows in groups(enough, CELL)}
+    grid = panel_grid(list(panels), size=(5.4, 4.2))
+    for (key, k), panel in panels.items():
+        axis = grid.axes[key, k]
+        cells = [only(panel, arm=arm) for arm in arms.in_order(panel["arm"])]
+        found = [cell for of_arm in cells for cell in dicts(of_arm.sort_values("d"))]
+        for x, cell in enumerate(found):
+            points = _same(runs, cell)["ce_recovered"] - cell["mean"]
+            colour = arms.colour(cell["arm"])
+            axis.plot([x] * len(points), points, "o", color=colour, alpha=0.55, markersize=5)
+            axis.errorbar(x + 0.25, 0, yerr=cell["half_interval"], color=colour, capsize=4, marker="_")
+        axis.set_xticks(range(len(found)), [_name(cell) for cell in found], rotation=30, ha="right", fontsize=8)
+        axis.set_xlim(-0.6, max(len(found), 4) - 0.4)
+        axis.set_title(panel_title(key, k), loc="left", fontsize=10)
+        axis.set_ylabel("CE recovered, minus the mean over seeds", fontsize=9)
+        axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        plain_axis(axis)
+    return grid.figure
 
 
 def _same(runs: pd.DataFrame, cell: dict[str, object]) -> pd.DataFrame:
