@@ -6,19 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from analysis import arms
 from analysis.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.curves import data_table, learning_table, main_degrees
 from analysis.dominance import dominance_table
 from analysis.dominance_plots import dominance_figure
-from analysis.frames import dicts, groups, mean_by, where
+from analysis.frames import dicts, groups, mean_by, part, where
 from analysis.frontier import X_AXES, frontier_table, readable_arms
 from analysis.frontier_plots import frontier_figure
 from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen, drawn
-from analysis.pairs import PANEL
-from analysis.panels import readable
+from analysis.pairs import CELL, PANEL
+from analysis.panels import MANY, readable
 from analysis.pareto import as_csv, pareto_table
 from analysis.pareto_plots import pareto_figure
 from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
@@ -77,11 +78,14 @@ def _on_axes(name: str, x: str, y: str, own_x: str) -> str:
 
 def dominance(records: Records, options: Options) -> list[Output]:
     """A figure per (model, layer, n), one table of all."""
-    table = dominance_table(chosen(records.readings, options))
-    panels = groups(table, PANEL)
+    readings = chosen(records.readings, options)
+    table = dominance_table(readings)
+    cells = pd.MultiIndex.from_frame(part(readable("dominance", readings, most=MANY), CELL))
+    shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
+    panels = groups(shown, PANEL)
     figures = [(_named("dominance", key, len(panels)), rows) for key, rows in panels]
     outputs = [Output(name, rows, dominance_figure(rows)) for name, rows in figures]
-    if len(outputs) == 1:
+    if len(outputs) == 1 and len(shown) == len(table):
         return [outputs[0]._replace(latex=dominance_latex(table))]
     return [Output("dominance", table, latex=dominance_latex(table)), *outputs]
 
@@ -93,19 +97,22 @@ def _named(name: str, panel: tuple[Any, ...], panels: int) -> str:
 def amortisation(records: Records, options: Options) -> list[Output]:
     table = amortisation_table(chosen(records.readings, options))
     shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    return [Output("amortisation", table, amortisation_figure(shown))]
+    shown = readable("amortisation", shown, most=MANY)
+    return [Output("amortisation", table, amortisation_figure(shown) if len(shown) else None)]
 
 
 def throughput(records: Records, options: Options) -> list[Output]:
     table = throughput_table(chosen(records.readings, options))
     shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    return [Output("throughput", table, throughput_figure(shown))]
+    shown = readable("throughput", shown, most=MANY)
+    return [Output("throughput", table, throughput_figure(shown) if len(shown) else None)]
 
 
 def certificates(records: Records, options: Options) -> list[Output]:
     table = certificates_table(chosen(records.runs, options))
     shown = drawn(table, options, ["expander"])
-    return [Output("certificates", table, certificates_figure(shown))]
+    shown = readable("certificates", shown, most=MANY)
+    return [Output("certificates", table, certificates_figure(shown) if len(shown) else None)]
 
 
 def recovery(records: Records, options: Options) -> list[Output]:
@@ -119,12 +126,14 @@ def masks(records: Records, options: Options) -> list[Output]:
     windows = sorted(set(runs["dead_window_tokens"])) if "dead_window_tokens" in runs else []
     on = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
     titles = {"dead_fraction": f"dead latents (share{on})"}
-    return [Output("masks", table, lines_figure(table, "d", D_LABEL, _with_cost(table), titles=titles))]
+    shown = readable("masks", table)
+    return [Output("masks", table, _lines(shown, "d", D_LABEL, _with_cost(table), titles=titles))]
 
 
 def supports(records: Records, options: Options) -> list[Output]:
     table = supports_table(chosen(records.runs, options))
-    return [Output("supports", table, lines_figure(table, "d", D_LABEL, _with_cost(table)))]
+    shown = readable("supports", table)
+    return [Output("supports", table, _lines(shown, "d", D_LABEL, _with_cost(table)))]
 
 
 def _with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
@@ -143,7 +152,7 @@ def _with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
 def matched(records: Records, options: Options) -> list[Output]:
     table = matched_table(chosen(records.readings, options))
     titles = {what: f"CE recovered, expander minus dense,\n{_way(what)}" for what in table[WHAT].unique()}
-    figure = lines_figure(table, "d", D_LABEL, titles=titles)
+    figure = _lines(readable("matched", table), "d", D_LABEL, titles=titles)
     return [Output("matched", table, figure)]
 
 
@@ -159,21 +168,24 @@ def bits(records: Records, options: Options) -> list[Output]:
         label = f"{arms.display(row['base'])}, {row['bits']} bits"
         return Style(label, arms.colour(row["base"]), marker, line, hollow=row["bits"] != 32)
 
-    figure = lines_figure(table, "artifact_bytes", "stored bytes (size of sae.safetensors)", style, ["base", "bits"])
+    figure = _lines(
+        readable("bits", table), "artifact_bytes", "stored bytes (size of sae.safetensors)", style, ["base", "bits"]
+    )
     return [Output("bits", table, figure)]
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:
     table = learning_table(chosen(records.runs, options))
-    shown = drawn(main_degrees(table), options, readable_arms(records.runs))
+    shown = readable("learning_curves", drawn(main_degrees(table), options, readable_arms(records.runs)))
     style = _by_degree(shown)
-    figure = lines_figure(shown, "tokens", "training tokens", style, log_x=False, band=True)
+    figure = _lines(shown, "tokens", "training tokens", style, log_x=False, band=True)
     return [Output("learning_curves", table, figure)]
 
 
 def data_efficiency(records: Records, options: Options) -> list[Output]:
     table = data_table(chosen(records.everything, options))
-    figure = lines_figure(table, "pool_tokens", "tokens in the training pool", _by_degree(table), ["arm", "d"])
+    shown = readable("data_efficiency", table)
+    figure = _lines(shown, "pool_tokens", "tokens in the training pool", _by_degree(shown), ["arm", "d"])
     return [Output("data_efficiency", table, figure)]
 
 
@@ -193,6 +205,11 @@ def seeds(records: Records, options: Options) -> list[Output]:
     runs = chosen(records.runs, options)
     table = seeds_table(runs)
     return [Output("seeds", table, seeds_figure(runs, table))]
+
+
+def _lines(table: pd.DataFrame, *args: Any, **options: Any) -> Figure | None:
+    """`lines_figure`; none where no panel is readable."""
+    return lines_figure(table, *args, **options) if len(table) else None
 
 
 def _by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:

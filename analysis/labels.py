@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,10 +13,15 @@ from matplotlib.transforms import Bbox
 
 _STEPS = (5.0, 11.0, 18.0, 27.0)  # points (1/72 inch) from a point to its text
 _ROOM = 2.0  # pixels between two texts
+_CLOSE = 4.0  # pixels
 
 
 def label_points(
-    axis: Axes, points: Sequence[tuple[float, float, str]], others: np.ndarray, toward: tuple[int, int]
+    axis: Axes,
+    points: Sequence[tuple[float, float, str]],
+    others: np.ndarray,
+    line: np.ndarray,
+    toward: tuple[int, int],
 ) -> int:
     """Write the texts that have room; returns how many. The first and the last point come first, then those between.
 
@@ -23,9 +29,11 @@ def label_points(
         axis: of a figure that was laid out (`figure.draw_without_rendering()`) and whose limits are final.
         points: x, y and text, in data units, in order along a line.
         others: (n, 2), data units: points that no text may cover.
+        line: (corners, 2), data units: a line that no text may cross.
         toward: the side where texts go, (-1, 1) for above on the left.
     """
     marks = axis.transData.transform(np.vstack([others.reshape(-1, 2), [point[:2] for point in points]]))
+    marks = np.vstack([marks, _along(axis.transData.transform(line))])
     taken: list[Bbox] = []
     for place in spread(len(points)):
         x, y, text = points[place]
@@ -45,6 +53,15 @@ def spread(count: int) -> list[int]:
             order.append(middle)
             gaps += [(low, middle), (middle, high)]
     return order
+
+
+def _along(corners: np.ndarray) -> np.ndarray:
+    """Points on the line through `corners`, (n, 2) pixels, close enough that no text fits between two."""
+    pieces = [corners[:1]]
+    for start, end in zip(corners, corners[1:], strict=False):
+        steps = max(2, math.ceil(float(np.abs(end - start).max()) / _CLOSE))
+        pieces.append(np.linspace(start, end, steps + 1))
+    return np.vstack(pieces)
 
 
 def _write(

@@ -48,7 +48,7 @@ def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce
 
 def _of_place(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     places = storage(runs, x, int(runs["n"].max()))
-    found = runs.assign(x=places, y=runs[y] if y in runs else math.nan)
+    found = runs.assign(x=places, y=runs.get(y, math.nan))
     sparse = [base(arm) != PCA for arm in found["arm"]]
     goodness_x, goodness_y = (-found["x"] if x in X_DOWN else found["x"]), (-found["y"] if y in Y_DOWN else found["y"])
     eligible = np.array(sparse) & np.isfinite(goodness_x) & np.isfinite(goodness_y)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -81,11 +82,19 @@ def _draw(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
     if len(best):
         axis.plot(best["x"], best["y"], linestyle="none", marker="o", markersize=11, markerfacecolor="none",
                   color=_INK, markeredgewidth=1, zorder=5)  # fmt: skip
+        _make_room(axis, x)
         low, high = axis.get_xlim()
         axis.plot(*stairs(panel, x, high if x in X_DOWN else low), color=_INK, linewidth=1, zorder=3)
         axis.set_xlim(low, high)
         _zoom(axis, panel, y)
     plain_axis(axis)
+
+
+def _make_room(axis: Axes, x: str) -> None:
+    """Beyond the best x, for the text beside the first point of the set."""
+    low, high = axis.get_xlim()
+    edge = axis.transData.inverted().transform(axis.transAxes.transform((-0.1 if x in X_DOWN else 1.1, 0)))[0]
+    axis.set_xlim((edge, high) if x in X_DOWN else (low, edge))
 
 
 def _zoom(axis: Axes, panel: pd.DataFrame, y: str) -> None:
@@ -104,6 +113,7 @@ def _zoom(axis: Axes, panel: pd.DataFrame, y: str) -> None:
     axis.annotate(
         f"{hidden} worse run{'s' if hidden > 1 else ''} beyond this edge", (0.99, 0.985 if y in Y_DOWN else 0.015),
         xycoords="axes fraction", ha="right", va="top" if y in Y_DOWN else "bottom", fontsize=8, color="0.4",
+        bbox={"color": "white", "alpha": 0.8, "pad": 1},
     )  # fmt: skip
 
 
@@ -112,7 +122,8 @@ def _label(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
     points = [(row["x"], row["y"], size_of(row, panel)) for row in dicts(best)]
     others = part(where(panel, ~panel["pareto"]), ["x", "y"]).to_numpy()
     if points:
-        label_points(axis, points, others, (-1 if x in X_DOWN else 1, -1 if y in Y_DOWN else 1))
+        line = np.column_stack(stairs(panel, x, axis.get_xlim()[x in X_DOWN]))
+        label_points(axis, points, others, line, (-1 if x in X_DOWN else 1, -1 if y in Y_DOWN else 1))
 
 
 def size_of(row: dict[str, Any], panel: pd.DataFrame) -> str:
@@ -123,7 +134,8 @@ def size_of(row: dict[str, Any], panel: pd.DataFrame) -> str:
     differing = [name for name, value in shape.items()
                  if value == value and (name == "n'" or panel[name].nunique(False) > 1)]  # fmt: skip
     bits = arms.parse(row["arm"]).bits
-    words = [f"{name}={shape[name]:.0f}" for name in differing] + ([f"{bits} bits"] if bits else [])
+    words = ["dense"] if shape.get("d", 0) != shape.get("d", 0) else []
+    words += [f"{name}={shape[name]:.0f}" for name in differing] + ([f"{bits} bits"] if bits else [])
     return ", ".join(words or [f"k={row['k']:.0f}"])
 
 
