@@ -39,14 +39,14 @@ from analysis.verdicts import dominance_latex
 _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 
 
-def frontier(records: Records, options: Options) -> list[Output]:
-    """One frontier; axes other than the default ones are part of its name."""
+def frontier(records: Records, options: Options, say: bool = True) -> list[Output]:
+    """One frontier; axes other than the default ones are part of its name. `say`: name what its figure leaves out."""
     x, y = options.x or "compression", options.y
     if options.published and (x, y) != ("compression", "ce_recovered"):
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
     # Every arm goes into the CSV, those that are readable together into the figure.
     table = chosen(frontier_table(records.runs, x, y), options)
-    shown = readable("frontier", drawn(table, options, readable_arms(records.runs)))
+    shown = readable("frontier", drawn(table, options, readable_arms(records.runs)), say=say)
     name = _on_axes("frontier", x, y, "compression")
     name += "-published" if options.published else ""
     name += "-pareto" if options.pareto else ""
@@ -61,7 +61,7 @@ def frontier(records: Records, options: Options) -> list[Output]:
 def frontiers(records: Records, options: Options) -> list[Output]:
     """The frontier over each storage axis, for `all`."""
     found = [Options(options.arms, x=x) for x in X_AXES]
-    return [output for one in found for output in frontier(records, one)]
+    return [output for i, one in enumerate(found) for output in frontier(records, one, say=i == 0)]
 
 
 def pareto(records: Records, options: Options) -> list[Output]:

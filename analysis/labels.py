@@ -80,11 +80,12 @@ def _write(
         left = centre[0] + dx * scale - (size.width if dx < 0 else size.width / 2 if dx == 0 else 0)
         bottom = centre[1] + dy * scale - (size.height if dy < 0 else size.height / 2 if dy == 0 else 0)
         box = Bbox.from_bounds(left, bottom, size.width, size.height)
-        if _free(box, frame, marks, taken):
+        far = max(abs(dx), abs(dy)) > _STEPS[1]  # too far to be read without a line to it
+        if _free(box, frame, marks, taken) and not (far and _crosses(centre, (dx * scale, dy * scale), taken)):
             written.xyann = (dx, dy)
             written.set_horizontalalignment("right" if dx < 0 else "center" if dx == 0 else "left")
             written.set_verticalalignment("top" if dy < 0 else "center" if dy == 0 else "bottom")
-            if max(abs(dx), abs(dy)) > _STEPS[1]:  # too far to be read without
+            if far:
                 _lead(axis, at, (dx, dy))
             return box
     written.remove()
@@ -94,6 +95,11 @@ def _write(
 def _offsets(toward: tuple[int, int]) -> list[tuple[float, float]]:
     x, y = toward
     return [(x * step, y * step * part) for step in _STEPS for part in (0.6, 0.0, 1.6)] + [(0.0, y * 9.0)]
+
+
+def _crosses(start: np.ndarray, offset: tuple[float, float], taken: Sequence[Bbox]) -> bool:
+    along = np.linspace(start, start + np.array(offset), 12)
+    return any(box.contains(x, y) for box in taken for x, y in along)
 
 
 def _lead(axis: Axes, at: tuple[float, float], offset: tuple[float, float]) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.arms import PCA, base
 from analysis.comparable import measured_alike
-from analysis.frames import groups, part, where
+from analysis.frames import column, groups, part, where
 from analysis.frontier import X_AXES
 from analysis.load import NoRunsError
 
@@ -47,24 +48,24 @@ def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce
 
 
 def _of_place(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    places = storage(runs, x, int(runs["n"].max()))
-    found = runs.assign(x=places, y=runs.get(y, math.nan))
-    sparse = [base(arm) != PCA for arm in found["arm"]]
-    goodness_x, goodness_y = (-found["x"] if x in X_DOWN else found["x"]), (-found["y"] if y in Y_DOWN else found["y"])
-    eligible = np.array(sparse) & np.isfinite(goodness_x) & np.isfinite(goodness_y)
+    at = storage(runs, x, max(runs["n"].tolist()))
+    found = runs.assign(x=at, y=runs.get(y, math.nan))
+    points = part(found, ["x", "y"]).to_numpy(dtype=float) * [-1 if x in X_DOWN else 1, -1 if y in Y_DOWN else 1]
+    sparse = np.array([base(arm) != PCA for arm in found["arm"]])
+    eligible = np.all(np.isfinite(points), axis=1) & sparse
     pareto = np.zeros(len(found), dtype=bool)
-    pareto[eligible] = non_dominated(goodness_x[eligible], goodness_y[eligible])
+    pareto[eligible] = non_dominated(*points[eligible].T)
     return found.assign(pareto=pareto)
 
 
 def storage(runs: pd.DataFrame, x: str, n: int) -> pd.Series:
     """The axis `x` of each run, compression counted from a dense SAE of `n` latents."""
     if x != "compression":
-        return runs[X_AXES[x][0]].astype(float)
-    return runs["d_in"] * n / (runs["n_latents"] * runs["degree"])
+        return column(runs, X_AXES[x][0]).astype(float)
+    return column(runs, "d_in") * n / (column(runs, "n_latents") * column(runs, "degree"))
 
 
-def non_dominated(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> np.ndarray:
+def non_dominated(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> np.ndarray:
     """Of points, more being better in both: whether no other is as good in both and better in one. Equal points are in
     the set together.
 
@@ -120,7 +121,7 @@ def as_csv(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
 def _varying(table: pd.DataFrame) -> pd.DataFrame:
     texts = zip(table["settings"], table["options"], strict=True)
     settings = [{**json.loads(own), **json.loads(of_arm)} for own, of_arm in texts]
-    columns: dict[str, list[object]] = {}
+    columns: dict[str, list[Any]] = {}
     for name in sorted({name for one in settings for name in one}):
         values = [one.get(name) for one in settings]
         known = {json.dumps(value) for one, value in zip(settings, values, strict=True) if name in one}

@@ -21,8 +21,8 @@ from analysis.plots import arm_style, legend, plain_axis, storage_axis
 
 _INK = "0.15"
 _SIZE = (7.6, 5.6)  # inches a panel
-_READ = "ringed: no other run is as good in both and better in one; each point is one run"
-_FAR = 0.6  # of the height of what is worth seeing: points below that are counted at the edge
+_READ = "ringed: no other run is as good in both and better in one; a point is one run, and k costs nothing here"
+_FAR = 1.6  # times the height of what is worth seeing: runs worse than that set no scale
 
 
 def pareto_figure(table: pd.DataFrame, x: str, y: str) -> Figure:
@@ -62,7 +62,7 @@ def x_label(panel: pd.DataFrame, x: str) -> str:
 def _title(place: tuple[Any, ...], panel: pd.DataFrame) -> str:
     """Model and layer, and what all runs have in common."""
     model, layer = place
-    common = [f"{name} = {panel[name].iloc[0]:.0f}" for name in ("n", "k", "d") if panel[name].nunique(False) == 1]
+    common = [f"{name} = {dicts(panel)[0][name]:.0f}" for name in ("n", "k", "d") if not _varies(panel, name)]
     common = [text for text in common if "nan" not in text]
     return ", ".join([f"{model}, after block {layer}", *common, f"{len(panel)} runs"])
 
@@ -98,21 +98,22 @@ def _make_room(axis: Axes, x: str) -> None:
 
 
 def _zoom(axis: Axes, panel: pd.DataFrame, y: str) -> None:
-    """Leave out of sight what is far worse than the worst of the set and nine tenths of the runs: runs that failed to
-    train would flatten all others. How many they are stands at the edge."""
+    """Leave out of sight what is far worse than nine tenths of the runs: runs that failed to train would flatten all
+    others, and the smallest of all is in the set however bad it is. How many they are stands at the edge."""
     badness = column(panel, "y") if y in Y_DOWN else -column(panel, "y")
-    best, edge = float(badness.min()), float(badness[panel["pareto"]].max())
-    edge = max(edge, float(badness.quantile(0.9)))
-    edge += 0.12 * (edge - best)
-    if float(badness.max()) - best <= (1 + _FAR) * (edge - best) or edge == best:
+    best, most = float(badness.min()), float(badness.quantile(0.9))
+    in_set = [bad for bad in badness[panel["pareto"]].tolist() if bad - best <= _FAR * (most - best)]
+    edge = 1.12 * (max(most, *in_set, best) - best) + best
+    hidden = badness > edge
+    if float(badness.max()) - best <= _FAR * (edge - best):
         return
-    hidden = int((badness > edge).sum())
-    limit = edge if y in Y_DOWN else -edge
-    shift = 0.14 * (edge - best)
-    axis.set_ylim(*((best - shift, limit) if y in Y_DOWN else (limit, -best + shift)))
+    limit, shift = edge if y in Y_DOWN else -edge, 0.14 * (edge - best)
+    axis.set_ylim(*((best - shift, limit) if y in Y_DOWN else (limit, shift - best)))
+    ringed = int((hidden & panel["pareto"]).sum())
+    said = f"{hidden.sum()} worse run(s) beyond this edge" + (f", {ringed} of the set" if ringed else "")
     axis.annotate(
-        f"{hidden} worse run{'s' if hidden > 1 else ''} beyond this edge", (0.99, 0.985 if y in Y_DOWN else 0.015),
-        xycoords="axes fraction", ha="right", va="top" if y in Y_DOWN else "bottom", fontsize=8, color="0.4",
+        said, (0.99, 0.985 if y in Y_DOWN else 0.015), xycoords="axes fraction", ha="right",
+        va="top" if y in Y_DOWN else "bottom", fontsize=8, color="0.4",
         bbox={"color": "white", "alpha": 0.8, "pad": 1},
     )  # fmt: skip
 
@@ -132,11 +133,15 @@ def size_of(row: dict[str, Any], panel: pd.DataFrame) -> str:
     if row["n_latents"] != row["n"]:
         shape = {"n'": row["n_latents"], "k": row["k"]}
     differing = [name for name, value in shape.items()
-                 if value == value and (name == "n'" or panel[name].nunique(False) > 1)]  # fmt: skip
+                 if value == value and (name == "n'" or _varies(panel, name))]  # fmt: skip
     bits = arms.parse(row["arm"]).bits
     words = ["dense"] if shape.get("d", 0) != shape.get("d", 0) else []
     words += [f"{name}={shape[name]:.0f}" for name in differing] + ([f"{bits} bits"] if bits else [])
     return ", ".join(words or [f"k={row['k']:.0f}"])
+
+
+def _varies(panel: pd.DataFrame, name: str) -> bool:
+    return column(panel, name).nunique(dropna=False) > 1
 
 
 def _handles(table: pd.DataFrame) -> list[Artist]:
