@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-_STEPS = (5.0, 11.0, 18.0, 27.0)  # points (1/72 inch) from a point to its text
+_STEPS = (7.0, 12.0, 19.0, 28.0)  # points (1/72 inch) from a point to its text
 _ROOM = 2.0  # pixels between two texts
 _CLOSE = 4.0  # pixels
 
@@ -94,7 +94,7 @@ def _write(
 
 def _offsets(toward: tuple[int, int]) -> list[tuple[float, float]]:
     x, y = toward
-    return [(x * step, y * step * part) for step in _STEPS for part in (0.6, 0.0, 1.6)] + [(0.0, y * 9.0)]
+    return [(x * step, y * step * part) for step in _STEPS for part in (0.5, 0.0, 1.6)] + [(0.0, y * 9.0)]
 
 
 def _crosses(start: np.ndarray, offset: tuple[float, float], taken: Sequence[Bbox]) -> bool:

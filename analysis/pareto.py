@@ -113,8 +113,9 @@ def as_csv(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     varying = _varying(table)
     found = pd.concat([part(table, _ALWAYS), varying], axis=1)
     found[x] = table["x"]
-    for name, values in ((y, table["y"]), ("delta_ce", table["delta_ce"]), ("pareto", table["pareto"])):
-        found[name] = values
+    found[y] = table["y"]
+    found["delta_ce"] = table["delta_ce"]
+    found["pareto"] = ["true" if chosen else "false" for chosen in table["pareto"]]
     return found
 
 

@@ -21,7 +21,7 @@ from analysis.plots import arm_style, legend, plain_axis, storage_axis
 
 _INK = "0.15"
 _SIZE = (7.6, 5.6)  # inches a panel
-_READ = "ringed: no other run is as good in both and better in one; a point is one run, and k costs nothing here"
+_READ = "ringed: no other run is as good in both and better in one; a point is one run"
 _FAR = 1.6  # times the height of what is worth seeing: runs worse than that set no scale
 
 
@@ -41,7 +41,8 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str) -> Figure:
     for axis, (place, panel) in zip(axes.flat, panels, strict=False):
         _draw(axis, panel, x, y)
         axis.set_title(_title(place, panel), loc="left", fontsize=10)
-        axis.set_xlabel(f"{x_label(panel, x)}\n{_READ}", fontsize=9)
+        free = ", and k costs nothing here" if _varies(panel, "k") else ""
+        axis.set_xlabel(f"{x_label(panel, x)}\n{_READ}{free}", fontsize=9)
         axis.set_ylabel(Y_AXES[y], fontsize=9)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
