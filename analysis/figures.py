@@ -19,7 +19,7 @@ from analysis.frontier_plots import frontier_figure
 from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen, drawn
 from analysis.pairs import CELL, PANEL
-from analysis.panels import MANY, readable
+from analysis.panels import readable
 from analysis.pareto import as_csv, pareto_table
 from analysis.pareto_plots import pareto_figure
 from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
@@ -80,7 +80,7 @@ def dominance(records: Records, options: Options) -> list[Output]:
     """A figure per (model, layer, n), one table of all."""
     readings = chosen(records.readings, options)
     table = dominance_table(readings)
-    cells = pd.MultiIndex.from_frame(part(readable("dominance", readings, most=MANY), CELL))
+    cells = pd.MultiIndex.from_frame(part(readable("dominance", readings), CELL))
     shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
     panels = groups(shown, PANEL)
     figures = [(_named("dominance", key, len(panels)), rows) for key, rows in panels]
@@ -97,21 +97,21 @@ def _named(name: str, panel: tuple[Any, ...], panels: int) -> str:
 def amortisation(records: Records, options: Options) -> list[Output]:
     table = amortisation_table(chosen(records.readings, options))
     shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    shown = readable("amortisation", shown, most=MANY)
+    shown = readable("amortisation", shown)
     return [Output("amortisation", table, amortisation_figure(shown) if len(shown) else None)]
 
 
 def throughput(records: Records, options: Options) -> list[Output]:
     table = throughput_table(chosen(records.readings, options))
     shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    shown = readable("throughput", shown, most=MANY)
+    shown = readable("throughput", shown)
     return [Output("throughput", table, throughput_figure(shown) if len(shown) else None)]
 
 
 def certificates(records: Records, options: Options) -> list[Output]:
     table = certificates_table(chosen(records.runs, options))
     shown = drawn(table, options, ["expander"])
-    shown = readable("certificates", shown, most=MANY)
+    shown = readable("certificates", shown)
     return [Output("certificates", table, certificates_figure(shown) if len(shown) else None)]
 
 

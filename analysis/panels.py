@@ -18,29 +18,29 @@ from analysis.frames import groups, part, where
 from analysis.pairs import CELL
 
 MANY = 24  # panels up to which all are drawn, whatever they hold
-_MOST = 60
+MOST = 60
 _COLUMNS = 5
 
 
-def readable(name: str, table: pd.DataFrame, most: int = _MOST, say: bool = True) -> pd.DataFrame:
+def readable(name: str, table: pd.DataFrame, say: bool = True) -> pd.DataFrame:
     """The rows of `table` to draw in the figure `name`, a panel per (model, layer, n, k): all, where these are at most
     MANY; else those of panels with two points or more (an arm and its size; PCA, which stands in every panel, aside),
-    and of more than `most` such panels those with the most points. With `say` it says on
-    standard error how many were left out.
+    and of more than MOST such panels those with the most points. With `say` it says on standard error how many were
+    left out.
     """
     key = pd.MultiIndex.from_frame(part(table, CELL))
     count = {cell: _points(rows) for cell, rows in groups(table, CELL)}
-    if len(count) <= min(MANY, most):
+    if len(count) <= MANY:
         return table
     several = [cell for cell, points in count.items() if points > 1]
-    kept = sorted(several, key=lambda cell: -count[cell])[:most]
-    what = "of a single point" if len(kept) == len(several) else "with the fewest points"
+    kept = sorted(several, key=lambda cell: -count[cell])[:MOST]
     if say and len(kept) < len(count):
-        print(
-            f"note: {name}: {len(count) - len(kept)} of {len(count)} panels, {what}, are in the CSV only;"
-            " pareto draws all runs of a layer in one panel",
-            file=sys.stderr,
-        )
+        left = f"note: {name}: {len(count) - len(kept)} of {len(count)} panels are in the CSV only"
+        if len(several) > MOST:
+            said = f"{left}, those with the fewest points; --layer and --k choose others"
+        else:
+            said = f"{left}, those of a single point; pareto draws all runs of a layer in one panel"
+        print(said, file=sys.stderr)
     return where(table, key.isin(kept))
 
 

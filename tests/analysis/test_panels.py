@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.panels import MANY, MOST, panel_grid, readable
+from analysis.plots import plt
+
+
+def table(points_of):
+    """A row per point: `points_of` says how many each k has."""
+    rows = [
+        {"model": "tiny", "layer": 1, "n": 512, "k": k, "arm": "expander", "d": d}
+        for k, points in points_of.items()
+        for d in range(points)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_few_panels_are_all_drawn(capsys):
+    few = table(dict.fromkeys(range(MANY), 1))
+    assert readable("frontier", few) is few and capsys.readouterr().err == ""
+
+
+def test_of_many_panels_those_with_two_points_are_drawn(capsys):
+    shown = readable("frontier", table({k: 1 + (k < 3) for k in range(MANY + 1)}))
+    assert set(shown["k"]) == {0, 1, 2}
+    assert f"{MANY - 2} of {MANY + 1} panels" in capsys.readouterr().err
+    assert readable("frontier", table(dict.fromkeys(range(MANY + 1), 1)), say=False).empty
+    assert capsys.readouterr().err == ""
+
+
+def test_pca_is_in_every_panel_and_no_point():
+    many = table(dict.fromkeys(range(MANY + 1), 1))
+    pca = many.assign(arm="pca", d=float("nan"))
+    assert readable("frontier", pd.concat([many, pca])).empty
+
+
+def test_never_hundreds_and_a_grid_of_some_dozens_whole(capsys):
+    whole = table(dict.fromkeys(range(MOST), 3))
+    assert len(readable("frontier", whole)) == len(whole) and capsys.readouterr().err == ""
+    shown = readable("frontier", table({k: 2 + (k > 150) for k in range(200)}))
+    assert shown["k"].nunique() == MOST and set(range(151, 200)) <= set(shown["k"])
+    assert "--layer and --k choose" in capsys.readouterr().err
+
+
+def test_panels_stand_as_a_table_or_where_that_would_be_empty_one_after_the_other():
+    full = panel_grid([("a", 8), ("a", 16), ("b", 16)])
+    assert full.leading == {("a", 8), ("b", 16)} and len(full.figure.axes) == 4
+    assert full.axes["a", 8].get_shared_y_axes().joined(full.axes["a", 8], full.axes["a", 16])
+    assert full.axes["b", 16].yaxis.get_tick_params()["labelleft"]
+    sparse = panel_grid([(row, row) for row in range(20)])
+    assert len(sparse.figure.axes) == 20 and sparse.leading == set(sparse.axes)
+    assert max(sparse.figure.get_size_inches()) < 40
+    plt.close("all")
