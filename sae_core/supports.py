@@ -16,10 +16,15 @@ import torch
 _CHUNK = 4096  # atoms whose (chunk, d_in) membership mask is alive at once
 
 
+class CellError(ValueError):
+    """A cell that a grid leaves out: d > m, n <= 2k (k-sparse codes cannot be unique), or a size that means nothing."""
+
+
 def check_degree(d_in: int, degree: int) -> None:
-    """Raise ValueError unless 1 <= degree <= d_in."""
+    """Raise ValueError unless 1 <= degree <= d_in, a CellError where it is too large for this d_in."""
     if not 1 <= degree <= d_in:
-        raise ValueError(f"d={degree} must be in 1..{d_in} (d_in, the rows that an atom can use)")
+        kind = CellError if degree > d_in else ValueError
+        raise kind(f"d={degree} must be in 1..{d_in} (d_in, the rows that an atom can use)")
 
 
 def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:

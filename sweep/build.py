@@ -13,7 +13,7 @@ from typing import Any, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from sae_core.arms import Arm, DenseTied, Sizes
+from sae_core.arms import Arm, CellError, DenseTied, Sizes
 from sae_core.arms.base import DerivedArm
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
@@ -166,7 +166,7 @@ def build_job(cfg: DictConfig, sweep: str) -> Job:
     check_layer(settings["layer"], info, model.name)
     n = latents_from(settings["n"], info.d_model)
     if settings["k"] > n:
-        raise ValueError(f"k={settings['k']} must be in 1..{n} (n)")
+        raise CellError(f"k={settings['k']} must be in 1..{n} (n)")
     if settings["n"] != n:
         settings = _settings(cfg, n)
     arm = cast(Arm, _build(_group(settings, "sae"), "sae", Arm))

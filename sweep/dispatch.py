@@ -21,12 +21,11 @@ from sweep.plan import LeftOut, Planned
 from sweep.progress import Display
 from sweep.recording import one_line
 from sweep.run import missing
-from sweep.store import read_record
+from sweep.store import LAUNCH, read_record
 from sweep.versions import code_hash
 from sweep.worker import settled, write_work
 from sweep.workers import Workers, workers_of
 
-LAUNCH = "launch.json"
 _TRIES = 3  # launches in a row that may end without finishing a run
 
 

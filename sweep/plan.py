@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from sae_core.arms import CellError
 from sweep.activations import CacheKey
 from sweep.build import Job, build
+from sweep.estimate import planned_storage
 from sweep.lm import ModelNotHereError
 from sweep.recovery import RecoveryJob
 from sweep.store import COMPLETE, read_record
@@ -52,6 +53,7 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     for overrides, cfg in cells:
         try:
             job = build(cfg, sweep)
+            _check_budget(job, cfg.budget_bytes)
         except (CellError, ModelNotHereError) as reason:
             left_out.append(LeftOut(overrides, str(reason)))
             missing = missing or (reason if isinstance(reason, ModelNotHereError) else None)
@@ -66,6 +68,12 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     if missing and not runs:
         raise missing
     return Plan(_with_layers(list(runs.values())), left_out)
+
+
+def _check_budget(job: Job | RecoveryJob, budget: int | None) -> None:
+    """Raise CellError where the file of the job's SAE would be larger than `budget` bytes."""
+    if budget is not None and isinstance(job, Job) and (size := planned_storage(job).artifact_bytes) > budget:
+        raise CellError(f"its file of {size:,} bytes is larger than budget_bytes={budget:,}")
 
 
 def _with_layers(runs: list[Planned]) -> list[Planned]:

@@ -20,8 +20,7 @@ from sweep.owners import running
 from sweep.plan import Plan, Planned
 from sweep.recovery import RecoveryJob
 from sweep.report import _by_reason
-from sweep.stages import CHECKPOINT
-from sweep.store import COMPLETE, FAILED, Record, read_record, run_folder
+from sweep.store import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 from sweep.timing import machine_memory
 
 if TYPE_CHECKING:

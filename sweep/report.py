@@ -14,8 +14,10 @@ from sweep.build import Job
 from sweep.plan import LeftOut, Planned
 from sweep.recovery import RecoveryJob
 from sweep.store import COMPLETE, Record, read_record
+from sweep.versions import other_versions, versions
 
 NOT_FINISHED = "not finished"
+Records = Mapping[str, Record | None]  # by run id
 _COLUMNS = (
     "run",
     "arm",
@@ -44,6 +46,7 @@ def print_table(
         why: by run id, why a run has no record.
     """
     errors: list[str] = []
+    records = {run.job.spec.run_id: read_record(run.job.runs_dir, run.job.spec.run_id) for run in runs}
     saes = [run for run in runs if isinstance(run.job, Job)]
     others = list(
         dict.fromkeys(name for run in saes for name in cast(Job, run.job).spec.eval.inference if name != ENCODER)
@@ -52,13 +55,13 @@ def print_table(
     # A terminal narrower than the table would cut its columns; long lines are left to wrap instead.
     console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(others)))
     if saes:
-        errors += _print(console, columns, [_row(run, cast(Job, run.job), others, why or {}) for run in saes])
+        errors += _print(console, columns, [_row(run, cast(Job, run.job), others, records, why or {}) for run in saes])
     synthetic = [run for run in runs if isinstance(run.job, RecoveryJob)]
     if synthetic:
         names = list(dict.fromkeys(n for run in synthetic for n in cast(RecoveryJob, run.job).spec.config.algorithms))
         columns = ["run", "mask", "d", "k", "n", "noise", "seed", *names, "seconds", "status"]
         print_width = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
-        rows = [_recovery_row(run, cast(RecoveryJob, run.job), names, why or {}) for run in synthetic]
+        rows = [_recovery_row(run, cast(RecoveryJob, run.job), names, records, why or {}) for run in synthetic]
         errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
     for error in _few(errors):
         console.print(error, markup=False, soft_wrap=True)
@@ -66,6 +69,10 @@ def print_table(
         which = " ".join(cells[0].overrides)
         which = which if len(cells) == 1 else f"{len(cells)} cells, the first {which}"
         console.print(f"left out: {which}: {reason}", markup=False, soft_wrap=True)
+    complete = [record for record in records.values() if record and record["status"] == COMPLETE]
+    for difference, count in other_versions(complete, versions()).items():
+        note = f"note: {count} of {len(complete)} complete runs were made by {difference}; they stay as they are"
+        console.print(note, markup=False, soft_wrap=True)
     return len(errors)
 
 
@@ -100,9 +107,11 @@ def _print(
     return [error for _, error in rows if error]
 
 
-def _row(run: Planned, job: Job, others: Sequence[str], why: Mapping[str, str]) -> tuple[list[str], str]:
+def _row(
+    run: Planned, job: Job, others: Sequence[str], records: Records, why: Mapping[str, str]
+) -> tuple[list[str], str]:
     sizes = job.sizes
-    record = read_record(job.runs_dir, job.spec.run_id)
+    record = records[job.spec.run_id]
     cells = [job.spec.run_id, job.labels["arm"], str(sizes.degree), str(sizes.k), str(sizes.n_latents)]
     cells += [str(job.axes["layer"]), str(job.axes["seed"])]
     if record is None or record["status"] != COMPLETE:
@@ -121,10 +130,10 @@ def _row(run: Planned, job: Job, others: Sequence[str], why: Mapping[str, str]) 
 
 
 def _recovery_row(
-    run: Planned, job: RecoveryJob, names: Sequence[str], why: Mapping[str, str]
+    run: Planned, job: RecoveryJob, names: Sequence[str], records: Records, why: Mapping[str, str]
 ) -> tuple[list[str], str]:
     spec = job.spec
-    record = read_record(job.runs_dir, spec.run_id)
+    record = records[spec.run_id]
     sizes = [spec.degree, spec.k, spec.n_latents, spec.config.noise, spec.seed]
     cells = [spec.run_id, spec.config.mask, *(f"{size:g}" for size in sizes)]
     if record is None or record["status"] != COMPLETE:

@@ -22,8 +22,8 @@ from sweep.progress import RunProgress
 from sweep.recording import STOPPED, log, recording, start_tracker
 from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, train_windows_of
-from sweep.stages import CHECKPOINT, Steps, carry_out_stages, keys_of, load_sae
-from sweep.store import COMPLETE, Record, read_record, run_folder, stop_file, write_record
+from sweep.stages import Steps, carry_out_stages, keys_of, load_sae
+from sweep.store import CHECKPOINT, COMPLETE, Record, read_record, run_folder, stop_file, write_record
 from sweep.streams import drive
 from sweep.tracking import Guarded
 

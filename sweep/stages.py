@@ -29,12 +29,11 @@ from sweep.progress import RunProgress
 from sweep.recording import Recording, log
 from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of
 from sweep.staging import stage
-from sweep.store import COMPLETE, CURVE, CURVE_POINTS, Record, read_record, run_folder, stop_file
+from sweep.store import CHECKPOINT, COMPLETE, CURVE, CURVE_POINTS, Record, read_record, run_folder, stop_file
 from sweep.streams import Given, Stream, Wanted
 from sweep.train import CheckpointError, Progress, Training, training
 from sweep.versions import CODE
 
-CHECKPOINT = "checkpoint.pt"
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient
 

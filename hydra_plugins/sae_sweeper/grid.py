@@ -52,7 +52,7 @@ class GridSweeper(BasicSweeper):
             OmegaConf.save(self.config, folder / "multirun.yaml")
             write_launch(folder, plan.runs, plan.left_out)
             why = launch(plan.todo, self.launcher, self.config)
-        if print_table(plan.runs, plan.left_out, why):
+        if print_table(plan.runs, plan.left_out, why) or not plan.runs:
             raise SystemExit(1)
         return None
 

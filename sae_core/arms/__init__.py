@@ -4,7 +4,7 @@ Config files name these classes, and their fields are the config's keys. Definit
 """
 
 from sae_core.arms.banded import Banded
-from sae_core.arms.base import TOPK, Arm, CellError, Sizes
+from sae_core.arms.base import TOPK, Arm, Sizes
 from sae_core.arms.clustered import Clustered
 from sae_core.arms.dense_matched import DenseMatched, DenseMatchedOwn
 from sae_core.arms.dense_own import DenseRandInit, DenseWarmTied
@@ -16,6 +16,7 @@ from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.pca import PCA
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
+from sae_core.supports import CellError
 
 __all__ = [
     "PCA",

@@ -18,13 +18,9 @@ from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
-from sae_core.supports import check_degree
+from sae_core.supports import CellError, check_degree
 
 TOPK = "topk"
-
-
-class CellError(ValueError):
-    """A cell that a grid leaves out: n <= 2k, where k-sparse codes cannot be unique, or a size that means nothing."""
 
 
 class Sizes(NamedTuple):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import CellError, FittedArm, Sizes
+from sae_core.arms.base import FittedArm, Sizes
 from sae_core.arms.dense_matched import VALUES, matched
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import TiedTopK
 from sae_core.sae import SAE
-from sae_core.supports import check_degree
+from sae_core.supports import CellError, check_degree
 
 
 @dataclass(frozen=True)

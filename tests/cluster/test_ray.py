@@ -1,7 +1,11 @@
 from __future__ import annotations
-import subprocess, time
+
+import time
+
 import pytest
+
 from tests.sweep.world import World
+
 pytestmark = pytest.mark.ray
 
 @pytest.fixture

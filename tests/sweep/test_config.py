@@ -82,7 +82,7 @@ def test_the_main_job_is_twenty_one_runs(tmp_path):
     assert {arm: arms.count(arm) for arm in arms} == {
         "expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2,
     }  # fmt: skip
-    assert len(plan.left_out) == 3 and plan.layers(plan.runs[0].job) == [1]
+    assert len(plan.left_out) == 3 and plan.runs[0].job.layers_together == (1,)
 
 
 def test_the_embedded_model_is_small_and_has_a_card():
