@@ -30,12 +30,13 @@ TO_DO, FAILED_BEFORE = "to do", "failed last time"
 _START = 6.0  # seconds from a worker's start to its first run: Python, torch, the LM
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
             "memory", "state")  # fmt: skip
-_WIDE = 190  # columns that the table needs
+_WIDE = 165  # columns that the table needs
 
 
 class Row(NamedTuple):
     """A run of the plan, or one that such a run needs first."""
 
+    run_id: str
     job: Job | RecoveryJob
     state: str
     why: str  # it failed
@@ -73,7 +74,7 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
         console.print(_recovery_table(synthetic))
     for row in rows:
         if row.why:
-            say(console, f"{FAILED_BEFORE}: {row.job.spec.run_id} {row.job.title}: {row.why}")
+            say(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.why}")
     for reason, cells in _by_reason(plan.left_out).items():
         which = " ".join(cells[0].overrides)
         say(console, f"left out: {which if len(cells) == 1 else f'{len(cells)} cells, the first {which}'}: {reason}")
@@ -95,16 +96,17 @@ def _torch_threads() -> int:
 def _rows(plan: Plan, threads: int, budget: float) -> tuple[list[Row], Basis]:
     """The plan's runs, each after those that it needs and that are neither in the plan nor done."""
     found: dict[str, Row] = {}
-    asked = {run.job.spec.run_id for run in plan.runs}
-    for run in plan.runs:
-        record = read_record(run.job.runs_dir, run.job.spec.run_id)
+    asked = {run.job.spec.run_id: run for run in plan.runs}
+    for run_id, run in asked.items():
+        record = read_record(run.job.runs_dir, run_id)
         lacking = run.job.lacking(record) if run.trained and record else None
         wanted = None if run.done else Wanted(run.job, lacking)
         for needed in _needed(wanted):
-            if needed.spec.run_id not in asked | found.keys():
-                state = f"{TO_DO} first, for {run.job.spec.run_id}"
-                found[needed.spec.run_id] = Row(needed, state, "", Wanted(needed, None), None)
-        found[run.job.spec.run_id] = Row(run.job, _state(run, record, lacking), _why(record), wanted, None)
+            its_id = needed.spec.run_id
+            if its_id not in asked and its_id not in found:
+                found[its_id] = Row(its_id, needed, f"{TO_DO} first, for {run_id}", "", Wanted(needed, None), None)
+        state = _state(run, run_folder(run.job.runs_dir, run_id), record, lacking)
+        found[run_id] = Row(run_id, run.job, state, _why(record), wanted, None)
     known = basis([row.wanted for row in found.values() if row.wanted], threads, budget)
     return [row._replace(estimate=row.wanted and estimated(row.wanted, known)) for row in found.values()], known
 
@@ -125,10 +127,9 @@ def _needed(wanted: Wanted | None) -> Iterator[Job]:
             yield needed
 
 
-def _state(run: Planned, record: Record | None, lacking: list[str] | None) -> str:
+def _state(run: Planned, folder: Path, record: Record | None, lacking: list[str] | None) -> str:
     if run.done:
         return COMPLETE
-    folder = run_folder(run.job.runs_dir, run.job.spec.run_id)
     owner = running(folder)
     if owner is not None:
         who = ", ".join(f"{word} {value}" for word, value in (("on", owner.host), ("pid", owner.pid)) if value)
@@ -246,9 +247,10 @@ def size(n_bytes: float) -> str:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = _new(_COLUMNS, ["GPU"] if _any_gpu(rows) else [])
+    gpu = any(row.estimate and row.estimate.gpu for row in rows)
+    table = _new([*_COLUMNS[:-1], *(["GPU"] if gpu else []), _COLUMNS[-1]])
     for row in rows:
-        table.add_row(*_cells(row, _any_gpu(rows)))
+        table.add_row(*_cells(row, gpu))
     return table
 
 
@@ -257,7 +259,7 @@ def _cells(row: Row, gpu: bool) -> list[str]:
     assert isinstance(job, Job)
     n, degree, k = job.sizes
     storage = planned_storage(job)
-    cells = [job.spec.run_id, job.labels["arm"], str(degree), str(k), str(n), str(job.axes["layer"])]
+    cells = [row.run_id, job.labels["arm"], str(degree), str(k), str(n), str(job.axes["layer"])]
     cells += [str(job.axes["seed"]), f"{storage.learned_decoder_values:,}", f"{storage.learned_parameters:,}"]
     cells += [f"{storage.compression:.1f}x", size(storage.artifact_bytes)]
     cells += ["", "", ""] if estimate is None else _taken(estimate)
@@ -272,6 +274,7 @@ def _taken(estimate: Estimate) -> list[str]:
 def _narrow(rows: Sequence[Row]) -> Table:
     """Two lines a run, for a terminal that the whole table does not fit in."""
     table = _new(("run", "what it is, and what it stores", "takes"))
+    table.columns[0].width = 16  # a run id; what is longer folds
     for row in rows:
         cells = _cells(row, False)
         values, parameters, compression, stored, time, source, memory, state = cells[7:]
@@ -289,17 +292,13 @@ def _recovery_table(rows: Sequence[Row]) -> Table:
         spec = row.job.spec
         sizes = (spec.degree, spec.k, spec.n_latents, spec.config.noise, spec.seed)
         taken = ["", "", ""] if row.estimate is None else _taken(row.estimate)
-        table.add_row(spec.run_id, spec.config.mask, *(f"{value:g}" for value in sizes), *taken, row.state)
+        table.add_row(row.run_id, spec.config.mask, *(f"{value:g}" for value in sizes), *taken, row.state)
     return table
 
 
-def _new(columns: Sequence[str], extra: Sequence[str] = ()) -> Table:
+def _new(columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in [*columns[:-1], *extra, columns[-1]]:
+    for column in columns:
         left = column in ("run", "arm", "mask", "from", "state") or column.startswith("what")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+        table.add_column(column, justify="left" if left else "right", no_wrap=column not in ("run", "state"))
     return table
-
-
-def _any_gpu(rows: Sequence[Row]) -> bool:
-    return any(row.estimate and row.estimate.gpu for row in rows)
