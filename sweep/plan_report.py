@@ -165,7 +165,7 @@ def _passes(rows: Sequence[Row], known: Basis) -> list[Pass]:
 def _totals(plan: Plan, rows: Sequence[Row], passes: Sequence[Pass], workers: Workers, threads: int) -> Iterator[str]:
     todo = [(row, row.estimate) for row in rows if row.estimate is not None]
     first = len(rows) - len(plan.runs)
-    yield f"{len(plan.runs)} runs: {len(plan.runs) - len(plan.todo)} complete, {len(plan.todo)} to do" + (
+    yield f"{_many(len(plan.runs), 'run')}: {len(plan.runs) - len(plan.todo)} complete, {len(plan.todo)} to do" + (
         f", and {first} more that they need first" if first else ""
     )
     if not todo:
@@ -173,7 +173,7 @@ def _totals(plan: Plan, rows: Sequence[Row], passes: Sequence[Pass], workers: Wo
     training, evaluation = (sum(part) for part in zip(*(estimate[:2] for _, estimate in todo), strict=True))
     capture = sum(a_pass.seconds for a_pass in passes)
     wall = _START + capture + _shared_out([estimate.seconds for _, estimate in todo], workers.count)
-    team = f"{workers.count} worker{'s' * (workers.count > 1)} of {threads} thread{'s' * (threads > 1)}"
+    team = f"{_many(workers.count, 'worker')} of {_many(threads, 'thread')}"
     yield (
         f"work: about {duration(training + evaluation + capture)} (training {duration(training)}, evaluation "
         f"{duration(evaluation)}, LM passes {duration(capture)}): {duration(wall)} with {team}"
@@ -227,6 +227,10 @@ def _shared_out(seconds: Iterable[float], workers: int) -> float:
     for taken in seconds:
         heapq.heapreplace(ends, ends[0] + taken)
     return max(ends)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:

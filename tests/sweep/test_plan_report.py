@@ -1,0 +1,189 @@
+"""The printed plan: a row for every run, its state, and totals that add up."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+import torch
+from filelock import FileLock
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from sweep.plan import make_plan
+from sweep.plan_report import _shared_out, duration, print_plan, size
+from sweep.run import carry_out
+from sweep.store import read_record
+from tests.sweep.test_owners import HOLD
+from tests.sweep.world import SMALL
+
+
+class Team(NamedTuple):
+    count: int
+    threads: int | None
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, model_folders, text_file):
+    """(folder, a function that plans cells, settings that fail); a complete and a failed run are there."""
+    folder = tmp_path_factory.mktemp("plan")
+    common = ["model=local", f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}", *SMALL,
+              f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "tracker.mode=disabled"]  # fmt: skip
+
+    def plan(*cells):
+        with initialize_config_module("conf", version_base="1.3"):
+            composed = [(list(cell), compose("config", overrides=[*common, *cell])) for cell in cells]
+        for _, cfg in composed:
+            OmegaConf.set_struct(cfg, False)
+        return make_plan(composed, "test")
+
+    fails = ["train.lr=1e30", "train.grad_clip=1e30", "train.lr_final=0"]
+    before = torch.get_num_threads()
+    for run in plan(["train.steps=20"], ["train.steps=20", *fails]).runs:
+        carry_out(run.job)
+    torch.set_num_threads(before)
+    return folder, plan, fails
+
+
+TWO = Team(2, 1)
+
+
+def printed(plan, team=TWO, width=200, terminal=False, budget=0.0):
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=terminal, color_system=None, highlight=False)
+    print_plan(plan, team, console, budget)
+    return out.getvalue()
+
+
+def row(text, run):
+    (line,) = [line for line in text.splitlines() if line.strip().startswith(run.job.spec.run_id)]
+    return line.strip()
+
+
+def test_every_state_is_said(world):
+    folder, plan, fails = world
+    small = ["train.steps=20"]
+    found = plan(small, [*small, *fails], [*small, "seed=1"], [*small, "seed=2"], [*small, "seed=3"],
+                 [*small, "eval.inference=[omp]", "d=3"])  # fmt: skip
+    assert len(found.runs) == 5  # a further reading is no run of its own
+    complete, failed, waiting, stopped, held = found.runs
+    for run in (stopped, held):
+        (folder / "runs" / run.job.spec.run_id).mkdir(parents=True)
+    (folder / "runs" / stopped.job.spec.run_id / "checkpoint.pt").touch()
+    (folder / "runs" / held.job.spec.run_id / "progress.json").write_text(
+        json.dumps({"stage": "training", "pid": 12, "host": "here", "since": "now"})
+    )
+    lock = folder / "runs" / held.job.spec.run_id / "lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        text = printed(found)
+        holder.kill()
+    assert row(text, complete).endswith("complete") and row(text, waiting).endswith("to do")
+    assert "failed last time" in row(text, failed) and "has a checkpoint" in row(text, stopped)
+    assert "running now (on here, pid 12)" in row(text, held)
+    reason = read_record(folder / "runs", failed.job.spec.run_id)["error"]
+    assert f"failed last time: {failed.job.spec.run_id} {failed.job.title}: {reason}" in text
+    assert "5 runs: 1 complete, 4 to do" in text
+    storage = read_record(folder / "runs", complete.job.spec.run_id)["storage"]
+    for part in (f"{storage['learned_decoder_values']:,}", f"{storage['learned_parameters']:,}"):
+        assert part in row(text, complete)
+
+
+def test_a_reading_that_a_complete_run_lacks_is_said(world):
+    _, plan, _ = world
+    text = printed(plan(["train.steps=20", "eval.inference=[omp,refit]"]))
+    assert "complete, lacks omp, refit" in text and "1 run: 0 complete, 1 to do" in text
+    assert "none to do, all activations are in the cache" in text
+
+
+def test_runs_that_others_need_are_shown_before_them_once(world):
+    _, plan, _ = world
+    found = plan(["sae=pruned_retuned", "d=3"], ["sae=pruned_retuned", "d=4"], ["sae=pruned_retuned_quantised", "d=4"])
+    text = printed(found)
+    titles = [line.split()[1] for line in text.splitlines() if line[1:17].isalnum() and "KiB" in line]
+    assert titles == ["dense_tied", "pruned_retuned", "pruned_retuned", "pruned_retuned-8bit"]
+    assert f"to do first, for {found.runs[0].job.spec.run_id}" in text
+    assert "3 runs: 0 complete, 3 to do, and 1 more that they need first" in text
+    compared = printed(plan(["eval.novelty=true", "d=3"]))
+    assert "dense_tied" in compared and "and 1 more" in compared
+
+
+def test_cells_left_out_have_their_reason_once(world):
+    _, plan, _ = world
+    text = printed(plan(["n=8", "seed=0"], ["n=8", "seed=1"], ["seed=4"]))
+    assert text.count("left out: 2 cells, the first n=8 seed=0: n=8 <= 2k=8") == 1
+
+
+def test_lm_passes_and_a_cache_that_will_not_fit(world):
+    _, plan, _ = world
+    text = printed(plan(["layer=0", "seed=4"], ["layer=2", "seed=4"], ["layer=1", "seed=4"]))
+    assert "LM pass: layers 0, 2 of" in text and "800 tokens" in text  # layer 1 is in the cache
+    assert f"activation cache: {size(2 * 800 * 32 * 2)} more" in text and "WARNING" not in text
+    text = printed(plan([f"corpus.train_tokens={10**13}", "seed=4"]))
+    assert "WARNING: it will not fit, point cache_dir at another disk" in text
+
+
+def test_nothing_is_written_and_nothing_left_to_do_is_said(world):
+    folder, plan, _ = world
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    text = printed(plan(["train.steps=20"]), budget=1.0)
+    assert "1 run: 1 complete, 0 to do" in text and "work" not in text
+    printed(plan(["seed=7"], ["sae=dense_warmtied"]), budget=1.0)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_no_line_of_the_table_is_cut_or_wider_than_the_terminal(world, width):
+    _, plan, _ = world
+    found = plan(
+        ["sae=pruned_retuned_quantised", "n=2000", "seed=4"], ["sae=expander", "sae.encoder=mp_refit", "n=2000"]
+    )
+    lines = printed(found, width=width, terminal=True).splitlines()
+    table = lines[: next(i for i, line in enumerate(lines) if line.startswith("2 runs"))]
+    assert max(map(len, table)) <= width and not any("…" in line for line in table)
+    for run in found.runs:
+        assert sum(run.job.spec.run_id in line for line in table) >= 1
+        assert any(run.job.labels["arm"] in line for line in table)
+
+
+def test_a_pipe_gets_a_row_a_run_however_narrow(world):
+    _, plan, _ = world
+    found = plan(["seed=4"], ["seed=5"])
+    assert all("expander" in row(printed(found, width=80), run) for run in found.runs)
+
+
+def test_synthetic_recovery_has_rows_without_storage(world):
+    _, plan, _ = world
+    found = plan(["recovery=planted", "n=64", "k=3", "seed=1"], ["recovery=planted", "n=64", "k=3", "seed=2"])
+    text = printed(found)
+    assert all("expander" in row(text, run) and "KiB" not in row(text, run) for run in found.runs)
+    assert "2 runs: 0 complete, 2 to do" in text and "LM pass:" not in text
+
+
+def test_more_workers_take_less_time(world):
+    assert _shared_out([3.0, 1.0, 1.0, 1.0], 1) == 6.0 and _shared_out([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    _, plan, _ = world
+    found = plan(["seed=4"], ["seed=5"])
+    assert "with 1 worker of 1 thread" in printed(found, Team(1, 1))
+    assert "with 3 workers of 2 threads" in printed(found, Team(3, 2))
+    assert "with 2 workers of" in printed(found, Team(2, None))
+
+
+def test_words_for_times_and_sizes():
+    assert [duration(s) for s in (0.04, 4.26, 45.4, 100, 750, 4 * 3600, 90 * 3600)] == [
+        "0.0 s", "4.3 s", "45 s", "1.7 min", "12 min", "4.0 h", "90 h"]  # fmt: skip
+    assert [size(b) for b in (12, 999, 124_000, 5 << 30, 3 << 40)] == [
+        "12 bytes", "999 bytes", "121 KiB", "5.0 GiB", "3.0 TiB"]  # fmt: skip
+
+
+def test_a_lock_of_ours_counts_too(world, tmp_path):
+    from sweep.owners import running
+
+    with FileLock(tmp_path / "lock"):
+        assert running(tmp_path) is not None
+    assert running(tmp_path) is None
