@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,16 +15,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from sweep.plan import make_plan
-from sweep.plan_report import _shared_out, duration, print_plan, size
+from sweep.plan_report import print_plan
+from sweep.plan_totals import duration, shared_out, size
 from sweep.run import carry_out
 from sweep.store import read_record
+from sweep.workers import Workers
 from tests.sweep.test_owners import HOLD
 from tests.sweep.world import SMALL
-
-
-class Team(NamedTuple):
-    count: int
-    threads: int | None
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +46,7 @@ def world(tmp_path_factory, model_folders, text_file):
     return folder, plan, fails
 
 
-TWO = Team(2, 1)
+TWO = Workers(2, 1)
 
 
 def printed(plan, team=TWO, width=200, terminal=False, budget=0.0):
@@ -166,12 +162,12 @@ def test_synthetic_recovery_has_rows_without_storage(world):
 
 
 def test_more_workers_take_less_time(world):
-    assert _shared_out([3.0, 1.0, 1.0, 1.0], 1) == 6.0 and _shared_out([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+    assert shared_out([3.0, 1.0, 1.0, 1.0], 1) == 6.0 and shared_out([3.0, 1.0, 1.0, 1.0], 2) == 3.0
     _, plan, _ = world
     found = plan(["seed=4"], ["seed=5"])
-    assert "with 1 worker of 1 thread" in printed(found, Team(1, 1))
-    assert "with 3 workers of 2 threads" in printed(found, Team(3, 2))
-    assert "with 2 workers of" in printed(found, Team(2, None))
+    assert "with 1 worker of 1 thread" in printed(found, Workers(1, 1))
+    assert "with 3 workers of 2 threads" in printed(found, Workers(3, 2))
+    assert "with 2 workers of" in printed(found, Workers(2, None))
 
 
 def test_words_for_times_and_sizes():

@@ -1,0 +1,80 @@
+"""The runs of a plan as they stand, with those that they need first, and what each is estimated to take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sweep.build import Job
+from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
+from sweep.owners import running
+from sweep.plan import Plan, Planned
+from sweep.recovery import RecoveryJob
+from sweep.stages import CHECKPOINT
+from sweep.store import COMPLETE, FAILED, Record, read_record, run_folder
+
+TO_DO, FAILED_BEFORE = "to do", "failed last time"
+
+
+class Row(NamedTuple):
+    """A run of the plan, or one that such a run needs first."""
+
+    run_id: str
+    job: Job | RecoveryJob
+    state: str
+    why: str  # it failed
+    wanted: Wanted | None  # None where nothing is left to do
+    estimate: Estimate | None
+
+
+def rows_of(plan: Plan, threads: int, budget: float) -> tuple[list[Row], Basis]:
+    """The plan's runs, each after those that it needs and that are neither in the plan nor done."""
+    found: dict[str, Row] = {}
+    asked = {run.job.spec.run_id: run for run in plan.runs}
+    for run_id, run in asked.items():
+        record = read_record(run.job.runs_dir, run_id)
+        lacking = run.job.lacking(record) if run.trained and record else None
+        wanted = None if run.done else Wanted(run.job, lacking)
+        for needed in _needed(wanted):
+            its_id = needed.spec.run_id
+            if its_id not in asked and its_id not in found:
+                found[its_id] = Row(its_id, needed, f"{TO_DO} first, for {run_id}", "", Wanted(needed, None), None)
+        state = _state(run, run_folder(run.job.runs_dir, run_id), record, lacking)
+        found[run_id] = Row(run_id, run.job, state, _why(record), wanted, None)
+    known = basis([row.wanted for row in found.values() if row.wanted], threads, budget)
+    return [row._replace(estimate=row.wanted and estimated(row.wanted, known)) for row in found.values()], known
+
+
+def _needed(wanted: Wanted | None) -> Iterator[Job]:
+    """Runs to be done before this one: what it starts from, what it is compared with; and before them, theirs."""
+    if wanted is None or isinstance(wanted.job, RecoveryJob):
+        return
+    job, lacking = wanted.job, wanted.lacking
+    source = job.source if lacking is None else None
+    compared = "novelty" in (job.lacking({}) if lacking is None else lacking)
+    for needed in (source, job.reference if compared else None):
+        if needed is None:
+            continue
+        record = read_record(needed.runs_dir, needed.spec.run_id)
+        if record is None or record["status"] != COMPLETE:
+            yield from _needed(Wanted(needed, None))
+            yield needed
+
+
+def _state(run: Planned, folder: Path, record: Record | None, lacking: list[str] | None) -> str:
+    if run.done:
+        return COMPLETE
+    owner = running(folder)
+    if owner is not None:
+        who = ", ".join(f"{word} {value}" for word, value in (("on", owner.host), ("pid", owner.pid)) if value)
+        return f"running now ({who})" if who else "running now"
+    if lacking is not None:
+        return f"{COMPLETE}, lacks {', '.join(lacking)}"
+    if (folder / CHECKPOINT).exists():
+        return "has a checkpoint"
+    return FAILED_BEFORE if record else TO_DO
+
+
+def _why(record: Record | None) -> str:
+    return record.get("error", "unknown error") if record and record["status"] == FAILED else ""
