@@ -27,8 +27,8 @@ _PROCESS = 440 << 20  # of a worker before it has an LM: torch, transformers and
 _CUDA_PROCESS = 500 << 20  # on the GPU; as much again and more in the process
 _LOGITS = 10  # copies of a batch's logits alive at once
 _PAIRS = 3 * 4 << 24  # of atoms compared at once, see `sae_core.theory`
-_OF_THE_RATE = 0.85  # of a lone product's speed is what the LM's blocks reach
-_FIXED = 0.2  # seconds of any run
+_OF_THE_RATE = 0.9  # of a lone product's speed is what the LM's blocks reach
+_FIXED = 0.4  # seconds of any run
 
 
 class PlannedStorage(NamedTuple):

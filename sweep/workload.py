@@ -20,9 +20,9 @@ _CHANGED, _SOLVED, _DECODED = 0.19, 0.26, 0.42  # a correlation that a pick chan
 _UPDATED = 5.2  # a parameter, a step
 _REGROWN = 2.5  # steps on as many tokens
 _ROUNDS, _FIT_ROUNDS = 50, 25  # of niht; of cosamp, as they come out
-_LOGIT = 40.0  # compared, its KL included
+_LOGIT = 12.0  # compared, its KL included
 _CO_FIRED, _CONTEXT, _DRAWN = 200.0, 5e5, 15.0  # two latents on a token; a latent's contexts; a number
-_SETS, _PAIR, _DENSE_PAIR = 0.8e9, 60.0, 28.0  # theory's sets of atoms; two atoms compared
+_SETS, _PAIR, _DENSE_PAIR = 0.5e9, 25.0, 12.0  # theory's sets of atoms; two atoms compared
 
 EXAMINED, NOVELTY, CONTEXTS = "examined", "novelty", "contexts"  # what is measured beside ways to read codes
 
