@@ -21,7 +21,7 @@ from sweep.process import keep_freed_memory
 from sweep.train import train_step
 from sweep.workload import step_work
 
-_WARM, _MOST, _ENOUGH = 2, 12, 0.3  # steps that are not timed; that are; seconds after which two of these are enough
+_WARM, _MOST, _ENOUGH = 2, 12, 0.3  # steps not timed; timed; seconds after which four of these are enough
 _AROUND = 1.1  # a step in training, beside one alone: batches, counts of firings, reports
 _MEMORY = 0.25  # share of the machine's memory that a probe may take
 
@@ -108,7 +108,7 @@ def probed(
             doubts = {cell: step_of(cell, found) for cell in left}
             cell = max(left, key=lambda c: doubts[c].doubt * doubts[c].seconds * steps[c])
             left.remove(cell)
-            cost = (2 + _WARM) * doubts[cell].seconds + cell.layout.n_latents * cell.layout.degree * 2e-8
+            cost = (4 + _WARM) * doubts[cell].seconds + cell.layout.n_latents * cell.layout.degree * 2e-8
             if time.perf_counter() + cost < ends and training_bytes(cell) < _MEMORY * machine_memory():
                 found[cell] = Known(_AROUND * probe(cell, backend, device_from(device)), "probed")
     return found
@@ -119,7 +119,7 @@ def probe(cell: Cell, backend: str, device: torch.device) -> float:
     sae = stand_in(cell, backend).to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
     h, taken, started = torch.randn(cell.batch, cell.layout.d_in, device=device), [], time.perf_counter()
-    while len(taken) < _WARM + _MOST and (len(taken) < _WARM + 2 or time.perf_counter() - started < _ENOUGH):
+    while len(taken) < _WARM + _MOST and (len(taken) < _WARM + 4 or time.perf_counter() - started < _ENOUGH):
         before = time.perf_counter()
         train_step(sae, optimizer, h, 1e-4, 1.0)
         if device.type == "cuda":
