@@ -18,7 +18,7 @@ from sweep.store import COMPLETE, read_record
 
 
 class Planned(NamedTuple):
-    overrides: list[str]
+    overrides: list[str]  # what sets the cell apart from the others of its sweep
     job: Job | RecoveryJob
     trained: bool  # its record is complete already
     done: bool  # and has every measurement asked for
@@ -42,7 +42,7 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     """Build and sort all cells.
 
     Args:
-        cells: (overrides, composed config) of every combination.
+        cells: (overrides that set it apart, composed config) of every combination.
 
     Raises:
         ValueError: a setting is wrong, or no LM asked for is to be had; nothing should be launched.

@@ -15,7 +15,7 @@ from sweep.plan import Plan
 from sweep.plan_rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan_totals import duration, passes_of, size, totals
 from sweep.recovery import RecoveryJob
-from sweep.report import _by_reason
+from sweep.report import left_out_lines
 from sweep.workers import Workers
 
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
@@ -45,9 +45,8 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
     for row in rows:
         if row.why:
             say(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.why}")
-    for reason, cells in _by_reason(plan.left_out).items():
-        which = " ".join(cells[0].overrides)
-        say(console, f"left out: {which if len(cells) == 1 else f'{len(cells)} cells, the first {which}'}: {reason}")
+    for line in left_out_lines(plan.left_out):
+        say(console, line)
     for line in totals(plan, rows, passes, workers, threads):
         say(console, line)
 

@@ -11,8 +11,7 @@ from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
 from sweep.owners import running
 from sweep.plan import Plan, Planned
 from sweep.recovery import RecoveryJob
-from sweep.stages import CHECKPOINT
-from sweep.store import COMPLETE, FAILED, Record, read_record, run_folder
+from sweep.store import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 
 TO_DO, FAILED_BEFORE = "to do", "failed last time"
 

@@ -65,10 +65,8 @@ def print_table(
         errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
     for error in _few(errors):
         console.print(error, markup=False, soft_wrap=True)
-    for reason, cells in _by_reason(left_out).items():
-        which = " ".join(cells[0].overrides)
-        which = which if len(cells) == 1 else f"{len(cells)} cells, the first {which}"
-        console.print(f"left out: {which}: {reason}", markup=False, soft_wrap=True)
+    for line in left_out_lines(left_out):
+        console.print(line, markup=False, soft_wrap=True)
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
     for difference, count in other_versions(complete, versions()).items():
         note = f"note: {count} of {len(complete)} complete runs were made by {difference}; they stay as they are"
@@ -86,11 +84,16 @@ def _few(errors: Sequence[str]) -> list[str]:
     return [*others, f"{NOT_FINISHED}: {len(waiting)} runs, the first {first}"]
 
 
-def _by_reason(left_out: Sequence[LeftOut]) -> dict[str, list[LeftOut]]:
+def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """A line for each reason, with the cells that were left out for it."""
     found: dict[str, list[LeftOut]] = {}
     for cell in left_out:
         found.setdefault(cell.reason, []).append(cell)
-    return found
+    lines: list[str] = []
+    for reason, cells in found.items():
+        which = " ".join(cells[0].overrides)
+        lines.append(f"left out: {which if len(cells) == 1 else f'{len(cells)} cells, the first {which}'}: {reason}")
+    return lines
 
 
 def _print(

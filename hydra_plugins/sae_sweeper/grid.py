@@ -57,7 +57,7 @@ class GridSweeper(BasicSweeper):
         return None
 
     def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
-        """(overrides, composed config) of every combination, in the order of the lists."""
+        """(what sets it apart, composed config) of every combination, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
         loader = self.hydra_context.config_loader
         compose = Composer(loader, self.config)
@@ -67,8 +67,10 @@ class GridSweeper(BasicSweeper):
             listed = {**(self.params or {}), **grid}
             params = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
             others = [choices[argument] for argument in arguments if _key(argument) not in chosen]
+            fixed = {values[0] for values in others if len(values) == 1}
             for combination in itertools.product(*(choices_of(param, loader) for param in params), *others):
-                yield list(combination), compose(combination)
+                apart = [override for override in combination if override not in fixed]
+                yield apart or list(combination), compose(combination)
 
 
 def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tuple[dict[str, Any], set[str]]]:
