@@ -136,6 +136,7 @@ def start_tracker(job: Recorded, folder: Path) -> Tracker:
             "axes": job.axes,
             "sizes": job.sizes._asdict(),
             "labels": job.labels,
+            "versions": versions(),
         },
     }
     return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)
