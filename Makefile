@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 RUNS ?= embedded
 CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
-.PHONY: help install sweep figures test test-slow test-gpu lint bench format clean
+.PHONY: help install sweep figures test test-slow test-gpu test-slurm test-postgres lint bench format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## set up the virtual environment (.venv) with the tested versions
 
@@ -48,6 +48,12 @@ test-slow: $(INSTALLED) ## the tests that take minutes
 
 test-gpu: $(INSTALLED) ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-slurm: $(INSTALLED) ## sweeps through sbatch, on a throw-away Slurm of this machine (as root it installs Debian's)
+	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -m slurm tests/cluster
+
+test-postgres: $(INSTALLED) ## two controllers on a throw-away PostgreSQL (as root it installs Debian's)
+	tests/cluster/with_postgres.sh $(BIN)/python -m pytest -m postgres tests/cluster
 
 bench: ## kernels, training steps and pursuits beside sae-lens, sparsify and scikit-learn (their own .venv-bench)
 	@$(MAKE) --no-print-directory install VENV=.venv-bench EXTRAS=bench
