@@ -1,12 +1,14 @@
 """Hydra launcher over submitit's Slurm executor that asks `squeue` what became of a worker.
 
 submitit asks `sacct`, at last every ten minutes: on a cluster without accounting it would wait for ever for a worker
-that was cancelled or killed, and warn at every look.
+that was cancelled or killed, and warn at every look. And it raises for the first worker that is lost while others are
+at work: here that comes when they have ended, so that no more than the workers asked for are at work at a time.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +33,33 @@ class SlurmLauncher(Launcher):
         self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Returns what the workers returned. An interrupt cancels them; a killed controller leaves them at work.
+
+        Raises:
+            ValueError: there is no Slurm here, or it takes no such workers.
+            Exception: of the first worker that was lost; by then all have ended.
+        """
         import submitit
+        from submitit.core.utils import FailedJobError
 
         from sweep.squeue import SqueueWatcher
 
         assert self._launcher is not None
-        submitit.SlurmJob.watcher = SqueueWatcher()
+        if shutil.which("sbatch") is None:
+            raise ValueError("hydra/launcher=submitit_slurm: sbatch is not there; start the sweep on a cluster's node")
         logging.getLogger("submitit").setLevel(logging.ERROR)
-        return self._launcher.launch(job_overrides, initial_job_idx)
+        submitit.SlurmJob.watcher = watcher = SqueueWatcher()
+        try:
+            return self._launcher.launch(job_overrides, initial_job_idx)
+        except Exception as error:
+            if isinstance(error, FailedJobError) and not watcher.jobs:
+                raise ValueError(f"sbatch refused the workers: {_last_line(error)}") from None
+            watcher.wait()  # the others are still at work
+            raise
+        except KeyboardInterrupt:
+            watcher.cancel()
+            raise
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1].rsplit("error: ", 1)[-1]
