@@ -99,9 +99,12 @@ def _start(
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
     write_work(work, folder.name, share, [_settings(run, threads) for run in left])
-    jobs = [[f"launch.work={work}"]] * min(count, len(left))
+    # Any run's overrides do: Hydra needs the sweep's experiment=... among them for the launcher's keys that it brings.
+    jobs = [[*left[0].overrides, f"launch.work={work}"]] * min(count, len(left))
     try:
         ended = launcher.launch(jobs, initial_job_idx=number * count)
+    except ValueError:  # the launcher's settings
+        raise
     except Exception as error:  # a worker that was killed: what it and its siblings finished is on disk
         return type(error).__name__
     lost = None
