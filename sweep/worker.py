@@ -7,6 +7,7 @@ go and be killed, and two sweeps may want the same run.
 from __future__ import annotations
 
 import json
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ AnyJob = Job | RecoveryJob
 
 def write_work(file: Path, launch: str, share: int, settings: Sequence[dict[str, Any]]) -> None:
     """The list that workers take runs from: whole configs, so that files edited meanwhile change nothing."""
-    write_json(file, {"launch": launch, "share": share, "runs": list(settings)})
+    write_json(file, {"launch": launch, "folder": os.getcwd(), "share": share, "runs": list(settings)})
 
 
 def work(file: Path) -> dict[str, str]:
@@ -46,6 +47,7 @@ def work(file: Path) -> dict[str, str]:
     """
     warnings.simplefilter("ignore", BackendWarning)  # the sweep has said it when it planned
     listed = json.loads(file.read_text())
+    os.chdir(listed["folder"])  # paths in configs may be relative; a Ray worker starts wherever its cluster did
     left: list[AnyJob] = [build(_config(settings), listed["launch"]) for settings in listed["runs"]]
     why: dict[str, str] = {}
     while left:
