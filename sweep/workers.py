@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, flag_override
 
 
 class Workers(NamedTuple):
@@ -37,6 +38,19 @@ def workers_of(launcher: DictConfig, threads: int | None, asked: int | None = No
     else:
         return Workers(asked or 1, threads)
     return Workers(count, threads or given or max(1, usable_cpus() // count))
+
+
+def heed(config: DictConfig) -> DictConfig:
+    """`config` with the launcher's own limit on workers at a time replaced by launch.workers, where that is set."""
+    asked = OmegaConf.select(config, "launch.workers")
+    limit = next((key for key in ("n_jobs", "array_parallelism") if key in config.hydra.launcher), None)
+    if asked is None or limit is None:
+        return config
+    heeding = copy.deepcopy(config)
+    OmegaConf.copy_cache(from_config=config, to_config=heeding)  # one time stamp for the launch's folder
+    with flag_override(heeding, "readonly", False):
+        heeding.hydra.launcher[limit] = asked
+    return heeding
 
 
 def usable_cpus() -> int:

@@ -13,9 +13,11 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.compose import Composer
+from sweep.workers import heed
 
 
 class GridSweeper(BasicSweeper):
@@ -29,6 +31,9 @@ class GridSweeper(BasicSweeper):
     def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, Any]] | None = None):
         super().__init__(max_batch_size=None, params=params)
         self._grids = [dict(grid) for grid in grids or [{}]]
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=heed(config))
 
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.

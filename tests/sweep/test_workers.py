@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from sweep.workers import Workers, one_for_each, register_resolvers, usable_cpus, visible_gpus, workers_of
+from sweep.workers import Workers, heed, one_for_each, register_resolvers, usable_cpus, visible_gpus, workers_of
 
 
 @pytest.fixture
@@ -100,6 +100,20 @@ def test_the_presets_compose_with_one_worker_for_each_cpu_and_hide_the_plugins_o
         frontier = compose("config", ["experiment=frontier"], return_hydra_config=True)
     assert workers_of(frontier.hydra.launcher, frontier.threads) == Workers(2, 1)
     assert not [warning for warning in recwarn if "ConfigStore" in str(warning.message)]
+
+
+@pytest.mark.parametrize("launcher, limit", [("joblib", "n_jobs"), ("submitit_slurm", "array_parallelism")])
+def test_the_workers_asked_for_win_over_the_launcher_s_limit(launcher, limit):
+    register_resolvers()
+    with initialize_config_module("conf", version_base="1.3"):
+        overrides = [f"hydra/launcher={launcher}", f"hydra.launcher.{limit}=2"]
+        for_all = compose("config", overrides, return_hydra_config=True)
+        asked = compose("config", [*overrides, "launch.workers=5"], return_hydra_config=True)
+    assert heed(for_all) is for_all
+    folder = asked.hydra.sweep.dir
+    heeding = heed(asked)
+    assert heeding.hydra.launcher[limit] == 5 and asked.hydra.launcher[limit] == 2
+    assert heeding.hydra.sweep.dir == folder and workers_of(heeding.hydra.launcher, None, 5).count == 5
 
 
 def test_the_device_says_how_many_gpus_count():
