@@ -21,7 +21,10 @@ pids=()
 stop() {
     status=$?
     trap '' INT TERM
-    SLURM_CONF=$dir/slurm.conf timeout 10 scancel --quiet --me >/dev/null 2>&1 || true
+    export SLURM_CONF=$dir/slurm.conf
+    if [ -n "${ready:-}" ] && timeout 10 scancel --quiet --me >/dev/null 2>&1; then
+        for _ in {1..50}; do [ -n "$(timeout 5 squeue --me --noheader 2>/dev/null)" ] || break; sleep 0.2; done
+    fi
     for pid in "${pids[@]}"; do # the newest first: slurmd, slurmctld, munged
         kill "$pid" 2>/dev/null || continue
         for _ in {1..50}; do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
@@ -68,14 +71,15 @@ PartitionName=test Nodes=$host Default=YES MaxTime=INFINITE State=UP
 CONF
 export SLURM_CONF=$dir/slurm.conf
 
+# In sessions of their own: Ctrl-C and a kill of the whole group reach them through `stop` only, after their jobs.
 (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
-munged --foreground --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munge.pid" \
+setsid munged --foreground --force --key-file="$dir/munge.key" --socket="$dir/munge.socket" --pid-file="$dir/munge.pid" \
     --log-file="$dir/munge.log" --seed-file="$dir/munge.seed" >"$dir/munge.out" 2>&1 &
 pids=($! "${pids[@]}")
 for _ in {1..100}; do [ -S "$dir/munge.socket" ] && break; sleep 0.1; done
-slurmctld -D >"$dir/slurmctld.log" 2>&1 &
+setsid slurmctld -D >"$dir/slurmctld.log" 2>&1 &
 pids=($! "${pids[@]}")
-slurmd -D >"$dir/slurmd.log" 2>&1 &
+setsid slurmd -D >"$dir/slurmd.log" 2>&1 &
 pids=($! "${pids[@]}")
 for _ in {1..60}; do
     [ "$(timeout 5 sinfo --noheader --format=%T 2>/dev/null)" = idle ] && ready=1 && break
