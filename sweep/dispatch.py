@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
@@ -99,8 +100,7 @@ def _start(
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
     write_work(work, folder.name, share, [_settings(run, threads) for run in left])
-    # Any run's overrides do: Hydra needs the sweep's experiment=... among them for the launcher's keys that it brings.
-    jobs = [[*left[0].overrides, f"launch.work={work}"]] * min(count, len(left))
+    jobs = [[*_common(master), f"launch.work={work}"]] * min(count, len(left))
     try:
         ended = launcher.launch(jobs, initial_job_idx=number * count)
     except ValueError:  # the launcher's settings
@@ -111,6 +111,14 @@ def _start(
     for job in ended:
         lost = _said(job, why) or lost
     return lost
+
+
+def _common(master: DictConfig) -> list[str]:
+    """What all runs of the sweep are asked for. Hydra composes a worker's config anew, and `hydra.launcher.n_jobs=4`
+    has a place there only with the experiment that brings the launcher."""
+    asked = list(master.hydra.overrides.task)
+    parsed = OverridesParser.create().parse_overrides(asked)
+    return [argument for argument, override in zip(asked, parsed, strict=True) if not override.is_sweep_override()]
 
 
 def _said(job: JobReturn, why: dict[str, str]) -> str | None:
