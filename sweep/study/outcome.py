@@ -1,0 +1,72 @@
+"""What a run and its record say of the trial that asked for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from optuna.trial import TrialState
+
+from sae_core.inference import ENCODER
+from sweep.build import Job
+from sweep.store import COMPLETE, Record
+from sweep.study.config import SearchConfig
+
+
+class Outcome(NamedTuple):
+    state: TrialState
+    values: list[float] | None  # of a complete trial, in the order of its study's objectives
+    marks: dict[str, Any]  # the trial's user attributes
+
+
+def job_marks(job: Job) -> dict[str, Any]:
+    """What is known of a trial before its run: which run it is."""
+    axes = job.axes
+    return {
+        "run_id": job.spec.run_id,
+        "arm": job.labels["arm"],
+        "layer": axes["layer"],
+        **{axis: axes[axis] for axis in ("d", "k", "n", "seed")},
+    }
+
+
+def outcome_of(record: Record | None, config: SearchConfig, why: str = "it left no record") -> Outcome:
+    """How the trial ends whose run has left `record`.
+
+    Args:
+        why: what to say where there is none.
+    """
+    if record is None:
+        return failed(why)
+    if record["status"] != COMPLETE:
+        return failed(record.get("error", "unknown error"))
+    metrics = metrics_of(record, config.inference)
+    value = metrics.get("ce_recovered")
+    if value is None or not math.isfinite(value):
+        reading = record.get("inference", {}).get(config.inference, {})
+        return failed(f"no CE recovered by {config.inference}: {reading.get('error', 'not measured')}")
+    storage = record["storage"]
+    marks = {
+        "stored_bytes": storage["artifact_bytes"],
+        "learned_decoder_values": storage["learned_decoder_values"],
+        "ce_recovered": value,
+        "delta_ce": metrics["delta_ce"],
+        "seconds": record["timings"]["total"],
+    }
+    return Outcome(TrialState.COMPLETE, [float(marks[name]) for name in config.objectives], marks)
+
+
+def failed(error: str) -> Outcome:
+    return Outcome(TrialState.FAIL, None, {"error": error})
+
+
+def impossible(reason: str) -> Outcome:
+    """A trial whose values make no run: never trained, and no part of the search's target."""
+    return Outcome(TrialState.FAIL, None, {"reason": reason})
+
+
+def metrics_of(record: Record, inference: str) -> Mapping[str, Any]:
+    if inference == ENCODER:
+        return record["metrics"]
+    return record.get("inference", {}).get(inference, {}).get("metrics", {})

@@ -1,0 +1,172 @@
+"""What a search leaves behind: the study's trials and its Pareto set as CSV, and a table on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sweep.files import replaced
+from sweep.study.config import SearchConfig
+from sweep.study.controller import Owner
+from sweep.study.search import Search
+from sweep.study.trials import FINISHED, others, whose
+
+PARETO, TRIALS = "pareto.csv", "trials.csv"
+_WHICH = ("run_id", "trial", "arm", "d", "k", "n", "layer", "seed")
+_FOUND = ("stored_bytes", "learned_decoder_values", "ce_recovered", "delta_ce")
+_FATE = (
+    "state",
+    "value",
+    "seconds",
+    "from_store",
+    "draw",
+    "retry_of",
+    "reason",
+    "error",
+    "freed",
+    "given_back",
+    "host",
+    "pid",
+)
+_NAMED = 10  # rows of the terminal's table that a long Pareto set is cut to at its ends
+
+
+def pareto_set(trials: Sequence[FrozenTrial], budget: int | None = None) -> list[FrozenTrial]:
+    """The runs that none betters in stored bytes and CE recovered at once, the smallest first; each run once.
+
+    Args:
+        budget: only those of at most so many bytes.
+    """
+    runs: dict[str, FrozenTrial] = {}
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and {"run_id", *_FOUND} <= trial.user_attrs.keys():
+            runs.setdefault(trial.user_attrs["run_id"], trial)
+    best, kept = float("-inf"), list[FrozenTrial]()
+    for trial in sorted(runs.values(), key=lambda t: (t.user_attrs["stored_bytes"], -t.user_attrs["ce_recovered"])):
+        marks = trial.user_attrs
+        if marks["ce_recovered"] > best and (budget is None or marks["stored_bytes"] <= budget):
+            best = marks["ce_recovered"]
+            kept.append(trial)
+    return kept
+
+
+def write_results(folder: Path, trials: Sequence[FrozenTrial], names: Sequence[str], config: SearchConfig) -> None:
+    """`pareto.csv` and `trials.csv` of a study into `folder`, each whole or not at all.
+
+    Args:
+        names: of the parameters searched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    own = [name for name in names if name not in _WHICH]
+    best = pareto_set(trials, config.budget_bytes)
+    _write(folder / PARETO, [*_WHICH, *own, *_FOUND], [_row(trial) for trial in best])
+    _write(folder / TRIALS, [*_WHICH, *own, *_FOUND, *_FATE], [_row(trial) for trial in trials])
+
+
+def print_results(to_do: Search, console: Console | None = None) -> None:
+    """The Pareto set, and what became of all trials."""
+    asking = to_do.asking
+    trials = asking.study.get_trials(deepcopy=False)
+    best = pareto_set(trials, asking.config.budget_bytes)
+    own = [name for name in asking.space.distributions if name not in (*_WHICH, "sae")]
+    console = console or Console(highlight=False, width=max(Console().width, 130 + 12 * len(own)))
+    if best:
+        console.print(_table(best, own))
+    for line in _summary(to_do, trials):
+        console.print(line, markup=False, soft_wrap=True)
+    if best:
+        console.print(f"{len(best)} runs that none betters: {to_do.folder / PARETO}", markup=False, soft_wrap=True)
+
+
+def _summary(to_do: Search, trials: Sequence[FrozenTrial]) -> list[str]:
+    asking, tally = to_do.asking, to_do.tally
+    states = Counter(trial.state for trial in trials)
+    marked = {key: [t.user_attrs[key] for t in trials if key in t.user_attrs] for key in ("reason", "error")}
+    finished = sum(states[state] for state in FINISHED)
+    target = f" of {asking.config.n_trials}" if asking.config.n_trials else ""
+    words = [f"study {asking.study.study_name}: {finished}{target} trials complete"]
+    runs = {trial.user_attrs.get("run_id") for trial in trials if trial.state in FINISHED}
+    words += [f"{states[TrialState.PRUNED]} of them pruned"] if states[TrialState.PRUNED] else []
+    words += [f"{len(runs)} different runs"] if 0 < len(runs) < finished else []
+    words += [f"{len(marked['error'])} failed"] if marked["error"] else []
+    words += [f"{len(marked['reason'])} left out"] if marked["reason"] else []
+    words += [f"{tally.from_store} taken from the run store in this launch"] if tally.from_store else []
+    lines = [", ".join(words)]
+    lines += _grouped("failed", marked["error"]) + _grouped("left out", marked["reason"])
+    unknown = others(asking, Owner.UNKNOWN)
+    if unknown:
+        lines.append(
+            f"{len(unknown)} trial(s) of another run store count as running, the first {unknown[0].number} of "
+            f"{whose(unknown[0])}; if that controller is dead: optuna tell --storage ... --study-name "
+            f"{asking.study.study_name} --trial-number {unknown[0].number} --state fail"
+        )
+    return lines
+
+
+def _grouped(what: str, reasons: Sequence[str]) -> list[str]:
+    """A line for each kind of reason; those that differ in numbers alone are one."""
+    kinds: dict[str, list[str]] = {}
+    for reason in reasons:
+        kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), []).append(reason)
+    return [
+        f"{what}: {alike[0]}" + (f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else "")
+        for alike in sorted(kinds.values(), key=len, reverse=True)
+    ]
+
+
+def _table(best: Sequence[FrozenTrial], own: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = ["run", "trial", "arm", "d", "k", "n", "layer", "seed", *own]
+    for column in [*columns, "stored", "values", "CE recovered", "delta CE", "seconds"]:
+        table.add_column(column, justify="left" if column in ("run", "arm") else "right", no_wrap=True)
+    for trial in _ends(best):
+        if trial is None:
+            table.add_row("...")
+            continue
+        marks = trial.user_attrs
+        cells = [marks["run_id"], str(trial.number), *(str(marks[key]) for key in _WHICH[2:])]
+        cells += [_short(trial.params.get(name)) for name in own]
+        cells += [human_bytes(marks["stored_bytes"]), str(marks["learned_decoder_values"])]
+        cells += [f"{marks['ce_recovered']:.4f}", f"{marks['delta_ce']:.4f}", f"{marks['seconds']:.1f}"]
+        table.add_row(*cells)
+    return table
+
+
+def _ends(best: Sequence[FrozenTrial]) -> list[FrozenTrial | None]:
+    if len(best) <= 2 * _NAMED:
+        return list(best)
+    return [*best[:_NAMED], None, *best[-_NAMED:]]
+
+
+def _row(trial: FrozenTrial) -> dict[str, Any]:
+    value = trial.values[0] if trial.values and len(trial.values) == 1 else None
+    own: Mapping[str, Any] = {"trial": trial.number, "state": trial.state.name.lower(), "value": value}
+    return {**trial.params, **trial.user_attrs, **own}
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    with replaced(path) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore", restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError

@@ -1,0 +1,259 @@
+"""The search: ask for trials, have the launcher's workers train them, tell the study; until it has enough.
+
+Any number of controllers may work on one study. Those of one run store ask one at a time, under a lock; all look again
+before each trial at how many are still wanted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+from optuna import Trial
+from optuna.trial import TrialState
+
+from sweep.build import Job
+from sweep.plan import Planned
+from sweep.progress import outcome as in_words
+from sweep.run import preflight
+from sweep.store import COMPLETE, Record, read_record, run_folder
+from sweep.study.cells import Cells, ImpossibleError
+from sweep.study.controller import Owner
+from sweep.study.outcome import Outcome, impossible, job_marks, outcome_of
+from sweep.study.pruning import pruned, read_curve, recorded_curve, report
+from sweep.study.storage import StorageError
+from sweep.study.trials import (
+    FINISHED,
+    Asking,
+    counted,
+    free_dead,
+    give_back,
+    mark,
+    next_trial,
+    one_too_many,
+    others,
+    release,
+    tell,
+    whose,
+)
+
+IMPOSSIBLE_IN_A_ROW = 200
+LEAST_FAILURES = 10  # that end a search, or as many as the trials asked for if those are more
+_POLL = 1.0  # seconds between looks at what other controllers do
+
+# Carries runs out; by run id why one left no record: `sweep.dispatch.launch`.
+Launch = Callable[[Sequence[Planned], int, int | None], dict[str, str]]
+
+
+class SearchError(ValueError):
+    """The search ended before its target, and why."""
+
+
+class Asked(NamedTuple):
+    trial: Trial
+    run: Planned
+    job: Job
+
+
+@dataclass
+class Tally:
+    """Of this launch."""
+
+    failures: int = 0
+    impossible: int = 0  # in a row
+    from_store: int = 0
+
+
+@dataclass(frozen=True)
+class Search:
+    asking: Asking
+    cells: Cells
+    launch: Launch
+    batch: int  # trials asked for at a time
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def folder(self) -> Path:
+        """Of what the search leaves behind."""
+        return self.asking.controller.runs_dir / "studies" / self.asking.study.study_name
+
+
+def search(to_do: Search) -> None:
+    """Carry the search on to its target.
+
+    Raises:
+        SearchError: it ends before: nothing that is drawn can be trained, or too many runs fail.
+        StorageError: the storage cannot be used any more.
+        ValueError: a setting is wrong.
+    """
+    waited = False
+    while True:
+        batch: list[Asked] = []
+        with _released_after(to_do, batch):
+            with _asking_alone(to_do):
+                free_dead(to_do.asking)
+                _fill(to_do, batch)
+            if batch:
+                _carry_out(to_do, batch)
+        if batch:
+            continue
+        if live := others(to_do.asking, Owner.LIVE):
+            if not waited:
+                _say(f"waiting for {len(live)} trial(s) of other controllers ({whose(live[0])})")
+            waited = True
+            time.sleep(_POLL)
+        else:
+            return
+
+
+@contextmanager
+def _asking_alone(to_do: Search) -> Iterator[None]:
+    to_do.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(to_do.folder / "lock"):
+        yield
+
+
+@contextmanager
+def _released_after(to_do: Search, batch: Sequence[Asked]) -> Iterator[None]:
+    """On Ctrl-C and errors, trials in hand wait for the next controller."""
+    try:
+        yield
+    except BaseException:
+        with suppress(StorageError), _asking_alone(to_do):
+            running = others(to_do.asking, Owner.US)
+            ours = {asked.trial.number for asked in batch}
+            for trial in running:
+                if trial.number in ours:
+                    release(to_do.asking, trial, "its controller was interrupted")
+        raise
+
+
+def _fill(to_do: Search, batch: list[Asked]) -> None:
+    """As many trials to train as there are workers and the target wants; what needs no training is told at once."""
+    while len({asked.job.spec.run_id for asked in batch}) < to_do.batch and _wanted(to_do):
+        trial = next_trial(to_do.asking)
+        if trial is None:
+            break
+        asked = _planned(to_do, trial)
+        if asked is None:
+            continue
+        if one_too_many(to_do.asking, trial):
+            give_back(to_do.asking, trial, "one too many")
+            break
+        twin = _trained_elsewhere(to_do, asked)
+        if twin is not None:
+            give_back(to_do.asking, trial, f"drawn twice: trial {twin} is training it")
+            break
+        mark(to_do.asking.study, trial, job_marks(asked.job))
+        if asked.run.done:
+            _tell_from_store(to_do, asked)
+        else:
+            batch.append(asked)
+
+
+def _wanted(to_do: Search) -> bool:
+    target = to_do.asking.config.n_trials
+    return target is None or len(counted(to_do.asking)) < target
+
+
+def _planned(to_do: Search, trial: Trial) -> Asked | None:
+    """The trial with its run; None for one that is impossible, which has been told then."""
+    try:
+        run = to_do.cells.planned(trial.params)
+    except ImpossibleError as error:
+        tell(to_do.asking.study, trial, impossible(str(error)))
+        to_do.tally.impossible += 1
+        if to_do.tally.impossible == IMPOSSIBLE_IN_A_ROW and to_do.asking.config.sampler != "grid":
+            raise SearchError(f"{IMPOSSIBLE_IN_A_ROW} trials in a row were impossible, the last: {error}") from None
+        return None
+    except BaseException:  # a setting is wrong: the values drawn are not to blame
+        study = to_do.asking.study
+        frozen = study.get_trials(deepcopy=False)[trial.number]
+        release(to_do.asking, frozen, "its search had a wrong setting")
+        raise
+    to_do.tally.impossible = 0
+    assert isinstance(run.job, Job)
+    return Asked(trial, run, run.job)
+
+
+def _trained_elsewhere(to_do: Search, asked: Asked) -> int | None:
+    """The number of another controller's running trial with the same run. A grid's are waited for instead: their
+    combinations are all wanted."""
+    if to_do.asking.config.sampler == "grid":
+        return None
+    for kind in (Owner.LIVE, Owner.UNKNOWN):
+        for trial in others(to_do.asking, kind):
+            if trial.user_attrs.get("run_id") == asked.job.spec.run_id:
+                return trial.number
+    return None
+
+
+def _tell_from_store(to_do: Search, asked: Asked) -> None:
+    record = _record(asked)
+    outcome = outcome_of(record, to_do.asking.config)
+    _tell(to_do, asked, outcome._replace(marks={**outcome.marks, "from_store": True}), record)
+    to_do.tally.from_store += 1
+    _say(f"{_count(to_do)} {asked.job.title}: from the run store: {in_words(record)}")
+
+
+def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
+    """Train the batch's runs and tell what became of them."""
+    runs = {asked.job.spec.run_id: asked.run for asked in batch}
+    for job in {asked.job.spec.activations: asked.job for asked in batch}.values():
+        preflight(job)
+    watched = {asked.job.spec.run_id: (asked.trial, asked.job) for asked in batch}
+    with pruned(watched if to_do.asking.config.pruner else {}, to_do.cells.launch) as stopped:
+        why = to_do.launch(list(runs.values()), _finished(to_do), to_do.asking.config.n_trials)
+    for asked in batch:
+        run_id, record = asked.job.spec.run_id, _record(asked)
+        complete = record is not None and record["status"] == COMPLETE
+        if run_id in stopped and not complete:
+            _tell(to_do, asked, Outcome(TrialState.PRUNED, None, {}), None)
+            _say(f"{_count(to_do)} {asked.job.title}: pruned")
+            continue
+        # A record that a lost worker has not replaced is an earlier launch's.
+        outcome = outcome_of(
+            record if complete or run_id not in why else None, to_do.asking.config, why.get(run_id, "")
+        )
+        _tell(to_do, asked, outcome, record)
+        if outcome.state == TrialState.FAIL:
+            _fail(to_do, outcome.marks["error"])
+
+
+def _tell(to_do: Search, asked: Asked, outcome: Outcome, record: Record | None) -> None:
+    """End a trial; where trials are pruned, with the curve that others are compared with."""
+    if to_do.asking.config.pruner and outcome.state == TrialState.COMPLETE and record is not None:
+        train = asked.job.spec.train
+        folder = run_folder(asked.job.runs_dir, asked.job.spec.run_id)
+        report(asked.trial, read_curve(folder) or recorded_curve(record, train.batch_size), train.steps)
+    tell(to_do.asking.study, asked.trial, outcome)
+
+
+def _fail(to_do: Search, error: str) -> None:
+    to_do.tally.failures += 1
+    most = max(LEAST_FAILURES, to_do.asking.config.n_trials or 0)
+    if to_do.tally.failures >= most and to_do.asking.config.sampler != "grid":
+        raise SearchError(f"{most} runs failed in this launch, the last: {error}")
+
+
+def _record(asked: Asked) -> Record | None:
+    return read_record(asked.job.runs_dir, asked.job.spec.run_id)
+
+
+def _finished(to_do: Search) -> int:
+    return len(to_do.asking.study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def _count(to_do: Search) -> str:
+    target = to_do.asking.config.n_trials
+    return f"[{_finished(to_do)}/{target}]" if target else f"[{_finished(to_do)}]"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
