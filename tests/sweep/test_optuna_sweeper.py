@@ -1,0 +1,215 @@
+"""`hydra/sweeper=optuna_frontier` as its user runs it: real processes, real training, a real study on disk."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sweep.study import storage as keeping
+from sweep.study.config import search_config
+from sweep.study.storage import StorageError, open_storage
+from tests.sweep.world import ROOT, World
+
+SPACE = ["d=interval(2,20)", "train.lr=tag(log,interval(1e-4,1e-2))"]
+
+
+@pytest.fixture
+def world(tmp_path, model_folders, text_file):
+    return World(tmp_path, model_folders["gpt_neox"], text_file)
+
+
+def ask(storage, n_trials, *arguments):
+    return ["-m", "hydra/sweeper=optuna_frontier", f"hydra.sweeper.storage={storage}",
+            f"hydra.sweeper.n_trials={n_trials}", *arguments]  # fmt: skip
+
+
+def completed(storage):
+    study = optuna.load_study(study_name="frontier", storage=open_storage(str(storage)))
+    return [(t.params, t.values) for t in study.get_trials() if t.state.name == "COMPLETE"]
+
+
+def test_a_search_is_resumed_to_its_target_and_leaves_its_pareto_set(world):
+    storage = f"sqlite:///{world.folder}/study.db"
+    code, out, err = world.sweep(*ask(storage, 3, *SPACE))
+    assert code == 0, err
+    assert "3 of 3 trials complete" in out and "Traceback" not in err and "arning" not in err
+    code, out, err = world.sweep(*ask(storage, 4, *SPACE))
+    assert code == 0 and "4 of 4 trials complete" in out and "[4/4]" in err
+    records = {record["run_id"]: record for record in world.records()}
+    assert len(records) == 4
+    folder = world.runs / "studies" / "frontier"
+    for row in csv.DictReader((folder / "pareto.csv").read_text().splitlines()):
+        record = records[row["run_id"]]
+        assert int(row["stored_bytes"]) == record["storage"]["artifact_bytes"]
+        assert float(row["ce_recovered"]) == record["metrics"]["ce_recovered"]
+        assert float(row["train.lr"]) == record["spec"]["train"]["lr"]
+    assert len((folder / "trials.csv").read_text().splitlines()) == 5
+    code, out, err = world.sweep(*ask(storage, 9, *SPACE, "plan=true"))
+    assert code == 0 and "9 trials asked for, 4 complete, 0 running, 5 to do" in out and len(world.records()) == 4
+    assert_dashboard_opens(storage, 4)
+
+
+def test_interrupted_killed_and_asked_again_it_ends_as_if_undisturbed(world, tmp_path):
+    storage, long = f"{world.folder}/study.journal", ["train.steps=800"]
+    out, err = disturb(world, 1, signal.SIGINT, *ask(storage, 4, *SPACE, *long))
+    assert "interrupted: what is finished stays" in err and "Traceback" not in err and "of 4 trials complete" in out
+    assert (world.runs / "studies" / "frontier" / "pareto.csv").exists()
+    disturb(world, 2, signal.SIGKILL, *ask(storage, 4, *SPACE, *long))
+    code, out, err = world.sweep(*ask(storage, 4, *SPACE, *long))
+    assert code == 0 and "4 of 4 trials complete" in out, err
+    undisturbed = World(tmp_path / "other", None, None)
+    undisturbed.common = [a.replace(str(world.runs), str(undisturbed.runs)) for a in world.common]
+    code, _, err = undisturbed.sweep(*ask(f"{tmp_path}/other.journal", 4, *SPACE, *long))
+    assert code == 0, err
+    assert completed(storage) == completed(f"{tmp_path}/other.journal")
+    assert_dashboard_opens(storage, 4)
+
+
+def disturb(world, records, signal_, *arguments):
+    """Start a search, and once so many runs are recorded and the next one trains send it and its workers a signal."""
+    process = world.start(*arguments)
+    while len(world.records()) < records or not list(world.runs.glob("*/progress.json")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.1)
+    os.killpg(process.pid, signal_)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if signal_ == signal.SIGINT else -signal_)
+    return out, err
+
+
+def test_two_controllers_do_the_trials_asked_for_together(world):
+    storage = f"sqlite:///{world.folder}/study.db"
+    processes = [world.start(*ask(storage, 6, *SPACE, "hydra.sweeper.sampler=random")) for _ in range(2)]
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert len(completed(storage)) == 6 == len(world.records())
+    assert all("6 of 6 trials complete" in out for out, _ in outputs)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["d=3"], "nothing to search"), (["d=3,4", "tree=1"], "unknown key tree"),
+    (["d=3,4", "hydra.sweeper.storage=study"], "hydra.sweeper.storage=study is no storage"),
+])  # fmt: skip
+def test_bad_input_is_one_line_at_once(world, arguments, message):
+    code, out, err = world.sweep("-m", "hydra/sweeper=optuna_frontier", *arguments)
+    assert code == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert world.records() == []
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"n_trials": 0}, "hydra.sweeper.n_trials=0 must be at least 1"),
+    ({"n_trials": 2.5}, "hydra.sweeper.n_trials=2.5 must be a whole number"),
+    ({"n_trials": None}, "for hydra.sweeper.sampler=grid"),
+    ({"sampler": "best"}, "hydra.sweeper.sampler=best is unknown: choose from tpe, nsga2, gp, random, grid"),
+    ({"pruner": "median"}, "needs one objective"),
+    ({"pruner": "axe", "budget_bytes": 1}, "choose from median, percentile, hyperband, successive_halving"),
+    ({"study_name": "a/b"}, "hydra.sweeper.study_name=a/b"), ({"study_name": ""}, "hydra.sweeper.study_name="),
+    ({"inference": "guess"}, "guess is no inference"), ({"batch": 0}, "hydra.sweeper.batch=0"),
+    ({"budget_bytes": 0}, "budget_bytes=0"), ({"seed": -1}, "hydra.sweeper.seed=-1"),
+])  # fmt: skip
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        search_config(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_budget_may_be_written_with_an_exponent():
+    assert search_config({"budget_bytes": 1e6}).budget_bytes == 1_000_000
+
+
+@pytest.mark.parametrize("url, message", [
+    ("study", "is no storage"), ("study.db", "is no storage"), ("nosuch:///x.db", "is no storage"),
+    ("sqlite:////dev/null/x.db", "/dev/null"), ("/dev/null/x.journal", "/dev/null"),
+    ("postgresql+psycopg://me:secret@127.0.0.1:1/db", r"me:\*\*\*@127.0.0.1:1/db: connection failed"),
+])  # fmt: skip
+def test_a_storage_that_cannot_be_used_is_one_line_without_its_password(url, message, monkeypatch):
+    monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.3)
+    with pytest.raises(StorageError, match=message) as caught:
+        open_storage(url)
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_storage_in_trouble_is_tried_again_for_a_while(tmp_path):
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/study.db"))
+    moved = tmp_path / "moved"
+
+    def back():
+        (tmp_path / "study.db").rmdir()
+        os.rename(moved, tmp_path / "study.db")
+
+    os.rename(tmp_path / "study.db", moved)
+    (tmp_path / "study.db").mkdir()  # there is nothing that could be opened
+    engine = study._storage._storage._backend.engine
+    engine.dispose()
+    threading.Timer(0.7, back).start()
+    study.ask()
+    assert len(study.get_trials()) == 1
+
+
+def test_an_append_cut_short_does_not_spoil_a_journal(tmp_path):
+    path = tmp_path / "study.journal"
+    study = optuna.create_study(storage=open_storage(str(path)), study_name="s")
+    study.tell(study.ask(), 1.0)
+    with open(path, "a") as stream:
+        stream.write('{"op_code": 4, "worker')
+    study = optuna.load_study(storage=open_storage(str(path)), study_name="s")
+    study.tell(study.ask(), 2.0)
+    assert [trial.value for trial in optuna.load_study(storage=open_storage(str(path)), study_name="s").trials] == [
+        1,
+        2,
+    ]
+
+
+def test_a_damaged_journal_is_one_line(tmp_path):
+    path = tmp_path / "study.journal"
+    path.write_text("no json\n\n{}\n")
+    with pytest.raises(StorageError, match="damaged"):
+        optuna.create_study(storage=open_storage(str(path)), study_name="s")
+
+
+def test_optuna_is_not_loaded_by_who_does_not_search():
+    modules = "hydra_plugins.sae_sweeper.optuna_frontier, hydra_plugins.sae_sweeper.grid, sweep.launch"
+    code = f"import sys, {modules}; sys.exit('optuna' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def assert_dashboard_opens(storage, trials):
+    """optuna-dashboard serves the study and its trials."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("optuna-dashboard")), str(storage), "--port", str(port), "--quiet"]
+    dashboard = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        studies = _get(f"http://127.0.0.1:{port}/api/studies", dashboard)["study_summaries"]
+        (study,) = [study for study in studies if study["study_name"] == "frontier"]
+        found = _get(f"http://127.0.0.1:{port}/api/studies/{study['study_id']}", dashboard)["trials"]
+        done = [trial for trial in found if trial["state"] == "Complete"]
+        assert len(done) == trials and all("run_id" in {mark["key"] for mark in trial["user_attrs"]} for trial in done)
+    finally:
+        dashboard.terminate()
+        dashboard.wait()
+
+
+def _get(url, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, "optuna-dashboard ended"
+        try:
+            return json.load(urllib.request.urlopen(url, timeout=20))
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
