@@ -58,7 +58,7 @@ class Cells(NamedTuple):
         if budget is not None and isinstance(run.job, Job):
             size = planned_storage(run.job).artifact_bytes
             if size > budget:
-                raise ImpossibleError(f"its file of {size} bytes would be over budget_bytes={budget}")
+                raise ImpossibleError(f"its file of {size:,} bytes is larger than budget_bytes={budget:,}")
 
 
 def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:

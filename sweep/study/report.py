@@ -116,7 +116,7 @@ def _grouped(what: str, reasons: Sequence[str]) -> list[str]:
     """A line for each kind of reason; those that differ in numbers alone are one."""
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
-        kinds.setdefault(re.sub(r"\d+(\.\d+)?", "#", reason), []).append(reason)
+        kinds.setdefault(re.sub(r"\d[\d,]*(\.\d+)?", "#", reason), []).append(reason)
     return [
         f"{what}: {alike[0]}" + (f" (and {len(alike) - 1} more like it)" if len(alike) > 1 else "")
         for alike in sorted(kinds.values(), key=len, reverse=True)

@@ -136,7 +136,7 @@ def test_a_sampler_that_insists_on_impossible_values_is_helped_out(bench, sample
 def test_over_a_byte_budget_nothing_is_trained(bench):
     trials = bench.done("d=interval(2,30)", n_trials=4, budget_bytes=3000)
     assert all(len(trial.values) == 1 for trial in trials if trial.values)
-    assert "over budget_bytes=3000" in next(t.user_attrs["reason"] for t in trials if "reason" in t.user_attrs)
+    assert "larger than budget_bytes=3,000" in next(t.user_attrs["reason"] for t in trials if "reason" in t.user_attrs)
     assert all(t.params["d"] < 10 for t in trials if t.state == TrialState.COMPLETE)
 
 
