@@ -6,6 +6,7 @@ import itertools
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +19,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.build import Job
 from sweep.files import write_json
+from sweep.owners import running
 from sweep.plan import LeftOut, Planned
 from sweep.progress import Display
 from sweep.recording import one_line
 from sweep.run import missing
-from sweep.store import LAUNCH, read_record
+from sweep.store import LAUNCH, read_record, run_folder
 from sweep.versions import code_hash
 from sweep.worker import settled, write_work
 from sweep.workers import Workers, workers_of
 
+_STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process
+_POLL = 0.5  # seconds between looks at a lost worker's siblings
 _TRIES = 3  # launches in a row that may end without finishing a run
 
 
@@ -35,13 +39,13 @@ def launch_folder(master: DictConfig) -> Path:
 
 
 def write_launch(folder: Path, runs: Sequence[Planned], left_out: Sequence[LeftOut], study: Any = None) -> None:
-    """Say in `folder` what this launch is for, for `sweep.status` and for people."""
+    """Say in `folder` what this launch is for, for `sweep.status` and for people; a search says more as it goes on."""
     listed = [
         {"run_id": run.job.spec.run_id, "title": run.job.title, "axes": run.job.axes, "arm": run.job.labels["arm"]}
         for run in runs
     ]
     about = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _STARTED,
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "command": " ".join(sys.argv[1:]),
@@ -85,10 +89,23 @@ def launch(
                 say = "the others go on" if tries < _TRIES else "given up"
                 print(f"a worker was lost ({lost}): {len(still)} run(s) left, {say}", file=sys.stderr)
                 why |= {r.job.spec.run_id: f"its worker was lost ({lost})" for r in still} if tries == _TRIES else {}
-                left = still
+                left = _without_siblings(still)
             else:
                 left = []
     return why
+
+
+def _without_siblings(left: Sequence[Planned]) -> list[Planned]:
+    """Those of `left` that are left once no worker is at any of them.
+
+    Some launchers leave a lost worker's siblings at work, and these take what is free.
+    """
+    quiet = 0
+    while quiet < 2:  # between two runs a worker holds no lock
+        busy = any(running(run_folder(r.job.runs_dir, r.job.spec.run_id)) for r in left)
+        quiet = 0 if busy else quiet + 1
+        time.sleep(_POLL)
+    return [r for r in left if not _settled(r)]
 
 
 def _start(

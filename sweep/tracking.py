@@ -89,7 +89,7 @@ class WandbTracker:
             project=project,
             entity=entity,
             reinit="create_new",
-            # Listing every installed package took half of a tracked run's cost (0.1 to 0.3 s); `versions` has what counts.
+            # Listing every installed package took most of a tracked run's cost; `versions` has those that count.
             settings=wandb.Settings(
                 silent=True, console="off", x_disable_stats=True, x_disable_meta=True, x_save_requirements=False
             ),

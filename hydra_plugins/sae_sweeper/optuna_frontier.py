@@ -9,6 +9,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from sweep.workers import heed
+
 
 class OptunaFrontierSweeper(Sweeper):
     """The command line wins over `params`, by key. The arguments are those of `sweep.study.config.SearchConfig`.
@@ -39,6 +41,7 @@ class OptunaFrontierSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from hydra.core.plugins import Plugins
 
+        config = heed(config)
         self.config, self.hydra_context = config, hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

@@ -85,12 +85,12 @@ def workers(folder: Path) -> Iterator[str]:
     asked = ["sae=expander,dense_tied", "d=7,30", "k=32", "seed=0,1", "n=2048", "train.steps=2000"]
     sides = {
         "1 worker, 2 threads": ["threads=2", "hydra/launcher=basic"],
-        "2 workers, 1 thread each": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "threads=1"],
+        "2 workers, 1 thread each": ["threads=1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     }
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(2):
         for name, side in sides.items():
-            times[name].append(sweep(folder / f"{name}-{turn}", *asked, *side))
+            times[name].append(sweep(folder / f"{side[0]}-{turn}".replace("=", "-"), *asked, *side))
     best = {name: min(seconds) for name, seconds in times.items()}
     one, two = best.values()
     yield "## Workers against threads\n"
@@ -105,7 +105,7 @@ def share(folder: Path) -> Iterator[str]:
     yield "Training alone, seconds one after the other / together on one pass over the same batches:\n"
     yield "| SAEs | pool | one after the other | together | times as fast |"
     yield "|---|---|---|---|---|"
-    shapes = [("embedded LM's size", 256, 2048, 100_000, 400, 256), ("large", 2048, 16384, 100_000, 100, 1024)]
+    shapes = [("embedded LM's size", 256, 2048, 100_000, 400, 256), ("large", 2048, 16384, 100_000, 40, 1024)]
     for name, d_in, n, tokens, steps, batch in shapes:
         rows = Rows(folder / f"{d_in}.bin", tokens, d_in)
         arms = [Expander(n, degree, 32) for degree in (3, 7, 15, 30)]
