@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 RUNS ?= embedded
 CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
-.PHONY: help install sweep figures test test-slow test-gpu test-slurm test-postgres lint bench format clean
+.PHONY: help install sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-sweeps format clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,10 @@ test-gpu: $(INSTALLED) ## the tests that need a CUDA device
 test-slurm: $(INSTALLED) ## sweeps through sbatch, on a throw-away Slurm of this machine (as root it installs Debian's)
 	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -m slurm tests/cluster
 
+test-ray: ## a sweep through Ray on this machine (installs Ray)
+	@$(MAKE) --no-print-directory install EXTRAS=dev,ray INSTALLED=$(VENV)/.installed-ray
+	$(BIN)/python -m pytest -m ray tests/cluster
+
 test-postgres: $(INSTALLED) ## two controllers on a throw-away PostgreSQL (as root it installs Debian's)
 	tests/cluster/with_postgres.sh $(BIN)/python -m pytest -m postgres tests/cluster
 
@@ -59,6 +63,9 @@ bench: ## kernels, training steps and pursuits beside sae-lens, sparsify and sci
 	@$(MAKE) --no-print-directory install VENV=.venv-bench EXTRAS=bench
 	.venv-bench/bin/python -m tests.benchmarks.kernels
 	.venv-bench/bin/python -m tests.benchmarks.pursuits
+
+bench-sweeps: $(INSTALLED) ## what launching costs: overhead, asking again, workers, shared passes (15 minutes)
+	$(BIN)/python -m tests.benchmarks.sweeps
 
 format: $(INSTALLED) ## let ruff tidy the code
 	$(BIN)/ruff check --fix .
