@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.build import Job
+from sweep.estimate import planned_memory
 from sweep.files import write_json
 from sweep.owners import running
 from sweep.plan import LeftOut, Planned
@@ -25,12 +26,14 @@ from sweep.progress import Display
 from sweep.recording import one_line
 from sweep.run import missing
 from sweep.store import LAUNCH, read_record, run_folder
+from sweep.timing import machine_memory
 from sweep.versions import code_hash
 from sweep.worker import settled, write_work
-from sweep.workers import Workers, workers_of
+from sweep.workers import Workers, no_more_processes_than, workers_of
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process
 _POLL = 0.5  # seconds between looks at a lost worker's siblings
+_OF_MEMORY = 0.9  # of the machine's that workers may take together
 _TRIES = 3  # launches in a row that may end without finishing a run
 
 
@@ -57,9 +60,21 @@ def write_launch(folder: Path, runs: Sequence[Planned], left_out: Sequence[LeftO
     write_json(folder / LAUNCH, about)
 
 
-def workers(master: DictConfig) -> Workers:
-    """How many workers the sweep's config starts, and the CPU threads of each."""
-    return workers_of(master.hydra.launcher, master.threads, OmegaConf.select(master, "launch.workers"))
+def workers(master: DictConfig, runs: Sequence[Planned] = ()) -> Workers:
+    """How many workers the sweep's config starts, for these runs where they are known, and the CPU threads of each.
+
+    Where neither launch.workers nor a scheduler says how many, no more than there is memory for.
+    """
+    asked = OmegaConf.select(master, "launch.workers")
+    launcher = master.hydra.launcher
+    found = workers_of(launcher, master.threads, asked)
+    if not runs:
+        return found
+    useful = min(found.count, len(runs))
+    if asked is None and "n_jobs" in launcher:
+        largest = max(planned_memory(run.job) for run in runs)
+        useful = min(useful, max(1, int(_OF_MEMORY * machine_memory() / largest)))
+    return found if useful == found.count else workers_of(launcher, master.threads, useful)  # fewer share the CPUs
 
 
 def launch(
@@ -113,11 +128,12 @@ def _start(
 ) -> str | None:
     """Launch workers once and wait for them; what they say goes into `why`. Returns how one was lost, if one was."""
     number = next(n for n in itertools.count() if not (folder / f"work-{n}.json").exists())
-    count, threads = workers(master)
+    count, threads = workers(master, left)
+    no_more_processes_than(launcher, count)
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
     write_work(work, folder.name, share, [_settings(run, threads) for run in left])
-    jobs = [[*_common(master), f"launch.work={work}"]] * min(count, len(left))
+    jobs = [[*_common(master), f"launch.work={work}"]] * count
     try:
         ended = launcher.launch(jobs, initial_job_idx=number * count)
     except ValueError:  # the launcher's settings

@@ -85,6 +85,13 @@ def planned_storage(job: Job) -> PlannedStorage:
     return PlannedStorage(*planned_counts(layout), planned_bytes(layout))
 
 
+def planned_memory(job: Job | RecoveryJob) -> int:
+    """Bytes that the run's worker will have resident at most."""
+    if isinstance(job, RecoveryJob):
+        return _recovery_memory(job)
+    return _memory(job, setup_of(job.device, job.backend, 1).cuda)[0]
+
+
 def basis(wanted: Sequence[Wanted], threads: int, budget: float = PROBING) -> Basis:
     """What is known of the time that `wanted` will take in workers of `threads` CPU threads.
 
@@ -194,13 +201,17 @@ def _recovery(job: RecoveryJob, setup: Setup, known: Basis) -> Estimate:
     spec = {key: value for key, value in json.loads(json.dumps(job.spec.as_json())).items() if key != "seed"}
     alike = [run for run in known.past.recoveries if run.backend == setup.backend]
     same = [run.seconds for run in alike if run.spec == spec]
-    memory = _PROCESS + 8 * spec["recovery"]["trials"] * spec["n_latents"]
+    memory = _recovery_memory(job)
     if same:
         return Estimate(median(same), 0.0, said(len(same)), memory, 0)
     seconds = _FIXED + _recovery_work(spec) * _speed(setup, known)
     if alike:
         seconds *= median(run.seconds / (_FIXED + _recovery_work(run.spec) * _speed(setup, known)) for run in alike)
     return Estimate(seconds, 0.0, "scaled" if alike else "guessed", memory, 0)
+
+
+def _recovery_memory(job: RecoveryJob) -> int:
+    return _PROCESS + 8 * job.spec.config.trials * job.spec.n_latents
 
 
 def _recovery_work(spec: Mapping[str, Any]) -> float:

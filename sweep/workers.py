@@ -6,6 +6,7 @@ import copy
 import os
 from typing import NamedTuple
 
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 
@@ -51,6 +52,12 @@ def heed(config: DictConfig) -> DictConfig:
     with flag_override(heeding, "readonly", False):
         heeding.hydra.launcher[limit] = asked
     return heeding
+
+
+def no_more_processes_than(launcher: Launcher, count: int) -> None:
+    """joblib's single worker is this process itself: another would load everything once more."""
+    if isinstance(settings := getattr(launcher, "joblib", None), dict):
+        settings["n_jobs"] = count
 
 
 def usable_cpus() -> int:

@@ -47,7 +47,7 @@ class GridSweeper(BasicSweeper):
         folder = launch_folder(self.config)
         plan = make_plan(self._cells(arguments), folder.name)
         if self.config.plan:
-            print_plan(plan, workers(self.config))
+            print_plan(plan, workers(self.config, plan.todo))
             return None
         for job in _one_per_source([run.job for run in plan.todo]):
             preflight(job)

@@ -71,7 +71,7 @@ def run_search(
             write_launch(folder, list(started.values()), [], _about(config))
             return launch(runs, launcher, master, shown, total)
 
-        to_do = Search(asking, cells, start, config.batch or workers(master).count)
+        to_do = Search(asking, cells, start, config.batch or _batch(config, master))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(master, folder / "multirun.yaml")
         try:
@@ -79,6 +79,11 @@ def run_search(
         finally:
             _leave_results(to_do)
     _check_end(config, study)
+
+
+def _batch(config: SearchConfig, master: DictConfig) -> int:
+    """A trial for each worker, but no more at a time than a quarter of them all: a search learns from those before."""
+    return min(workers(master).count, max(1, (config.n_trials or 1 << 30) // 4))
 
 
 def _about(config: SearchConfig) -> dict[str, Any]:

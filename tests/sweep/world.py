@@ -22,7 +22,7 @@ class World:
         self.folder = folder
         self.runs = folder / "runs"
         self.common = ["model=local", f"model.path={model}", f"corpus.path={text}", *SMALL,
-                       f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}"]  # fmt: skip
+                       f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}", "hydra/launcher=basic"]  # fmt: skip
 
     def start(self, *arguments, disabled=True):
         tracker = ["tracker.mode=disabled"] if disabled else []
