@@ -18,6 +18,13 @@ def mine(name: str) -> str:
     return f".{name}.{_HOST}-{os.getpid()}"
 
 
+def remove_left(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`, where nobody but the caller writes."""
+    for left in folder.glob(".*"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """A name to write to; it becomes `path` at the end, and where writing fails it goes and `path` stays as it was."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
+from sweep.files import remove_left
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
@@ -74,6 +75,7 @@ def recording(job: Recorded, folder: Path, d_in: int, artifact: bool = False) ->
     Args:
         artifact: also hand the tracker the SAE in `folder`, where the work succeeds.
     """
+    remove_left(folder)
     say, record, started = RunProgress(folder), new_record(job, d_in), time.perf_counter()
     tracker = Guarded(lambda: start_tracker(job, folder))
     try:
