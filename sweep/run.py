@@ -19,7 +19,7 @@ from sweep.lm import device_from
 from sweep.measures import Baselines, EvaluationError
 from sweep.process import settle
 from sweep.progress import RunProgress
-from sweep.recording import STOPPED, log, recording, start_tracker
+from sweep.recording import log, recording, start_tracker
 from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, train_windows_of
 from sweep.stages import Steps, carry_out_stages, keys_of, load_sae
@@ -89,7 +89,7 @@ def _status(job: Job) -> str | None:
 def run_together(jobs: Sequence[Job]) -> list[Record | Exception]:
     """Carry out `jobs`, those that see the same batches reading each batch once; the caller holds their locks.
 
-    Returns the record of each (of status STOPPED, and nowhere on disk, where somebody asked it to stop), or why there
+    Returns the record of each (of status "stopped", and nowhere on disk, where somebody asked it to stop), or why there
     is none.
     """
     settle()
@@ -108,7 +108,7 @@ def _one(job: Job) -> Steps:
     stop_file(folder, job.labels["sweep"]).unlink(missing_ok=True)
     with recording(job, folder, job.info.d_model, job.save_artifact) as under_way:
         yield from carry_out_stages(job, folder, under_way)
-    if under_way.record["status"] != STOPPED:
+    if under_way.record["status"] == COMPLETE:  # what failed for its disk or memory can go on from there
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return under_way.record
 

@@ -31,7 +31,7 @@ from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of
 from sweep.staging import stage
 from sweep.store import CHECKPOINT, COMPLETE, CURVE, CURVE_POINTS, Record, read_record, run_folder, stop_file
 from sweep.streams import Given, Stream, Wanted
-from sweep.train import CheckpointError, Progress, Training, training
+from sweep.train import CheckpointError, Progress, Training, TrainingError, training
 from sweep.versions import CODE
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
@@ -176,6 +176,9 @@ def _train(
         return sae, Training([], time.perf_counter() - started, 0, ())
     try:
         return sae, (yield from _fit(job, folder, sae, pool, recording))
+    except TrainingError:  # going on from there would end the same way
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        raise
     except CheckpointError as error:
         log(folder, f"{error}; starting over")
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
+import zipfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +153,7 @@ def training(
     Raises:
         TrainingError: a loss is NaN or infinite.
         CheckpointError: `checkpoint` is damaged; remove it and start over.
+        UnsavedError: `checkpoint` cannot be written.
         Stopped: `stop` said so.
     """
     state = _State(sae, config, stream.seed, code)
@@ -290,11 +293,18 @@ class _State:
         }
         if self.sae.dictionary.drawn is None:
             state["support"] = self.sae.dictionary.support  # may have changed
-        with replaced(path) as temporary:
-            torch.save(state, temporary)
+        try:
+            with replaced(path) as temporary:
+                torch.save(state, temporary)
+        except (OSError, RuntimeError):  # torch tells a full disk in words of its own
+            free = shutil.disk_usage(path.parent).free
+            raise UnsavedError(f"{path} cannot be written: {free:,} bytes are free on its disk") from None
 
     def load(self, path: Path) -> None:
         try:
+            with zipfile.ZipFile(path) as archive:  # torch.load compares no checksums: flipped bits would be trained on
+                if (name := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(name)
             state = torch.load(path, map_location=self.firings.device, weights_only=True)
             self.sae.load_state_dict(state["sae"])
             if "support" in state:
@@ -314,3 +324,7 @@ class _State:
 
 class CheckpointError(ValueError):
     """A checkpoint is damaged; the caller removes it and starts over."""
+
+
+class UnsavedError(ValueError):
+    """A checkpoint cannot be written; an earlier one is as it was."""
