@@ -28,11 +28,16 @@ def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path
     digest = hashlib.sha256()
     for file, name in zip(files, names, strict=True):
         digest.update(name.encode() + b"\0")
-        with open(file, "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(file)))
     value = digest.hexdigest()[:16]
     write_json(memo, {"sha256": value})
     return value
+
+
+def file_hash(file: Path) -> str:
+    """64 hex digits of the sha256 of the file's bytes."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def short_hash(*parts: object) -> str:

@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from filelock import FileLock
 
-from sae_core import io
 from sweep.activations import check_disk, entry_bytes
 from sweep.build import Job
 from sweep.examine import examine
@@ -22,7 +21,7 @@ from sweep.progress import RunProgress
 from sweep.recording import log, recording, start_tracker
 from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, train_windows_of
-from sweep.stages import Steps, carry_out_stages, keys_of, load_sae
+from sweep.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
 from sweep.store import CHECKPOINT, COMPLETE, Record, read_record, run_folder, stop_file, write_record
 from sweep.streams import drive
 from sweep.tracking import Guarded
@@ -120,7 +119,7 @@ def _measure_again(job: Job, record: Record) -> None:
     tracker = Guarded(lambda: start_tracker(job, folder))
     try:
         device = device_from(job.device)
-        sae = io.load(folder, device, job.backend)
+        sae = read_sae(device, job, record)
         if held_out_of(job).digest() != record["metrics"]["held_out_digest"]:
             raise EvaluationError(
                 "the held-out windows are not those of the run's other figures: has the text changed?"

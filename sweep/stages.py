@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,11 +26,23 @@ from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm import device_from
 from sweep.measures import Baselines, EvaluationError, baselines
+from sweep.memo import file_hash
 from sweep.progress import RunProgress
 from sweep.recording import Recording, log
 from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of
 from sweep.staging import stage
-from sweep.store import CHECKPOINT, COMPLETE, CURVE, CURVE_POINTS, Record, read_record, run_folder, stop_file
+from sweep.store import (
+    CHECKPOINT,
+    COMPLETE,
+    CURVE,
+    CURVE_POINTS,
+    RECORD,
+    WEIGHTS,
+    Record,
+    read_record,
+    run_folder,
+    stop_file,
+)
 from sweep.streams import Given, Stream, Wanted
 from sweep.train import CheckpointError, Progress, Training, TrainingError, training
 from sweep.versions import CODE
@@ -58,6 +71,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Steps:
     _say_training(job, record, pool, trained)
     about = {"spec": job.spec.as_json(), "labels": job.labels}
     record["storage"] = count_storage(sae)._asdict() | {"artifact_bytes": io.save(sae, folder, about)}
+    record[WEIGHTS] = file_hash(folder / io.WEIGHTS_FILE)
     with _timed(timings, "evaluation"):
         held_out = held_out_of(job)
         base = _baselines(job, pool, device, say)
@@ -84,15 +98,31 @@ def _source(job: Job, device: torch.device, record: Record) -> SAE | None:
 
 
 def load_sae(device: torch.device, job: Job) -> tuple[SAE, str]:
-    """(the SAE of a finished run, its run id)."""
+    """(the SAE of a finished run, its run id).
+
+    Raises:
+        SourceError: the run failed, or its SAE cannot be read; its record is then set aside, and it counts as not made.
+    """
     run_id = job.spec.run_id
     record, folder = read_record(job.runs_dir, run_id) or {}, run_folder(job.runs_dir, run_id)
     if record.get("status") != COMPLETE:
-        raise SourceError(f"{run_id}, {job.title}, which this run needs, failed: {record.get('error')}")
+        why = record.get("error", "it left no record")
+        raise SourceError(f"{run_id}, {job.title}, which this run needs, failed: {why}")
     try:
-        return io.load(folder, device, job.backend), run_id
+        return read_sae(device, job, record), run_id
     except io.SAEFileError as error:
-        raise SourceError(f"{job.title}, which this run needs: {error}; remove {folder} to train it again") from None
+        with suppress(OSError):
+            os.replace(folder / RECORD, folder / f"{RECORD}.damaged")
+        raise SourceError(f"{job.title}, which this run needs: {error}; the same command trains it again") from None
+
+
+def read_sae(device: torch.device, job: Job, record: Record) -> SAE:
+    """The SAE of a finished run. Raises SAEFileError where its files are not those that the run left."""
+    folder = run_folder(job.runs_dir, job.spec.run_id)
+    sae = io.load(folder, device, job.backend)
+    if record.get(WEIGHTS) not in (None, file_hash(folder / io.WEIGHTS_FILE)):  # None: of before there was a checksum
+        raise io.SAEFileError(f"{folder / io.WEIGHTS_FILE} does not match its checksum")
+    return sae
 
 
 def _say_training(job: Job, record: Record, pool: Pool, training: Training) -> None:

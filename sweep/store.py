@@ -28,6 +28,7 @@ A record is a JSON object:
     versions    of python, torch, transformers, numpy and this project; `code`, a hash of its sources; `trained_by`,
                 where a training went on under other code than it began with: all of these hashes
     error       why it failed, when it did
+    weights_sha256  of the run's sae.safetensors
     finished    ISO time
 """
 
@@ -45,6 +46,7 @@ RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
 CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.contexts`
 CHECKPOINT = "checkpoint.pt"  # in a run's folder, until it is complete
+WEIGHTS = "weights_sha256"  # in a record
 LAUNCH = "launch.json"  # in `launches/NAME/`: what a launch is for
 CURVE = "curve.jsonl"  # in a run's folder: what training said at each report, a step again after a resume
 RECOVERY = "recovery"
