@@ -8,7 +8,6 @@ a file lock that the kernel drops with its holder makes one process write while 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,12 +23,13 @@ from filelock import FileLock
 
 from sweep.files import write_json
 from sweep.lm import LM
-from sweep.memo import short_hash
+from sweep.memo import file_hash, short_hash
 from sweep.windows import Windows
 
 SHARD_ROWS = 65_536
 FORMAT = 1
 MANIFEST = "manifest.json"
+DIGEST = "digest"  # in a manifest: of all else in it
 
 
 class CacheError(ValueError):
@@ -77,13 +77,17 @@ class Pool:
             self.mean = torch.tensor(manifest["mean"], dtype=torch.float32)
             self.mean_norm, self.total_variance = manifest["mean_norm"], manifest["total_variance"]
             self._bf16 = manifest["key"]["dtype"] == "bfloat16"
-            shards = manifest["shards"]
+            shards = [(s["file"], s["rows"], s["sha256"]) for s in manifest["shards"]]
+            if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: written before there was one
+                raise ValueError("it does not match its checksum")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
-        for shard in shards:
-            _check_shard(folder / shard["file"], shard)
+        for file, _, sha256 in shards:
+            _check_shard(folder / file, sha256)
         kind = np.uint16 if self._bf16 else np.float16
-        self._maps = [np.memmap(folder / s["file"], dtype=kind, mode="r", shape=(s["rows"], self.d_in)) for s in shards]
+        self._maps = [
+            np.memmap(folder / file, dtype=kind, mode="r", shape=(rows, self.d_in)) for file, rows, _ in shards
+        ]
 
     def rows(self, indices: np.ndarray) -> torch.Tensor:
         """Rows `indices` (batch,) as stored (float16 or bfloat16): (batch, d_in)."""
@@ -189,8 +193,8 @@ def entry_bytes(tokens: int, d_in: int) -> int:
 def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size: int, on_progress) -> None:
     n = windows.n_tokens
     check_disk(cache_dir, len(keys) * entry_bytes(n, lm.d_model))
-    writers = {key.layer: _EntryWriter(cache_dir, key, n, lm.d_model) for key in keys}
     try:
+        writers = {key.layer: _EntryWriter(cache_dir, key, n, lm.d_model) for key in keys}
         mask = windows.mask()
         done = 0
         for start in range(0, len(windows.tokens), batch_size):
@@ -204,8 +208,8 @@ def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size
         for writer in writers.values():
             writer.finish()
     except BaseException as error:
-        for writer in writers.values():
-            shutil.rmtree(writer.temporary, ignore_errors=True)
+        for key in keys:
+            shutil.rmtree(writing(cache_dir, key), ignore_errors=True)
         if isinstance(error, OSError):
             raise CacheError(f"cache_dir={cache_dir}: writing the activations failed ({error.strerror})") from None
         raise
@@ -263,26 +267,21 @@ class _EntryWriter:
             "d_in": self.d_in,
             "shard_rows": SHARD_ROWS,
             "shards": [
-                {"file": file, "rows": rows, "sha256": _sha256(self.temporary / file)}
+                {"file": file, "rows": rows, "sha256": file_hash(self.temporary / file)}
                 for file, rows in zip(self._files, self._sizes, strict=True)
             ],
             "mean": mean.tolist(),
             "mean_norm": self._norms / self.n,
             "total_variance": self._squares / self.n - float(mean.square().sum()),
         }
-        write_json(self.temporary / MANIFEST, manifest)
+        write_json(self.temporary / MANIFEST, {**manifest, DIGEST: short_hash(manifest)})
         os.replace(self.temporary, self.final)
 
 
-def _check_shard(path: Path, shard: dict) -> None:
+def _check_shard(path: Path, sha256: str) -> None:
     try:
-        whole = _sha256(path) == shard["sha256"]
+        whole = file_hash(path) == sha256
     except OSError as error:
         raise CacheError(f"activation cache: {path} cannot be read ({error.strerror})") from None
     if not whole:
         raise CacheError(f"activation cache: {path} does not match its checksum")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

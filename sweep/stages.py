@@ -21,7 +21,7 @@ from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
-from sweep.activations import CacheKey, DamagedEntryError, Pool, ensure_pools
+from sweep.activations import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
 from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm import device_from
@@ -155,6 +155,9 @@ def _pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -> Poo
         return _made_and_opened(job, device, say)
     except DamagedEntryError as error:
         log(folder, f"{error}; made again")
+        if job.cache_local is not None:  # what it is copied from may be what is damaged
+            with suppress(DamagedEntryError):
+                open_pool(job.cache_dir, job.spec.activations)
         return _made_and_opened(job, device, say)
 
 
