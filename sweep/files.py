@@ -37,9 +37,17 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, on disk before it appears as `path`. Raises ValueError for NaN and infinities."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary, open(temporary, "w") as stream:
-        json.dump(value, stream, indent=1, allow_nan=False)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Write `value` as JSON, on disk before it appears as `path`.
+
+    Raises:
+        ValueError: for NaN and infinities.
+        OSError: naming `path`; it is as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary, open(temporary, "w") as stream:
+            json.dump(value, stream, indent=1, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:  # a write that finds the disk full doesn't say where
+        raise OSError(error.errno, error.strerror, str(path)) from None

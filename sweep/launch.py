@@ -102,8 +102,9 @@ def one_line_errors() -> Iterator[None]:
 
 def explain(error: BaseException) -> str:
     """The error as one line; Hydra's pages are cut to their first fact."""
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror} (runs_dir and cache_dir say where files go)"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror} (runs_dir and cache_dir say where files go)"
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

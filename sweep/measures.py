@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def baselines(
         ce_mean=_cross_entropy(model, layer, windows, batch_size, lambda h: mean.expand_as(h)),
         predicted_tokens=int((windows.lengths - 1).sum()),
     )
-    write_json(file, asdict(measured))
+    with suppress(OSError):  # a full disk costs the memory, not the run
+        write_json(file, asdict(measured))
     return measured
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sweep.files import write_json
@@ -30,7 +31,8 @@ def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path
         digest.update(name.encode() + b"\0")
         digest.update(bytes.fromhex(file_hash(file)))
     value = digest.hexdigest()[:16]
-    write_json(memo, {"sha256": value})
+    with suppress(OSError):  # a full disk costs the memory; who needs much of it says so
+        write_json(memo, {"sha256": value})
     return value
 
 

@@ -22,6 +22,10 @@ LOG = "run.log"
 STOPPED = "stopped"  # a status that no record on disk has
 
 
+class UnwrittenError(ValueError):
+    """A run has ended and its record could not be written."""
+
+
 class Spec(Protocol):
     @property
     def run_id(self) -> str: ...
@@ -100,8 +104,16 @@ def recording(job: Recorded, folder: Path, d_in: int, artifact: bool = False) ->
     if artifact and record["status"] == COMPLETE:
         tracker.artifact(folder, f"sae-{job.spec.run_id}")
     tracker.finish(failed=record["status"] != COMPLETE)
-    write_record(job.runs_dir, record)
+    _write(job.runs_dir, record)
     log(folder, f"{record['status']} after {record['timings']['total']:.1f} s")
+
+
+def _write(runs_dir: Path, record: Record) -> None:
+    try:
+        write_record(runs_dir, record)
+    except OSError as error:
+        before = f"; the run had failed: {record['error']}" if "error" in record else ""
+        raise UnwrittenError(f"runs_dir={runs_dir}: its record cannot be written ({error.strerror}){before}") from None
 
 
 def new_record(job: Recorded, d_in: int) -> Record:

@@ -88,6 +88,10 @@ def _take(left: list[AnyJob], share: int, why: dict[str, str], locks: ExitStack)
             lock = lock_of(first).acquire(timeout=0)
         except TimeoutError:
             continue
+        except OSError as error:  # no folder can be made
+            why[job.spec.run_id] = one_line(error)
+            left.remove(job)
+            continue
         if _over(first, why):
             lock.lock.release()
         else:

@@ -53,9 +53,8 @@ class GridSweeper(BasicSweeper):
             preflight(job)
         why: dict[str, str] = {}
         if plan.todo:
-            folder.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, folder / "multirun.yaml")
             write_launch(folder, plan.runs, plan.left_out)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
             why = launch(plan.todo, self.launcher, self.config)
         if print_table(plan.runs, plan.left_out, why) or not plan.runs:
             raise SystemExit(1)
