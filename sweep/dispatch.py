@@ -22,7 +22,7 @@ from sweep.estimate import planned_memory
 from sweep.files import write_json
 from sweep.owners import running
 from sweep.plan import LeftOut, Planned
-from sweep.progress import Display
+from sweep.progress import PROGRESS, Display
 from sweep.recording import one_line
 from sweep.run import missing
 from sweep.store import LAUNCH, read_record, run_folder
@@ -34,6 +34,7 @@ from sweep.workers import Workers, no_more_processes_than, workers_of
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process
 _POLL = 0.5  # seconds between looks at a lost worker's siblings
 _OF_MEMORY = 0.9  # of the machine's that workers may take together
+_MOST = 1000  # workers of one start: their folders' numbers stay apart
 _TRIES = 3  # launches in a row that may end without finishing a run
 
 
@@ -82,8 +83,8 @@ def launch(
 ) -> dict[str, str]:
     """Have the launcher's workers carry out `runs`; returns by run id why a run left no record, where it left none.
 
-    Workers that are lost (killed, out of memory) cost no other run: the rest goes on in new ones, unless that happens
-    again and again without any run being finished.
+    Workers that are lost (killed, out of memory) cost no other run: the rest goes on in new ones, what may have been
+    the reason last, and by one worker where no run was finished, unless that happens again and again.
 
     Args:
         master: the sweeper's own config, with its `hydra` node.
@@ -95,7 +96,7 @@ def launch(
     titles = {job.spec.run_id: job.title for job in [*needed, *(r.job for r in runs)]}
     with Display(runs[0].job.runs_dir, list(titles.items()), shown, total):
         while left and tries < _TRIES:
-            lost = _start(left, launcher, master, folder, why)
+            lost = _start(left, launcher, master, folder, why, alone=tries > 0)
             still = [r for r in left if r.job.spec.run_id not in why and not _settled(r)]
             if not lost:
                 left = []
@@ -104,7 +105,7 @@ def launch(
                 say = "the others go on" if tries < _TRIES else "given up"
                 print(f"a worker was lost ({lost}): {len(still)} run(s) left, {say}", file=sys.stderr)
                 why |= {r.job.spec.run_id: f"its worker was lost ({lost})" for r in still} if tries == _TRIES else {}
-                left = _without_siblings(still)
+                left = sorted(_without_siblings(still), key=_last_said)
             else:
                 left = []
     return why
@@ -124,22 +125,22 @@ def _without_siblings(left: Sequence[Planned]) -> list[Planned]:
 
 
 def _start(
-    left: Sequence[Planned], launcher: Launcher, master: DictConfig, folder: Path, why: dict[str, str]
+    left: Sequence[Planned], launcher: Launcher, master: DictConfig, folder: Path, why: dict[str, str], alone: bool
 ) -> str | None:
     """Launch workers once and wait for them; what they say goes into `why`. Returns how one was lost, if one was."""
     number = next(n for n in itertools.count() if not (folder / f"work-{n}.json").exists())
-    count, threads = workers(master, left)
+    count, threads = workers(master, left[:1] if alone else left)
     no_more_processes_than(launcher, count)
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
-    write_work(work, folder.name, share, [_settings(run, threads) for run in left])
     jobs = [[*_common(master), f"launch.work={work}"]] * count
     try:
-        ended = launcher.launch(jobs, initial_job_idx=number * count)
+        write_work(work, folder.name, share, [_settings(run, threads) for run in left])
+        ended = launcher.launch(jobs, initial_job_idx=number * _MOST)
     except ValueError:  # the launcher's settings
         raise
     except Exception as error:  # a worker that was killed: what it and its siblings finished is on disk
-        return type(error).__name__
+        return one_line(error) if isinstance(error, OSError) else type(error).__name__
     lost = None
     for job in ended:
         lost = _said(job, why) or lost
@@ -166,6 +167,14 @@ def _settings(run: Planned, threads: int | None) -> dict[str, Any]:
     settings = run.job.settings
     layers = list(run.job.layers_together) if isinstance(run.job, Job) else []
     return {**settings, "threads": settings["threads"] or threads, "layers_together": layers}
+
+
+def _last_said(run: Planned) -> int:
+    """When the run's worker last said something, where it came to no end."""
+    try:
+        return (run_folder(run.job.runs_dir, run.job.spec.run_id) / PROGRESS).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _settled(run: Planned) -> bool:
