@@ -10,7 +10,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,8 @@ AnyJob = Job | RecoveryJob
 
 def write_work(file: Path, launch: str, share: int, settings: Sequence[dict[str, Any]]) -> None:
     """The list that workers take runs from: whole configs, so that files edited meanwhile change nothing."""
-    write_json(file, {"launch": launch, "folder": os.getcwd(), "share": share, "runs": list(settings)})
+    about = {"launch": launch, "folder": os.getcwd(), "share": share, "controller": os.getpid()}
+    write_json(file, {**about, "runs": list(settings)})
 
 
 def work(file: Path) -> dict[str, str]:
@@ -43,21 +44,33 @@ def work(file: Path) -> dict[str, str]:
     Returns by run id why a run has no record after all, where it has none.
 
     A run that another process has in hand is waited for at the end: that one may be killed. A run that has failed in
-    this launch is not tried again.
+    this launch is not tried again. A worker whose controller is killed ends its run and takes no other.
     """
     warnings.simplefilter("ignore", BackendWarning)  # the sweep has said it when it planned
     listed = json.loads(file.read_text())
     os.chdir(listed["folder"])  # paths in configs may be relative; a Ray worker starts wherever its cluster did
+    orphaned = _orphaned(listed["controller"])
     left: list[AnyJob] = [build(_config(settings), listed["launch"]) for settings in listed["runs"]]
     why: dict[str, str] = {}
-    while left:
+    while left and not orphaned():
         with ExitStack() as locks:
             mine = _take(left, listed["share"], why, locks)
             if mine:
                 why |= _carry_out(mine)
             elif left:
                 time.sleep(_POLL)
+    if orphaned():
+        os._exit(1)  # there is nobody to return to, and a pool's process would wait minutes for more to do
     return why
+
+
+def _orphaned(controller: int) -> Callable[[], bool]:
+    """Tells whether this process is a child of the controller's that has lost it: a new launch has workers of its own.
+
+    Where something else starts the workers, or the controller is its own worker, that is not asked.
+    """
+    child = os.getppid() == controller
+    return lambda: child and os.getppid() != controller
 
 
 def _config(settings: dict[str, Any]) -> DictConfig:
