@@ -131,8 +131,9 @@ class Display:
 
     def _show(self, run_id: str, title: str) -> None:
         try:
-            state = json.loads((run_folder(self._runs_dir, run_id) / PROGRESS).read_text())
-        except (OSError, ValueError):
+            said = json.loads((run_folder(self._runs_dir, run_id) / PROGRESS).read_text())
+            state = {key: said[key] for key in ("stage", "done", "total", "note")}
+        except (OSError, ValueError, LookupError, TypeError):  # gone meanwhile, or not what we write
             return
         stage, task = self._tasks.get(run_id, ("", None))
         if task is None or stage != state["stage"]:  # a new stage starts its clock anew

@@ -23,6 +23,7 @@ from sweep.owners import Owner, running
 from sweep.store import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
 
 RUNNING, FAILED, TO_DO = "running", "failed", "to do"
+_SAID = {"started", "host", "pid", "command", "runs"}  # by a launch's own file
 _STATES = (COMPLETE, RUNNING, FAILED, TO_DO)
 _EVERY = 2.0  # seconds between looks
 _WIDTH = 140  # columns at least, so that a pipe's lines are not folded
@@ -58,9 +59,11 @@ def launches(runs_dir: Path) -> list[Launch]:
     found: list[Launch] = []
     for file in sorted(runs_dir.glob(f"launches/*/{LAUNCH}")):
         try:
-            found.append(Launch(file.parent, json.loads(file.read_text())))
+            about = json.loads(file.read_text())
         except (OSError, ValueError):
             continue
+        if isinstance(about, dict) and about.keys() >= _SAID:
+            found.append(Launch(file.parent, about))
     return found
 
 

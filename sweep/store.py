@@ -42,6 +42,7 @@ from typing import Any
 from sweep.files import write_json
 
 SCHEMA = 1
+_KEPT = {"run_id", "status"}  # in every record, whatever became of its run
 RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
 CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.contexts`
@@ -96,7 +97,7 @@ def iterate_records(runs_dir: Path) -> Iterator[tuple[Path, Record | None]]:
 def parse_record(text: str) -> Record:
     """The record that `text` is. Raises ValueError where it is none of this schema."""
     record = json.loads(text)
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "status" not in record:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not record.keys() >= _KEPT:
         raise ValueError(f"not a record of schema {SCHEMA}")
     return record
 
