@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
+from sweep.versions import code_hash
 from sweep.workers import register_resolvers
 
 _TRACES = "EXPANDER_SWEEP_TRACES"  # what HYDRA_FULL_ERROR was before we set it
@@ -28,6 +30,8 @@ register_resolvers()
 
 def task(cfg: DictConfig) -> dict[str, str] | None:
     """Hydra's task: one run, or in a multirun a worker, which returns by run id why a run left no record."""
+    code_hash()  # now: what is read later may have been edited meanwhile
+    logging.raiseExceptions = False  # W&B keeps a log: a full disk under it is not worth a traceback for each line
     hydra_config = HydraConfig.get()
     if cfg.launch.work is not None:
         from sweep.worker import work
