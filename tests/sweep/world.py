@@ -24,17 +24,22 @@ class World:
         self.common = ["model=local", f"model.path={model}", f"corpus.path={text}", *SMALL,
                        f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}", "hydra/launcher=basic"]  # fmt: skip
 
-    def start(self, *arguments, disabled=True):
+    def arguments(self, *arguments, disabled=True):
+        """`arguments` and the world's own where they say nothing else, flags first."""
         tracker = ["tracker.mode=disabled"] if disabled else []
         flags = [a for a in arguments if a.startswith("-")]
         rest = [a for a in arguments if not a.startswith("-")]
         keys = {a.split("=")[0] for a in rest}
-        common = [a for a in [*self.common, *tracker] if a.split("=")[0] not in keys]
+        return [*flags, *(a for a in [*self.common, *tracker] if a.split("=")[0] not in keys), *rest]
+
+    def start(self, *arguments, disabled=True, happens="", root=ROOT):
+        """`happens`: "WHERE N WHAT" as `tests.sweep.killed` takes them; `root`: the sources' folder."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
         environment.pop("HYDRA_FULL_ERROR", None)
-        command = [sys.executable, "-m", "sweep", *flags, *common, *rest]
+        program = ["tests.sweep.killed", *happens.split()] if happens else ["sweep"]
+        command = [sys.executable, "-m", *program, *self.arguments(*arguments, disabled=disabled)]
         return subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
         )  # fmt: skip
 
