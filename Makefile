@@ -35,7 +35,7 @@ figures: $(INSTALLED) ## redraw every figure and table from the records that shi
 	@echo "everything is in figures/"
 
 test: $(INSTALLED) ## the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 lint: $(INSTALLED) ## ruff, clang-format and pyright
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
