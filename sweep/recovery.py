@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,10 @@ class RecoverySpec:
     degree: int
     k: int
     seed: int
+    run_id: str = field(init=False, repr=False, compare=False)  # hash of the spec
 
     def __post_init__(self):
+        object.__setattr__(self, "run_id", short_hash(self.as_json()))
         check_degree(self.config.d_in, self.degree)
         if self.n_latents <= 2 * self.k:
             raise CellError(f"n={self.n_latents} <= 2k={2 * self.k}: {self.k}-sparse codes cannot be unique")
@@ -86,10 +88,6 @@ class RecoverySpec:
     def as_json(self) -> dict[str, Any]:
         sizes = {"n_latents": self.n_latents, "degree": self.degree, "k": self.k, "seed": self.seed}
         return {"recovery": asdict(self.config), **sizes}
-
-    @property
-    def run_id(self) -> str:
-        return short_hash(self.as_json())
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Paths, tracker, device, threads, checkpoints and names are not in it: they chang
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sae_core.arms import Arm
@@ -28,6 +28,10 @@ class RunSpec:
     train: TrainConfig
     eval: EvalConfig
     seed: int
+    run_id: str = field(init=False, repr=False, compare=False)  # hash of the spec
+
+    def __post_init__(self):
+        object.__setattr__(self, "run_id", short_hash(self.as_json()))
 
     def as_json(self) -> dict[str, Any]:
         train = asdict(self.train)
@@ -39,10 +43,6 @@ class RunSpec:
             "eval": {"windows": self.eval.windows, "mask_policy": MASK_POLICY},  # what else is measured changes nothing
             "seed": self.seed,
         }
-
-    @property
-    def run_id(self) -> str:
-        return short_hash(self.as_json())
 
 
 def _described(arm: Arm) -> dict[str, Any]:
