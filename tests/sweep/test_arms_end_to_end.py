@@ -118,12 +118,22 @@ def test_a_reference_that_is_gone_loses_the_comparison_and_not_the_training(plac
     reference = next(r["run_id"] for _, r in iterate_records(tmp_path))
     (tmp_path / reference / "sae.safetensors").unlink()
     done = call("sweep", *rest, "eval.novelty=true", code=1)
-    assert "not measured" in done.stdout and "to train it again" in done.stdout
+    assert "not measured" in done.stdout and "the same command trains it again" in done.stdout
     record = next(r for _, r in iterate_records(tmp_path) if r["labels"]["arm"] == "expander")
     assert record["status"] == COMPLETE and "no readable SAE" in record["latents"]["novelty"]["error"]
+    call("sweep", *rest, "eval.novelty=true")
+    compared = read_record(tmp_path, record["run_id"])
+    assert compared["latents"]["novelty"]["reference"] == reference and compared["finished"] == record["finished"]
+
+
+def test_a_run_that_cannot_be_measured_again_is_said_and_the_others_go_on(place, tmp_path):
+    _, arguments = place
+    rest = [argument for argument in arguments if not argument.startswith("runs_dir=")] + [f"runs_dir={tmp_path}"]
+    call("sweep", "-m", *rest, "seed=0,1")
+    gone, whole = (record["run_id"] for _, record in iterate_records(tmp_path))
+    (tmp_path / gone / "sae.safetensors").unlink()
     both = call("sweep.evaluate", "run=all", "eval.inference=[refit]", f"runs_dir={tmp_path}", code=1)
-    assert f"failed: {reference}" in both.stderr
-    assert "refit" in read_record(tmp_path, record["run_id"])["inference"]  # the others went on
+    assert f"failed: {gone}" in both.stderr and "refit" in read_record(tmp_path, whole)["inference"]
 
 
 @pytest.mark.parametrize("argument, message", [
