@@ -22,10 +22,10 @@ from sweep.estimate import planned_memory
 from sweep.files import write_json
 from sweep.owners import running
 from sweep.plan import LeftOut, Planned
-from sweep.progress import PROGRESS, Display
+from sweep.progress import Display
 from sweep.recording import one_line
 from sweep.run import missing
-from sweep.store import LAUNCH, read_record, run_folder
+from sweep.store import LAUNCH, PROGRESS, read_record, run_folder
 from sweep.timing import machine_memory
 from sweep.versions import code_hash
 from sweep.worker import settled, write_work

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LOCK, _PROGRESS = "lock", "progress.json"
+from sweep.store import LOCK, PROGRESS
 
 
 class Owner(NamedTuple):
@@ -25,17 +25,17 @@ def running(folder: Path) -> Owner | None:
 
     The kernel drops a lock with its holder, so that what a killed one left in `progress.json` is not believed.
     """
-    if not _held(folder / LOCK):
+    if not held(folder / LOCK):
         return None
     try:
-        said = json.loads((folder / _PROGRESS).read_text())
+        said = json.loads((folder / PROGRESS).read_text())
     except (OSError, ValueError):  # not there yet, or no more
         said = {}
     said = said if isinstance(said, dict) else {}
     return Owner(said.get("stage"), said.get("host"), said.get("pid"), said.get("since"))
 
 
-def _held(lock: Path) -> bool:
+def held(lock: Path) -> bool:
     """Whether somebody has a `filelock.FileLock` on the file.
 
     Asked with a shared lock and not by taking a FileLock, which would make the file; two who ask at once don't take

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
 from sweep.owners import running
 from sweep.plan import Plan, Planned
 from sweep.recovery import RecoveryJob
+from sweep.run import missing
 from sweep.store import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 
 TO_DO, FAILED_BEFORE = "to do", "failed last time"
@@ -35,7 +35,7 @@ def rows_of(plan: Plan, threads: int, budget: float) -> tuple[list[Row], Basis]:
         record = read_record(run.job.runs_dir, run_id)
         lacking = run.job.lacking(record) if run.trained and record else None
         wanted = None if run.done else Wanted(run.job, lacking)
-        for needed in _needed(wanted):
+        for needed in missing(run.job) if wanted and isinstance(run.job, Job) else ():
             its_id = needed.spec.run_id
             if its_id not in asked and its_id not in found:
                 found[its_id] = Row(its_id, needed, f"{TO_DO} first, for {run_id}", "", Wanted(needed, None), None)
@@ -43,22 +43,6 @@ def rows_of(plan: Plan, threads: int, budget: float) -> tuple[list[Row], Basis]:
         found[run_id] = Row(run_id, run.job, state, _why(record), wanted, None)
     known = basis([row.wanted for row in found.values() if row.wanted], threads, budget)
     return [row._replace(estimate=row.wanted and estimated(row.wanted, known)) for row in found.values()], known
-
-
-def _needed(wanted: Wanted | None) -> Iterator[Job]:
-    """Runs to be done before this one: what it starts from, what it is compared with; and before them, theirs."""
-    if wanted is None or isinstance(wanted.job, RecoveryJob):
-        return
-    job, lacking = wanted.job, wanted.lacking
-    source = job.source if lacking is None else None
-    compared = "novelty" in (job.lacking({}) if lacking is None else lacking)
-    for needed in (source, job.reference if compared else None):
-        if needed is None:
-            continue
-        record = read_record(needed.runs_dir, needed.spec.run_id)
-        if record is None or record["status"] != COMPLETE:
-            yield from _needed(Wanted(needed, None))
-            yield needed
 
 
 def _state(run: Planned, folder: Path, record: Record | None, lacking: list[str] | None) -> str:

@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sweep.files import replaced
-from sweep.store import COMPLETE, RECOVERY, Record, read_record, run_folder
+from sweep.store import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, read_record, run_folder
 
-PROGRESS = "progress.json"
 _INTERVAL = 0.5  # seconds
 _LOOKS = 400  # runs looked at per second at most: the store may be on a network
 
@@ -159,7 +158,7 @@ def outcome(record: Record | None) -> str:
 
 def _stamp(runs_dir: Path, run_id: str) -> int | None:
     try:
-        return (run_folder(runs_dir, run_id) / "record.json").stat().st_mtime_ns
+        return (run_folder(runs_dir, run_id) / RECORD).stat().st_mtime_ns
     except OSError:
         return None
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from sae_core.arms import CellError, Sizes
 from sae_core.dictionary import DenseDictionary, Dictionary, SparseDictionary
@@ -120,15 +119,10 @@ class RecoveryJob:
 
 
 def recover(job: RecoveryJob) -> Record:
-    """Carry out `job` unless its record is complete already; return the record. A failure is a record too."""
-    folder = run_folder(job.runs_dir, job.spec.run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock"):
-        return recover_locked(job)
+    """Carry out `job` unless its record is complete already; return the record. A failure is a record too.
 
-
-def recover_locked(job: RecoveryJob) -> Record:
-    """`recover` for a caller who holds the run's lock."""
+    The caller holds the run's lock.
+    """
     record = read_record(job.runs_dir, job.spec.run_id)
     if record is not None and record["status"] == COMPLETE:
         return record

@@ -22,16 +22,17 @@ from sweep.recording import log, recording, start_tracker
 from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, train_windows_of
 from sweep.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
-from sweep.store import CHECKPOINT, COMPLETE, Record, read_record, run_folder, stop_file, write_record
+from sweep.store import CHECKPOINT, COMPLETE, LOCK, Record, read_record, run_folder, stop_file, write_record
 from sweep.streams import drive
 from sweep.tracking import Guarded
-
-LOCK = "lock"  # held by whoever works on a run
 
 
 def carry_out(job: Job | RecoveryJob) -> Record:
     """Do what `job` asks for, whichever kind it is; return its record."""
-    return recover(job) if isinstance(job, RecoveryJob) else run(job)
+    if not isinstance(job, RecoveryJob):
+        return run(job)
+    with lock_of(job):
+        return recover(job)
 
 
 def run(job: Job) -> Record:
@@ -71,7 +72,7 @@ def needed_by(job: Job) -> list[Job]:
     record = read_record(job.runs_dir, job.spec.run_id)
     complete = record is not None and record["status"] == COMPLETE
     source = None if complete else job.source
-    compared = "novelty" in job.lacking(record or {})
+    compared = "novelty" in job.lacking((record if complete else None) or {})
     return [needed for needed in (source, job.reference if compared else None) if needed is not None]
 
 

@@ -23,7 +23,7 @@ from sweep.build import Job, build
 from sweep.devices import allotted
 from sweep.files import write_json
 from sweep.recording import STOPPED, one_line
-from sweep.recovery import RecoveryJob, recover_locked
+from sweep.recovery import RecoveryJob, recover
 from sweep.run import lock_of, needed_by, run_together
 from sweep.store import COMPLETE, FAILED, Record, read_record
 
@@ -154,6 +154,6 @@ def _results(jobs: Sequence[AnyJob]) -> Sequence[Record | Exception]:
     if isinstance(jobs[0], Job):
         return run_together([job for job in jobs if isinstance(job, Job)])
     try:
-        return [recover_locked(job) for job in jobs if isinstance(job, RecoveryJob)]
+        return [recover(job) for job in jobs if isinstance(job, RecoveryJob)]
     except Exception as error:  # no record could be written: a full disk
         return [error]

@@ -15,7 +15,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
+
+from sweep.owners import held
 
 FOLDER = "controllers"
 
@@ -44,7 +46,7 @@ class Controller(NamedTuple):
             return Owner.US
         if token is None or marks.get("store") != self.store:
             return Owner.UNKNOWN
-        return Owner.DEAD if _free(self.runs_dir / FOLDER / f"{token}.lock") else Owner.LIVE
+        return Owner.LIVE if held(self.runs_dir / FOLDER / f"{token}.lock") else Owner.DEAD
 
 
 @contextmanager
@@ -74,14 +76,3 @@ def _store_id(folder: Path) -> str:
         finally:
             fresh.unlink()
     return path.read_text()
-
-
-def _free(path: Path) -> bool:
-    """Whether nobody holds the lock."""
-    if not path.exists():
-        return True
-    try:
-        with FileLock(path, timeout=0):
-            return True
-    except Timeout:
-        return False

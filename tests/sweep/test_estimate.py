@@ -20,7 +20,7 @@ from sweep.timing import Cell, Known, cell_of, probed, stand_in, step_of
 from sweep.train import train_step
 from sweep.workload import codes_work, step_work
 from tests.conftest import ARCHITECTURES, random_model
-from tests.sweep.world import SMALL
+from tests.sweep.world import World
 
 ARMS = {
     "expander": [], "dense_warmtied": [], "frozen_random": [], "pca": [], "pruned_retuned": [], "dynamic_quantised": [],
@@ -32,8 +32,7 @@ ARMS = {
 def made(tmp_path_factory, model_folders, text_file):
     """A function that composes jobs with folders of their own."""
     folder = tmp_path_factory.mktemp("estimate")
-    common = ["model=local", f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}", *SMALL,
-              f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "tracker.mode=disabled"]  # fmt: skip
+    common = [*World(folder, model_folders["gpt_neox"], text_file).common, "tracker.mode=disabled"]
 
     def make(*overrides):
         with initialize_config_module("conf", version_base="1.3"):

@@ -21,15 +21,14 @@ from sweep.run import carry_out
 from sweep.store import read_record
 from sweep.workers import Workers
 from tests.sweep.test_owners import HOLD
-from tests.sweep.world import SMALL
+from tests.sweep.world import World
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, model_folders, text_file):
     """(folder, a function that plans cells, settings that fail); a complete and a failed run are there."""
     folder = tmp_path_factory.mktemp("plan")
-    common = ["model=local", f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}", *SMALL,
-              f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}", "tracker.mode=disabled"]  # fmt: skip
+    common = [*World(folder, model_folders["gpt_neox"], text_file).common, "tracker.mode=disabled"]
 
     def plan(*cells):
         with initialize_config_module("conf", version_base="1.3"):
