@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
 from sweep.files import remove_left
+from sweep.metric_names import SIZES
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
@@ -81,7 +82,7 @@ def recording(job: Recorded, folder: Path, d_in: int, artifact: bool = False) ->
     """
     remove_left(folder)
     say, record, started = RunProgress(folder), new_record(job, d_in), time.perf_counter()
-    tracker = Guarded(lambda: start_tracker(job, folder))
+    tracker = Guarded(lambda: start_tracker(job, record, folder))
     try:
         yield Recording(record, tracker, say)
         record["status"] = COMPLETE
@@ -134,7 +135,7 @@ def new_record(job: Recorded, d_in: int) -> Record:
     }
 
 
-def start_tracker(job: Recorded, folder: Path) -> Tracker:
+def start_tracker(job: Recorded, record: Record, folder: Path) -> Tracker:
     """The tracker that the job's settings ask for."""
     if job.tracker.mode == "disabled":
         return NoTracker()
@@ -145,12 +146,12 @@ def start_tracker(job: Recorded, folder: Path) -> Tracker:
         "job_type": job.labels["arm"],
         "tags": [*job.tracker.tags, job.labels["model"], job.labels["arm"]],
         "config": {
-            "settings": job.settings,  # the whole resolved config
-            "spec": job.spec.as_json(),
-            "axes": job.axes,
-            "sizes": job.sizes._asdict(),
-            "labels": job.labels,
-            "versions": versions(),
+            **record["labels"],
+            **record["axes"],
+            **{key: record["sizes"][key] for key in SIZES},
+            "settings": record["config"],  # the whole resolved config
+            "spec": record["spec"],
+            "versions": record["versions"],
         },
     }
     return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)

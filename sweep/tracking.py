@@ -1,6 +1,6 @@
 """Where a run's curves and figures go besides its record: Weights & Biases, or nowhere.
 
-The names below are stable: dashboards and the README rely on them. A tracker that fails says so once and is silent
+Names are those of `sweep.metric_names`. A tracker that fails says so once and is silent
 from then on; it never takes a run with it.
 """
 
@@ -12,29 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sweep.metric_names import CURVES, PREFIXES, RUN_ID, STATUS, STEP, of_inference
 from sweep.train import Progress
 
-STEP = "train/tokens"  # the x axis of every training curve
-CURVES = {  # metric name -> field of Progress
-    "train/tokens": "tokens",
-    "train/step": "step",
-    "train/loss": "loss",
-    "train/fvu": "fvu",
-    "train/lr": "lr",
-    "train/dead_fraction": "dead_fraction",
-    "train/dead_tokens": "dead_tokens",
-    "train/resampled": "resampled",
-}
-STORAGE_PREFIX, METRIC_PREFIX, TIMING_PREFIX = "storage/", "eval/", "seconds/"
-LATENTS_PREFIX, TRAINING_PREFIX, SOURCE_PREFIX = "latents/", "training/", "source/"
-PARTS = {  # of a record -> where its entries go
-    "storage": STORAGE_PREFIX,
-    "metrics": METRIC_PREFIX,
-    "timings": TIMING_PREFIX,
-    "latents": LATENTS_PREFIX,
-    "training": TRAINING_PREFIX,
-    "source": SOURCE_PREFIX,
-}
 MODES = ("offline", "online", "disabled")
 
 
@@ -102,11 +82,11 @@ class WandbTracker:
         self._run.log({name: getattr(progress, field) for name, field in CURVES.items()})
 
     def summary(self, record: dict[str, Any]) -> None:
-        flat = {name: value for part, prefix in PARTS.items() for name, value in _flat(record.get(part, {}), prefix)}
+        flat = {name: value for part, prefix in PREFIXES.items() for name, value in _flat(record.get(part, {}), prefix)}
         for name, measured in record.get("inference", {}).items():
             for part in ("metrics", "cost"):
-                flat.update({f"{METRIC_PREFIX}{name}/{key}": value for key, value in measured.get(part, {}).items()})
-        self._run.summary.update({**flat, "status": record["status"], "run_id": record["run_id"]})
+                flat.update({of_inference(name, key): value for key, value in measured.get(part, {}).items()})
+        self._run.summary.update({**flat, STATUS: record["status"], RUN_ID: record["run_id"]})
 
     def artifact(self, folder: Path, name: str) -> None:
         import wandb
