@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
 from sweep.files import remove_left
-from sweep.metric_names import SIZES
+from sweep.outage import Outage, unreachable
 from sweep.progress import RunProgress
 from sweep.store import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
@@ -82,7 +82,7 @@ def recording(job: Recorded, folder: Path, d_in: int, artifact: bool = False) ->
     """
     remove_left(folder)
     say, record, started = RunProgress(folder), new_record(job, d_in), time.perf_counter()
-    tracker = Guarded(lambda: start_tracker(job, record, folder))
+    tracker = guarded_tracker(job, record, folder)
     try:
         yield Recording(record, tracker, say)
         record["status"] = COMPLETE
@@ -125,6 +125,7 @@ def new_record(job: Recorded, d_in: int) -> Record:
         "status": FAILED,
         "spec": job.spec.as_json(),
         "labels": job.labels,
+        "title": job.title,
         "axes": job.axes,
         "sizes": {"d_in": d_in, **job.sizes._asdict()},
         "storage": {},
@@ -135,26 +136,27 @@ def new_record(job: Recorded, d_in: int) -> Record:
     }
 
 
-def start_tracker(job: Recorded, record: Record, folder: Path) -> Tracker:
-    """The tracker that the job's settings ask for."""
-    if job.tracker.mode == "disabled":
+def guarded_tracker(job: Recorded, record: Record, folder: Path) -> Guarded:
+    """The tracker that the job's settings ask for; that it failed is said once a launch, and in each run's log."""
+    outage = Outage(job.runs_dir / "launches" / job.labels["sweep"])
+
+    def say(reason: str) -> None:
+        log(folder, reason)
+        outage.note(reason)
+
+    return Guarded(lambda: _start_tracker(job, record, folder, outage, say), say)
+
+
+def _start_tracker(job: Recorded, record: Record, folder: Path, outage: Outage, say: Callable[[str], None]) -> Tracker:
+    mode = job.tracker.mode
+    if mode == "disabled":
         return NoTracker()
-    settings: dict[str, Any] = {
-        "id": job.spec.run_id,
-        "name": job.title,
-        "group": job.labels["sweep"],
-        "job_type": job.labels["arm"],
-        "tags": [*job.tracker.tags, job.labels["model"], job.labels["arm"]],
-        "config": {
-            **record["labels"],
-            **record["axes"],
-            **{key: record["sizes"][key] for key in SIZES},
-            "settings": record["config"],  # the whole resolved config
-            "spec": record["spec"],
-            "versions": record["versions"],
-        },
-    }
-    return WandbTracker(folder, job.tracker.mode, job.tracker.project, job.tracker.entity, settings)
+    if mode == "online" and outage.lately():
+        mode = "offline"
+    elif mode == "online" and (reason := unreachable()) is not None:
+        say(f"tracker.mode=online: Weights & Biases cannot be had ({reason}), so runs are logged offline")
+        mode = "offline"
+    return WandbTracker(folder, mode, job.tracker, record)
 
 
 def log(folder: Path, text: str) -> None:

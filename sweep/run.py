@@ -18,13 +18,12 @@ from sweep.lm import device_from
 from sweep.measures import Baselines, EvaluationError
 from sweep.process import settle
 from sweep.progress import RunProgress
-from sweep.recording import log, recording, start_tracker
+from sweep.recording import guarded_tracker, log, recording
 from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, train_windows_of
 from sweep.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
 from sweep.store import CHECKPOINT, COMPLETE, LOCK, Record, read_record, run_folder, stop_file, write_record
 from sweep.streams import drive
-from sweep.tracking import Guarded
 
 
 def carry_out(job: Job | RecoveryJob) -> Record:
@@ -117,7 +116,7 @@ def _measure_again(job: Job, record: Record) -> None:
     """Add to a complete record, in place and on disk, the measurements that `job` asks for and it lacks."""
     folder = run_folder(job.runs_dir, job.spec.run_id)
     say = RunProgress(folder)
-    tracker = Guarded(lambda: start_tracker(job, folder))
+    tracker = guarded_tracker(job, record, folder)
     try:
         device = device_from(job.device)
         sae = read_sae(device, job, record)

@@ -9,6 +9,7 @@ A record is a JSON object:
     status      "complete" or "failed"
     spec        every setting that determines the result (see `sweep.spec`)
     labels      names for people: model, corpus, arm, sweep
+    title       the run in a few words; records of before it had a place in W&B have none
     axes        layer, d, k, n, seed as asked
     sizes       d_in, n_latents, degree, k as built
     storage     learned_decoder_values, compression, learned_parameters, index_bits, value_bits, artifact_bytes
@@ -36,6 +37,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ CHECKPOINT = "checkpoint.pt"  # in a run's folder, until it is complete
 WEIGHTS = "weights_sha256"  # in a record
 LAUNCH = "launch.json"  # in `launches/NAME/`: what a launch is for
 CURVE = "curve.jsonl"  # in a run's folder: what training said at each report, a step again after a resume
+SENT = "wandb.json"  # in a run's folder: where in Weights & Biases it is whole, and a digest of its record there
 RECOVERY = "recovery"
 CURVE_POINTS = 200
 
@@ -102,6 +105,22 @@ def parse_record(text: str) -> Record:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not record.keys() >= _KEPT:
         raise ValueError(f"not a record of schema {SCHEMA}")
     return record
+
+
+def read_curve(folder: Path) -> list[dict[str, Any]]:
+    """The reports of a run's training so far, each step once, rising. Half lines are left out: one being written, and
+    one that a killed writer left.
+    """
+    try:
+        lines = (folder / CURVE).read_text().splitlines(keepends=True)
+    except OSError:
+        return []
+    by_step: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        with suppress(ValueError):
+            report = json.loads(line if line.endswith("\n") else "")
+            by_step[report["step"]] = report
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def _read(path: Path) -> Record:

@@ -7,7 +7,6 @@ different length compare. A pruned trial's value in the study is the last 1 - FV
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from pathlib import Path
 from optuna import Trial
 
 from sweep.build import Job
-from sweep.store import CURVE, Record, run_folder, stop_file
+from sweep.store import Record, read_curve, run_folder, stop_file
 from sweep.study.samplers import RUNGS
 from sweep.study.storage import StorageError
 
@@ -38,14 +37,9 @@ def rungs(curve: Iterable[tuple[float, float]], steps: int) -> Iterator[tuple[in
             yield 100 * rung // RUNGS, fvu
 
 
-def read_curve(folder: Path) -> list[tuple[float, float]]:
-    """(step, FVU) of the run's reports so far; a line being written is left for the next time."""
-    try:
-        lines = (folder / CURVE).read_text().splitlines(keepends=True)
-    except OSError:
-        return []
-    reports = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [(report["step"], report["fvu"]) for report in reports if report.get("fvu") is not None]
+def curve_of(folder: Path) -> list[tuple[float, float]]:
+    """(step, FVU) of the run's reports so far."""
+    return [(report["step"], report["fvu"]) for report in read_curve(folder) if report.get("fvu") is not None]
 
 
 def recorded_curve(record: Record, batch_size: int) -> list[tuple[float, float]]:
@@ -93,7 +87,7 @@ def _watch(
         for run_id, (trial, job) in trials.items():
             if run_id in stopped:
                 continue
-            curve = read_curve(run_folder(job.runs_dir, run_id))
+            curve = curve_of(run_folder(job.runs_dir, run_id))
             try:
                 now = report(trial, curve, job.spec.train.steps, told[run_id])
                 if now > told[run_id] and now < 100 and trial.should_prune():

@@ -26,7 +26,7 @@ from sweep.store import COMPLETE, Record, read_record, run_folder
 from sweep.study.cells import Cells, ImpossibleError
 from sweep.study.controller import Owner
 from sweep.study.outcome import Outcome, impossible, job_marks, outcome_of
-from sweep.study.pruning import pruned, read_curve, recorded_curve, report
+from sweep.study.pruning import curve_of, pruned, recorded_curve, report
 from sweep.study.storage import StorageError
 from sweep.study.trials import (
     FINISHED,
@@ -231,7 +231,7 @@ def _tell(to_do: Search, asked: Asked, outcome: Outcome, record: Record | None) 
     if to_do.asking.config.pruner and outcome.state == TrialState.COMPLETE and record is not None:
         train = asked.job.spec.train
         folder = run_folder(asked.job.runs_dir, asked.job.spec.run_id)
-        report(asked.trial, read_curve(folder) or recorded_curve(record, train.batch_size), train.steps)
+        report(asked.trial, curve_of(folder) or recorded_curve(record, train.batch_size), train.steps)
     tell(to_do.asking.study, asked.trial, outcome)
 
 

@@ -446,7 +446,7 @@ def test_rungs_are_the_first_reports_at_or_after_each_tenth():
 
 def test_a_curve_that_is_being_written_is_read_so_far(tmp_path):
     (tmp_path / CURVE).write_text('{"step": 50, "fvu": 0.5}\n{"step": 100, "fv')
-    assert pruning.read_curve(tmp_path) == [(50, 0.5)] and pruning.read_curve(tmp_path / "no") == []
+    assert pruning.curve_of(tmp_path) == [(50, 0.5)] and pruning.curve_of(tmp_path / "no") == []
 
 
 @pytest.mark.parametrize("pruner", ["median", "percentile", "hyperband", "successive_halving"])
