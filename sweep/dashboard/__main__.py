@@ -1,0 +1,67 @@
+"""`python -m sweep.dashboard [LAUNCH]`: the Weights & Biases workspace and report of a sweep, as files or online."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from sweep.dashboard.shown import ALL, find_shown
+from sweep.status import StatusError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = _parser().parse_args(arguments)
+    try:
+        shown = find_shown(args.runs, args.launch)
+        from sweep.dashboard.content import gather
+        from sweep.dashboard.saving import SavingError, save, write
+    except StatusError as error:
+        return _failed(str(error))
+    except ModuleNotFoundError as error:
+        return _failed(f"{error.name} is missing: pip install -e '.[dashboards]'")
+    content = gather(shown, args.runs, args.project)
+    try:
+        for path in write(content, args.entity or "", args.out):
+            print(path)
+        if not args.save:
+            print("--save puts them online", file=sys.stderr)
+            return 0
+        for url in save(content, args.entity, args.out):
+            print(url)
+    except SavingError as error:
+        return _failed(str(error))
+    except OSError as error:
+        return _failed(f"--out {args.out} cannot be written ({error.strerror})")
+    return 0
+
+
+def _failed(why: str) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sweep.dashboard",
+        description="The Weights & Biases workspace and report of a sweep, as files or, with --save, online.",
+    )
+    parser.add_argument(
+        "launch",
+        nargs="?",
+        help=f"a launch's name, or how it begins (default: the latest); `{ALL}` for every run of the project",
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run store (default: runs)")
+    parser.add_argument("--entity", metavar="NAME", help="whose project it is (default, with --save: the account's)")
+    parser.add_argument(
+        "--project", default="expander-sae", metavar="NAME", help="where the runs are (default: expander-sae)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("dashboards"), metavar="DIR", help="where to write (default: dashboards)"
+    )
+    parser.add_argument("--save", action="store_true", help="save both online; again: over those saved before")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""The workspace: the project's runs as the frontier shows them, open to every filter of the app."""
+
+from __future__ import annotations
+
+from wandb_workspaces import expr
+from wandb_workspaces import workspaces as ws
+
+from sweep.dashboard import panels
+from sweep.dashboard.content import Content
+from sweep.metric_names import CE_RECOVERED, COMPRESSION, STATUS, STEP, STORED_BYTES
+
+_COLUMNS = (
+    "config:arm.value", "config:d.value", "config:k.value", f"summary:{CE_RECOVERED}", f"summary:{COMPRESSION}",
+    f"summary:{STORED_BYTES}", f"summary:{STATUS}",
+)  # fmt: skip
+
+
+def build_workspace(content: Content, entity: str) -> ws.Workspace:
+    """One point is one run, with its arm's colour: runs grouped by arm would be one point an arm."""
+    shown = content.shown
+    return ws.Workspace(
+        entity=entity,
+        project=content.project,
+        name=shown.title,
+        sections=[
+            _section("Frontier", panels.frontier()),
+            _section("Delta CE", panels.delta()),
+            _section("Dead latents", panels.dead()),
+            _section("Training", panels.training()),
+            _section("Axes", panels.axes() + panels.error()),
+        ],
+        settings=ws.WorkspaceSettings(x_axis=STEP, max_runs=panels.LINES),
+        runset_settings=ws.RunsetSettings(
+            filters=panels.filters(shown),
+            order=[expr.Ordering(expr.Summary(CE_RECOVERED), ascending=False)],
+            run_settings={run_id: ws.RunSettings(color=colour) for run_id, colour in content.run_colours.items()},
+            pinned_columns=list(_COLUMNS),
+        ),
+    )
+
+
+def _section(name: str, found: list[panels.Panel]) -> ws.Section:
+    return ws.Section(
+        name=name,
+        panels=[*panels.identified(found, f"workspace/{name}")],
+        is_open=True,
+        layout_settings=ws.SectionLayoutSettings(columns=2, rows=1),
+        panel_settings=ws.SectionPanelSettings(x_axis=STEP),
+    )
