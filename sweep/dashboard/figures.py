@@ -38,9 +38,16 @@ def dominance(runs_dir: Path, run_ids: Iterable[str]) -> Dominance:
         study.write_text("".join(f"{line}\n" for line in ("run_id", *run_ids)))
         command = [sys.executable, "-m", "analysis", "dominance", "--runs", str(runs_dir), "--study", str(study)]
         done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
-        said = done.stderr.replace(f"--study {study}: ", "").replace(str(study), "the sweep").splitlines()
+        said = _without_paths(done.stderr, study, runs_dir).splitlines()
         if done.returncode:
             return Dominance([], [said[-1].removeprefix("error: ") if said else "analysis failed"])
         with (out / "dominance.csv").open(newline="") as stream:
             rows = list(csv.DictReader(stream))
     return Dominance(rows, [line.removeprefix("note: ") for line in said if line.startswith("note: ")])
+
+
+def _without_paths(said: str, study: Path, runs_dir: Path) -> str:
+    """Others read the report: where the runs lie on this machine is nothing to them."""
+    for place in (f"--study {study}: ", f"--runs {runs_dir}: ", f" in --runs {runs_dir}", f" in {runs_dir}"):
+        said = said.replace(place, "")
+    return said.replace(str(study), "the sweep")

@@ -34,7 +34,7 @@ def _budgets(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 def _cells(row: Row) -> tuple[str, str, str, str]:
     seeds = row["winner_seeds"]
     own = f"{_measured(row, 'winner_mean', 'winner_half_interval')} ({seeds} seed{'s' * (seeds != '1')})"
-    if not row["runner_up"]:
+    if not row.get("runner_up"):  # where no row has one there is no such column
         return _who(row, "winner"), own, "none", ""
     ahead = _measured(row, "runner_up_difference", "runner_up_difference_half_interval")
     return _who(row, "winner"), own, _who(row, "runner_up"), ahead

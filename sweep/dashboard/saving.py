@@ -16,6 +16,8 @@ from sweep.dashboard.report import build_report
 from sweep.dashboard.workspace import build_workspace
 from sweep.files import write_json
 
+# Left to itself the client goes on trying for minutes where nobody answers, and names no reason.
+_PATIENCE = {"x_graphql_retry_max": 3, "x_graphql_retry_wait_max_seconds": 2.0, "x_graphql_timeout_seconds": 20.0}
 WORKSPACE, REPORT, SAVED = "workspace.json", "report.json", "saved.json"
 
 
@@ -39,12 +41,13 @@ def save(content: Content, entity: str | None, out: Path) -> list[str]:
     try:
         return _save(content, entity, out)
     except Exception as error:  # the library raises bare Exceptions as well as its own and the transport's
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise SavingError(f"not saved: {said}") from error
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise SavingError(f"not saved: {said[0]}") from error
 
 
 def _save(content: Content, entity: str | None, out: Path) -> list[str]:
     project = content.project
+    wandb.setup(wandb.Settings(silent=True, **_PATIENCE))
     api = wandb.Api()
     entity = entity or api.default_entity
     if entity is None:

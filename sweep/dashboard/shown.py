@@ -36,7 +36,7 @@ def _everything(runs_dir: Path) -> Shown:
     records = [record for _, record in iterate_records(runs_dir) if record and record.get("kind") != RECOVERY]
     arms = {record["run_id"]: record["labels"]["arm"] for record in records if "labels" in record}
     counts = Counter(record["status"] for record in records)
-    return Shown(ALL, arms, "", f"Every run of the project. In {runs_dir}: {_counted(counts)}.", (), ())
+    return Shown(ALL, arms, "", f"Every run of the project; in the run store {_counted(counts)}.", (), ())
 
 
 def _of_launch(launch: Launch, runs_dir: Path) -> Shown:

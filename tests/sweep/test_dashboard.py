@@ -1,0 +1,209 @@
+"""`python -m sweep.dashboard`: what it names is what a run logs, what it shows is the launch that was asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+
+import pytest
+from wandb.proto import wandb_internal_pb2 as protocol
+from wandb_workspaces.expr import FE_METRIC_NAME_MAP
+from wandb_workspaces.reports.v2 import interface as wr
+from wandb_workspaces.reports.v2.internal import ReportViewspec
+from wandb_workspaces.workspaces import Workspace
+from wandb_workspaces.workspaces.internal import View
+
+from analysis.arms import colour
+from sweep import metric_names as names
+from sweep.dashboard.__main__ import main
+from sweep.dashboard.figures import dominance
+from sweep.dashboard.markdown import dominance_markdown
+from tests.sweep.boards import BEFORE, NAME, drawn, launched, made, named, panel_grids, runsets, shipped, stored
+from tests.sweep.world import ROOT, World
+
+DRAWN = {names.CE_RECOVERED, names.COMPRESSION, names.STORED_BYTES, names.DELTA_CE, names.DEAD_FRACTION, names.STEP,
+         names.FVU_CURVE, names.DEAD_CURVE, names.LOSS_CURVE, "layer", "d", "k", "n"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """The two files of the later launch."""
+    return made(stored(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return stored(tmp_path)
+
+
+# What is logged
+
+
+def records_of(path):
+    """What a run of W&B has written: LevelDB's log format behind a header of 7 bytes."""
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768  # in this block
+        if left < 7:
+            at += left
+            continue
+        _, size, kind = struct.unpack_from("<IHB", data, at)
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            record = protocol.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def logged(path):
+    """(section, name) of all that a run logged, and its W&B group and job type."""
+    found, run = set(), None
+    for record in records_of(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            found |= {("config", f"{item.key}.value") for item in run.config.update}
+        elif kind == "summary":
+            found |= {("summary", item.key) for item in record.summary.update if item.key}
+        elif kind == "history":
+            found |= {("history", "/".join(item.nested_key) or item.key) for item in record.history.item}
+    return found, run.run_group, run.job_type
+
+
+def test_everything_named_is_what_a_run_logs(tmp_path, model_folders, text_file):
+    world = World(tmp_path, model_folders["gpt_neox"], text_file)
+    code, _, err = world.sweep("-m", "d=3", "sae=expander", disabled=False)
+    assert code == 0, err
+    (file,) = world.runs.glob("*/wandb/offline-run-*/*.wandb")
+    known, group, arm = logged(file)
+    workspace, report = made(world.runs)
+    asked = {*named(workspace), *named(report)}
+    assert {name.removesuffix(".value") for _, name in asked} >= DRAWN
+    of_w_and_b = {("run", name) for name in FE_METRIC_NAME_MAP.values()}
+    assert asked <= known | of_w_and_b, asked - known - of_w_and_b
+    for runset in runsets(workspace, report):
+        assert [item["value"] for item in runset["filters"]["filters"]] == [[group]]
+    assert arm == "expander" and workspace["displayName"] == f"Sweep {group}"
+
+
+# What is shown
+
+
+def test_the_filter_is_the_groups_and_the_ids_where_those_hold_more(both, runs):
+    ids = sorted([record["run_id"] for record in shipped()[1:]] + ["f" * 16])
+    of_group, of_id = ({"section": "run", "name": name} for name in ("group", "name"))
+    for runset in runsets(*both):
+        first, second = runset["filters"]["filters"]
+        assert (first["key"], first["op"], first["value"]) == (of_group, "IN", [BEFORE, NAME])
+        assert (second["key"], second["op"], second["value"], second["connector"]) == (of_id, "IN", ids, "AND")
+    for runset in runsets(*made(runs, BEFORE)):
+        (only,) = runset["filters"]["filters"]
+        assert (only["key"], only["value"]) == (of_group, [BEFORE])
+    for runset in runsets(*made(runs, "all")):
+        assert runset["filters"]["filters"] == []
+
+
+def test_every_point_is_a_run_in_the_colour_of_its_arm(runs):
+    workspace, report = made(runs, BEFORE)
+    expected = {record["run_id"]: colour(record["labels"]["arm"]) for record in shipped()}
+    assert workspace["spec"]["section"]["customRunColors"] == expected
+    assert all(grid["customRunColors"] == expected for grid in panel_grids(report))
+    assert all(runset["grouping"] == [] for runset in runsets(workspace, report))
+    assert colour("expander") in json.dumps(report["spec"]["blocks"][3])  # the legend
+
+
+def test_panels_are_titled_and_stand_apart(both):
+    workspace, report = both
+    panels = list(drawn(workspace, report))
+    assert all(panel["config"]["chartTitle"] for panel in panels)
+    assert len({panel["__id__"] for panel in panels}) == len(panels)
+    for grid in panel_grids(report):
+        places = [tuple(panel["layout"].values()) for panel in grid["panelBankSectionConfig"]["panels"]]
+        assert sum(w * h for _, _, w, h in places) == 24 * 8 and len({(x, y) for x, y, _, _ in places}) == len(places)
+    kinds = {panel["viewType"] for panel in panels}
+    assert kinds == {"Scatter Plot", "Run History Line Plot", "Parallel Coordinates Plot"}
+
+
+def test_made_again_the_files_are_the_same(both, runs):
+    assert made(runs) == both
+
+
+def test_the_library_reads_both_back_as_they_are(both):
+    workspace, report = both
+    view = View(entity="e", project="p", display_name="w", name="", id="", spec=workspace["spec"])
+    again = Workspace._from_model(view)._to_model()
+    assert json.loads(again.spec.model_dump_json(by_alias=True, exclude_none=True)) == workspace["spec"]
+    project = {"name": "p", "entityName": "e"}
+    parsed = wr.Report._from_model(
+        ReportViewspec.model_validate({**report, "project": project, "spec": json.dumps(report["spec"])})
+    )
+    kinds = (wr.ScatterPlot, wr.LinePlot, wr.ParallelCoordinatesPlot)
+    found = [panel for block in parsed.blocks if isinstance(block, wr.PanelGrid) for panel in block.panels]
+    assert len(found) == 9 and all(isinstance(panel, kinds) for panel in found)
+    assert found[1].x == wr.SummaryMetric(names.STORED_BYTES) and found[1].log_x is True
+
+
+# The dominance table
+
+
+def row(level, budget, winner, runner_up="", **more):
+    return {"level": str(level), "budget": budget, "winner": winner, "winner_d": "", "winner_inference": "encoder",
+            "winner_mean": "0.9", "winner_half_interval": "", "winner_seeds": "1", "runner_up": runner_up,
+            "runner_up_d": "7", "runner_up_inference": "omp", "runner_up_difference": "0.012345",
+            "runner_up_difference_half_interval": "0.001", **more}  # fmt: skip
+
+
+def test_what_repeats_in_the_table_is_said_once():
+    rows = [row(2**18, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
+    rows += [row(2**19, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
+    rows += [row(2**20, "one-shot expander", "a"), row(2**20, "one-shot dense", "b", "a", winner_d="3.0")]
+    rows += [row(2**20, "unlimited", "b", "a", winner_d="3.0", winner_half_interval="0.002", winner_seeds="3")]
+    lines = dominance_markdown(rows).splitlines()
+    assert lines[2:] == [
+        "| 256 KiB to 512 KiB | any | a, encoder | 0.9000 (1 seed) | none |  |",
+        "| 1 MiB | one-shot expander | a, encoder | 0.9000 (1 seed) | none |  |",
+        "| 1 MiB | one-shot dense | b d=3, encoder | 0.9000 (1 seed) | a d=7, omp | 0.0123 ± 0.0010 |",
+        "| 1 MiB | unlimited | b d=3, encoder | 0.9000 ± 0.0020 (3 seeds) | a d=7, omp | 0.0123 ± 0.0010 |",
+    ]
+
+
+def test_the_report_has_analysis_own_table(both, runs):
+    _, report = both
+    (table,) = (block["content"] for block in report["spec"]["blocks"] if block["type"] == "markdown-block")
+    assert table == dominance_markdown(dominance(runs, [record["run_id"] for record in shipped()[1:]]).rows)
+    assert re.search(r"\| expander d=\d+, encoder \| 0\.\d{4} ± 0\.\d{4} \(\d seeds\) \|", table)
+    assert f"Left out: 1 of {len(shipped())} run(s) of the sweep not complete." in json.dumps(report["spec"]["blocks"])
+
+
+def test_without_records_the_report_says_why_there_is_no_table(tmp_path):
+    launched(tmp_path / "runs", NAME, [("f" * 16, "expander")])
+    _, report = made(tmp_path / "runs")
+    said = [block["children"][0]["text"] for block in report["spec"]["blocks"] if block["type"] == "paragraph"]
+    assert "No dominance table: no complete run in it; python -m sweep makes some." in said
+    assert str(tmp_path) not in json.dumps(report)  # others read it
+    assert "markdown-block" not in {block["type"] for block in report["spec"]["blocks"]}
+
+
+# The command
+
+
+def test_bad_input_is_a_line(runs, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for arguments, said in (
+        (["1999", "--runs", str(runs)], "1999: 0 launches"),
+        (["--runs", str(tmp_path / "nowhere")], "no launch in it"),
+        (["--runs", str(runs), "--out", str(tmp_path / "file" / "in")], "cannot be written"),
+    ):
+        assert main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+
+
+def test_help_loads_no_wandb():
+    code = "import sys, sweep.dashboard.__main__; sys.exit(any(name.startswith('wandb') for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,0 +1,91 @@
+"""`python -m sweep.dashboard --save` over HTTP, against a server of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.sweep.boards import NAME, files, made, panel_grids, runsets, stored
+from tests.sweep.views_server import views_server
+from tests.sweep.world import ROOT
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return stored(tmp_path)
+
+
+@pytest.fixture
+def server():
+    with views_server() as views:
+        yield views
+
+
+def saving(runs, *arguments, url="http://127.0.0.1:9", key="0123456789" * 4, start=("-m", "sweep.dashboard")):
+    """(exit code, stdout, stderr) of the command as a user with a home of their own calls it."""
+    home = runs.parent / "home"
+    home.mkdir(exist_ok=True)
+    folders = {name: str(home / name) for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "NETRC")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**kept, **folders, "HOME": str(home), "WANDB_BASE_URL": url}
+    if key:
+        environment["WANDB_API_KEY"] = key
+    command = [sys.executable, *start, "--runs", str(runs), "--out", str(runs.parent / "out"), *arguments]
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def without_project_and_link(report):
+    blocks = [block for block in report["spec"]["blocks"] if "same runs as a" not in json.dumps(block)]
+    for grid in panel_grids(report):
+        for runset in grid["runSets"]:
+            runset.pop("project", None)
+    return {**report, "spec": {**report["spec"], "blocks": blocks}}
+
+
+def test_saved_is_what_is_written_and_saving_again_changes_the_same_two(runs, server):
+    offline = made(runs, "--entity", "researcher")
+    for time in (1, 2):
+        code, said, err = saving(runs, "--save", url=server.url)
+        assert (code, err) == (0, "") and server.seen.count("UpsertView2") == server.seen.count("upsertView") == time
+        assert len(server.saved) == 2
+        for written, given in zip(files(runs), server.saved.values(), strict=True):
+            assert written == {**{key: given[key] for key in written}, "spec": json.loads(given["spec"])}
+            assert (given["entityName"], given["projectName"]) == ("researcher", "expander-sae")
+    workspace, report = files(runs)
+    urls = said.split()[2:]
+    assert len(urls) == 2 and all(url.startswith(f"{server.url}/researcher/expander-sae") for url in urls)
+    assert urls[0] in json.dumps(report)  # the report links to the workspace
+    assert {runset["project"]["id"] for runset in runsets(workspace, report)[1:]} == {"7"}
+    assert workspace == offline[0] and without_project_and_link(report) == without_project_and_link(offline[1])
+    assert saving(runs, "all", "--save", url=server.url)[0] == 0 and len(server.saved) == 4
+
+
+@pytest.mark.parametrize("how, said", [
+    ("no project", "researcher has no project expander-sae; wandb sync"),
+    ("refused", "permission denied: UpsertView2"),
+    ("no login", "wandb login"),
+    ("no server", "connection refused"),
+])  # fmt: skip
+def test_what_keeps_it_from_being_saved_is_a_line_behind_the_files(runs, server, how, said):
+    if how == "no project":
+        server.projects.clear()
+    if how == "refused":
+        del server.operations["UpsertView2"]
+    place = {} if how == "no server" else {"url": server.url}
+    code, out, err = saving(runs, "--save", **place, **({"key": ""} if how == "no login" else {}))
+    assert code == 1 and err.startswith("error: not saved: ") and err.count("\n") == 1 and said in err, err
+    assert [path.rsplit("/")[-1] for path in out.split()] == ["workspace.json", "report.json"]
+    assert json.loads((runs.parent / "out" / "report.json").read_text())["displayName"].startswith(f"Sweep {NAME}")
+
+
+def test_without_the_library_a_line_says_how_to_get_it(runs):
+    blocked = "import sys; sys.modules['wandb_workspaces'] = None; from sweep.dashboard.__main__ import main; "
+    code, out, err = saving(runs, start=("-c", blocked + "sys.exit(main(sys.argv[1:]))"))
+    assert (code, out, err) == (1, "", "error: wandb_workspaces is missing: pip install -e '.[dashboards]'\n")
