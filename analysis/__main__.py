@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
-from analysis.load import EMBEDDED, NoRunsError
+from analysis.load import EMBEDDED, NoRunsError, Remote, Source
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
@@ -53,7 +53,7 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     from analysis.output import Options, write
     from analysis.records import Records
 
-    records = Records.read(args.runs).at(args.layer, args.k)
+    records = Records.read(_source(args)).at(args.layer, args.k)
     records = records.of(args.study) if args.study else records
     options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto)
     reasons: dict[str, str] = {}
@@ -72,7 +72,7 @@ def pack(args: argparse.Namespace) -> int:
     """Records as one file."""
     from analysis.packing import pack as pack_records
 
-    count = pack_records(args.runs, args.out)
+    count = pack_records(_source(args), args.out)
     print(f"{args.out}: {count} records, {args.out.stat().st_size / 1024:.0f} KiB")
     return 0
 
@@ -90,6 +90,10 @@ def latents(args: argparse.Namespace) -> int:
             print("   " + plain_text(context["tokens"], context["codes"]))
     print(path)
     return 0
+
+
+def _source(args: argparse.Namespace) -> Source:
+    return Remote(args.wandb, tuple(args.group)) if args.wandb else args.runs
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -115,13 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     _latents_parser(commands.add_parser("latents", help="what latents fire at, as text to read"))
     command = commands.add_parser("pack", help="write the records as one file that --runs takes")
     command.set_defaults(act=pack)
-    command.add_argument("--runs", default="runs", help="folder of run records (default: runs)")
+    _source_options(command)
     command.add_argument("--out", type=Path, required=True, help="the file to write, NAME.jsonl.gz")
     return parser
 
 
 def _drawing_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, or {EMBEDDED} (default: runs)")
+    _source_options(command)
     command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
     command.add_argument("--arms", default="", metavar="A,B,C", help=_ARMS_HELP)
     for key in ("layer", "k"):
@@ -135,6 +139,12 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
         help="only runs in this CSV's column run_id, such as a search's trials.csv",
     )
     command.set_defaults(x=None, y=_Y[0], published=False, pareto=False)
+
+
+def _source_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, or {EMBEDDED} (default: runs)")
+    command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs in Weights & Biases instead")
+    command.add_argument("--group", nargs="+", default=[], metavar="SWEEP", help="of them those of these sweeps alone")
 
 
 def _axis_options(command: argparse.ArgumentParser, default: str) -> None:

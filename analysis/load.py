@@ -1,4 +1,4 @@
-"""Where records come from: a folder of runs, a packed file of them, or the one that ships with the project."""
+"""Where records come from: a folder of runs, a packed file of them, the one that ships with the project, or W&B."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from sweep.store import COMPLETE, Record, iterate_records, parse_record
 
@@ -14,8 +15,31 @@ EMBEDDED = "embedded"
 PACKED = ".jsonl.gz"
 
 
+URL = "url"  # in a record read back from Weights & Biases: the run's page
+
+
 class NoRunsError(ValueError):
     """There is nothing to draw."""
+
+
+class Remote(NamedTuple):
+    """Runs of a W&B project.
+
+    Args:
+        project: ENTITY/PROJECT.
+        groups: the sweeps wanted, by name; none for all.
+        cache: where downloaded records are kept.
+    """
+
+    project: str
+    groups: tuple[str, ...] = ()
+    cache: Path = Path(".cache/wandb")
+
+    def __str__(self) -> str:
+        return f"{self.project}, group {' '.join(self.groups)}" if self.groups else self.project
+
+
+Source = str | Path | Remote
 
 
 def data_file(name: str) -> Path:
@@ -23,11 +47,17 @@ def data_file(name: str) -> Path:
     return Path(str(files("analysis").joinpath("data", name)))
 
 
-def read_records(source: str | Path) -> list[Record]:
+def named(source: Source) -> str:
+    """The source as the command line has it."""
+    return f"--wandb {source}" if isinstance(source, Remote) else f"--runs {source}"
+
+
+def read_records(source: Source) -> list[Record]:
     """Every complete record of `source`, by run id.
 
     Args:
-        source: a folder of runs, a file that `python -m analysis pack` wrote, or "embedded", the one in the package.
+        source: a folder of runs, a file that `python -m analysis pack` wrote, "embedded", the one in the package, or
+            runs in Weights & Biases.
 
     Records that cannot be read are named on standard error and left out; so are failed runs, by number.
 
@@ -45,7 +75,7 @@ def read_records(source: str | Path) -> list[Record]:
     if failed:
         print(f"note: {failed} failed run(s) left out", file=sys.stderr)
     if not found:
-        raise NoRunsError(f"--runs {source}: no complete run in it; python -m sweep makes some")
+        raise NoRunsError(f"{named(source)}: no complete run in it; python -m sweep makes some")
     return found
 
 
@@ -53,7 +83,12 @@ def say_unreadable(place: object, error: Exception) -> None:
     print(f"warning: {place} cannot be read and is left out ({type(error).__name__})", file=sys.stderr)
 
 
-def _all(source: str | Path) -> Iterator[tuple[str, Record | None]]:
+def _all(source: Source) -> Iterator[tuple[str, Record | None]]:
+    if isinstance(source, Remote):
+        from analysis.remote import remote_records
+
+        yield from remote_records(source)
+        return
     path = data_file(EMBEDDED + PACKED) if str(source) == EMBEDDED else Path(source)
     if str(source) == EMBEDDED and not path.is_file():
         raise NoRunsError(f"--runs {EMBEDDED}: this copy of the project ships no records; name a folder of runs")

@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.load import read_records
+from analysis.load import Source, read_records
 from sweep.store import Record
 
 DIGITS = 7  # significant; a float32 has no more
 _DROPPED = ("config",)  # the launch's own paths and options: no figure reads them
 
 
-def pack(source: str | Path, out: Path) -> int:
+def pack(source: Source, out: Path) -> int:
     """Write every complete record of `source` to `out`; returns how many.
 
     Sorted by run id, keys sorted, no time in the gzip header: the same records give the same file.

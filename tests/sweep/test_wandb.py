@@ -149,8 +149,8 @@ def test_without_a_server_runs_are_logged_offline_within_seconds(world, server, 
 
 
 @pytest.mark.parametrize("why, said", [
-    ("nothing", "None"), ("nobody listens", "no answer within"), ("no key", "nobody is logged in"), ("wrong key", "not now"),
-    ("it fails", "no answer within"), ("slow", "no answer within"),
+    ("nothing", "None"), ("nobody listens", "no answer within"), ("no key", "nobody is logged in"),
+    ("wrong key", "not now"), ("it fails", "no answer within"), ("slow", "no answer within"),
 ])  # fmt: skip
 def test_why_there_is_no_session(world, server, monkeypatch, why, said):
     if why == "nobody listens":

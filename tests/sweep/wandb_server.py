@@ -84,6 +84,7 @@ class WandbServer:
             "ServerFeaturesQuery": lambda given: {"serverInfo": {"features": []}},
             "ServerInfo": self._server_info,
             "Viewer": self._viewer,
+            "GetDefaultEntity": self._viewer,
             "UpsertBucket": self._upsert_run,
             "RunResumeStatus": self._resume_status,
             "CreateRunFiles": self._create_files,
@@ -274,8 +275,11 @@ class _Handler(BaseHTTPRequestHandler):
             found = _OPERATION.search(sent["query"])
             if self._accepted(found.group(1) if found else "?"):
                 self._say(json.dumps(self.wandb.answer(sent["query"], sent.get("variables") or {})).encode())
-        elif self._accepted(f"POST {path}") and fnmatchcase(path, "/files/*/*/*/file_stream"):
-            self._say(json.dumps(self.wandb.stream(path.split("/")[4], json.loads(body))).encode())
+        elif self._accepted(f"POST {path}"):
+            if fnmatchcase(path, "/files/*/*/*/file_stream"):
+                self._say(json.dumps(self.wandb.stream(path.split("/")[4], json.loads(body))).encode())
+            else:  # the client's own telemetry
+                self._say(b"", 404)
 
     def do_PUT(self) -> None:
         body = self._body()
@@ -323,9 +327,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server():
+def wandb_server(server: WandbServer | None = None):
     """A server on a free port of this machine, gone at the end."""
-    server = WandbServer()
+    server = server or WandbServer()
     handler = type("Handler", (_Handler,), {"wandb": server})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     http.daemon_threads = True
