@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
 from analysis.load import EMBEDDED, NoRunsError, Remote, Source
+
+if TYPE_CHECKING:
+    from analysis.records import Records
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
@@ -53,8 +57,7 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     from analysis.output import Options, write
     from analysis.records import Records
 
-    records = Records.read(_source(args)).at(args.layer, args.k)
-    records = records.of(args.study) if args.study else records
+    records = _asked(Records.read(_source(args)), args)
     options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto)
     reasons: dict[str, str] = {}
     for name, entry in entries.items():
@@ -66,6 +69,23 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
                 raise
             reasons[name] = str(reason)
     return reasons
+
+
+def _asked(records: Records, args: argparse.Namespace) -> Records:
+    records = records.at(args.layer, args.k)
+    return records.of(args.study) if args.study else records
+
+
+def report(args: argparse.Namespace) -> int:
+    """One HTML file of everything."""
+    from analysis.output import Options
+    from analysis.page.write import not_complete, write_report
+    from analysis.records import Records
+
+    records = Records.read(args.runs)
+    left_out = not_complete(args.runs, len(records.records))
+    print(write_report(_asked(records, args), Options(_names(args.arms)), args.out, left_out))
+    return 0
 
 
 def pack(args: argparse.Namespace) -> int:
@@ -115,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
             _frontier_options(command)
     command = commands.add_parser("all", help="every figure and table that the records have something for")
     command.set_defaults(act=draw_all)
+    _drawing_options(command)
+    command = commands.add_parser("report", help="one HTML file to look around in: figures, tables, latents, runs")
+    command.set_defaults(act=report)
     _drawing_options(command)
     _latents_parser(commands.add_parser("latents", help="what latents fire at, as text to read"))
     command = commands.add_parser("pack", help="write the records as one file that --runs takes")

@@ -1,0 +1,77 @@
+"""Latents' top contexts for the page: of a few runs a few latents, spread over firing rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import dicts
+from analysis.latents import Latent, read_contexts
+from analysis.load import NoRunsError, say_unreadable
+from analysis.page.encode import plain_value
+from sweep.store import CONTEXTS
+
+RUNS, LATENTS, PER_LATENT = 8, 40, 5
+
+
+def contexts_section(runs: pd.DataFrame, source: str, place: dict[str, int]) -> dict[str, Any]:
+    """At most RUNS runs, LATENTS latents of each and PER_LATENT contexts of each latent.
+
+    Raises:
+        NoRunsError: no run kept contexts that can be read.
+    """
+    kept = [run for run in dicts(runs) if (Path(source) / run["run_id"] / CONTEXTS).is_file()]
+    shown = [found for run in first_of_each_arm(kept)[:RUNS] if (found := _of_run(Path(source), run["run_id"], place))]
+    if not shown:
+        raise NoRunsError(
+            "contexts are files in the folders of runs, and none is here: python -m sweep.evaluate run=all "
+            "eval.contexts=5 makes them, --runs FOLDER shows them"
+        )
+    how = (
+        f"Pieces of held-out text around the token where a latent is strongest; the darker, the stronger it fires. "
+        f"{len(shown)} of {len(kept)} run(s) that kept contexts: of each arm the one with the highest CE recovered "
+        f"first; of each at most {LATENTS} latents, spread over firing rates. python -m analysis latents run=ID "
+        f"has all."
+    )
+    return {"kind": "contexts", "how": how, "of": shown}
+
+
+def first_of_each_arm(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By CE recovered, the best run of each arm before any second one."""
+    best = sorted(runs, key=lambda run: (-run["ce_recovered"], run["run_id"]))
+    seen: dict[str, int] = {}
+    ranked: list[tuple[int, dict[str, Any]]] = []
+    for run in best:
+        seen[run["arm"]] = seen.get(run["arm"], -1) + 1
+        ranked.append((seen[run["arm"]], run))
+    return [run for _, run in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _of_run(source: Path, run_id: str, place: dict[str, int]) -> dict[str, Any] | None:
+    try:
+        found = list(read_contexts(source, run_id))
+    except NoRunsError as error:
+        say_unreadable(f"run {run_id}: {CONTEXTS}", error)
+        return None
+    texts: dict[str, int] = {}
+    latents = [_compact(latent, texts) for latent in spread(found, LATENTS)]
+    return {"run": place[run_id], "live": len(found), "texts": list(texts), "latents": latents} if latents else None
+
+
+def spread(latents: list[Latent], count: int) -> list[Latent]:
+    """At most `count`, evenly over the order of firing rates, the most frequent first."""
+    order = sorted(latents, key=lambda latent: -latent["firing_rate"])
+    if len(order) <= count:
+        return order
+    return [order[round(i * (len(order) - 1) / (count - 1))] for i in range(count)]
+
+
+def _compact(latent: Latent, texts: dict[str, int]) -> list[Any]:
+    """[latent, firing rate, [[places of tokens in `texts`, codes], ...]]."""
+    contexts = [
+        [[texts.setdefault(token, len(texts)) for token in one["tokens"]], plain_value(one["codes"], 3)]
+        for one in latent["contexts"][:PER_LATENT]
+    ]
+    return [latent["latent"], latent["firing_rate"], contexts]

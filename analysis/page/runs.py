@@ -1,0 +1,41 @@
+"""The run table, and where each run's own folder or page is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from analysis.frames import part
+
+_COLUMNS = {  # column: what the table's head calls it
+    "run_id": "run", "arm": "arm", "model": "LM", "layer": "layer", "d": "d", "k": "k", "n": "n", "n_latents": "n'",
+    "seed": "seed", "decoder_compression": "compression", "learned_decoder_values": "values",
+    "artifact_bytes": "stored bytes", "ce_recovered": "CE recovered", "ce_recovered_mean": "against mean",
+    "delta_ce": "added CE", "fvu": "FVU", "l0": "L0", "dead_fraction": "dead", "train_tokens": "trained on",
+    "seconds": "seconds", "finished": "finished",
+}  # fmt: skip
+
+
+def run_rows(everything: pd.DataFrame, compared: set[str], source: str, out: Path) -> pd.DataFrame:
+    """The columns of the run table, `compared` (whether figures draw the run) and `link` (None where it has none)."""
+    table = part(everything, [name for name in _COLUMNS if name in everything])
+    links = [link(run, source, out) for run in everything.to_dict("records")]
+    return table.assign(compared=[run in compared for run in everything["run_id"]], link=pd.Series(links, dtype=object))
+
+
+def heads() -> dict[str, str]:
+    return _COLUMNS
+
+
+def link(run: dict[str, Any], source: str, out: Path) -> str | None:
+    """Where more of the run is: its `url`, else its folder as seen from `out`, so that both can move together; None for
+    runs of a packed file."""
+    url = run.get("url")
+    if isinstance(url, str) and url.startswith(("https://", "http://")):
+        return url
+    folder = Path(source) / run["run_id"]
+    return quote(Path(os.path.relpath(folder, out)).as_posix()) + "/" if folder.is_dir() else None

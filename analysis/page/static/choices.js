@@ -1,0 +1,82 @@
+// Fields that choose which rows of a table are drawn.
+
+class Choices {
+  /** `specs` as analysis/page/charts.py makes them; `change` is called after each choice. `linesIn(rows)` counts. */
+  constructor(specs, linesIn, change) {
+    this.specs = specs;
+    this.linesIn = linesIn;
+    this.change = change;
+    this.chosen = new Map();
+    this.fields = element("div", { className: "controls", style: "margin: 0" });
+  }
+
+  /** The rows of the choices made. Fields are made anew: what can be chosen depends on what was chosen before it. */
+  narrow(rows) {
+    const focus = document.activeElement?.name;
+    this.fields.replaceChildren();
+    for (const spec of this.specs) rows = this.narrowBy(spec, rows);
+    if (focus) this.fields.querySelector(`[name="${CSS.escape(focus)}"]`)?.focus();
+    return rows;
+  }
+
+  narrowBy(spec, rows) {
+    const groups = new Map();
+    for (const row of rows) {
+      if (spec.orNone && row[spec.columns[0]] === null) continue;
+      const key = keyOf(row, spec.columns);
+      if (!groups.has(key)) groups.set(key, []);
+      groups.get(key).push(row);
+    }
+    if (!groups.size) return rows;
+    const keys = [...groups.keys()].sort(byValue);
+    const name = spec.columns.join();
+    if (!groups.has(this.chosen.get(name))) this.chosen.set(name, this.first(spec, keys, groups));
+    const chosen = this.chosen.get(name);
+    if (keys.length > 1) this.fields.append(this.field(spec, name, keys, chosen));
+    return rows.filter((row) => keyOf(row, spec.columns) === chosen || (spec.orNone && row[spec.columns[0]] === null));
+  }
+
+  /** The value asked for, else that with the most lines; the middle one of several such. */
+  first(spec, keys, groups) {
+    const asked = JSON.stringify([spec.first]);
+    if (groups.has(asked)) return asked;
+    const counts = new Map(keys.map((key) => [key, this.linesIn(groups.get(key))]));
+    const most = Math.max(...counts.values());
+    const best = keys.filter((key) => counts.get(key) === most);
+    return best[Math.floor(best.length / 2)];
+  }
+
+  field(spec, name, keys, chosen) {
+    const options = keys.map((key) => [key, valueText(spec, JSON.parse(key))]);
+    const field = select(spec.label, options, chosen, (key) => {
+      this.chosen.set(name, key);
+      this.change();
+    });
+    field.querySelector("select").name = name;
+    return field;
+  }
+}
+
+function keyOf(row, columns) {
+  return JSON.stringify(columns.map((name) => row[name] ?? null));
+}
+
+/** Of two keys: their values one by one, numbers by size. */
+function byValue(a, b) {
+  const left = JSON.parse(a),
+    right = JSON.parse(b);
+  for (let at = 0; at < left.length; at += 1) {
+    const one = left[at],
+      other = right[at];
+    if (one === other) continue;
+    if (typeof one === "number" && typeof other === "number") return one - other;
+    return String(one) < String(other) ? -1 : 1;
+  }
+  return 0;
+}
+
+function valueText(spec, values) {
+  if (spec.columns.join() === "model,layer,n") return `${values[0]}, after block ${values[1]}, n = ${values[2]}`;
+  if (values.length === 1) return String(spec.names[values[0]] ?? values[0]);
+  return spec.columns.map((name, at) => `${name} ${values[at]}`).join(", ");
+}

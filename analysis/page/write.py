@@ -1,0 +1,142 @@
+"""Assemble the page: everything inline, nothing fetched when it is opened."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from analysis.arms import base
+from analysis.dominance import dominance_table
+from analysis.frontier import readable_arms
+from analysis.load import NoRunsError
+from analysis.output import Options, chosen
+from analysis.page.charts import styles
+from analysis.page.contexts import contexts_section
+from analysis.page.controls import CONTROLS, MAIN
+from analysis.page.encode import encoded, script_json
+from analysis.page.frontier import frontier_section
+from analysis.page.runs import heads, run_rows
+from analysis.records import Records
+from sweep.store import RECORD
+
+NAME = "report.html"
+_PLOTLY = "plotly-basic.min.js"  # of the npm package plotly.js-basic-dist-min: lines and bars, a fifth of all of it
+# Each uses those before it.
+_SCRIPTS = ("base.js", "choices.js", "axes.js", "legend.js", "table.js", "chart.js", "contexts.js", "page.js")
+_DOMINANCE = """At so many stored bytes (rows) and multiply-adds a token (budget), the dictionary that preserves the
+most of all that fit, and what the best of another arm and of the other kind (dense for sparse, sparse for dense) lose,
+paired by seed with 95 % intervals. PCA is not sparse and never wins."""
+
+
+def write_report(records: Records, options: Options, out: Path, left_out: int = 0) -> Path:
+    """Write `report.html` into `out`. `left_out`: failed and unreadable runs, for its head.
+
+    Raises:
+        NoRunsError: no run of an SAE, or none of an arm asked for.
+        OSError: `out` cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    page = html_page(page_data(records, options, out, left_out))
+    (out / NAME).write_text(page, encoding="utf-8")
+    return out / NAME
+
+
+def not_complete(source: str, complete: int) -> int:
+    """How many runs in the folder `source` have a record that is not one of the `complete` ones."""
+    return max(0, sum(1 for _ in Path(source).glob(f"*/{RECORD}")) - complete)
+
+
+def page_data(records: Records, options: Options, out: Path, left_out: int = 0) -> dict[str, Any]:
+    """All that the page shows, as JSON has it. Raises NoRunsError as `write_report`."""
+    everything = chosen(records.everything, options).reset_index(drop=True)
+    place = {run: at for at, run in enumerate(everything["run_id"])}
+    shown = [] if options.arms else readable_arms(records.runs)
+    rows = run_rows(everything, set(records.runs["run_id"]), records.source, out)
+    sections: list[dict[str, Any]] = [
+        _section("frontier", "Frontier", lambda: frontier_section(records, options, place, shown)),
+        _section("dominance", "Dominance", lambda: _dominance(records, options)),
+    ]
+    sections += [_section(name, made.title, lambda made=made: made.make(records, options, shown))
+                 for name, made in {**MAIN, **CONTROLS}.items()]  # fmt: skip
+    sections.append(
+        _section("contexts", "Latents' top contexts", lambda: contexts_section(everything, records.source, place))
+    )
+    for section in sections:
+        section["control"] = section["id"] in CONTROLS
+    sections.append({"id": "runs", "title": "Runs", "kind": "runs", "heads": heads(), "control": False})
+    return {
+        "about": _about(records, len(rows), left_out),
+        "arms": styles(sorted(_labels(everything["arm"]))),
+        "runs": encoded(rows),
+        "sections": sections,
+    }
+
+
+def _labels(found: Any) -> set[str]:
+    """The labels of runs, and the bases that tables of pursuits and rounding name."""
+    return {name for label in found for name in (label, base(label), label.split("-")[0])}
+
+
+def _section(name: str, title: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """With `missing`, the reason, in place of the rest where the records have nothing for it."""
+    try:
+        return {"id": name, "title": title, **make()}
+    except NoRunsError as reason:
+        return {"id": name, "title": title, "missing": str(reason)}
+
+
+def _dominance(records: Records, options: Options) -> dict[str, Any]:
+    table = dominance_table(chosen(records.readings, options))
+    return {"kind": "dominance", "how": " ".join(_DOMINANCE.split()), "table": encoded(table)}
+
+
+def _about(records: Records, count: int, left_out: int) -> dict[str, Any]:
+    runs = records.everything
+    return {
+        "source": records.source,
+        "runs": count,
+        "compared": len(records.runs),
+        "left_out": left_out,
+        "models": sorted(set(runs["model"])),
+        "corpora": sorted(set(runs["corpus"])),
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def html_page(data: dict[str, Any]) -> str:
+    """The page of `page_data`'s data. Only its own scripts run in it, and it can fetch nothing: a policy says so."""
+    scripts = {"plotly": _static(_PLOTLY), "script": "\n".join(["'use strict';", *map(_static, _SCRIPTS)])}
+    return Template(_static("page.html")).substitute(
+        scripts,
+        hashes=" ".join(f"'{_hash(text)}'" for text in scripts.values()),
+        style=_static("page.css"),
+        data=script_json(data),
+        **_head(data["about"]),
+    )
+
+
+def _head(about: dict[str, Any]) -> dict[str, str]:
+    facts = [
+        f"{about['runs']:,} runs" + (f", {about['compared']:,} compared" if about["compared"] < about["runs"] else ""),
+        "LM " + ", ".join(about["models"]),
+        "text " + ", ".join(about["corpora"]),
+    ]
+    if about["left_out"]:
+        facts.append(f"{about['left_out']} failed or unreadable left out")
+    facts.append("written " + about["written"])
+    return {"source": html.escape(about["source"]), "facts": html.escape(" · ".join(facts))}
+
+
+def _static(name: str) -> str:
+    return files("analysis.page").joinpath("static", name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
