@@ -58,7 +58,8 @@ def chart(
     """A chart for the page's script.
 
     Args:
-        x: axes to choose from: key, label, log, unit, and `table` where it has one of its own.
+        x: axes to choose from: key, label, log, unit; with a `table` of its own the axis is that one's column x, and
+            `column` of the run table.
         y: as x: key, label, and the columns `mean` and `half` (interval).
         line: the columns whose values make a line.
         shown: the arms drawn at first; all where none of them is there.

@@ -34,9 +34,10 @@ class Made(NamedTuple):
 
 
 def curves(records: Records, options: Options, shown: list[str]) -> Section:
-    table = as_lines(learning_table(chosen(records.runs, options)))
+    table = learning_table(chosen(records.runs, options))
     how = "Measured in training, on the batches trained on: means over seeds, bands are 95 % t intervals."
     choices = [*PANEL_CHOICES, Choice(["d"], "d", or_none=True), _what(table)]
+    table = as_lines(table)
     return chart([axis("tokens", "training tokens")], [measure()], choices, shown=shown, how=how, band=True,
                  table=encoded(table, 4))  # fmt: skip
 
@@ -149,7 +150,7 @@ def data_efficiency(records: Records, options: Options, shown: list[str]) -> Sec
 
 def certificates(records: Records, options: Options, shown: list[str]) -> Section:
     table = certificates_table(chosen(records.runs, options)).rename(columns={"degree": "d"})
-    choices = [*PANEL_CHOICES, Choice(["ratio"], "ratio"), Choice(["sets"], "sets of atoms")]
+    choices = [*PANEL_CHOICES, Choice(["ratio"], "ratio"), Choice(["sets"], "sets of atoms", "observed")]
     how = (
         "Lower bounds of the identifiability and OMP ratios over sets of k' atoms; recovery is certified only below 1."
     )

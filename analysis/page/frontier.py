@@ -32,8 +32,8 @@ def frontier_section(records: Records, options: Options, place: dict[str, int], 
     ways = _ways(records)
     x = [
         {"key": name, "label": label, "short": name.replace("_", " "), "log": True, "unit": _UNITS[name],
-         "table": encoded(chosen(frontier_rows(ways, name, place), options))}
-        for name, (_, label) in X_AXES.items()
+         "column": column, "table": encoded(chosen(frontier_rows(ways, name, place), options))}
+        for name, (column, label) in X_AXES.items()
     ]  # fmt: skip
     y = [
         {"key": name, "label": label, "short": _SHORT.get(name, label), "mean": name, "half": f"{name}_half"}

@@ -29,7 +29,10 @@ from sweep.store import RECORD
 NAME = "report.html"
 _PLOTLY = "plotly-basic.min.js"  # of the npm package plotly.js-basic-dist-min: lines and bars, a fifth of all of it
 # Each uses those before it.
-_SCRIPTS = ("base.js", "choices.js", "axes.js", "legend.js", "table.js", "chart.js", "contexts.js", "page.js")
+_SCRIPTS = (
+    "base.js", "choices.js", "table.js", "layout.js", "legend.js", "traces.js", "chart.js", "dominance.js",
+    "contexts.js", "runs.js", "page.js",
+)  # fmt: skip
 _DOMINANCE = """At so many stored bytes (rows) and multiply-adds a token (budget), the dictionary that preserves the
 most of all that fit, and what the best of another arm and of the other kind (dense for sparse, sparse for dense) lose,
 paired by seed with 95 % intervals. PCA is not sparse and never wins."""

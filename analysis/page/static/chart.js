@@ -19,7 +19,6 @@ const KINDS_OF_LINE = {
   inference: (value) => `by ${value}`,
   bits: (value) => `${value} bits`,
 };
-const LEVEL_POINTS = 15; // along a level, for the pointer to meet
 
 class Chart {
   constructor(section, box, showRuns) {
@@ -89,13 +88,13 @@ class Chart {
       line.rows.flatMap((row) => this.xs(row)),
     );
     this.range = rangeOf(points, this.x.log);
-    const traces = this.shownLines.flatMap((line) => this.traces(line));
-    if (this.single) traces.unshift(...this.runTraces());
+    const traces = this.shownLines.flatMap((line) => lineTraces(this, line));
+    if (this.single) traces.unshift(...runTraces(this));
     this.plot.setAttribute(
       "aria-label",
       `${this.section.title}: ${this.yTitle.textContent}, ${this.xTitle.textContent}`,
     );
-    const drawn = Plotly.react(this.plot, traces, this.layout(points), {
+    const drawn = Plotly.react(this.plot, traces, layout(this, points), {
       displaylogo: false,
       responsive: true,
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
@@ -208,162 +207,6 @@ class Chart {
       ?.focus({ preventScroll: true });
   }
 
-  traces(line) {
-    const colour = readable(line.style.colour);
-    const points = line.level ? this.levelPoints(line) : line.rows.flatMap((row) => this.pointsOf(row));
-    const shape = { color: colour, width: line.level ? 1.4 : 1.8, dash: line.style.dash };
-    const main = {
-      x: points.map((point) => this.at(point.x)),
-      y: points.map((point) => point.y),
-      line: shape,
-      name: "",
-      mode: line.level || this.section.band ? "lines" : "lines+markers",
-      hoverinfo: "text",
-      cliponaxis: false,
-      text: points.map((point) => this.hover(line, point)),
-      meta: points.map((point) => point.row.runs ?? []),
-      marker: { symbol: line.style.symbol, size: 8, color: colour, line: { color: colour, width: 1.6 } },
-    };
-    const spans = points.some((point) => point.half !== null && point.half > 0);
-    if (!spans) return [main];
-    if (line.level || this.section.band) return [band(main, points, colour), main];
-    main.error_y = {
-      type: "data",
-      array: points.map((point) => point.half ?? 0),
-      thickness: 1.1,
-      width: 3,
-      color: colour,
-    };
-    return [main];
-  }
-
-  pointsOf(row) {
-    const means = [row[this.y.mean]].flat(),
-      halves = this.y.half ? [row[this.y.half]].flat() : [];
-    return this.xs(row).map((x, at) => ({ x, y: means[at], half: halves[at] ?? null, row }));
-  }
-
-  levelPoints(line) {
-    const [low, high] = this.range;
-    const row = line.rows[0];
-    const y = row[this.y.mean],
-      half = this.y.half ? row[this.y.half] : null;
-    return Array.from({ length: LEVEL_POINTS }, (_, at) => {
-      const share = at / (LEVEL_POINTS - 1);
-      return { x: this.x.log ? low * (high / low) ** share : low + share * (high - low), y, half, row };
-    });
-  }
-
-  /** Where an x is drawn: 0 has a place of its own left of a logarithmic axis' smallest value. */
-  at(x) {
-    return this.x.log && x === 0 ? this.range[2] : x;
-  }
-
-  hover(line, point) {
-    const { row } = point;
-    const runs = (row.runs ?? []).map((place) => rowsOf(DATA.runs)[place]?.run_id);
-    const named = ["d", "k", "n_latents", "layer"].filter((name) => (row[name] ?? null) !== null);
-    const sizes = named.map((name) => `${name === "n_latents" ? "n'" : name} = ${row[name]}`);
-    const where = row.model === undefined ? [] : [`${row.model}${row.n === undefined ? "" : `, n = ${row.n}`}`];
-    const x = row[this.column()] === null || Array.isArray(row[this.column()]) ? point.x : row[this.column()];
-    const lines = [
-      `${line.name}`,
-      [...sizes, ...where].join(", "),
-      `${plusMinus(point.y, point.half)}${seedsText(row.seeds)}`,
-      ...(line.level && row[this.column()] === null
-        ? []
-        : [`${this.x.label.split(/[:(]/)[0].trim()}: ${inUnit(x, this.x.unit)}`]),
-      ...(runs.length
-        ? [`runs ${runs.slice(0, 5).join(" ")}${runs.length > 5 ? ` and ${runs.length - 5} more` : ""}`]
-        : []),
-    ];
-    return lines
-      .filter(Boolean)
-      .map((text, at) => (at ? plotText(text) : `<b>${plotText(text)}</b>`))
-      .join("<br>");
-  }
-
-  /** The single runs of the lines shown, faint, a trace each. */
-  runTraces() {
-    const runs = rowsOf(DATA.runs);
-    return this.shownLines
-      .filter((line) => !line.level)
-      .map((line) => {
-        const colour = readable(line.style.colour);
-        const [first] = line.rows;
-        const places = new Set(line.rows.flatMap((row) => row.runs));
-        const found = rowsOf(this.section.points).filter(
-          (point) => point.inference === first.inference && places.has(point.run) && point[this.y.mean] !== null,
-        );
-        const x = (run) =>
-          run[
-            {
-              compression: "decoder_compression",
-              decoder_values: "learned_decoder_values",
-              stored_bytes: "artifact_bytes",
-            }[this.x.key]
-          ];
-        return {
-          x: found.map((point) => this.at(x(runs[point.run]))),
-          y: found.map((point) => point[this.y.mean]),
-          mode: "markers",
-          name: "",
-          hoverinfo: "text",
-          meta: found.map((point) => [point.run]),
-          marker: { symbol: "circle", size: 6, color: faint(colour, 0.4), line: { width: 0 } },
-          text: found.map((point) => runText(runs[point.run], point[this.y.mean])),
-        };
-      });
-  }
-
-  layout(points) {
-    const soft = themed("soft"),
-      grid = themed("grid");
-    const axis = {
-      gridcolor: grid,
-      zeroline: false,
-      linecolor: themed("rule"),
-      tickcolor: themed("rule"),
-      automargin: true,
-    };
-    const narrow = this.plot.clientWidth < 520;
-    return {
-      autosize: true,
-      margin: { l: 44, r: 10, t: 8, b: 28 },
-      showlegend: false,
-      hovermode: "closest",
-      paper_bgcolor: "rgba(0,0,0,0)",
-      plot_bgcolor: "rgba(0,0,0,0)",
-      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-      font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12, color: soft },
-      hoverlabel: {
-        bgcolor: themed("panel"),
-        bordercolor: themed("rule"),
-        align: "left",
-        font: { color: themed("text"), size: 12 },
-      },
-      xaxis: { ...axis, showgrid: false, ...xAxis(this.x, points, this.range, narrow) },
-      yaxis: {
-        ...axis,
-        type: this.section.log_y ? "log" : "linear",
-        zeroline: true,
-        zerolinecolor: themed("rule"),
-        exponentformat: "none",
-        rangemode: this.neverNegative() ? "nonnegative" : "normal",
-      },
-    };
-  }
-
-  /** Whether y is a share or an error: intervals may pass 0, the axis does not. */
-  neverNegative() {
-    const rows = this.shownLines.flatMap((line) => line.rows);
-    return (
-      this.y.key !== "gain" &&
-      !String(rows[0]?.what).startsWith("difference") &&
-      rows.every((row) => [row[this.y.mean]].flat().every((mean) => mean >= 0))
-    );
-  }
-
   fillNumbers() {
     if (!this.numbers.open) return;
     const table = numbersTable(this.shownLines, this);
@@ -371,32 +214,28 @@ class Chart {
   }
 }
 
-function seedsText(seeds) {
-  return typeof seeds === "number" ? ` (${seeds} ${seeds === 1 ? "seed" : "seeds"})` : "";
-}
-
-function runText(run, y) {
-  const sizes = `d = ${run.d ?? MISSING}, k = ${run.k}, n' = ${run.n_latents}, seed ${run.seed}`;
-  const lines = [
-    `run ${run.run_id}`,
-    armName(run.arm),
-    sizes,
-    `${Number(y.toPrecision(5))}, stored ${inUnit(run.artifact_bytes, "bytes")}`,
-  ];
-  return lines.map((text, at) => (at ? plotText(text) : `<b>${plotText(text)}</b>`)).join("<br>");
-}
-
-function band(main, points, colour) {
-  const low = points.map((point) => point.y - (point.half ?? 0)),
-    high = points.map((point) => point.y + (point.half ?? 0));
-  return {
-    x: [...main.x, ...main.x.slice().reverse()],
-    y: [...high, ...low.reverse()],
-    fill: "toself",
-    mode: "lines",
-    fillcolor: faint(colour, 0.13),
-    line: { width: 0 },
-    hoverinfo: "skip",
-    name: "",
-  };
+/** The numbers of the lines that a chart shows. */
+function numbersTable(lines, chart) {
+  const points = lines.flatMap((line) =>
+    line.rows.flatMap((row) => pointsOf(chart, row).map((point) => ({ ...point, line }))),
+  );
+  const value = (name) => (point) => point.row[name] ?? null;
+  const sizes = ["d", "k", "n_latents"].filter((name) => points.some((point) => (point.row[name] ?? null) !== null));
+  const table = new Table(
+    [
+      { title: "line", value: (point) => point.line.name, text: (point) => point.line.name },
+      ...sizes.map((name) => ({
+        title: name === "n_latents" ? "n'" : name,
+        numeric: true,
+        value: value(name),
+        text: (point) => inUnit(value(name)(point)),
+      })),
+      { title: "x", numeric: true, value: (point) => point.x, text: (point) => inUnit(point.x, chart.x.unit) },
+      { title: "y", numeric: true, value: (point) => point.y, text: (point) => plusMinus(point.y, point.half) },
+      { title: "seeds", numeric: true, value: value("seeds"), text: (point) => inUnit(value("seeds")(point)) },
+    ],
+    "Numbers of the figure",
+  );
+  table.show(points);
+  return table.element;
 }

@@ -64,7 +64,10 @@ function watch(boxes) {
 }
 
 const waiting = build();
-Promise.resolve(waiting.length ? make(waiting[0]) : null).then(() => performance.mark("first-figure"));
+Promise.resolve(waiting.length ? make(waiting[0]) : null).then(() => {
+  performance.mark("first-figure");
+  document.documentElement.dataset.drawn = "true";
+});
 watch(waiting.slice(1));
 DARK.addEventListener("change", () => made.forEach((drawer) => drawer.draw?.()));
 window.addEventListener("beforeprint", () => waiting.forEach(make));

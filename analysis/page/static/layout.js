@@ -1,4 +1,52 @@
-// Where x axes begin, end and have ticks.
+// A chart's layout: its colours, and where x axes begin, end and have ticks.
+
+function layout(chart, points) {
+  const soft = themed("soft"),
+    grid = themed("grid");
+  const axis = {
+    gridcolor: grid,
+    zeroline: false,
+    linecolor: themed("rule"),
+    tickcolor: themed("rule"),
+    automargin: true,
+  };
+  const narrow = chart.plot.clientWidth < 520;
+  return {
+    autosize: true,
+    margin: { l: 44, r: 10, t: 8, b: 28 },
+    showlegend: false,
+    hovermode: "closest",
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12, color: soft },
+    hoverlabel: {
+      bgcolor: themed("panel"),
+      bordercolor: themed("rule"),
+      align: "left",
+      font: { color: themed("text"), size: 12 },
+    },
+    xaxis: { ...axis, showgrid: false, ...xAxis(chart.x, points, chart.range, narrow) },
+    yaxis: {
+      ...axis,
+      type: chart.section.log_y ? "log" : "linear",
+      zeroline: true,
+      zerolinecolor: themed("rule"),
+      exponentformat: "none",
+      rangemode: neverNegative(chart) ? "nonnegative" : "normal",
+    },
+  };
+}
+
+/** Whether y is a share or an error: intervals may pass 0, the axis does not. */
+function neverNegative(chart) {
+  const rows = chart.shownLines.flatMap((line) => line.rows);
+  return (
+    chart.y.key !== "gain" &&
+    !String(rows[0]?.what).startsWith("difference") &&
+    rows.every((row) => [row[chart.y.mean]].flat().every((mean) => mean >= 0))
+  );
+}
 
 /** Plotly's layout of the axis `x` over the values `points`, whose `rangeOf` the third argument is. */
 function xAxis(x, points, [low, high, zero], narrow) {
