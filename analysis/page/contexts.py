@@ -30,7 +30,7 @@ def contexts_section(runs: pd.DataFrame, source: str, place: dict[str, int]) -> 
             "eval.contexts=5 makes them, --runs FOLDER shows them"
         )
     how = (
-        f"Pieces of held-out text around the token where a latent is strongest; the darker, the stronger it fires. "
+        f"Held-out text around the tokens where a latent is strongest; the stronger it fires, the stronger the mark. "
         f"{len(shown)} of {len(kept)} run(s) that kept contexts: of each arm the one with the highest CE recovered "
         f"first; of each at most {LATENTS} latents, spread over firing rates. python -m analysis latents run=ID "
         f"has all."

@@ -1,5 +1,7 @@
 // Fields that choose which rows of a table are drawn.
 
+const SAID = ["model,layer,n", "model,n", "k"]; // columns that are named where there is nothing to choose
+
 class Choices {
   /** `specs` as analysis/page/charts.py makes them; `change` is called after each choice. `linesIn(rows)` counts. */
   constructor(specs, linesIn, change) {
@@ -33,6 +35,7 @@ class Choices {
     if (!groups.has(this.chosen.get(name))) this.chosen.set(name, this.first(spec, keys, groups));
     const chosen = this.chosen.get(name);
     if (keys.length > 1) this.fields.append(this.field(spec, name, keys, chosen));
+    else if (SAID.includes(name)) this.fields.append(element("span", { className: "fact" }, onlyText(spec, keys[0])));
     return rows.filter((row) => keyOf(row, spec.columns) === chosen || (spec.orNone && row[spec.columns[0]] === null));
   }
 
@@ -73,6 +76,11 @@ function byValue(a, b) {
     return String(one) < String(other) ? -1 : 1;
   }
   return 0;
+}
+
+function onlyText(spec, key) {
+  const text = valueText(spec, JSON.parse(key));
+  return spec.columns.length === 1 ? `${spec.label} = ${text}` : text;
 }
 
 function valueText(spec, values) {

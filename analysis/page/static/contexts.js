@@ -5,7 +5,7 @@ class Contexts {
     this.of = section.of;
     this.chosen = 0;
     this.order = "rate";
-    this.list = element("div");
+    this.list = element("div", { className: "box latents", tabIndex: 0, role: "region", "aria-label": "Latents" });
     this.said = element("p", { className: "count" });
     const runs = this.of.map((one, at) => [String(at), contextRun(one)]);
     const orders = [

@@ -64,6 +64,7 @@ function watch(boxes) {
 }
 
 const waiting = build();
+if (location.hash) document.getElementById(location.hash.slice(1))?.scrollIntoView();
 Promise.resolve(waiting.length ? make(waiting[0]) : null).then(() => {
   performance.mark("first-figure");
   document.documentElement.dataset.drawn = "true";
