@@ -29,7 +29,11 @@ function element(tag, properties = {}, ...children) {
 }
 
 function select(label, options, chosen, change) {
-  const field = element("select", { "aria-label": label }, ...options.map(([value, text]) => element("option", { value }, text)));
+  const field = element(
+    "select",
+    { "aria-label": label },
+    ...options.map(([value, text]) => element("option", { value }, text)),
+  );
   field.value = chosen;
   field.addEventListener("change", () => change(field.value));
   return element("label", {}, label, field);

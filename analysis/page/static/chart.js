@@ -94,11 +94,7 @@ class Chart {
       "aria-label",
       `${this.section.title}: ${this.yTitle.textContent}, ${this.xTitle.textContent}`,
     );
-    const drawn = Plotly.react(this.plot, traces, layout(this, points), {
-      displaylogo: false,
-      responsive: true,
-      modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
-    });
+    const drawn = Plotly.react(this.plot, traces, layout(this, points), SETTINGS);
     if (!this.listening) {
       this.listening = true;
       this.plot.on("plotly_click", (event) => this.clicked(event.points[0]));
@@ -107,7 +103,9 @@ class Chart {
     return drawn;
   }
 
+  /** Go to the runs of a mean; not where a touch is all there is to read it by. */
   clicked(point) {
+    if (TOUCH.matches) return;
     const runs = point.data.meta?.[point.pointNumber];
     if (runs?.length) this.showRuns(runs);
   }

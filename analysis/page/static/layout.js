@@ -1,5 +1,14 @@
 // A chart's layout: its colours, and where x axes begin, end and have ticks.
 
+const TOUCH = matchMedia("(pointer: coarse)");
+const SETTINGS = {
+  displaylogo: false,
+  displayModeBar: TOUCH.matches ? false : "hover",
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // by name: a default one uploads the figure
+  plotlyServerURL: "",
+  responsive: true,
+};
+
 function layout(chart, points) {
   const soft = themed("soft"),
     grid = themed("grid");
@@ -18,8 +27,9 @@ function layout(chart, points) {
     hovermode: "closest",
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    dragmode: TOUCH.matches ? false : "zoom",
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12, color: soft },
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: soft, activecolor: themed("text") },
     hoverlabel: {
       bgcolor: themed("panel"),
       bordercolor: themed("rule"),

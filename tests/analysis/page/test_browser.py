@@ -64,6 +64,26 @@ def test_the_pointer_names_the_run_and_a_click_shows_it(report, opened):
     assert rows.count() == 3 and all("expander" in text for text in rows.all_inner_texts())
 
 
+def test_nothing_offers_to_send_the_records_away(report, opened):
+    page = opened(report)
+    page.locator(PLOT).hover()
+    names = page.eval_on_selector_all(f"{PLOT} .modebar-btn", "all => all.map(one => one.dataset.title)")
+    assert names == ["Download plot as a PNG", "Zoom", "Pan", "Reset axes"]
+
+
+def test_a_touch_reads_a_point_and_stays_there(report, chromium):
+    context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(report.as_uri())
+    page.wait_for_selector("html[data-drawn]")
+    page.locator(PLOT).scroll_into_view_if_needed()
+    page.locator(f"{PLOT} .scatterlayer .point").first.tap(force=True)
+    page.wait_for_selector(f"{PLOT} .hovertext")
+    assert "expander" in page.locator(f"{PLOT} .hovertext").text_content()
+    assert page.locator("#runs tbody tr").count() == 0 and not page.locator(".modebar-btn").count()
+    context.close()
+
+
 def test_axes_inference_k_and_arms_are_chosen(report, opened):
     page = opened(report)
     pick = lambda label, text: page.locator("#frontier").get_by_label(label, exact=True).select_option(label=text)  # noqa: E731
