@@ -1,5 +1,6 @@
 // What Plotly draws of a chart, and what the pointer says.
 
+const WIDE = 40; // characters
 const LEVEL_POINTS = 15; // along a level, for the pointer to meet
 
 /** Plotly's traces of one line: a band behind it where it has many points, bars where few. */
@@ -74,10 +75,7 @@ function hover(chart, line, point) {
       ? [`runs ${runs.slice(0, 5).join(" ")}${runs.length > 5 ? ` and ${runs.length - 5} more` : ""}`]
       : []),
   ];
-  return lines
-    .filter(Boolean)
-    .map((text, at) => (at ? plotText(text) : `<b>${plotText(text)}</b>`))
-    .join("<br>");
+  return hoverText(lines.filter(Boolean));
 }
 
 /** The single runs of the lines shown, faint, a trace each. */
@@ -113,6 +111,24 @@ function runTraces(chart) {
     });
 }
 
+/** The first line bold, long ones folded: a phone is as wide as WIDE characters. */
+function hoverText(lines) {
+  const folded = lines.flatMap((text, at) =>
+    fold(text).map((part) => (at ? plotText(part) : `<b>${plotText(part)}</b>`)),
+  );
+  return folded.join("<br>");
+}
+
+function fold(text) {
+  const parts = [""];
+  for (const word of text.split(" ")) {
+    const last = parts.at(-1);
+    if (last && last.length + word.length >= WIDE) parts.push(word);
+    else parts[parts.length - 1] = last ? `${last} ${word}` : word;
+  }
+  return parts;
+}
+
 function seedsText(seeds) {
   return typeof seeds === "number" ? ` (${seeds} ${seeds === 1 ? "seed" : "seeds"})` : "";
 }
@@ -125,7 +141,7 @@ function runText(run, y) {
     sizes,
     `${Number(y.toPrecision(5))}, stored ${inUnit(run.artifact_bytes, "bytes")}`,
   ];
-  return lines.map((text, at) => (at ? plotText(text) : `<b>${plotText(text)}</b>`)).join("<br>");
+  return hoverText(lines);
 }
 
 function band(main, points, colour) {

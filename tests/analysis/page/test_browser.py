@@ -80,6 +80,8 @@ def test_a_touch_reads_a_point_and_stays_there(report, chromium):
     page.locator(f"{PLOT} .scatterlayer .point").first.tap(force=True)
     page.wait_for_selector(f"{PLOT} .hovertext")
     assert "expander" in page.locator(f"{PLOT} .hovertext").text_content()
+    box = page.locator(f"{PLOT} .hovertext").bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
     assert page.locator("#runs tbody tr").count() == 0 and not page.locator(".modebar-btn").count()
     context.close()
 
