@@ -82,8 +82,8 @@ def report(args: argparse.Namespace) -> int:
     from analysis.page.write import not_complete, write_report
     from analysis.records import Records
 
-    records = Records.read(args.runs)
-    left_out = not_complete(args.runs, len(records.records))
+    records = Records.read(_source(args))
+    left_out = not_complete(records)
     print(write_report(_asked(records, args), Options(_names(args.arms)), args.out, left_out))
     return 0
 

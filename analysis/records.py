@@ -15,7 +15,7 @@ import pandas as pd
 from analysis import arms
 from analysis.comparable import comparable
 from analysis.frames import dicts
-from analysis.load import URL, NoRunsError, Source, named, read_records, say_unreadable
+from analysis.load import URL, NoRunsError, Remote, Source, named, read_records, say_unreadable
 from sweep.store import RECOVERY, Record
 
 _NAMED = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")  # the label or another column says them
@@ -27,23 +27,33 @@ class Records:
     """The complete records of one source.
 
     Args:
-        source: as given on the command line, option and value, for messages.
+        source: where they are from.
         records: as read; nobody changes them.
     """
 
-    source: str
+    source: Source
     records: tuple[Record, ...]
 
     @classmethod
     def read(cls, source: Source) -> Records:
         """Raises NoRunsError as `read_records`."""
-        return cls(named(source), tuple(read_records(source)))
+        return cls(source, tuple(read_records(source)))
+
+    @property
+    def named(self) -> str:
+        """The source as the command line has it, for messages."""
+        return named(self.source)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of runs that they are from, if they are from one."""
+        return None if isinstance(self.source, Remote) or not Path(self.source).is_dir() else Path(self.source)
 
     def at(self, layers: Collection[int], ks: Collection[int]) -> Records:
         """Those of the given layers and k, each for all if empty; PCA, which has no k, and synthetic ones stay."""
         kept = [record for record in self.records if _at(record, layers, ks)]
         if self.records and not kept:
-            raise NoRunsError(f"{self.source}: no run at layer {sorted(layers)} and k {sorted(ks)}")
+            raise NoRunsError(f"{self.named}: no run at layer {sorted(layers)} and k {sorted(ks)}")
         return Records(self.source, tuple(kept))
 
     def of(self, study: Path) -> Records:
@@ -56,10 +66,10 @@ class Records:
         asked = _run_ids(study)
         kept = tuple(record for record in self.records if record["run_id"] in asked)
         if not kept:
-            raise NoRunsError(f"--study {study}: none of its {len(asked)} run(s) is complete in {self.source}")
+            raise NoRunsError(f"--study {study}: none of its {len(asked)} run(s) is complete in {self.named}")
         missing = len(asked) - len({record["run_id"] for record in kept})
         if missing:
-            print(f"note: {missing} of {len(asked)} run(s) of {study} not complete in {self.source}", file=sys.stderr)
+            print(f"note: {missing} of {len(asked)} run(s) of {study} not complete in {self.named}", file=sys.stderr)
         return Records(self.source, kept)
 
     @cached_property
@@ -85,7 +95,7 @@ class Records:
             except (KeyError, TypeError, ValueError) as error:
                 say_unreadable(f"run {record.get('run_id')}", error)
         if not rows:
-            raise NoRunsError(f"{self.source}: no complete run in it; python -m sweep makes some")
+            raise NoRunsError(f"{self.named}: no complete run in it; python -m sweep makes some")
         return pd.DataFrame(rows)
 
     @cached_property
@@ -109,7 +119,7 @@ class Records:
                 if run is not None and "metrics" in found:
                     rows.append({**run, **found["metrics"], **found["cost"], "inference": name})
         if not rows:
-            raise NoRunsError(f"{self.source}: no run in it says how its codes were read; run python -m sweep again")
+            raise NoRunsError(f"{self.named}: no run in it says how its codes were read; run python -m sweep again")
         return pd.DataFrame(rows)
 
     @cached_property
@@ -123,7 +133,7 @@ class Records:
         rows = [row for record in self.records if record.get("kind") == RECOVERY for row in _planted(record)]
         if not rows:
             raise NoRunsError(
-                f"{self.source}: no synthetic run; python -m sweep experiment=synthetic_recovery makes them"
+                f"{self.named}: no synthetic run; python -m sweep experiment=synthetic_recovery makes them"
             )
         return pd.DataFrame(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -156,7 +157,19 @@ def _start_tracker(job: Recorded, record: Record, folder: Path, outage: Outage, 
     elif mode == "online" and (reason := unreachable()) is not None:
         say(f"tracker.mode=online: Weights & Biases cannot be had ({reason}), so runs are logged offline")
         mode = "offline"
-    return WandbTracker(folder, mode, job.tracker, record)
+    tracker = WandbTracker(folder, mode, job.tracker, record)
+    _gather(tracker.files, job.runs_dir / "launches" / job.labels["sweep"] / "wandb")
+    return tracker
+
+
+def _gather(files: Path, place: Path) -> None:
+    """Let `place` lead to a session's files, so that `wandb leet` shows a sweep's runs side by side."""
+    with suppress(OSError):
+        place.mkdir(parents=True, exist_ok=True)
+        run_id = files.name.rpartition("-")[2]
+        for earlier in place.glob(f"*-{run_id}"):
+            earlier.unlink()
+        (place / files.name).symlink_to(os.path.relpath(files, place), target_is_directory=True)
 
 
 def log(folder: Path, text: str) -> None:

@@ -109,12 +109,17 @@ class WandbTracker:
                 init_timeout=_INIT, finish_timeout=_FINISH, finish_timeout_raises=True,
             ),
         )  # fmt: skip
-        self._run.define_metric(STEP)
+        self._run.define_metric(STEP, hidden=True)  # an axis, no curve
         self._run.define_metric("train/*", step_metric=STEP)
         self._folder = folder
         self._known = self._run.starting_step  # reports that the server has
         self._sent: int | None = None  # reports so far; None: nothing of the earlier ones yet
         self._record: Record | None = None
+
+    @property
+    def files(self) -> Path:
+        """The session's own folder."""
+        return Path(self._run.dir).parent
 
     def curve(self, progress: Progress) -> None:
         if self._sent is None:

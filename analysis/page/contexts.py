@@ -16,14 +16,15 @@ from sweep.store import CONTEXTS
 RUNS, LATENTS, PER_LATENT = 8, 40, 5
 
 
-def contexts_section(runs: pd.DataFrame, source: str, place: dict[str, int]) -> dict[str, Any]:
+def contexts_section(runs: pd.DataFrame, folder: Path | None, place: dict[str, int]) -> dict[str, Any]:
     """At most RUNS runs, LATENTS latents of each and PER_LATENT contexts of each latent.
 
     Raises:
         NoRunsError: no run kept contexts that can be read.
     """
-    kept = [run for run in dicts(runs) if (Path(source) / run["run_id"] / CONTEXTS).is_file()]
-    shown = [found for run in first_of_each_arm(kept)[:RUNS] if (found := _of_run(Path(source), run["run_id"], place))]
+    kept = [run for run in dicts(runs) if folder and (folder / run["run_id"] / CONTEXTS).is_file()]
+    best = first_of_each_arm(kept)[:RUNS]
+    shown = [found for run in best if folder and (found := _of_run(folder, run["run_id"], place))]
     if not shown:
         raise NoRunsError(
             "contexts are files in the folders of runs, and none is here: python -m sweep.evaluate run=all "
@@ -49,9 +50,9 @@ def first_of_each_arm(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for _, run in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _of_run(source: Path, run_id: str, place: dict[str, int]) -> dict[str, Any] | None:
+def _of_run(folder: Path, run_id: str, place: dict[str, int]) -> dict[str, Any] | None:
     try:
-        found = list(read_contexts(source, run_id))
+        found = list(read_contexts(folder, run_id))
     except NoRunsError as error:
         say_unreadable(f"run {run_id}: {CONTEXTS}", error)
         return None

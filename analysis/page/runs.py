@@ -20,10 +20,10 @@ _COLUMNS = {  # column: what the table's head calls it
 }  # fmt: skip
 
 
-def run_rows(everything: pd.DataFrame, compared: set[str], source: str, out: Path) -> pd.DataFrame:
+def run_rows(everything: pd.DataFrame, compared: set[str], folder: Path | None, out: Path) -> pd.DataFrame:
     """The columns of the run table, `compared` (whether figures draw the run) and `link` (None where it has none)."""
     table = part(everything, [name for name in _COLUMNS if name in everything])
-    links = [link(run, source, out) for run in everything.to_dict("records")]
+    links = [link(run, folder, out) for run in everything.to_dict("records")]
     return table.assign(compared=[run in compared for run in everything["run_id"]], link=pd.Series(links, dtype=object))
 
 
@@ -31,11 +31,11 @@ def heads() -> dict[str, str]:
     return _COLUMNS
 
 
-def link(run: dict[str, Any], source: str, out: Path) -> str | None:
+def link(run: dict[str, Any], runs: Path | None, out: Path) -> str | None:
     """Where more of the run is: its `url`, else its folder as seen from `out`, so that both can move together; None for
-    runs of a packed file."""
+    runs that are in no folder."""
     url = run.get("url")
     if isinstance(url, str) and url.startswith(("https://", "http://")):
         return url
-    folder = Path(source) / run["run_id"]
-    return quote(Path(os.path.relpath(folder, out)).as_posix()) + "/" if folder.is_dir() else None
+    folder = None if runs is None else runs / run["run_id"]
+    return quote(Path(os.path.relpath(folder, out)).as_posix()) + "/" if folder and folder.is_dir() else None

@@ -51,9 +51,10 @@ def write_report(records: Records, options: Options, out: Path, left_out: int = 
     return out / NAME
 
 
-def not_complete(source: str, complete: int) -> int:
-    """How many runs in the folder `source` have a record that is not one of the `complete` ones."""
-    return max(0, sum(1 for _ in Path(source).glob(f"*/{RECORD}")) - complete)
+def not_complete(records: Records) -> int:
+    """How many runs in the records' folder have a record that is not one of them: failed, or not to be read."""
+    there = 0 if records.folder is None else sum(1 for _ in records.folder.glob(f"*/{RECORD}"))
+    return max(0, there - len(records.records))
 
 
 def page_data(records: Records, options: Options, out: Path, left_out: int = 0) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def page_data(records: Records, options: Options, out: Path, left_out: int = 0) 
     everything = chosen(records.everything, options).reset_index(drop=True)
     place = {run: at for at, run in enumerate(everything["run_id"])}
     shown = [] if options.arms else readable_arms(records.runs)
-    rows = run_rows(everything, set(records.runs["run_id"]), records.source, out)
+    rows = run_rows(everything, set(records.runs["run_id"]), records.folder, out)
     sections: list[dict[str, Any]] = [
         _section("frontier", "Frontier", lambda: frontier_section(records, options, place, shown)),
         _section("dominance", "Dominance", lambda: _dominance(records, options)),
@@ -69,7 +70,7 @@ def page_data(records: Records, options: Options, out: Path, left_out: int = 0) 
     sections += [_section(name, made.title, lambda made=made: made.make(records, options, shown))
                  for name, made in {**MAIN, **CONTROLS}.items()]  # fmt: skip
     sections.append(
-        _section("contexts", "Latents' top contexts", lambda: contexts_section(everything, records.source, place))
+        _section("contexts", "Latents' top contexts", lambda: contexts_section(everything, records.folder, place))
     )
     for section in sections:
         section["control"] = section["id"] in CONTROLS
@@ -103,7 +104,7 @@ def _dominance(records: Records, options: Options) -> dict[str, Any]:
 def _about(records: Records, count: int, left_out: int) -> dict[str, Any]:
     runs = records.everything
     return {
-        "source": records.source,
+        "source": str(records.source),
         "runs": count,
         "compared": len(records.runs),
         "left_out": left_out,

@@ -78,10 +78,14 @@ def test_a_touch_reads_a_point_and_stays_there(report, chromium):
     page.wait_for_selector("html[data-drawn]")
     page.locator(PLOT).scroll_into_view_if_needed()
     page.locator(f"{PLOT} .scatterlayer .point").first.tap(force=True)
-    page.wait_for_selector(f"{PLOT} .hovertext")
-    assert "expander" in page.locator(f"{PLOT} .hovertext").text_content()
-    box = page.locator(f"{PLOT} .hovertext").bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+    # What the pointer says is drawn anew while one looks: asked until it holds, within the page itself.
+    page.wait_for_function(
+        """([plot, width]) => {
+            const said = document.querySelector(plot + " .hovertext"), box = said?.getBoundingClientRect();
+            return said?.textContent.includes("expander") && box.x >= 0 && box.right <= width;
+        }""",
+        arg=[PLOT, 390],
+    )
     assert page.locator("#runs tbody tr").count() == 0 and not page.locator(".modebar-btn").count()
     context.close()
 

@@ -165,9 +165,9 @@ def test_failed_and_unreadable_runs_are_counted(tmp_path, capsys):
 def test_links_go_to_a_url_or_a_folder_beside_the_page(tmp_path):
     (tmp_path / "my runs" / "ab#1").mkdir(parents=True)
     run = {"run_id": "ab#1"}
-    assert link(run, str(tmp_path / "my runs"), tmp_path / "out") == "../my%20runs/ab%231/"
-    assert link({**run, "url": "https://wandb.ai/x/y"}, "packed.jsonl.gz", tmp_path) == "https://wandb.ai/x/y"
-    assert link({**run, "url": "javascript:alert(1)"}, "packed.jsonl.gz", tmp_path) is None
+    assert link(run, tmp_path / "my runs", tmp_path / "out") == "../my%20runs/ab%231/"
+    assert link({**run, "url": "https://wandb.ai/x/y"}, None, tmp_path) == "https://wandb.ai/x/y"
+    assert link({**run, "url": "javascript:alert(1)"}, None, tmp_path) is None
 
 
 def test_contexts_are_of_the_best_run_of_each_arm_and_of_rates_spread_out(tmp_path, recorded):
@@ -178,13 +178,13 @@ def test_contexts_are_of_the_best_run_of_each_arm_and_of_rates_spread_out(tmp_pa
         keep_contexts(tmp_path / "runs", one["run_id"], [latent(i, rate=i / 1000) for i in range(1, 101)])
     (tmp_path / "runs" / made[2]["run_id"] / "contexts.jsonl.gz").write_bytes(b"no gzip")
     place = {run: at for at, run in enumerate(found.everything["run_id"])}
-    section = contexts_section(found.everything, found.source, place)
+    section = contexts_section(found.everything, found.folder, place)
     assert [one["run"] for one in section["of"]] == [place[made[1]["run_id"]], place[made[0]["run_id"]]]
     rates = [rate for _, rate, _ in section["of"][0]["latents"]]
     assert len(rates) == LATENTS and rates[0] == 0.1 and rates[-1] == 0.001 and rates == sorted(rates, reverse=True)
     assert section["of"][0]["texts"] == ["def", " main", "\n"] and section["of"][0]["live"] == 100
     with pytest.raises(NoRunsError, match="eval.contexts=5"):
-        contexts_section(found.everything, "embedded", place)
+        contexts_section(found.everything, None, place)
 
 
 def test_the_order_of_runs_and_latents():
