@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,17 @@ import time
 
 import pytest
 
-from sweep.metric_names import CE_RECOVERED, CURVES, RECORD_FILE, STORED_BYTES
+from sweep.metric_names import (
+    AXES,
+    CE_RECOVERED,
+    CURVES,
+    LABELS,
+    PREFIXES,
+    RECORD_FILE,
+    SIZES,
+    STEP,
+    STORED_BYTES,
+)
 from sweep.store import SENT
 from sweep.tracking import TrackerConfig, WandbTracker
 from tests.sweep.wandb_server import ENTITY, wandb_server
@@ -58,6 +69,29 @@ def sync(world, *arguments):
     )  # fmt: skip
 
 
+SOMETIMES = {"novelty", "cosine", "status", "run_id"}  # of the README's table; the last two stand in no part
+OTHER = {"value_bits", "source", "near_dead_rate", "dead_fraction", "tokens", "contexts", "train_tokens_per_second"}
+
+
+def readme(row):
+    """The names in a row of the README's table, by how the row begins."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    (line,) = (line for line in lines if re.match(rf"\| {re.escape(row)}", line))
+    return {name.split("/")[-1] if "/..." not in name else name.split("/")[0]
+            for name in re.findall(r"`([^`]+)`", line.split("|")[2])}  # fmt: skip
+
+
+def as_the_readme_says(run):
+    assert readme("config") == {*LABELS, *AXES, *SIZES, "settings", "spec", "versions"} == set(run.config) - {"_wandb"}
+    assert {STEP, *(f"train/{name}" for name in readme("curves"))} == set(CURVES)
+    assert readme("files") == {RECORD_FILE} <= set(run.files)
+    for part in ("storage", "metrics", "timings", "latents"):
+        prefix = PREFIXES[part]
+        logged = {name.removeprefix(prefix).split("/")[0] for name in run.summary if name.startswith(prefix)}
+        listed = readme(f"`{prefix}...`")
+        assert logged - {"encoder"} <= listed | OTHER and listed - logged <= SOMETIMES, part
+
+
 def whole(server, world):
     """Asserts that the server has every run as the run store has it, each report once."""
     records = world.records()
@@ -85,6 +119,8 @@ def test_a_run_online_is_whole_on_the_server(world, server):
     weights = (world.runs / record["run_id"] / "sae.safetensors").read_bytes()
     assert artifact.files["sae.safetensors"] == weights
     assert "1 in Weights & Biases already" in sync(world, "all").stdout
+    (run,) = server.runs.values()
+    as_the_readme_says(run)
 
 
 def test_an_offline_sweep_is_sent_by_one_command_and_only_once(untracked, server):
