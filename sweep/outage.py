@@ -7,6 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from sweep.store import LAUNCH
+
 _AGAIN = 600.0  # seconds after which a launch's next run tries once more
 
 
@@ -35,10 +37,8 @@ class Outage:
             return
         except OSError:  # a full disk: said more than once rather than never
             pass
-        print(
-            f"warning: {reason}. Nothing is lost: python -m sweep.sync {self._folder.name} sends these runs later",
-            file=sys.stderr,
-        )
+        which = self._folder.name if (self._folder / LAUNCH).exists() else "all"  # a run of no sweep has no launch
+        print(f"warning: {reason}. Nothing is lost: python -m sweep.sync {which} sends it later", file=sys.stderr)
 
 
 def unreachable() -> str | None:

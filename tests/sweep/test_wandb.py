@@ -177,7 +177,11 @@ def test_without_a_server_runs_are_logged_offline_within_seconds(world, server, 
     monkeypatch.setenv("WANDB_BASE_URL", nobody_listens())
     code, _, err = world.sweep("-m", "d=2,3", ONLINE, disabled=False)
     assert code == 0 and err.count("warning: ") == 1 and "runs are logged offline" in err, err
-    assert "python -m sweep.sync" in err and "wandb:" not in err and "Traceback" not in err
+    assert (
+        f"python -m sweep.sync {world.records()[0]['labels']['sweep']} " in err
+        and "wandb:" not in err
+        and "Traceback" not in err
+    )
     assert len(list(world.runs.glob("*/wandb/offline-run-*/*.wandb"))) == 2
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
     assert sync(world).returncode == 0

@@ -142,9 +142,10 @@ class WandbServer:
             return {"model": {**model, "bucket": None}}
         tail = json.dumps([json.dumps(line) for line in run.history[-1:]])
         counts = {"logLineCount": 0, "historyLineCount": len(run.history), "eventsLineCount": 0}
+        said = run.attributes
         bucket = {"id": f"id-{run.name}", "name": run.name, "summaryMetrics": json.dumps(run.summary),
-                  "displayName": run.name, "historyTail": tail, "eventsTail": "[]", "config": "{}", "tags": [],
-                  "notes": None, "wandbConfig": '{"t": 1}', **counts}  # fmt: skip
+                  "displayName": run.name, "historyTail": tail, "eventsTail": "[]", "tags": said.get("tags") or [],
+                  "config": said.get("config") or "{}", "notes": None, "wandbConfig": '{"t": 1}', **counts}  # fmt: skip
         return {"model": {**model, "bucket": bucket}}
 
     def _create_files(self, given: dict[str, Any]) -> Any:
