@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
-from analysis.load import EMBEDDED, NoRunsError, Remote, Source
+from analysis.sources import EMBEDDED, NoRunsError, Remote, Source
 
 if TYPE_CHECKING:
     from analysis.records import Records

@@ -8,8 +8,8 @@ import pandas as pd
 
 from analysis.comparable import without_repeats
 from analysis.frames import dicts, distinct, groups, only, where
-from analysis.load import NoRunsError
 from analysis.pairs import CELL, PANEL
+from analysis.sources import NoRunsError
 from analysis.stats import over_seeds
 
 _POOL = "activations.tokens"

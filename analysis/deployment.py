@@ -10,12 +10,12 @@ import pandas as pd
 from analysis.arms import display, parse
 from analysis.frames import dicts, groups, only, part, renamed, sorted_by_arm
 from analysis.latex import latex_table, number, pm, whole
-from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL
 from analysis.published import NOTE, any_beside, beside
 from analysis.pursuits import amortisation_table
 from analysis.records import Records
+from analysis.sources import NoRunsError
 
 KIB = 1024
 _FLOAT = 4  # bytes

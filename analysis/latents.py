@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.load import NoRunsError
+from analysis.sources import NoRunsError
 from sweep.store import CONTEXTS
 
 LEFT, RIGHT = "⟦", "⟧"

@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 from analysis import arms
 from analysis.frames import dicts, groups, sorted_by_arm, where
 from analysis.latex import latex_table, pm, whole
-from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL, PANEL
 from analysis.plots import legend, panel_title
 from analysis.records import Records
+from analysis.sources import NoRunsError
 from analysis.stats import half_interval
 
 _BY = [*CELL, "arm", "d"]

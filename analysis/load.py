@@ -7,49 +7,17 @@ import sys
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
 
+from analysis.remote import remote_records
+from analysis.sources import EMBEDDED, NoRunsError, Remote, Source, named
 from sweep.store import COMPLETE, Record, iterate_records, parse_record
 
-EMBEDDED = "embedded"
 PACKED = ".jsonl.gz"
-
-
-URL = "url"  # in a record read back from Weights & Biases: the run's page
-
-
-class NoRunsError(ValueError):
-    """There is nothing to draw."""
-
-
-class Remote(NamedTuple):
-    """Runs of a W&B project.
-
-    Args:
-        project: ENTITY/PROJECT.
-        groups: the sweeps wanted, by name; none for all.
-        cache: where downloaded records are kept.
-    """
-
-    project: str
-    groups: tuple[str, ...] = ()
-    cache: Path = Path(".cache/wandb")
-
-    def __str__(self) -> str:
-        return f"{self.project}, group {' '.join(self.groups)}" if self.groups else self.project
-
-
-Source = str | Path | Remote
 
 
 def data_file(name: str) -> Path:
     """A file of the package's data."""
     return Path(str(files("analysis").joinpath("data", name)))
-
-
-def named(source: Source) -> str:
-    """The source as the command line has it."""
-    return f"--wandb {source}" if isinstance(source, Remote) else f"--runs {source}"
 
 
 def read_records(source: Source) -> list[Record]:
@@ -85,8 +53,6 @@ def say_unreadable(place: object, error: Exception) -> None:
 
 def _all(source: Source) -> Iterator[tuple[str, Record | None]]:
     if isinstance(source, Remote):
-        from analysis.remote import remote_records
-
         yield from remote_records(source)
         return
     path = data_file(EMBEDDED + PACKED) if str(source) == EMBEDDED else Path(source)

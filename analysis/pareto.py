@@ -19,7 +19,7 @@ from analysis.arms import PCA, base
 from analysis.comparable import measured_alike
 from analysis.frames import column, groups, part, where
 from analysis.frontier import X_AXES
-from analysis.load import NoRunsError
+from analysis.sources import NoRunsError
 
 PLACE = ["model", "layer"]
 X_DOWN = ("stored_bytes", "decoder_values")  # less of it is better

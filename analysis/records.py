@@ -15,7 +15,8 @@ import pandas as pd
 from analysis import arms
 from analysis.comparable import comparable
 from analysis.frames import dicts
-from analysis.load import URL, NoRunsError, Remote, Source, named, read_records, say_unreadable
+from analysis.load import read_records, say_unreadable
+from analysis.sources import URL, NoRunsError, Remote, Source, named
 from sweep.store import RECOVERY, Record
 
 _NAMED = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")  # the label or another column says them

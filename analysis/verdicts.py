@@ -10,9 +10,9 @@ import pandas as pd
 from analysis.arms import base, display, parse
 from analysis.frames import dicts, where
 from analysis.latex import MISSING, Math, latex_table, number, pm, whole
-from analysis.load import NoRunsError
 from analysis.output import Options, Output, chosen
 from analysis.records import Records
+from analysis.sources import NoRunsError
 from analysis.wins import wins_table
 from analysis.wins_plots import wins_figure
 

@@ -15,7 +15,6 @@ from typing import Any
 from analysis.arms import base
 from analysis.dominance import dominance_table
 from analysis.frontier import readable_arms
-from analysis.load import NoRunsError
 from analysis.output import Options, chosen
 from analysis.page.charts import styles
 from analysis.page.contexts import contexts_section
@@ -24,6 +23,7 @@ from analysis.page.encode import encoded, script_json
 from analysis.page.frontier import frontier_section
 from analysis.page.runs import heads, run_rows
 from analysis.records import Records
+from analysis.sources import NoRunsError
 from sweep.store import RECORD
 
 NAME = "report.html"

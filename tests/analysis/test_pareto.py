@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis.__main__ import main
 from analysis.labels import spread
-from analysis.load import NoRunsError
 from analysis.pareto import clipped, non_dominated, pareto_table, stairs
 from analysis.pareto_plots import pareto_figure
+from analysis.sources import NoRunsError
 from sweep.store import write_record
 from tests.analysis.synthetic import M, record
 

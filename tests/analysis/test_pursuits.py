@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.load import NoRunsError
 from analysis.pursuits import (
     amortisation_table,
     certificates_table,
@@ -11,6 +10,7 @@ from analysis.pursuits import (
     throughput_table,
 )
 from analysis.records import Records
+from analysis.sources import NoRunsError
 from sweep.store import write_record
 from tests.analysis.synthetic import planted, reading, record
 

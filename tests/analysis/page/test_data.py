@@ -15,7 +15,6 @@ from analysis.curves import data_table
 from analysis.dominance import dominance_table
 from analysis.frames import only
 from analysis.frontier import X_AXES, Y_AXES, frontier_table
-from analysis.load import NoRunsError
 from analysis.output import Options
 from analysis.page.contexts import LATENTS, contexts_section, first_of_each_arm, spread
 from analysis.page.controls import CURVE_POINTS
@@ -23,6 +22,7 @@ from analysis.page.encode import encoded, script_json
 from analysis.page.runs import link
 from analysis.page.write import page_data
 from analysis.pursuits import amortisation_table, certificates_table, recovery_table
+from analysis.sources import NoRunsError
 from sweep.store import write_record
 from tests.analysis.page.conftest import keep_contexts, latent
 from tests.analysis.synthetic import record
