@@ -33,17 +33,12 @@ PREFIXES = {
 }
 STORAGE, EVAL = PREFIXES["storage"], PREFIXES["metrics"]
 COMPRESSION = STORAGE + "compression"
-DECODER_VALUES = STORAGE + "learned_decoder_values"
 STORED_BYTES = STORAGE + "artifact_bytes"
 CE_RECOVERED = EVAL + "ce_recovered"
-CE_RECOVERED_MEAN = EVAL + "ce_recovered_mean"
 DELTA_CE = EVAL + "delta_ce"
 FVU = EVAL + "fvu"
 DEAD_FRACTION = EVAL + "dead_fraction"
 STATUS, RUN_ID = "status", "run_id"
-
-# Files of a W&B run.
-RECORD_FILE = "record.json"  # the run's record whole: `python -m analysis --wandb` reads it back
 
 
 def of_inference(name: str, measure: str) -> str:

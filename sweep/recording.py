@@ -139,13 +139,20 @@ def new_record(job: Recorded, d_in: int) -> Record:
 
 def guarded_tracker(job: Recorded, record: Record, folder: Path) -> Guarded:
     """The tracker that the job's settings ask for; that it failed is said once a launch, and in each run's log."""
-    outage = Outage(job.runs_dir / "launches" / job.labels["sweep"])
+    launch = job.runs_dir / "launches" / job.labels["sweep"]
+    outage = Outage(launch)
 
     def say(reason: str) -> None:
         log(folder, reason)
         outage.note(reason)
 
-    return Guarded(lambda: _start_tracker(job, record, folder, outage, say), say)
+    def start() -> Tracker:
+        tracker = _start_tracker(job, record, folder, outage, say)
+        if isinstance(tracker, WandbTracker):
+            _gather(tracker.files, launch / "wandb")
+        return tracker
+
+    return Guarded(start, say)
 
 
 def _start_tracker(job: Recorded, record: Record, folder: Path, outage: Outage, say: Callable[[str], None]) -> Tracker:
@@ -157,9 +164,7 @@ def _start_tracker(job: Recorded, record: Record, folder: Path, outage: Outage, 
     elif mode == "online" and (reason := unreachable()) is not None:
         say(f"tracker.mode=online: Weights & Biases cannot be had ({reason}), so runs are logged offline")
         mode = "offline"
-    tracker = WandbTracker(folder, mode, job.tracker, record)
-    _gather(tracker.files, job.runs_dir / "launches" / job.labels["sweep"] / "wandb")
-    return tracker
+    return WandbTracker(folder, mode, job.tracker, record)
 
 
 def _gather(files: Path, place: Path) -> None:

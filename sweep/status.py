@@ -22,6 +22,7 @@ from rich.text import Text
 from sweep.owners import Owner, running
 from sweep.store import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
 
+ALL = "all"  # in place of a launch's name
 RUNNING, FAILED, TO_DO = "running", "failed", "to do"
 _SAID = {"started", "host", "pid", "command", "runs"}  # by a launch's own file
 _STATES = (COMPLETE, RUNNING, FAILED, TO_DO)
@@ -174,20 +175,24 @@ def _watch(launch: Launch, runs_dir: Path, console: Console) -> None:
             live.update(_page(launch, runs_dir, _SHOWN), refresh=True)
 
 
+def add_launch(parser: argparse.ArgumentParser, all_is: str) -> None:
+    """The arguments that say which launch of which run store; `all_is`: what the word ALL is for."""
+    said = f"a launch's name, or how it begins (default: the latest); `{ALL}` {all_is}"
+    parser.add_argument("launch", nargs="?", help=said)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run store (default: runs)")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sweep.status",
         description="What of a sweep is finished, running, failed and still to do.",
     )
-    parser.add_argument(
-        "launch", nargs="?", help="a launch's name, or how it begins (default: the latest); `all` for a line each"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run store (default: runs)")
+    add_launch(parser, "for a line each")
     parser.add_argument("--watch", action="store_true", help=f"look again every {_EVERY:g} s until all is done")
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if args.watch else max(Console().width, _WIDTH))
     try:
-        if args.launch == "all":
+        if args.launch == ALL:
             for line in _all_launches(args.runs):
                 console.print(line, markup=False, soft_wrap=True)
             return 0

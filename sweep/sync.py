@@ -15,10 +15,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sweep.memo import short_hash
 from sweep.outage import unreachable
-from sweep.status import StatusError, find_launch
+from sweep.status import ALL, StatusError, add_launch, find_launch
 from sweep.store import COMPLETE, SENT, Record, iterate_records, read_record, run_folder
-from sweep.tracking import TrackerConfig, WandbTracker, digest
+from sweep.tracking import TrackerConfig, WandbTracker
 
 _AT_ONCE = 4
 
@@ -29,7 +30,7 @@ def chosen(runs_dir: Path, launch: str | None) -> Iterator[Record]:
     Raises:
         StatusError: there is no such launch.
     """
-    if launch == "all":
+    if launch == ALL:
         yield from (record for _, record in iterate_records(runs_dir) if record is not None)
         return
     for run in find_launch(runs_dir, launch).runs:
@@ -53,7 +54,7 @@ def sent(folder: Path, record: Record, to: TrackerConfig) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     there = project == to.project and to.entity in (None, entity)
-    return said["url"] if there and said.get("record") == digest(record) else None
+    return said["url"] if there and said.get("record") == short_hash(record) else None
 
 
 def send(runs_dir: Path, record: Record, to: TrackerConfig) -> None:
@@ -115,10 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sweep.sync",
         description="Send a sweep's finished runs to Weights & Biases, those that are not there yet.",
     )
-    parser.add_argument(
-        "launch", nargs="?", help="a launch's name, or how it begins (default: the latest); `all` for the run store"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run store (default: runs)")
+    add_launch(parser, "for the run store")
     parser.add_argument("--project", help="W&B project (default: each run's tracker.project)")
     parser.add_argument("--entity", help="W&B user or team (default: each run's tracker.entity, else your own)")
     parser.add_argument("--again", action="store_true", help="also runs that are there already")

@@ -8,7 +8,6 @@ run with it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,8 +16,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sweep.files import write_json
-from sweep.metric_names import CURVES, PREFIXES, RECORD_FILE, RUN_ID, SIZES, STATUS, STEP, of_inference
-from sweep.store import SENT, Record, read_curve
+from sweep.memo import short_hash
+from sweep.metric_names import CURVES, PREFIXES, RUN_ID, SIZES, STATUS, STEP, of_inference
+from sweep.store import RECORD, SENT, Record, read_curve
 from sweep.train import Progress
 
 MODES = ("offline", "online", "disabled")
@@ -134,7 +134,7 @@ class WandbTracker:
             for part in ("metrics", "cost"):
                 flat.update({of_inference(name, key): value for key, value in measured.get(part, {}).items()})
         self._run.summary.update({**flat, STATUS: record["status"], RUN_ID: record["run_id"]})
-        file = Path(self._run.dir) / RECORD_FILE
+        file = Path(self._run.dir) / RECORD  # `python -m analysis --wandb` reads it back
         file.write_text(json.dumps(record))
         self._run.save(file, base_path=file.parent, policy="now")
         self._record = record
@@ -151,7 +151,7 @@ class WandbTracker:
         url = self._run.url
         self._run.finish(exit_code=1 if failed else 0)
         if url is not None and self._record is not None:  # online, and whole
-            write_json(self._folder / SENT, {"url": url, "record": digest(self._record)})
+            write_json(self._folder / SENT, {"url": url, "record": short_hash(self._record)})
 
     def _send(self, reports: list[dict[str, Any]]) -> None:
         first = self._sent or 0
@@ -160,11 +160,6 @@ class WandbTracker:
                 values = {name: report[key] for name, key in CURVES.items() if key in report}
                 self._run.log(values, step=step)
         self._sent = first + len(reports)
-
-
-def digest(record: Record) -> str:
-    """Of what a record says."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _remove_earlier(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from analysis.arms import base
+from analysis.arms import base, unrounded
 from analysis.dominance import dominance_table
 from analysis.frontier import readable_arms
 from analysis.output import Options, chosen
@@ -85,7 +85,7 @@ def page_data(records: Records, options: Options, out: Path, left_out: int = 0) 
 
 def _labels(found: Any) -> set[str]:
     """The labels of runs, and the bases that tables of pursuits and rounding name."""
-    return {name for label in found for name in (label, base(label), label.split("-")[0])}
+    return {name for label in found for name in (label, base(label), unrounded(label))}
 
 
 def _section(name: str, title: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from sweep.dashboard.shown import ALL, find_shown
-from sweep.status import StatusError
+from sweep.dashboard.shown import find_shown
+from sweep.status import StatusError, add_launch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,12 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sweep.dashboard",
         description="The Weights & Biases workspace and report of a sweep, as files or, with --save, online.",
     )
-    parser.add_argument(
-        "launch",
-        nargs="?",
-        help=f"a launch's name, or how it begins (default: the latest); `{ALL}` for every run of the project",
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run store (default: runs)")
+    add_launch(parser, "for every run of the project")
     parser.add_argument("--entity", metavar="NAME", help="whose project it is (default, with --save: the account's)")
     parser.add_argument(
         "--project", default="expander-sae", metavar="NAME", help="where the runs are (default: expander-sae)"

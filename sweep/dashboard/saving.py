@@ -53,7 +53,7 @@ def _save(content: Content, entity: str | None, out: Path) -> list[str]:
     if entity is None:
         raise SavingError("no default entity; say --entity")
     if project not in {known.name for known in api.projects(entity)}:
-        raise SavingError(f"{entity} has no project {project}; wandb sync RUNS/*/wandb/offline-run-* makes it")
+        raise SavingError(f"{entity} has no project {project}; python -m sweep.sync makes it")
     key = f"{api.settings['base_url']}/{entity}/{project}/{content.shown.name}"
     before = _saved(out, key)
     workspace = build_workspace(content, entity)

@@ -6,10 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.status import FAILED, Launch, find_launch, states
+from sweep.status import ALL, FAILED, Launch, find_launch, states
 from sweep.store import COMPLETE, RECOVERY, iterate_records, read_record
-
-ALL = "all"
 
 
 class Shown(NamedTuple):

@@ -68,7 +68,7 @@ def test_saved_is_what_is_written_and_saving_again_changes_the_same_two(runs, se
 
 
 @pytest.mark.parametrize("how, said", [
-    ("no project", "researcher has no project expander-sae; wandb sync"),
+    ("no project", "researcher has no project expander-sae; python -m sweep.sync"),
     ("refused", "this server knows no UpsertView2"),
     ("no login", "wandb login"),
     ("no server", "connection refused"),

@@ -20,12 +20,11 @@ from sweep.metric_names import (
     CURVES,
     LABELS,
     PREFIXES,
-    RECORD_FILE,
     SIZES,
     STEP,
     STORED_BYTES,
 )
-from sweep.store import SENT
+from sweep.store import RECORD, SENT
 from sweep.tracking import TrackerConfig, WandbTracker
 from tests.sweep.wandb_server import ENTITY, wandb_server
 from tests.sweep.world import ROOT, World
@@ -84,7 +83,7 @@ def readme(row):
 def as_the_readme_says(run):
     assert readme("config") == {*LABELS, *AXES, *SIZES, "settings", "spec", "versions"} == set(run.config) - {"_wandb"}
     assert {STEP, *(f"train/{name}" for name in readme("curves"))} == set(CURVES)
-    assert readme("files") == {RECORD_FILE} <= set(run.files)
+    assert readme("files") == {RECORD} <= set(run.files)
     for part in ("storage", "metrics", "timings", "latents"):
         prefix = PREFIXES[part]
         logged = {name.removeprefix(prefix).split("/")[0] for name in run.summary if name.startswith(prefix)}
@@ -100,7 +99,7 @@ def whole(server, world):
         run = server.runs[record["run_id"]]
         assert [row["train/step"] for row in run.history] == [50, 100] and run.exit_code == 0
         assert set(CURVES) <= set(run.history[0])
-        assert json.loads(run.files[RECORD_FILE]) == record
+        assert json.loads(run.files[RECORD]) == record
         assert run.summary[CE_RECOVERED] == record["metrics"]["ce_recovered"]
         assert run.summary[STORED_BYTES] == record["storage"]["artifact_bytes"]
         axes = {key: run.config[key] for key in record["axes"]}
@@ -143,7 +142,7 @@ def test_an_offline_sweep_is_sent_by_one_command_and_only_once(untracked, server
 
 def test_what_was_interrupted_is_sent_again_without_duplicates(untracked, server):
     world = untracked
-    server.refuse = lambda asked: 500 if RECORD_FILE in asked or "CreateRunFiles" in asked else None
+    server.refuse = lambda asked: 500 if RECORD in asked or "CreateRunFiles" in asked else None
     process = subprocess.Popen(
         [sys.executable, "-m", "sweep.sync", "--runs", str(world.runs)], cwd=ROOT, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

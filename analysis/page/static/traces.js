@@ -90,14 +90,7 @@ function runTraces(chart) {
       const found = rowsOf(chart.section.points).filter(
         (point) => point.inference === first.inference && places.has(point.run) && point[chart.y.mean] !== null,
       );
-      const x = (run) =>
-        run[
-          {
-            compression: "decoder_compression",
-            decoder_values: "learned_decoder_values",
-            stored_bytes: "artifact_bytes",
-          }[chart.x.key]
-        ];
+      const x = (run) => run[chart.x.column];
       return {
         x: found.map((point) => placeOf(chart, x(runs[point.run]))),
         y: found.map((point) => point[chart.y.mean]),
