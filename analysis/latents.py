@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.sources import NoRunsError
-from sweep.store import CONTEXTS
+from sweep.store.records import CONTEXTS
 
 LEFT, RIGHT = "⟦", "⟧"
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$])")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis.remote import remote_records
 from analysis.sources import EMBEDDED, NoRunsError, Remote, Source, named
-from sweep.store import COMPLETE, Record, iterate_records, parse_record
+from sweep.store.records import COMPLETE, Record, iterate_records, parse_record
 
 PACKED = ".jsonl.gz"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.load import read_records
 from analysis.sources import Source
-from sweep.store import Record
+from sweep.store.records import Record
 
 DIGITS = 7  # significant; a float32 has no more
 _DROPPED = ("config",)  # the launch's own paths and options: no figure reads them

@@ -17,7 +17,7 @@ from analysis.comparable import comparable
 from analysis.frames import dicts
 from analysis.load import read_records, say_unreadable
 from analysis.sources import URL, NoRunsError, Remote, Source, named
-from sweep.store import RECOVERY, Record
+from sweep.store.records import RECOVERY, Record
 
 _NAMED = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")  # the label or another column says them
 _STORAGE = {"value_bits": 32, "artifact_bytes": float("nan")}  # where a record does not say

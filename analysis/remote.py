@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.sources import URL, NoRunsError, Remote
-from sweep.store import RECORD, Record, parse_record
+from sweep.store.records import RECORD, Record, parse_record
 
 _PAGE = 100  # runs a request
 _AT_ONCE = 8  # downloads

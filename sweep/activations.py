@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from sweep.files import write_json
 from sweep.lm import LM
-from sweep.memo import file_hash, short_hash
+from sweep.store.files import write_json
+from sweep.store.hashes import file_hash, short_hash
 from sweep.windows import Windows
 
 SHARD_ROWS = 65_536

@@ -23,7 +23,7 @@ from sweep.measures import EvalConfig
 from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
-from sweep.store import CONTEXTS, Record, run_folder, unmeasured
+from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured
 from sweep.tracking import TrackerConfig
 from sweep.train import TrainConfig
 from sweep.windows import WindowConfig

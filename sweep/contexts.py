@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from sae_core.activity import Activity
-from sweep.files import replaced
+from sweep.store.files import replaced
 
 _COMPRESSION = 6
 

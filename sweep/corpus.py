@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sweep.memo import remembered_hash, short_hash
+from sweep.store.hashes import remembered_hash, short_hash
 
 
 class CorpusError(ValueError):

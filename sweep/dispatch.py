@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.build import Job
 from sweep.estimate import planned_memory
-from sweep.files import write_json
-from sweep.owners import running
 from sweep.plan import LeftOut, Planned
 from sweep.progress import Display
 from sweep.recording import one_line
 from sweep.run import missing
-from sweep.store import LAUNCH, PROGRESS, read_record, run_folder
+from sweep.store.files import write_json
+from sweep.store.owners import running
+from sweep.store.records import LAUNCH, PROGRESS, read_record, run_folder
+from sweep.store.versions import code_hash
 from sweep.timing import machine_memory
-from sweep.versions import code_hash
 from sweep.worker import settled, write_work
 from sweep.workers import Workers, no_more_processes_than, workers_of
 

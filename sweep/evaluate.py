@@ -17,7 +17,7 @@ from sweep.progress import Display
 from sweep.recovery import RecoveryJob
 from sweep.report import print_table
 from sweep.run import carry_out, preflight
-from sweep.store import COMPLETE, RECOVERY, Record, iterate_records, read_record
+from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records, read_record
 
 USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
 

@@ -19,7 +19,7 @@ from sweep.measures import Baselines, EvaluationError, all_codes, measure
 from sweep.progress import RunProgress
 from sweep.recording import log, one_line
 from sweep.shared import clean_pass_of, tokenizer_of
-from sweep.store import CONTEXTS, Record, run_folder
+from sweep.store.records import CONTEXTS, Record, run_folder
 
 THEORY_TOKENS = 4096  # whose active sets `theory` looks at
 

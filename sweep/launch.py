@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
-from sweep.versions import code_hash
+from sweep.store.versions import code_hash
 from sweep.workers import register_resolvers
 
 _TRACES = "EXPANDER_SWEEP_TRACES"  # what HYDRA_FULL_ERROR was before we set it

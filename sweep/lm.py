@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sweep.memo import remembered_hash
+from sweep.store.hashes import remembered_hash
 
 # Module path of the list of blocks, by transformers' model_type.
 BLOCKS = {

@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from sweep.store import LAUNCH
+from sweep.store.records import LAUNCH
 
 _AGAIN = 600.0  # seconds after which a launch's next run tries once more
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
-from sweep.store import COMPLETE, RECOVERY, Record, iterate_records
+from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records
 from sweep.timing import Cell, Known, Setup, cell_of
 from sweep.workload import CONTEXTS, EXAMINED, NOVELTY, steps_of
 

@@ -14,7 +14,7 @@ from sweep.build import Job, build
 from sweep.estimate import planned_storage
 from sweep.lm import ModelNotHereError
 from sweep.recovery import RecoveryJob
-from sweep.store import COMPLETE, read_record
+from sweep.store.records import COMPLETE, read_record
 
 
 class Planned(NamedTuple):

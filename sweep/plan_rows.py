@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 from sweep.build import Job
 from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
-from sweep.owners import running
 from sweep.plan import Plan, Planned
 from sweep.recovery import RecoveryJob
 from sweep.run import missing
-from sweep.store import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
+from sweep.store.owners import running
+from sweep.store.records import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 
 TO_DO, FAILED_BEFORE = "to do", "failed last time"
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sweep.files import replaced
-from sweep.store import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, read_record, run_folder
+from sweep.store.files import replaced
+from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, read_record, run_folder
 
 _INTERVAL = 0.5  # seconds
 _LOOKS = 400  # runs looked at per second at most: the store may be on a network

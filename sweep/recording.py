@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
-from sweep.files import remove_left
 from sweep.outage import Outage, unreachable
 from sweep.progress import RunProgress
-from sweep.store import COMPLETE, FAILED, SCHEMA, Record, write_record
+from sweep.store.files import remove_left
+from sweep.store.records import COMPLETE, FAILED, SCHEMA, Record, write_record
+from sweep.store.versions import versions
 from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
 from sweep.train import Stopped
-from sweep.versions import versions
 
 LOG = "run.log"
 STOPPED = "stopped"  # a status that no record on disk has

@@ -18,9 +18,9 @@ from sae_core.pursuit.batched import Pursuit, solve
 from sae_core.pursuit.solvers import Solver, canonical, gomp_solver, solver
 from sae_core.supports import SUPPORTS, check_degree
 from sweep.lm import device_from
-from sweep.memo import short_hash
 from sweep.recording import recording
-from sweep.store import COMPLETE, RECOVERY, Record, read_record, run_folder
+from sweep.store.hashes import short_hash
+from sweep.store.records import COMPLETE, RECOVERY, Record, read_record, run_folder
 from sweep.tracking import TrackerConfig
 
 MASKS, VALUES, CODES = ("expander", "clustered", "dense"), ("gaussian", "flat"), ("gaussian", "positive", "signs")

@@ -13,8 +13,8 @@ from sae_core.inference import ENCODER
 from sweep.build import Job
 from sweep.plan import LeftOut, Planned
 from sweep.recovery import RecoveryJob
-from sweep.store import COMPLETE, Record, read_record
-from sweep.versions import other_versions, versions
+from sweep.store.records import COMPLETE, Record, read_record
+from sweep.store.versions import other_versions, versions
 
 NOT_FINISHED = "not finished"
 Records = Mapping[str, Record | None]  # by run id

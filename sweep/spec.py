@@ -11,7 +11,7 @@ from typing import Any
 from sae_core.arms import Arm
 from sweep.activations import CacheKey
 from sweep.measures import MASK_POLICY, EvalConfig
-from sweep.memo import short_hash
+from sweep.store.hashes import short_hash
 from sweep.train import TrainConfig
 
 AXES = ("layer", "d", "k", "n", "seed")

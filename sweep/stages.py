@@ -26,12 +26,12 @@ from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm import device_from
 from sweep.measures import Baselines, EvaluationError, baselines
-from sweep.memo import file_hash
 from sweep.progress import RunProgress
 from sweep.recording import Recording, log
 from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of
 from sweep.staging import stage
-from sweep.store import (
+from sweep.store.hashes import file_hash
+from sweep.store.records import (
     CHECKPOINT,
     COMPLETE,
     CURVE,
@@ -43,9 +43,9 @@ from sweep.store import (
     run_folder,
     stop_file,
 )
+from sweep.store.versions import CODE
 from sweep.streams import Given, Stream, Wanted
 from sweep.train import CheckpointError, Progress, Training, TrainingError, training
-from sweep.versions import CODE
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient

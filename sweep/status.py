@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.owners import Owner, running
-from sweep.store import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
+from sweep.store.owners import Owner, running
+from sweep.store.records import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
 
 ALL = "all"  # in place of a launch's name
 RUNNING, FAILED, TO_DO = "running", "failed", "to do"

@@ -15,10 +15,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sweep.memo import short_hash
 from sweep.outage import unreachable
 from sweep.status import ALL, StatusError, add_launch, find_launch
-from sweep.store import COMPLETE, SENT, Record, iterate_records, read_record, run_folder
+from sweep.store.hashes import short_hash
+from sweep.store.records import COMPLETE, SENT, Record, iterate_records, read_record, run_folder
 from sweep.tracking import TrackerConfig, WandbTracker
 
 _AT_ONCE = 4

@@ -1,6 +1,6 @@
 """Where a run's curves and figures go besides its record: Weights & Biases, or nowhere.
 
-Names are those of `sweep.metric_names`. Whatever a session of W&B is for (a run's start, going on after a kill, one
+Names are those of `sweep.store.metric_names`. Whatever a session of W&B is for (a run's start, going on after a kill, one
 more measurement, an upload later), it sends the whole of the run, less what the server has already: so each is
 complete, and none says anything twice. A tracker that fails says so once and is silent from then on; it never takes a
 run with it.
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sweep.files import write_json
-from sweep.memo import short_hash
-from sweep.metric_names import CURVES, PREFIXES, RUN_ID, SIZES, STATUS, STEP, of_inference
-from sweep.store import RECORD, SENT, Record, read_curve
+from sweep.store.files import write_json
+from sweep.store.hashes import short_hash
+from sweep.store.metric_names import CURVES, PREFIXES, RUN_ID, SIZES, STATUS, STEP, of_inference
+from sweep.store.records import RECORD, SENT, Record, read_curve
 from sweep.train import Progress
 
 MODES = ("offline", "online", "disabled")

@@ -18,7 +18,7 @@ from sae_core.latents import resample_dead
 from sae_core.losses import squared_errors
 from sae_core.regrow import SupportSchedule, regrow
 from sae_core.sae import SAE, SAEResidual
-from sweep.files import replaced
+from sweep.store.files import replaced
 from sweep.streams import Given, Rows, Stream, Trainee, Wanted, drawn, drive
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device

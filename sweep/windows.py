@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sweep.corpus import Corpus, CorpusError
-from sweep.memo import short_hash
+from sweep.store.hashes import short_hash
 
 BOS_POLICIES = ("window", "document", "none")
 _DOCUMENTS_PER_CALL = 64  # tokenised together

@@ -21,11 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from sae_core.kernels.dispatch import BackendWarning
 from sweep.build import Job, build
 from sweep.devices import allotted
-from sweep.files import write_json
 from sweep.recording import STOPPED, one_line
 from sweep.recovery import RecoveryJob, recover
 from sweep.run import lock_of, needed_by, run_together
-from sweep.store import COMPLETE, FAILED, Record, read_record
+from sweep.store.files import write_json
+from sweep.store.records import COMPLETE, FAILED, Record, read_record
 
 _POLL = 0.5  # seconds between looks at runs that others have in hand
 

@@ -14,7 +14,7 @@ OURS = {"sweep", "sae_core", "analysis", "conf", "hydra_plugins", "tests"}
 ALLOWED = {
     "sae_core": {"sae_core"},
     "sweep": {"sweep", "sae_core"},
-    "analysis": {"analysis", "sweep.store"},
+    "analysis": {"analysis", "sweep.store.records"},
     "hydra_plugins": {"hydra_plugins", "sweep"},
 }
 
@@ -46,12 +46,12 @@ def test_sae_core_needs_torch_and_numpy_and_little_else():
 
 def test_the_run_store_is_standard_library_only():
     found = {name for file in ("store", "files") for name in imported(ROOT / f"sweep/{file}.py")}
-    assert {name.split(".")[0] for name in found - {"sweep.files"}} <= set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in found - {"sweep.store.files"}} <= set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("module, unwanted", [
     ("analysis.__main__", "torch"), ("analysis.plots", "torch"), ("analysis.load", "matplotlib"),
-    ("sweep.store", "torch"), ("hydra_plugins.sae_sweeper.grid", "torch"), ("sae_core.io", "hydra"),
+    ("sweep.store.records", "torch"), ("hydra_plugins.sae_sweeper.grid", "torch"), ("sae_core.io", "hydra"),
 ])  # fmt: skip
 def test_what_a_module_does_not_load(module, unwanted):
     code = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"

@@ -12,7 +12,7 @@ from analysis.latents import Latent, read_contexts
 from analysis.load import say_unreadable
 from analysis.page.encode import plain_value
 from analysis.sources import NoRunsError
-from sweep.store import CONTEXTS
+from sweep.store.records import CONTEXTS
 
 RUNS, LATENTS, PER_LATENT = 8, 40, 5
 

@@ -24,7 +24,7 @@ from analysis.page.frontier import frontier_section
 from analysis.page.runs import heads, run_rows
 from analysis.records import Records
 from analysis.sources import NoRunsError
-from sweep.store import RECORD
+from sweep.store.records import RECORD
 
 NAME = "report.html"
 _PLOTLY = "plotly-basic.min.js"  # of the npm package plotly.js-basic-dist-min: lines and bars, a fifth of all of it

@@ -9,7 +9,7 @@ from wandb_workspaces import expr
 from wandb_workspaces.reports.v2 import interface as wr
 
 from sweep.dashboard.shown import Shown
-from sweep.metric_names import (
+from sweep.store.metric_names import (
     AXES,
     CE_RECOVERED,
     COMPRESSION,

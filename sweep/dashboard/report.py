@@ -12,7 +12,7 @@ from sweep.dashboard import panels
 from sweep.dashboard.content import Content
 from sweep.dashboard.figures import Dominance
 from sweep.dashboard.markdown import dominance_markdown
-from sweep.metric_names import CE_RECOVERED
+from sweep.store.metric_names import CE_RECOVERED
 
 _WIDTH, _HEIGHT = 12, 8  # of a panel, in a grid of 24 columns
 _PANEL = ("model", "layer", "n", "k")

@@ -14,7 +14,7 @@ from wandb_workspaces.reports.v2 import interface as wr
 from sweep.dashboard.content import Content
 from sweep.dashboard.report import build_report
 from sweep.dashboard.workspace import build_workspace
-from sweep.files import write_json
+from sweep.store.files import write_json
 
 # Left to itself the client goes on trying for minutes where nobody answers, and names no reason.
 _PATIENCE = {"x_graphql_retry_max": 3, "x_graphql_retry_wait_max_seconds": 2.0, "x_graphql_timeout_seconds": 20.0}

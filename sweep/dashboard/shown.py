@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sweep.status import ALL, FAILED, Launch, find_launch, states
-from sweep.store import COMPLETE, RECOVERY, iterate_records, read_record
+from sweep.store.records import COMPLETE, RECOVERY, iterate_records, read_record
 
 
 class Shown(NamedTuple):

@@ -7,7 +7,7 @@ from wandb_workspaces import workspaces as ws
 
 from sweep.dashboard import panels
 from sweep.dashboard.content import Content
-from sweep.metric_names import CE_RECOVERED, COMPRESSION, STATUS, STEP, STORED_BYTES
+from sweep.store.metric_names import CE_RECOVERED, COMPRESSION, STATUS, STEP, STORED_BYTES
 
 _COLUMNS = (
     "config:arm.value", "config:d.value", "config:k.value", f"summary:{CE_RECOVERED}", f"summary:{COMPRESSION}",

@@ -22,7 +22,7 @@ from sweep.corpus import Document
 from sweep.embedded import WEIGHTS
 from sweep.embedded.recipe import END_OF_TEXT, encode_documents, split_documents
 from sweep.lm import next_token_losses
-from sweep.memo import short_hash
+from sweep.store.hashes import short_hash
 
 
 class HeldOut(NamedTuple):

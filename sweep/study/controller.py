@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from sweep.owners import held
+from sweep.store.owners import held
 
 FOLDER = "controllers"
 

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from sae_core.inference import ENCODER
 from sweep.build import Job
-from sweep.store import COMPLETE, Record
+from sweep.store.records import COMPLETE, Record
 from sweep.study.config import SearchConfig
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from optuna import Trial
 
 from sweep.build import Job
-from sweep.store import Record, read_curve, run_folder, stop_file
+from sweep.store.records import Record, read_curve, run_folder, stop_file
 from sweep.study.samplers import RUNGS
 from sweep.study.storage import StorageError
 

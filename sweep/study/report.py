@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sweep.files import replaced
+from sweep.store.files import replaced
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Owner
 from sweep.study.search import Search

@@ -22,7 +22,7 @@ from sweep.build import Job
 from sweep.plan import Planned
 from sweep.progress import outcome as in_words
 from sweep.run import preflight
-from sweep.store import COMPLETE, Record, read_record, run_folder
+from sweep.store.records import COMPLETE, Record, read_record, run_folder
 from sweep.study.cells import Cells, ImpossibleError
 from sweep.study.controller import Owner
 from sweep.study.outcome import Outcome, impossible, job_marks, outcome_of

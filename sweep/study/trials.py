@@ -22,7 +22,7 @@ from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.store import read_record
+from sweep.store.records import read_record
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Controller, Owner
 from sweep.study.outcome import Outcome, outcome_of

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from analysis.records import Records
-from sweep.store import write_record
+from sweep.store.records import write_record
 from tests.analysis.synthetic import write_sweep
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from sweep.store import SCHEMA, write_record
+from sweep.store.records import SCHEMA, write_record
 
 M, N = 64, 512
 FINISHED = "2026-01-01T00:00:00+00:00"

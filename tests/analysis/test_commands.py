@@ -12,7 +12,7 @@ from analysis.arms import colour, display, in_order, parse
 from analysis.catalogue import CATALOGUE
 from analysis.frontier import X_AXES, Y_AXES
 from analysis.plots import binary_size, far_apart, short
-from sweep.store import write_record
+from sweep.store.records import write_record
 from tests.analysis.synthetic import record, write_sweep
 
 TABLES = {"table1", "table2", "table3", "table7", "table10"}

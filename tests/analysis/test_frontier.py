@@ -9,7 +9,7 @@ from analysis.frontier import at_every_k, frontier_table, readable_arms
 from analysis.records import Records
 from analysis.sources import NoRunsError
 from analysis.stats import half_interval
-from sweep.store import SCHEMA, write_record
+from sweep.store.records import SCHEMA, write_record
 from tests.analysis.synthetic import M, N, record
 
 

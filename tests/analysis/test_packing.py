@@ -13,7 +13,7 @@ from analysis.packing import compact, pack
 from analysis.records import Records
 from analysis.sources import NoRunsError
 from analysis.wins import wins_table
-from sweep.store import SCHEMA, write_record
+from sweep.store.records import SCHEMA, write_record
 from tests.analysis.synthetic import record
 
 

@@ -13,7 +13,7 @@ from analysis.labels import spread
 from analysis.pareto import clipped, non_dominated, pareto_table, stairs
 from analysis.pareto_plots import pareto_figure
 from analysis.sources import NoRunsError
-from sweep.store import write_record
+from sweep.store.records import write_record
 from tests.analysis.synthetic import M, record
 
 

@@ -11,7 +11,7 @@ from analysis.pursuits import (
 )
 from analysis.records import Records
 from analysis.sources import NoRunsError
-from sweep.store import write_record
+from sweep.store.records import write_record
 from tests.analysis.synthetic import planted, reading, record
 
 

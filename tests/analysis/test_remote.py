@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.store import RECORD, iterate_records
+from sweep.store.records import RECORD, iterate_records
 from tests.sweep.wandb_server import ENTITY, Run, wandb_server
 
 ROOT = Path(__file__).parents[2]

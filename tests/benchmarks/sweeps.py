@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from sae_core.arms import Arm, Expander
-from sweep.store import iterate_records, write_record
+from sweep.store.records import iterate_records, write_record
 from sweep.streams import Stream, drive
 from sweep.train import TrainConfig, training
 

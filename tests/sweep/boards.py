@@ -7,7 +7,7 @@ import json
 from functools import cache
 
 from sweep.dashboard.__main__ import main
-from sweep.store import write_record
+from sweep.store.records import write_record
 from tests.sweep.world import ROOT
 
 BEFORE, NAME = (

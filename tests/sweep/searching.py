@@ -18,7 +18,7 @@ from hydra.types import RunMode
 
 from sweep.compose import Composer
 from sweep.plan import Planned
-from sweep.store import COMPLETE, FAILED, SCHEMA, write_record
+from sweep.store.records import COMPLETE, FAILED, SCHEMA, write_record
 from sweep.study import search as searching
 from sweep.study.cells import Cells
 from sweep.study.config import SearchConfig

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from sae_core import io
-from sweep.store import COMPLETE, iterate_records, read_record
+from sweep.store.records import COMPLETE, iterate_records, read_record
 from tests.sweep.test_inference import ROOT, SMALL, call
 
 

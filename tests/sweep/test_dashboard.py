@@ -17,10 +17,10 @@ from wandb_workspaces.workspaces import Workspace
 from wandb_workspaces.workspaces.internal import View
 
 from analysis.arms import colour
-from sweep import metric_names as names
 from sweep.dashboard.__main__ import main
 from sweep.dashboard.figures import dominance
 from sweep.dashboard.markdown import dominance_markdown
+from sweep.store import metric_names as names
 from tests.sweep.boards import BEFORE, NAME, drawn, launched, made, named, panel_grids, runsets, shipped, stored
 from tests.sweep.world import ROOT, World
 

@@ -15,7 +15,7 @@ from sweep.estimate import Wanted, basis, estimated, lm_size, pass_seconds, plan
 from sweep.past import cell_in, past, setup_in
 from sweep.run import carry_out
 from sweep.shared import _lm
-from sweep.store import COMPLETE
+from sweep.store.records import COMPLETE
 from sweep.timing import Cell, Known, cell_of, probed, stand_in, step_of
 from sweep.train import train_step
 from sweep.workload import codes_work, step_work

@@ -24,7 +24,7 @@ from sweep import shared
 from sweep.activations import CacheKey, open_pool
 from sweep.launch import main
 from sweep.staging import stage
-from sweep.store import read_record
+from sweep.store.records import read_record
 from tests.sweep.killed import BALLAST, fill
 from tests.sweep.world import ROOT, World
 

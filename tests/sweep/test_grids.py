@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hydra_plugins.sae_sweeper.grid import choices_of, selected
-from sweep.store import COMPLETE, iterate_records
+from sweep.store.records import COMPLETE, iterate_records
 from tests.sweep.test_inference import call
 
 GRIDS = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweep.store import read_record, unmeasured
+from sweep.store.records import read_record, unmeasured
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

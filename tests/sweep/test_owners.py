@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sweep.owners import Owner, running
+from sweep.store.owners import Owner, running
 
 HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
 

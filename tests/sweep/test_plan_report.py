@@ -18,7 +18,7 @@ from sweep.plan import make_plan
 from sweep.plan_report import print_plan
 from sweep.plan_totals import duration, shared_out, size
 from sweep.run import carry_out
-from sweep.store import read_record
+from sweep.store.records import read_record
 from sweep.workers import Workers
 from tests.sweep.test_owners import HOLD
 from tests.sweep.world import World
@@ -177,7 +177,7 @@ def test_words_for_times_and_sizes():
 
 
 def test_a_lock_of_ours_counts_too(world, tmp_path):
-    from sweep.owners import running
+    from sweep.store.owners import running
 
     with FileLock(tmp_path / "lock"):
         assert running(tmp_path) is not None

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from sweep import status
-from sweep.store import SCHEMA, write_record
+from sweep.store.records import SCHEMA, write_record
 from tests.sweep.world import ROOT, World
 
 STARTED, BEFORE, SINCE = "2026-05-01T10:00:00+00:00", "2026-05-01T09:00:00+00:00", "2026-05-01T10:00:05+00:00"

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from sweep.store import SCHEMA, iterate_records, read_record, write_record
+from sweep.store.records import SCHEMA, iterate_records, read_record, write_record
 
 
 def record(run_id="a", status="complete"):

@@ -14,7 +14,7 @@ import time
 import pytest
 from optuna.trial import TrialState
 
-from sweep.store import CURVE, read_record, run_folder, stop_file
+from sweep.store.records import CURVE, read_record, run_folder, stop_file
 from sweep.study import pruning
 from sweep.study import search as searching
 from sweep.study import storage as keeping

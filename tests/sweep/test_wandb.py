@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from sweep.metric_names import (
+from sweep.store.metric_names import (
     AXES,
     CE_RECOVERED,
     CURVES,
@@ -24,7 +24,7 @@ from sweep.metric_names import (
     STEP,
     STORED_BYTES,
 )
-from sweep.store import RECORD, SENT
+from sweep.store.records import RECORD, SENT
 from sweep.tracking import TrackerConfig, WandbTracker
 from tests.sweep.wandb_server import ENTITY, wandb_server
 from tests.sweep.world import ROOT, World

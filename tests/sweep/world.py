@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from sweep.store import iterate_records
+from sweep.store.records import iterate_records
 
 ROOT = Path(__file__).parents[2]
 SMALL = [

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from sweep.store import CONTEXTS
+from sweep.store.records import CONTEXTS
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from analysis.__main__ import main
-from sweep.store import iterate_records, write_record
+from sweep.store.records import iterate_records, write_record
 from tests.analysis.page.conftest import keep_contexts, latent
 from tests.analysis.synthetic import record, write_sweep
 

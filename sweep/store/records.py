@@ -41,7 +41,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sweep.files import write_json
+from sweep.store.files import write_json
 
 SCHEMA = 1
 _KEPT = {"run_id", "status"}  # in every record, whatever became of its run

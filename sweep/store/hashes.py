@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from sweep.files import write_json
+from sweep.store.files import write_json
 
 
 def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path) -> str:

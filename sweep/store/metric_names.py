@@ -22,7 +22,7 @@ CURVES = {  # name -> field of `sweep.train.Progress`
     "train/resampled": "resampled",
 }
 
-# Summary: a record's parts, each under a prefix of its own; see `sweep.store` for what is in them.
+# Summary: a record's parts, each under a prefix of its own; see `sweep.store.records` for what is in them.
 PREFIXES = {
     "storage": "storage/",
     "metrics": "eval/",

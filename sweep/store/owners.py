@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweep.store import LOCK, PROGRESS
+from sweep.store.records import LOCK, PROGRESS
 
 
 class Owner(NamedTuple):
