@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.build import Job
 from sweep.estimate import planned_memory
+from sweep.machine.workers import Workers, no_more_processes_than, workers_of
 from sweep.plan import LeftOut, Planned
 from sweep.progress import Display
 from sweep.recording import one_line
@@ -29,7 +30,6 @@ from sweep.store.records import LAUNCH, PROGRESS, read_record, run_folder
 from sweep.store.versions import code_hash
 from sweep.timing import machine_memory
 from sweep.worker import settled, write_work
-from sweep.workers import Workers, no_more_processes_than, workers_of
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process
 _POLL = 0.5  # seconds between looks at a lost worker's siblings

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
+from sweep.machine.workers import register_resolvers
 from sweep.store.versions import code_hash
-from sweep.workers import register_resolvers
 
 _TRACES = "EXPANDER_SWEEP_TRACES"  # what HYDRA_FULL_ERROR was before we set it
 
@@ -46,12 +46,12 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
 
 
 def _run_alone(cfg: DictConfig, name: str) -> None:
+    from sweep.machine.workers import Workers
     from sweep.plan import make_plan
     from sweep.plan_report import print_plan
     from sweep.progress import Display
     from sweep.report import print_table
     from sweep.run import carry_out, preflight
-    from sweep.workers import Workers
 
     plan = make_plan([([], cfg)], name)
     if plan.left_out:

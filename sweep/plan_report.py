@@ -11,12 +11,12 @@ from rich.table import Table
 
 from sweep.build import Job
 from sweep.estimate import PROBING, Estimate, planned_storage
+from sweep.machine.workers import Workers
 from sweep.plan import Plan
 from sweep.plan_rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan_totals import duration, passes_of, size, totals
 from sweep.recovery import RecoveryJob
 from sweep.report import left_out_lines
-from sweep.workers import Workers
 
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
             "memory", "state")  # fmt: skip

@@ -12,10 +12,10 @@ from typing import NamedTuple
 from sweep.activations import entry_bytes
 from sweep.build import Job
 from sweep.estimate import Basis, pass_seconds, planned_storage
+from sweep.machine.workers import Workers
 from sweep.plan import Plan
 from sweep.plan_rows import Row
 from sweep.timing import machine_memory
-from sweep.workers import Workers
 
 _START = 6.0  # seconds from a worker's start to its first run: Python, torch, the LM
 

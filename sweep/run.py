@@ -15,8 +15,8 @@ from sweep.activations import check_disk, entry_bytes
 from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm import device_from
+from sweep.machine.process import settle
 from sweep.measures import Baselines, EvaluationError
-from sweep.process import settle
 from sweep.progress import RunProgress
 from sweep.recording import guarded_tracker, log, recording
 from sweep.recovery import RecoveryJob, recover

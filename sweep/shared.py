@@ -14,8 +14,8 @@ from sweep.activations import CacheKey, Pool, open_pool
 from sweep.build import Job
 from sweep.corpus import Corpus
 from sweep.lm import LM, ModelConfig, ModelInfo, load_lm, load_tokenizer
+from sweep.machine.process import spare_long_lived_objects
 from sweep.measures import CleanPass
-from sweep.process import spare_long_lived_objects
 from sweep.windows import WindowConfig, Windows, held_out_windows, train_windows
 
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_core.kernels.dispatch import BackendWarning
 from sweep.build import Job, build
-from sweep.devices import allotted
+from sweep.machine.gpus import allotted
 from sweep.recording import STOPPED, one_line
 from sweep.recovery import RecoveryJob, recover
 from sweep.run import lock_of, needed_by, run_together

@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.compose import Composer
-from sweep.workers import heed
+from sweep.machine.workers import heed
 
 
 class GridSweeper(BasicSweeper):

@@ -9,7 +9,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from sweep.workers import heed
+from sweep.machine.workers import heed
 
 
 class OptunaFrontierSweeper(Sweeper):

@@ -22,7 +22,7 @@ from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from sweep.embedded import WEIGHTS
 from sweep.embedded.measure import write_card
 from sweep.embedded.recipe import Recipe, batches, encode_documents, new_model, split_documents, train_tokenizer
-from sweep.process import keep_freed_memory
+from sweep.machine.process import keep_freed_memory
 
 LOSS_CHUNK = 2048  # rows of logits alive at once
 LOG_EVERY = 50  # steps

@@ -1,6 +1,6 @@
 """Kernels and training steps side by side with what they are to beat: `make bench`, twenty minutes on two cores.
 
-Everybody runs with `sweep.process.keep_freed_memory`: sparsify's step at m=768 is 1.5 times as fast with it as by
+Everybody runs with `sweep.machine.process.keep_freed_memory`: sparsify's step at m=768 is 1.5 times as fast with it as by
 itself (2026-11-23). Every row runs in a process of its own, so that one row's memory is not another's, and rows take
 turns for several rounds, so that a busy machine slows all alike; a figure is the median over rounds of the median over
 repeats. Memory is the growth of the peak resident size (of allocated GPU memory) from just before anything of the
@@ -71,7 +71,7 @@ def growth_cells(device: str) -> dict[str, list[Cell]]:
 
 def measure(name: str, cell: Cell) -> dict[str, float]:
     """Median seconds of one call and peak memory growth in bytes; in this process."""
-    from sweep.process import keep_freed_memory
+    from sweep.machine.process import keep_freed_memory
 
     keep_freed_memory()
     (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # thread pools and BLAS are not the row's memory

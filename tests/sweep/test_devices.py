@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweep.devices import allotted, one_of
+from sweep.machine.gpus import allotted, one_of
 
 ROOT = Path(__file__).parents[2]
 # A worker: as often as asked, holds a device, writes its name where only one may, and removes that again.

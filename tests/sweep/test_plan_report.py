@@ -14,12 +14,12 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from sweep.machine.workers import Workers
 from sweep.plan import make_plan
 from sweep.plan_report import print_plan
 from sweep.plan_totals import duration, shared_out, size
 from sweep.run import carry_out
 from sweep.store.records import read_record
-from sweep.workers import Workers
 from tests.sweep.test_owners import HOLD
 from tests.sweep.world import World
 

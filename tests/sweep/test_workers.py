@@ -11,14 +11,14 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from sweep.workers import Workers, heed, one_for_each, register_resolvers, usable_cpus, visible_gpus, workers_of
+from sweep.machine.workers import Workers, heed, one_for_each, register_resolvers, usable_cpus, visible_gpus, workers_of
 
 
 @pytest.fixture
 def eight_cpus(monkeypatch):
     """Of this process; a quota or an affinity below that is a container's."""
     monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    monkeypatch.setattr("sweep.workers.usable_cpus", lambda: 8)
+    monkeypatch.setattr("sweep.machine.workers.usable_cpus", lambda: 8)
 
 
 @pytest.mark.parametrize("launcher, threads, asked, expected", [
@@ -65,7 +65,7 @@ def test_what_no_number_of_workers_can_be_is_named(launcher, asked, message):
 
 
 def seen_by_a_process(**environment):
-    code = "from sweep.workers import usable_cpus; print(usable_cpus())"
+    code = "from sweep.machine.workers import usable_cpus; print(usable_cpus())"
     return int(subprocess.check_output([sys.executable, "-c", code], env={**os.environ, **environment}, text=True))
 
 
