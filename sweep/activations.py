@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from sweep.corpus.windows import Windows
 from sweep.lm import LM
 from sweep.store.files import write_json
 from sweep.store.hashes import file_hash, short_hash
-from sweep.windows import Windows
 
 SHARD_ROWS = 65_536
 FORMAT = 1

@@ -17,7 +17,8 @@ from sae_core.arms import Arm, CellError, DenseTied, Sizes
 from sae_core.arms.base import DerivedArm
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
-from sweep.corpus import Corpus
+from sweep.corpus.documents import Corpus
+from sweep.corpus.windows import WindowConfig
 from sweep.lm import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
 from sweep.measures import EvalConfig
 from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
@@ -26,7 +27,6 @@ from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_nu
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured
 from sweep.tracking import TrackerConfig
 from sweep.train import TrainConfig
-from sweep.windows import WindowConfig
 
 _SETTINGS: dict[str, Any] = {
     "runs_dir": str,

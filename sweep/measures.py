@@ -21,11 +21,11 @@ from sae_core.activity import Activity, activity_of
 from sae_core.inference import ENCODER, infer_by, inference_name, multiply_adds
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
-from sweep.corpus import CorpusError
+from sweep.corpus.documents import CorpusError
+from sweep.corpus.windows import Windows
 from sweep.lm import LM, next_token_losses
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
-from sweep.windows import Windows
 
 MASK_POLICY = "all_tokens"
 

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sweep.corpus import Document
+from sweep.corpus.documents import Document
 from sweep.embedded import WEIGHTS
 from sweep.embedded.recipe import END_OF_TEXT, encode_documents, split_documents
 from sweep.lm import next_token_losses

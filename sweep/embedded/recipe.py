@@ -1,6 +1,6 @@
 """What the embedded LM is: its sizes, its tokenizer, its text. `train.py` turns this into weights.
 
-Architecture: GPT-NeoX (Pythia's) through transformers; text: the Python standard library, see `sweep.corpus`.
+Architecture: GPT-NeoX (Pythia's) through transformers; text: the Python standard library, see `sweep.corpus.documents`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from sweep.corpus import Document, StdlibCorpus
+from sweep.corpus.documents import Document, StdlibCorpus
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -13,9 +13,9 @@ import torch
 
 import sweep.activations as activations
 from sweep.activations import CacheError, CacheKey, ensure_pools, open_pool
-from sweep.corpus import TextCorpus
+from sweep.corpus.documents import TextCorpus
+from sweep.corpus.windows import WindowConfig, train_windows
 from sweep.lm import ModelConfig, find_model, load_lm
-from sweep.windows import WindowConfig, train_windows
 
 KEY = CacheKey("w", "float32", 1, "resid_post", "c", 16, "window", 500, "float16", 0)
 

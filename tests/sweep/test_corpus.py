@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweep.corpus import CorpusError, Document, HubCorpus, StdlibCorpus, TextCorpus, without_copies
-from sweep.windows import WindowConfig, held_out_windows, train_windows
+from sweep.corpus.documents import CorpusError, Document, HubCorpus, StdlibCorpus, TextCorpus, without_copies
+from sweep.corpus.windows import WindowConfig, held_out_windows, train_windows
 from tests.conftest import some_text
 
 

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from sae_core.arms import Expander
-from sweep.corpus import TextCorpus
+from sweep.corpus.documents import TextCorpus
+from sweep.corpus.windows import WindowConfig, held_out_windows
 from sweep.lm import ModelConfig, find_model, load_lm
 from sweep.measures import CleanPass, EvaluationError, baselines, evaluate
-from sweep.windows import WindowConfig, held_out_windows
 
 LAYER = 1
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.corpus import Corpus, CorpusError
+from sweep.corpus.documents import Corpus, CorpusError
 from sweep.store.hashes import short_hash
 
 BOS_POLICIES = ("window", "document", "none")

@@ -2,7 +2,7 @@
 
 A corpus is an object with two methods: `documents()` yields `Document`s, and `fingerprint(cache_dir)` names its
 content in a short hash. The split is by document, never by token, and a held-out document whose text also occurs
-in training is dropped, so no evaluation text is training text. `sweep.windows` turns documents into tokens.
+in training is dropped, so no evaluation text is training text. `sweep.corpus.windows` turns documents into tokens.
 """
 
 from __future__ import annotations
