@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock
 
 from sweep.corpus.windows import Windows
-from sweep.lm import LM
+from sweep.lm.model import LM
 from sweep.store.files import write_json
 from sweep.store.hashes import file_hash, short_hash
 

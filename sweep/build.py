@@ -19,7 +19,7 @@ from sae_core.kernels.dispatch import backend_name
 from sweep.activations import CacheKey
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
-from sweep.lm import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
+from sweep.lm.model import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
 from sweep.measures import EvalConfig
 from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types

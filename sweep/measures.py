@@ -23,7 +23,7 @@ from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
 from sweep.corpus.documents import CorpusError
 from sweep.corpus.windows import Windows
-from sweep.lm import LM, next_token_losses
+from sweep.lm.model import LM, next_token_losses
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
 

@@ -12,7 +12,7 @@ from sae_core.arms import CellError
 from sweep.activations import CacheKey
 from sweep.build import Job, build
 from sweep.estimate import planned_storage
-from sweep.lm import ModelNotHereError
+from sweep.lm.model import ModelNotHereError
 from sweep.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, read_record
 

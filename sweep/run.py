@@ -14,7 +14,7 @@ from filelock import FileLock
 from sweep.activations import check_disk, entry_bytes
 from sweep.build import Job
 from sweep.examine import examine
-from sweep.lm import device_from
+from sweep.lm.model import device_from
 from sweep.machine.process import settle
 from sweep.measures import Baselines, EvaluationError
 from sweep.progress import RunProgress

@@ -24,7 +24,7 @@ from sae_core.storage import count_storage
 from sweep.activations import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
 from sweep.build import Job
 from sweep.examine import examine
-from sweep.lm import device_from
+from sweep.lm.model import device_from
 from sweep.measures import Baselines, EvaluationError, baselines
 from sweep.progress import RunProgress
 from sweep.recording import Recording, log

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sweep.corpus.documents import Document
 from sweep.embedded import WEIGHTS
 from sweep.embedded.recipe import END_OF_TEXT, encode_documents, split_documents
-from sweep.lm import next_token_losses
+from sweep.lm.model import next_token_losses
 from sweep.store.hashes import short_hash
 
 

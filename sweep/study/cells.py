@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from sweep.build import Job
 from sweep.estimate import planned_storage
-from sweep.lm import ModelNotHereError
+from sweep.lm.model import ModelNotHereError
 from sweep.plan import Planned, make_plan
 from sweep.study.config import KEY, SearchConfig
 from sweep.study.space import Space

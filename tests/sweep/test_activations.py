@@ -15,7 +15,7 @@ import sweep.activations as activations
 from sweep.activations import CacheError, CacheKey, ensure_pools, open_pool
 from sweep.corpus.documents import TextCorpus
 from sweep.corpus.windows import WindowConfig, train_windows
-from sweep.lm import ModelConfig, find_model, load_lm
+from sweep.lm.model import ModelConfig, find_model, load_lm
 
 KEY = CacheKey("w", "float32", 1, "resid_post", "c", 16, "window", 500, "float16", 0)
 

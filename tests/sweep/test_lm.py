@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sweep.lm import ModelConfig, ModelError, check_layer, find_model, load_lm, model_hash, next_token_losses
+from sweep.lm.model import ModelConfig, ModelError, check_layer, find_model, load_lm, model_hash, next_token_losses
 from tests.conftest import ARCHITECTURES, VOCAB
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_the_hash_is_of_content_not_place(model_folders, tmp_path):
 
 
 def test_an_unknown_architecture_says_which_key_to_give(model_folders, monkeypatch, tokens):
-    monkeypatch.setattr("sweep.lm.BLOCKS", {})
+    monkeypatch.setattr("sweep.lm.model.BLOCKS", {})
     with pytest.raises(ModelError, match=r"model\.blocks=.*gpt_neox\.layers"):
         load(model_folders["gpt_neox"])
     lm, _ = load(model_folders["gpt_neox"], blocks="gpt_neox.layers")

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from sae_core.arms import Expander
 from sweep.corpus.documents import TextCorpus
 from sweep.corpus.windows import WindowConfig, held_out_windows
-from sweep.lm import ModelConfig, find_model, load_lm
+from sweep.lm.model import ModelConfig, find_model, load_lm
 from sweep.measures import CleanPass, EvaluationError, baselines, evaluate
 
 LAYER = 1
