@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from sae_core.arms import Arm, CellError, DenseTied, Sizes
 from sae_core.arms.base import DerivedArm
 from sae_core.kernels.dispatch import backend_name
-from sweep.activations import CacheKey
+from sweep.activations.cache import CacheKey
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
 from sweep.lm.model import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash

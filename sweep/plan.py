@@ -9,7 +9,7 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 
 from sae_core.arms import CellError
-from sweep.activations import CacheKey
+from sweep.activations.cache import CacheKey
 from sweep.build import Job, build
 from sweep.estimate import planned_storage
 from sweep.lm.model import ModelNotHereError

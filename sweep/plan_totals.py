@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.activations import entry_bytes
+from sweep.activations.cache import entry_bytes
 from sweep.build import Job
 from sweep.estimate import Basis, pass_seconds, planned_storage
 from sweep.machine.workers import Workers

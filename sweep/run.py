@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from filelock import FileLock
 
-from sweep.activations import check_disk, entry_bytes
+from sweep.activations.cache import check_disk, entry_bytes
 from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm.model import device_from

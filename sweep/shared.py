@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sweep.activations import CacheKey, Pool, open_pool
+from sweep.activations.cache import CacheKey, Pool, open_pool
 from sweep.build import Job
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows

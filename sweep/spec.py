@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from sae_core.arms import Arm
-from sweep.activations import CacheKey
+from sweep.activations.cache import CacheKey
 from sweep.measures import MASK_POLICY, EvalConfig
 from sweep.store.hashes import short_hash
 from sweep.train import TrainConfig

@@ -21,7 +21,8 @@ from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
-from sweep.activations import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
+from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
+from sweep.activations.local_copy import stage
 from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm.model import device_from
@@ -29,7 +30,6 @@ from sweep.measures import Baselines, EvaluationError, baselines
 from sweep.progress import RunProgress
 from sweep.recording import Recording, log
 from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of
-from sweep.staging import stage
 from sweep.store.hashes import file_hash
 from sweep.store.records import (
     CHECKPOINT,

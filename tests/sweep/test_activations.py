@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-import sweep.activations as activations
-from sweep.activations import CacheError, CacheKey, ensure_pools, open_pool
+import sweep.activations.cache as activations
+from sweep.activations.cache import CacheError, CacheKey, ensure_pools, open_pool
 from sweep.corpus.documents import TextCorpus
 from sweep.corpus.windows import WindowConfig, train_windows
 from sweep.lm.model import ModelConfig, find_model, load_lm

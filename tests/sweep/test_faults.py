@@ -21,9 +21,9 @@ import torch
 
 import sweep.train as train_module
 from sweep import shared
-from sweep.activations import CacheKey, open_pool
+from sweep.activations.cache import CacheKey, open_pool
+from sweep.activations.local_copy import stage
 from sweep.launch import main
-from sweep.staging import stage
 from sweep.store.records import read_record
 from tests.sweep.killed import BALLAST, fill
 from tests.sweep.world import ROOT, World
@@ -87,7 +87,7 @@ def holding(world, process, pattern="runs/*/checkpoint.pt"):
 
 def test_killed_at_four_points_of_one_sweep_after_another(world, undisturbed):
     here = [f"cache_dir={world.folder / 'cache'}", *TWO]
-    points = ["sweep.activations:_EntryWriter.add 3", "sweep.train:train_step 150", "sweep.measures:evaluate 1",
+    points = ["sweep.activations.cache:_EntryWriter.add 3", "sweep.train:train_step 150", "sweep.measures:evaluate 1",
               "replace:record.json 1"]  # fmt: skip
     for where in points:
         assert world.sweep(*here, happens=f"{where} kill")[0] == -signal.SIGKILL

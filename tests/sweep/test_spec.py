@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, Quantised
-from sweep.activations import CacheKey
+from sweep.activations.cache import CacheKey
 from sweep.measures import EvalConfig
 from sweep.spec import RunSpec, latents_from, whole_number
 from sweep.train import TrainConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from sweep.activations import CacheError, CacheKey, check_disk, remove_stale, writing
+from sweep.activations.cache import CacheError, CacheKey, check_disk, remove_stale, writing
 
 
 def stage(cache_dir: Path, key: CacheKey, local: Path, on_copy: Callable[[], None] = lambda: None) -> None:
