@@ -18,7 +18,7 @@ from sweep.store.files import remove_left
 from sweep.store.records import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.store.versions import versions
 from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
-from sweep.train import Stopped
+from sweep.train.loop import Stopped
 
 LOG = "run.log"
 STOPPED = "stopped"  # a status that no record on disk has

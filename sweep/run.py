@@ -23,7 +23,7 @@ from sweep.recovery import RecoveryJob, recover
 from sweep.shared import held_out_of, train_windows_of
 from sweep.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
 from sweep.store.records import CHECKPOINT, COMPLETE, LOCK, Record, read_record, run_folder, stop_file, write_record
-from sweep.streams import drive
+from sweep.train.streams import drive
 
 
 def carry_out(job: Job | RecoveryJob) -> Record:

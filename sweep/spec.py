@@ -12,7 +12,7 @@ from sae_core.arms import Arm
 from sweep.activations.cache import CacheKey
 from sweep.measures import MASK_POLICY, EvalConfig
 from sweep.store.hashes import short_hash
-from sweep.train import TrainConfig
+from sweep.train.loop import TrainConfig
 
 AXES = ("layer", "d", "k", "n", "seed")
 HOOK = "resid_post"  # the residual stream after a block

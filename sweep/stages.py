@@ -44,13 +44,13 @@ from sweep.store.records import (
     stop_file,
 )
 from sweep.store.versions import CODE
-from sweep.streams import Given, Stream, Wanted
-from sweep.train import CheckpointError, Progress, Training, TrainingError, training
+from sweep.train.loop import CheckpointError, Progress, Training, TrainingError, training
+from sweep.train.streams import Given, Stream, Wanted
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient
 
-Steps = Generator[Wanted, Given, Any]  # asks for batches, see `sweep.streams`
+Steps = Generator[Wanted, Given, Any]  # asks for batches, see `sweep.train.streams`
 
 
 class SourceError(ValueError):

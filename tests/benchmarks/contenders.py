@@ -1,7 +1,7 @@
 """What the benchmarks compare: each contender is a function from a cell to the callable that is timed.
 
 A training step is forward, backward and Adam (fused) on one batch, in float32, for everybody. Ours also clips the
-gradient, as `sweep.train` does; the peers' steps go without their trainers' own extras (clipping, decoder
+gradient, as `sweep.train.loop` does; the peers' steps go without their trainers' own extras (clipping, decoder
 renormalisation, dead-latent statistics), which would only slow them down.
 """
 
@@ -20,7 +20,7 @@ from sae_core.kernels.dispatch import get_backend
 from sae_core.kernels.reference import densify
 from sae_core.pursuit.solvers import solver
 from sae_core.supports import expander_support
-from sweep.train import train_step
+from sweep.train.loop import train_step
 
 LR = 3e-4
 Call = Callable[[], object]

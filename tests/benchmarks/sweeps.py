@@ -22,8 +22,8 @@ import torch
 
 from sae_core.arms import Arm, Expander
 from sweep.store.records import iterate_records, write_record
-from sweep.streams import Stream, drive
-from sweep.train import TrainConfig, training
+from sweep.train.loop import TrainConfig, training
+from sweep.train.streams import Stream, drive
 
 RESULTS = Path(__file__).parent / "results" / "sweeps.md"
 CACHE = Path(".cache/activations").absolute()

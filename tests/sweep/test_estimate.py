@@ -17,7 +17,7 @@ from sweep.run import carry_out
 from sweep.shared import _lm
 from sweep.store.records import COMPLETE
 from sweep.timing import Cell, Known, cell_of, probed, stand_in, step_of
-from sweep.train import train_step
+from sweep.train.loop import train_step
 from sweep.workload import codes_work, step_work
 from tests.conftest import ARCHITECTURES, random_model
 from tests.sweep.world import World

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-import sweep.train as train_module
+import sweep.train.loop as train_module
 from sweep import shared
 from sweep.activations.cache import CacheKey, open_pool
 from sweep.activations.local_copy import stage
@@ -87,7 +87,7 @@ def holding(world, process, pattern="runs/*/checkpoint.pt"):
 
 def test_killed_at_four_points_of_one_sweep_after_another(world, undisturbed):
     here = [f"cache_dir={world.folder / 'cache'}", *TWO]
-    points = ["sweep.activations.cache:_EntryWriter.add 3", "sweep.train:train_step 150", "sweep.measures:evaluate 1",
+    points = ["sweep.activations.cache:_EntryWriter.add 3", "sweep.train.loop:train_step 150", "sweep.measures:evaluate 1",
               "replace:record.json 1"]  # fmt: skip
     for where in points:
         assert world.sweep(*here, happens=f"{where} kill")[0] == -signal.SIGKILL
@@ -181,7 +181,7 @@ def test_the_same_sweep_twice_at_once_trains_each_run_once(world, undisturbed):
 
 def test_a_full_disk_under_the_runs_costs_no_checkpoint_and_no_result(world, undisturbed):
     with small_disk(world.runs, "2m"):
-        full = f"sweep.train:_State.save 2 fill={world.runs}"
+        full = f"sweep.train.loop:_State.save 2 fill={world.runs}"
         out, err = launched(world, *TWO, disabled=False, expected=1, happens=full)
         lines = [line for line in out.splitlines() if line.startswith(("failed: ", "not finished: "))]
         assert len(lines) == 2 and all("checkpoint.pt cannot be written: 0 bytes are free" in line for line in lines)
@@ -307,7 +307,7 @@ def test_a_damaged_sae_that_another_run_starts_from_is_trained_again(world, here
 
 
 def test_shares_give_the_same_results_and_one_that_fails_leaves_the_others(world, undisturbed, here):
-    assert world.sweep("launch.share=3", *ALL, happens="sweep.train:train_step 250 kill")[0] == -signal.SIGKILL
+    assert world.sweep("launch.share=3", *ALL, happens="sweep.train.loop:train_step 250 kill")[0] == -signal.SIGKILL
     assert len(list(world.runs.glob("*/checkpoint.pt"))) == 2  # the two of one seed, at step 125
     here(world, "launch.share=3", *ALL)
     as_if_undisturbed(world, undisturbed, 4, trained_once=False)
@@ -375,7 +375,7 @@ def change_code(root):
 
 def test_other_code_between_launches_is_said(world, undisturbed):
     root = copied_sources(world.folder / "sources")
-    assert world.sweep(*TWO, happens="sweep.train:train_step 450 kill", root=root)[0] == -signal.SIGKILL
+    assert world.sweep(*TWO, happens="sweep.train.loop:train_step 450 kill", root=root)[0] == -signal.SIGKILL
     (first,) = world.records()
     then = first["versions"]["code"]
     change_code(root)

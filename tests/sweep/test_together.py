@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sae_core.arms import DenseTied, Dynamic, Expander
-from sweep.streams import Stream, drive
-from sweep.train import Stopped, TrainConfig, TrainingError, train, training
+from sweep.train.loop import Stopped, TrainConfig, TrainingError, train, training
+from sweep.train.streams import Stream, drive
 
 CPU = torch.device("cpu")
 RECIPE = TrainConfig(steps=120, batch_size=32, resample_min_steps=40, checkpoint_every=50)
@@ -121,7 +121,7 @@ def test_interrupts_go_through_and_close_everyone():
             closed.append(name)
 
     def waiting(name):
-        from sweep.streams import Wanted
+        from sweep.train.streams import Wanted
 
         yield Wanted(stream(pool), len(closed))
         if name == "b":

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sae_core.arms import DenseWarmTied, Dynamic, Expander
-from sweep.streams import batch_indices
-from sweep.train import CheckpointError, TrainConfig, TrainingError, train
+from sweep.train.loop import CheckpointError, TrainConfig, TrainingError, train
+from sweep.train.streams import batch_indices
 
 DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(
     16, 16, generator=torch.Generator().manual_seed(1)

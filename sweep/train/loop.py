@@ -19,7 +19,7 @@ from sae_core.losses import squared_errors
 from sae_core.regrow import SupportSchedule, regrow
 from sae_core.sae import SAE, SAEResidual
 from sweep.store.files import replaced
-from sweep.streams import Given, Rows, Stream, Trainee, Wanted, drawn, drive
+from sweep.train.streams import Given, Rows, Stream, Trainee, Wanted, drawn, drive
 
 LOG_EVERY = 50  # steps; also how often the host waits for the device
 _DEAD_WINDOW = 1000  # steps: a latent that fired in none of the last ones is reported dead
@@ -140,7 +140,7 @@ def training(
     stop: Callable[[], bool] = lambda: False,
     code: str = "",
 ) -> Trainee[Training]:
-    """Fit `sae` in place, batch by batch as `sweep.streams.drive` hands them over: several SAEs may share a stream.
+    """Fit `sae` in place, batch by batch as `sweep.train.streams.drive` hands them over: several SAEs may share a stream.
 
     Args:
         stream: of the pool and the run's seed.
