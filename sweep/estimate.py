@@ -15,7 +15,7 @@ from sae_core.arms.base import FittedArm
 from sae_core.storage import NO_SUPPORT, Layout, planned_bytes, planned_counts
 from sweep.build import Job
 from sweep.lm.model import DTYPES, device_from
-from sweep.measures import CleanPass
+from sweep.measures.measures import CleanPass
 from sweep.past import Evaluations, Past, past, said
 from sweep.recovery import RecoveryJob
 from sweep.timing import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of
@@ -234,7 +234,7 @@ def _memory(job: Job, cuda: bool) -> tuple[int, int]:
 
 
 def _kept(job: Job, size: LMSize) -> bool:
-    """Whether the clean pass is remembered: `sweep.measures.CleanPass`."""
+    """Whether the clean pass is remembered: `sweep.measures.measures.CleanPass`."""
     a_token = (job.info.d_model + size.vocabulary) * DTYPES[job.model.dtype].itemsize
     return _held_out(job) * a_token <= CleanPass.KEPT_BYTES
 

@@ -14,8 +14,8 @@ from sae_core.comparison import cosine_matches, novelty
 from sae_core.inference import ENCODER
 from sae_core.sae import SAE
 from sweep.build import Job
-from sweep.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures import Baselines, EvaluationError, all_codes, measure
+from sweep.measures.contexts import token_texts, top_contexts, write_contexts
+from sweep.measures.measures import Baselines, EvaluationError, all_codes, measure
 from sweep.progress import RunProgress
 from sweep.recording import log, one_line
 from sweep.shared import clean_pass_of, tokenizer_of

@@ -16,7 +16,7 @@ from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm.model import device_from
 from sweep.machine.process import settle
-from sweep.measures import Baselines, EvaluationError
+from sweep.measures.measures import Baselines, EvaluationError
 from sweep.progress import RunProgress
 from sweep.recording import guarded_tracker, log, recording
 from sweep.recovery import RecoveryJob, recover

@@ -16,7 +16,7 @@ from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows
 from sweep.lm.model import LM, ModelConfig, ModelInfo, load_lm, load_tokenizer
 from sweep.machine.process import spare_long_lived_objects
-from sweep.measures import CleanPass
+from sweep.measures.measures import CleanPass
 
 
 def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sae_core.arms import Arm
 from sweep.activations.cache import CacheKey
-from sweep.measures import MASK_POLICY, EvalConfig
+from sweep.measures.measures import MASK_POLICY, EvalConfig
 from sweep.store.hashes import short_hash
 from sweep.train.loop import TrainConfig
 

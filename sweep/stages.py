@@ -26,7 +26,7 @@ from sweep.activations.local_copy import stage
 from sweep.build import Job
 from sweep.examine import examine
 from sweep.lm.model import device_from
-from sweep.measures import Baselines, EvaluationError, baselines
+from sweep.measures.measures import Baselines, EvaluationError, baselines
 from sweep.progress import RunProgress
 from sweep.recording import Recording, log
 from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of

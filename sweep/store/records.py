@@ -13,7 +13,7 @@ A record is a JSON object:
     axes        layer, d, k, n, seed as asked
     sizes       d_in, n_latents, degree, k as built
     storage     learned_decoder_values, compression, learned_parameters, index_bits, value_bits, artifact_bytes
-    metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.measures`
+    metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.measures.measures`
     inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
                 tokens_per_second, threads), or the error that kept it from being measured
     training    steps, tokens and seconds of this run's own training, through interruptions; of a learned support also
@@ -47,7 +47,7 @@ SCHEMA = 1
 _KEPT = {"run_id", "status"}  # in every record, whatever became of its run
 RECORD = "record.json"
 COMPLETE, FAILED = "complete", "failed"
-CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.contexts`
+CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.measures.contexts`
 LOCK = "lock"  # in a run's folder: held by whoever works on it
 PROGRESS = "progress.json"  # in a run's folder, while somebody works on it: who, and at what
 CHECKPOINT = "checkpoint.pt"  # in a run's folder, until it is complete

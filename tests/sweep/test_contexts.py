@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sae_core.activity import activity_of
-from sweep.contexts import token_texts, top_contexts, write_contexts
+from sweep.measures.contexts import token_texts, top_contexts, write_contexts
 
 LENGTHS = (7, 1, 12, 5, 9, 3)
 WINDOWS = (4, 1, 0, 9, 3, 6)

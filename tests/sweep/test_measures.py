@@ -11,7 +11,7 @@ from sae_core.arms import Expander
 from sweep.corpus.documents import TextCorpus
 from sweep.corpus.windows import WindowConfig, held_out_windows
 from sweep.lm.model import ModelConfig, find_model, load_lm
-from sweep.measures import CleanPass, EvaluationError, baselines, evaluate
+from sweep.measures.measures import CleanPass, EvaluationError, baselines, evaluate
 
 LAYER = 1
 

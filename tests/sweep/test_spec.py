@@ -6,7 +6,7 @@ import pytest
 
 from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, Quantised
 from sweep.activations.cache import CacheKey
-from sweep.measures import EvalConfig
+from sweep.measures.measures import EvalConfig
 from sweep.spec import RunSpec, latents_from, whole_number
 from sweep.train.loop import TrainConfig
 

@@ -46,7 +46,7 @@ def opened(chromium):
 
 
 def keep_contexts(runs, run_id, latents):
-    """Write contexts as `sweep.contexts` does, into the run's folder."""
+    """Write contexts as `sweep.measures.contexts` does, into the run's folder."""
     with gzip.open(runs / run_id / CONTEXTS, "wt", encoding="utf-8") as stream:
         stream.writelines(json.dumps(latent) + "\n" for latent in latents)
 

@@ -1,0 +1,8 @@
+"""What is measured of a trained SAE on held-out text.
+
+Records and conf/eval/ name `EvalConfig` as a member of this package, so it stays importable from it.
+"""
+
+from sweep.measures.measures import EvalConfig
+
+__all__ = ["EvalConfig"]
