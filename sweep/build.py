@@ -25,7 +25,7 @@ from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured
-from sweep.tracking import TrackerConfig
+from sweep.tracking.wandb_tracker import TrackerConfig
 from sweep.train.loop import TrainConfig
 
 _SETTINGS: dict[str, Any] = {

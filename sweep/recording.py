@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
-from sweep.outage import Outage, unreachable
 from sweep.progress import RunProgress
 from sweep.store.files import remove_left
 from sweep.store.records import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.store.versions import versions
-from sweep.tracking import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
+from sweep.tracking.outage import Outage, unreachable
+from sweep.tracking.wandb_tracker import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
 from sweep.train.loop import Stopped
 
 LOG = "run.log"

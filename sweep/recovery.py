@@ -21,7 +21,7 @@ from sweep.lm.model import device_from
 from sweep.recording import recording
 from sweep.store.hashes import short_hash
 from sweep.store.records import COMPLETE, RECOVERY, Record, read_record, run_folder
-from sweep.tracking import TrackerConfig
+from sweep.tracking.wandb_tracker import TrackerConfig
 
 MASKS, VALUES, CODES = ("expander", "clustered", "dense"), ("gaussian", "flat"), ("gaussian", "positive", "signs")
 ONE_SHOT = ("topk", "topk_magnitude")  # the k best correlations at once, then least squares

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sweep.outage import unreachable
 from sweep.status import ALL, StatusError, add_launch, find_launch
 from sweep.store.hashes import short_hash
 from sweep.store.records import COMPLETE, SENT, Record, iterate_records, read_record, run_folder
-from sweep.tracking import TrackerConfig, WandbTracker
+from sweep.tracking.outage import unreachable
+from sweep.tracking.wandb_tracker import TrackerConfig, WandbTracker
 
 _AT_ONCE = 4
 

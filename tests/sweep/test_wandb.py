@@ -25,7 +25,7 @@ from sweep.store.metric_names import (
     STORED_BYTES,
 )
 from sweep.store.records import RECORD, SENT
-from sweep.tracking import TrackerConfig, WandbTracker
+from sweep.tracking.wandb_tracker import TrackerConfig, WandbTracker
 from tests.sweep.wandb_server import ENTITY, wandb_server
 from tests.sweep.world import ROOT, World
 
@@ -200,7 +200,7 @@ def test_why_there_is_no_session(world, server, monkeypatch, why, said):
         server.delay = 30.0
     elif why != "nothing":
         server.refuse = lambda asked: 401 if why == "wrong key" else 500
-    code = "import time\nfrom sweep.outage import unreachable\nt = time.time()\nprint(unreachable(), time.time() - t)"
+    code = "import time\nfrom sweep.tracking.outage import unreachable\nt = time.time()\nprint(unreachable(), time.time() - t)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     reason, seconds = done.stdout.rsplit(maxsplit=1)
     assert said in reason and float(seconds) < 20, done
@@ -236,7 +236,7 @@ def test_a_slow_server_costs_no_result(world, server):
 def test_a_server_that_goes_away_takes_nothing_along(untracked, server, monkeypatch):
     """The end of a run waits for what is not sent yet as long as it may and no longer; the rest can be sent later."""
     world = untracked
-    monkeypatch.setattr("sweep.tracking._FINISH", 3.0)
+    monkeypatch.setattr("sweep.tracking.wandb_tracker._FINISH", 3.0)
     record = world.records()[0]
     folder = world.runs / record["run_id"]
     tracker = WandbTracker(folder, "online", TrackerConfig("online", "p"), record)
