@@ -21,7 +21,7 @@ from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
 from sweep.lm.model import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
 from sweep.measures.measures import EvalConfig
-from sweep.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
+from sweep.run.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.schema import check_keys, check_types
 from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured

@@ -22,8 +22,8 @@ from sweep.estimate import planned_memory
 from sweep.machine.workers import Workers, no_more_processes_than, workers_of
 from sweep.plan import LeftOut, Planned
 from sweep.progress import Display
-from sweep.recording import one_line
-from sweep.run import missing
+from sweep.run.once import missing
+from sweep.run.recording import one_line
 from sweep.store.files import write_json
 from sweep.store.owners import running
 from sweep.store.records import LAUNCH, PROGRESS, read_record, run_folder

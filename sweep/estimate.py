@@ -17,7 +17,7 @@ from sweep.build import Job
 from sweep.lm.model import DTYPES, device_from
 from sweep.measures.measures import CleanPass
 from sweep.past import Evaluations, Past, past, said
-from sweep.recovery import RecoveryJob
+from sweep.run.recovery import RecoveryJob
 from sweep.timing import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of
 from sweep.timing import training_bytes as _training_bytes
 from sweep.workload import CONTEXTS, EXAMINED, NOVELTY, evaluation_work, recovery_work, steps_of

@@ -14,9 +14,9 @@ from sweep.build import Job, build_job
 from sweep.launch import explain, one_line_errors
 from sweep.plan import Planned
 from sweep.progress import Display
-from sweep.recovery import RecoveryJob
 from sweep.report import print_table
-from sweep.run import carry_out, preflight
+from sweep.run.once import carry_out, preflight
+from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records, read_record
 
 USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]

@@ -51,7 +51,7 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
     from sweep.plan_report import print_plan
     from sweep.progress import Display
     from sweep.report import print_table
-    from sweep.run import carry_out, preflight
+    from sweep.run.once import carry_out, preflight
 
     plan = make_plan([([], cfg)], name)
     if plan.left_out:

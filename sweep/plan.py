@@ -13,7 +13,7 @@ from sweep.activations.cache import CacheKey
 from sweep.build import Job, build
 from sweep.estimate import planned_storage
 from sweep.lm.model import ModelNotHereError
-from sweep.recovery import RecoveryJob
+from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, read_record
 
 

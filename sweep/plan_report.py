@@ -15,8 +15,8 @@ from sweep.machine.workers import Workers
 from sweep.plan import Plan
 from sweep.plan_rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan_totals import duration, passes_of, size, totals
-from sweep.recovery import RecoveryJob
 from sweep.report import left_out_lines
+from sweep.run.recovery import RecoveryJob
 
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
             "memory", "state")  # fmt: skip

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from sweep.build import Job
 from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
 from sweep.plan import Plan, Planned
-from sweep.recovery import RecoveryJob
-from sweep.run import missing
+from sweep.run.once import missing
+from sweep.run.recovery import RecoveryJob
 from sweep.store.owners import running
 from sweep.store.records import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 

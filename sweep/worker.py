@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from sae_core.kernels.dispatch import BackendWarning
 from sweep.build import Job, build
 from sweep.machine.gpus import allotted
-from sweep.recording import STOPPED, one_line
-from sweep.recovery import RecoveryJob, recover
-from sweep.run import lock_of, needed_by, run_together
+from sweep.run.once import lock_of, needed_by, run_together
+from sweep.run.recording import STOPPED, one_line
+from sweep.run.recovery import RecoveryJob, recover
 from sweep.store.files import write_json
 from sweep.store.records import COMPLETE, FAILED, Record, read_record
 

@@ -41,7 +41,7 @@ class GridSweeper(BasicSweeper):
         from sweep.plan import make_plan
         from sweep.plan_report import print_plan
         from sweep.report import print_table
-        from sweep.run import preflight
+        from sweep.run.once import preflight
 
         assert self.config is not None and self.launcher is not None
         folder = launch_folder(self.config)

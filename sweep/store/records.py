@@ -3,7 +3,7 @@
 A record is a JSON object:
 
     schema      1
-    kind        "recovery" for a synthetic experiment (its metrics are `algorithm/measure`, see `sweep.recovery`);
+    kind        "recovery" for a synthetic experiment (its metrics are `algorithm/measure`, see `sweep.run.recovery`);
                 missing for an SAE
     run_id      hash of the spec
     status      "complete" or "failed"

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from sweep.build import Job
 from sweep.plan import Planned
 from sweep.progress import outcome as in_words
-from sweep.run import preflight
+from sweep.run.once import preflight
 from sweep.store.records import COMPLETE, Record, read_record, run_folder
 from sweep.study.cells import Cells, ImpossibleError
 from sweep.study.controller import Owner

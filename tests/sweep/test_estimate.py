@@ -13,8 +13,8 @@ from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, ExpanderBal
 from sweep.build import build
 from sweep.estimate import Wanted, basis, estimated, lm_size, pass_seconds, planned_storage
 from sweep.past import cell_in, past, setup_in
-from sweep.run import carry_out
-from sweep.shared import _lm
+from sweep.run.loaded import _lm
+from sweep.run.once import carry_out
 from sweep.store.records import COMPLETE
 from sweep.timing import Cell, Known, cell_of, probed, stand_in, step_of
 from sweep.train.loop import train_step

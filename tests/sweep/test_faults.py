@@ -20,10 +20,10 @@ import pytest
 import torch
 
 import sweep.train.loop as train_module
-from sweep import shared
 from sweep.activations.cache import CacheKey, open_pool
 from sweep.activations.local_copy import stage
 from sweep.launch import main
+from sweep.run import loaded as shared
 from sweep.store.records import read_record
 from tests.sweep.killed import BALLAST, fill
 from tests.sweep.world import ROOT, World

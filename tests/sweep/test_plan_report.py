@@ -18,7 +18,7 @@ from sweep.machine.workers import Workers
 from sweep.plan import make_plan
 from sweep.plan_report import print_plan
 from sweep.plan_totals import duration, shared_out, size
-from sweep.run import carry_out
+from sweep.run.once import carry_out
 from sweep.store.records import read_record
 from tests.sweep.test_owners import HOLD
 from tests.sweep.world import World

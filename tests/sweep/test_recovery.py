@@ -9,7 +9,7 @@ import torch
 
 from sae_core.arms import CellError
 from sae_core.supports import clustered_support
-from sweep.recovery import RecoveryConfig, RecoverySpec, measure
+from sweep.run.recovery import RecoveryConfig, RecoverySpec, measure
 from tests.sweep.test_inference import call
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def test_few_planted_atoms_are_found_exactly_and_many_are_not(settings):
 def test_code_error_counts_wrong_and_missing_atoms_once_each():
     """All picks wrong: the planted codes and the found ones are orthogonal vectors of n."""
     from sae_core.pursuit.batched import Pursuit
-    from sweep.recovery import _code_errors
+    from sweep.run.recovery import _code_errors
 
     found = Pursuit(torch.tensor([[0, 1], [5, 3]]), torch.tensor([[3.0, 4.0], [1.0, 2.0]]), torch.zeros(2))
     errors = _code_errors(found, torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[7, 8], [3, 5]]))

@@ -24,12 +24,12 @@ from sae_core.storage import count_storage
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
 from sweep.activations.local_copy import stage
 from sweep.build import Job
-from sweep.examine import examine
 from sweep.lm.model import device_from
 from sweep.measures.measures import Baselines, EvaluationError, baselines
 from sweep.progress import RunProgress
-from sweep.recording import Recording, log
-from sweep.shared import held_out_of, lm_of, pool_of, train_windows_of
+from sweep.run.examine import examine
+from sweep.run.loaded import held_out_of, lm_of, pool_of, train_windows_of
+from sweep.run.recording import Recording, log
 from sweep.store.hashes import file_hash
 from sweep.store.records import (
     CHECKPOINT,

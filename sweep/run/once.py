@@ -13,15 +13,15 @@ from filelock import FileLock
 
 from sweep.activations.cache import check_disk, entry_bytes
 from sweep.build import Job
-from sweep.examine import examine
 from sweep.lm.model import device_from
 from sweep.machine.process import settle
 from sweep.measures.measures import Baselines, EvaluationError
 from sweep.progress import RunProgress
-from sweep.recording import guarded_tracker, log, recording
-from sweep.recovery import RecoveryJob, recover
-from sweep.shared import held_out_of, train_windows_of
-from sweep.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
+from sweep.run.examine import examine
+from sweep.run.loaded import held_out_of, train_windows_of
+from sweep.run.recording import guarded_tracker, log, recording
+from sweep.run.recovery import RecoveryJob, recover
+from sweep.run.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
 from sweep.store.records import CHECKPOINT, COMPLETE, LOCK, Record, read_record, run_folder, stop_file, write_record
 from sweep.train.streams import drive
 

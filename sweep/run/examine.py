@@ -17,8 +17,8 @@ from sweep.build import Job
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
 from sweep.measures.measures import Baselines, EvaluationError, all_codes, measure
 from sweep.progress import RunProgress
-from sweep.recording import log, one_line
-from sweep.shared import clean_pass_of, tokenizer_of
+from sweep.run.loaded import clean_pass_of, tokenizer_of
+from sweep.run.recording import log, one_line
 from sweep.store.records import CONTEXTS, Record, run_folder
 
 THEORY_TOKENS = 4096  # whose active sets `theory` looks at
