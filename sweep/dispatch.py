@@ -17,8 +17,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.build import Job
 from sweep.estimate import planned_memory
+from sweep.jobs.build import Job
 from sweep.machine.workers import Workers, no_more_processes_than, workers_of
 from sweep.plan import LeftOut, Planned
 from sweep.progress import Display

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sae_core.arms.base import FittedArm
 from sae_core.storage import NO_SUPPORT, Layout, planned_bytes, planned_counts
-from sweep.build import Job
+from sweep.jobs.build import Job
 from sweep.lm.model import DTYPES, device_from
 from sweep.measures.measures import CleanPass
 from sweep.past import Evaluations, Past, past, said

@@ -10,7 +10,7 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.build import Job, build_job
+from sweep.jobs.build import Job, build_job
 from sweep.launch import explain, one_line_errors
 from sweep.plan import Planned
 from sweep.progress import Display

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 
 from sae_core.arms import CellError
 from sweep.activations.cache import CacheKey
-from sweep.build import Job, build
 from sweep.estimate import planned_storage
+from sweep.jobs.build import Job, build
 from sweep.lm.model import ModelNotHereError
 from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, read_record

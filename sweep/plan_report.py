@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sweep.build import Job
 from sweep.estimate import PROBING, Estimate, planned_storage
+from sweep.jobs.build import Job
 from sweep.machine.workers import Workers
 from sweep.plan import Plan
 from sweep.plan_rows import FAILED_BEFORE, Row, rows_of

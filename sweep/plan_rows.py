@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.build import Job
 from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
+from sweep.jobs.build import Job
 from sweep.plan import Plan, Planned
 from sweep.run.once import missing
 from sweep.run.recovery import RecoveryJob

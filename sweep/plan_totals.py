@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sweep.activations.cache import entry_bytes
-from sweep.build import Job
 from sweep.estimate import Basis, pass_seconds, planned_storage
+from sweep.jobs.build import Job
 from sweep.machine.workers import Workers
 from sweep.plan import Plan
 from sweep.plan_rows import Row

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sae_core.inference import ENCODER
-from sweep.build import Job
+from sweep.jobs.build import Job
 from sweep.plan import LeftOut, Planned
 from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, Record, read_record

@@ -19,7 +19,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from sae_core.kernels.dispatch import BackendWarning
-from sweep.build import Job, build
+from sweep.jobs.build import Job, build
 from sweep.machine.gpus import allotted
 from sweep.run.once import lock_of, needed_by, run_together
 from sweep.run.recording import STOPPED, one_line

@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.compose import Composer
+from sweep.jobs.compose import Composer
 from sweep.machine.workers import heed
 
 

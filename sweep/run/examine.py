@@ -13,7 +13,7 @@ from sae_core.activity import Activity, activity_measures, support_measures
 from sae_core.comparison import cosine_matches, novelty
 from sae_core.inference import ENCODER
 from sae_core.sae import SAE
-from sweep.build import Job
+from sweep.jobs.build import Job
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
 from sweep.measures.measures import Baselines, EvaluationError, all_codes, measure
 from sweep.progress import RunProgress

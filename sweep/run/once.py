@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 
 from sweep.activations.cache import check_disk, entry_bytes
-from sweep.build import Job
+from sweep.jobs.build import Job
 from sweep.lm.model import device_from
 from sweep.machine.process import settle
 from sweep.measures.measures import Baselines, EvaluationError

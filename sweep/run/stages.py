@@ -23,7 +23,7 @@ from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
 from sweep.activations.local_copy import stage
-from sweep.build import Job
+from sweep.jobs.build import Job
 from sweep.lm.model import device_from
 from sweep.measures.measures import Baselines, EvaluationError, baselines
 from sweep.progress import RunProgress

@@ -7,7 +7,7 @@ A record is a JSON object:
                 missing for an SAE
     run_id      hash of the spec
     status      "complete" or "failed"
-    spec        every setting that determines the result (see `sweep.spec`)
+    spec        every setting that determines the result (see `sweep.jobs.spec`)
     labels      names for people: model, corpus, arm, sweep
     title       the run in a few words; records of before it had a place in W&B have none
     axes        layer, d, k, n, seed as asked

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from sweep.build import Job
 from sweep.estimate import planned_storage
+from sweep.jobs.build import Job
 from sweep.lm.model import ModelNotHereError
 from sweep.plan import Planned, make_plan
 from sweep.study.config import KEY, SearchConfig

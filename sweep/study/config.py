@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
 from sae_core.inference import ENCODER, inference_name
-from sweep.schema import check_types
+from sweep.jobs.checks import check_types
 from sweep.study.samplers import GRID, PRUNERS, SAMPLERS
 
 KEY = "hydra.sweeper."

@@ -18,7 +18,7 @@ from filelock import FileLock
 from optuna import Trial
 from optuna.trial import TrialState
 
-from sweep.build import Job
+from sweep.jobs.build import Job
 from sweep.plan import Planned
 from sweep.progress import outcome as in_words
 from sweep.run.once import preflight

@@ -16,7 +16,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from sweep.compose import Composer
+from sweep.jobs.compose import Composer
 from sweep.plan import Planned
 from sweep.store.records import COMPLETE, FAILED, SCHEMA, write_record
 from sweep.study import search as searching

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import sweep.launch  # noqa: F401  (registers the resolver)
-from sweep.build import _build, build_job
 from sweep.embedded import WEIGHTS
+from sweep.jobs.build import _build, build_job
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -37,7 +37,7 @@ def test_every_arm_builds_by_its_own_name(arm, tmp_path):
 
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])
 def test_every_file_of_a_group_composes_and_fits_its_schema(group):
-    from sweep.build import TrackerConfig, _dataclass
+    from sweep.jobs.build import TrackerConfig, _dataclass
     from sweep.lm.model import ModelConfig
 
     for name in files(group):

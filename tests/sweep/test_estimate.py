@@ -10,8 +10,8 @@ import torch
 from hydra import compose, initialize_config_module
 
 from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, ExpanderBalanced, FrozenRandom
-from sweep.build import build
 from sweep.estimate import Wanted, basis, estimated, lm_size, pass_seconds, planned_storage
+from sweep.jobs.build import build
 from sweep.past import cell_in, past, setup_in
 from sweep.run.loaded import _lm
 from sweep.run.once import carry_out

@@ -19,11 +19,11 @@ from sae_core.kernels.dispatch import backend_name
 from sweep.activations.cache import CacheKey
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
+from sweep.jobs.checks import check_keys, check_types
+from sweep.jobs.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.lm.model import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
 from sweep.measures.measures import EvalConfig
 from sweep.run.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
-from sweep.schema import check_keys, check_types
-from sweep.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured
 from sweep.tracking.wandb_tracker import TrackerConfig
 from sweep.train.loop import TrainConfig
