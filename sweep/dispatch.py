@@ -17,10 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.estimate import planned_memory
 from sweep.jobs.build import Job
 from sweep.machine.workers import Workers, no_more_processes_than, workers_of
-from sweep.plan import LeftOut, Planned
+from sweep.plan.estimate import planned_memory
+from sweep.plan.plan import LeftOut, Planned
+from sweep.plan.steps import machine_memory
 from sweep.progress import Display
 from sweep.run.once import missing
 from sweep.run.recording import one_line
@@ -28,7 +29,6 @@ from sweep.store.files import write_json
 from sweep.store.owners import running
 from sweep.store.records import LAUNCH, PROGRESS, read_record, run_folder
 from sweep.store.versions import code_hash
-from sweep.timing import machine_memory
 from sweep.worker import settled, write_work
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.jobs.build import Job, build_job
 from sweep.launch import explain, one_line_errors
-from sweep.plan import Planned
+from sweep.plan.plan import Planned
 from sweep.progress import Display
 from sweep.report import print_table
 from sweep.run.once import carry_out, preflight

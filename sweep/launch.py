@@ -47,8 +47,8 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
 
 def _run_alone(cfg: DictConfig, name: str) -> None:
     from sweep.machine.workers import Workers
-    from sweep.plan import make_plan
-    from sweep.plan_report import print_plan
+    from sweep.plan.plan import make_plan
+    from sweep.plan.report import print_plan
     from sweep.progress import Display
     from sweep.report import print_table
     from sweep.run.once import carry_out, preflight

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sae_core.inference import ENCODER
 from sweep.jobs.build import Job
-from sweep.plan import LeftOut, Planned
+from sweep.plan.plan import LeftOut, Planned
 from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, Record, read_record
 from sweep.store.versions import other_versions, versions

@@ -38,8 +38,8 @@ class GridSweeper(BasicSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
         from sweep.dispatch import launch, launch_folder, workers, write_launch
-        from sweep.plan import make_plan
-        from sweep.plan_report import print_plan
+        from sweep.plan.plan import make_plan
+        from sweep.plan.report import print_plan
         from sweep.report import print_table
         from sweep.run.once import preflight
 

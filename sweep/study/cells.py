@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from sweep.estimate import planned_storage
 from sweep.jobs.build import Job
 from sweep.lm.model import ModelNotHereError
-from sweep.plan import Planned, make_plan
+from sweep.plan.estimate import planned_storage
+from sweep.plan.plan import Planned, make_plan
 from sweep.study.config import KEY, SearchConfig
 from sweep.study.space import Space
 

@@ -16,10 +16,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
 from sweep.dispatch import launch, launch_folder, workers, write_launch
-from sweep.estimate import planned_storage
 from sweep.jobs.build import Job
 from sweep.jobs.compose import Composer
-from sweep.plan import Planned
+from sweep.plan.estimate import planned_storage
+from sweep.plan.plan import Planned
 from sweep.study.cells import Cells, ImpossibleError, check_base
 from sweep.study.config import SearchConfig
 from sweep.study.controller import controller

@@ -19,7 +19,7 @@ from optuna import Trial
 from optuna.trial import TrialState
 
 from sweep.jobs.build import Job
-from sweep.plan import Planned
+from sweep.plan.plan import Planned
 from sweep.progress import outcome as in_words
 from sweep.run.once import preflight
 from sweep.store.records import COMPLETE, Record, read_record, run_folder

@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from sweep.jobs.compose import Composer
-from sweep.plan import Planned
+from sweep.plan.plan import Planned
 from sweep.store.records import COMPLETE, FAILED, SCHEMA, write_record
 from sweep.study import search as searching
 from sweep.study.cells import Cells

@@ -71,7 +71,7 @@ def test_places_and_helpers_are_not_in_the_run_id(tmp_path):
 def test_the_main_job_is_twenty_one_runs(tmp_path):
     from itertools import product
 
-    from sweep.plan import make_plan
+    from sweep.plan.plan import make_plan
 
     cfg = OmegaConf.load(CONF / "experiment" / "frontier.yaml")
     params = {key: str(value).split(",") for key, value in cfg.hydra.sweeper.params.items()}

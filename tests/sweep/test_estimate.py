@@ -10,15 +10,15 @@ import torch
 from hydra import compose, initialize_config_module
 
 from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, ExpanderBalanced, FrozenRandom
-from sweep.estimate import Wanted, basis, estimated, lm_size, pass_seconds, planned_storage
 from sweep.jobs.build import build
-from sweep.past import cell_in, past, setup_in
+from sweep.plan.estimate import Wanted, basis, estimated, lm_size, pass_seconds, planned_storage
+from sweep.plan.past import cell_in, past, setup_in
+from sweep.plan.steps import Cell, Known, cell_of, probed, stand_in, step_of
+from sweep.plan.workload import codes_work, step_work
 from sweep.run.loaded import _lm
 from sweep.run.once import carry_out
 from sweep.store.records import COMPLETE
-from sweep.timing import Cell, Known, cell_of, probed, stand_in, step_of
 from sweep.train.loop import train_step
-from sweep.workload import codes_work, step_work
 from tests.conftest import ARCHITECTURES, random_model
 from tests.sweep.world import World
 

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from sweep.machine.workers import Workers
-from sweep.plan import make_plan
-from sweep.plan_report import print_plan
-from sweep.plan_totals import duration, shared_out, size
+from sweep.plan.plan import make_plan
+from sweep.plan.report import print_plan
+from sweep.plan.totals import duration, shared_out, size
 from sweep.run.once import carry_out
 from sweep.store.records import read_record
 from tests.sweep.test_owners import HOLD

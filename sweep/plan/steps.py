@@ -18,8 +18,8 @@ from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.lm.model import device_from
 from sweep.machine.process import keep_freed_memory
+from sweep.plan.workload import step_work
 from sweep.train.loop import train_step
-from sweep.workload import step_work
 
 _WARM, _MOST, _ENOUGH = 2, 12, 0.3  # steps not timed; timed; seconds after which four of these are enough
 _AROUND = 1.1  # a step in training, beside one alone: batches, counts of firings, reports

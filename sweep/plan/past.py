@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
+from sweep.plan.steps import Cell, Known, Setup, cell_of
+from sweep.plan.workload import CONTEXTS, EXAMINED, NOVELTY, steps_of
 from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records
-from sweep.timing import Cell, Known, Setup, cell_of
-from sweep.workload import CONTEXTS, EXAMINED, NOVELTY, steps_of
 
 Evaluations = dict[tuple[Cell, frozenset[str]], list[float]]  # seconds, by what was asked of which cell
 

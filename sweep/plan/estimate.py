@@ -16,11 +16,11 @@ from sae_core.storage import NO_SUPPORT, Layout, planned_bytes, planned_counts
 from sweep.jobs.build import Job
 from sweep.lm.model import DTYPES, device_from
 from sweep.measures.measures import CleanPass
-from sweep.past import Evaluations, Past, past, said
+from sweep.plan.past import Evaluations, Past, past, said
+from sweep.plan.steps import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of
+from sweep.plan.steps import training_bytes as _training_bytes
+from sweep.plan.workload import CONTEXTS, EXAMINED, NOVELTY, evaluation_work, recovery_work, steps_of
 from sweep.run.recovery import RecoveryJob
-from sweep.timing import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of
-from sweep.timing import training_bytes as _training_bytes
-from sweep.workload import CONTEXTS, EXAMINED, NOVELTY, evaluation_work, recovery_work, steps_of
 
 PROBING = 5.0  # seconds that all probes of a plan may take
 _PROCESS = 440 << 20  # of a worker before it has an LM: torch, transformers and what they import
@@ -240,7 +240,7 @@ def _kept(job: Job, size: LMSize) -> bool:
 
 
 def _speed(setup: Setup, known: Basis) -> float:
-    """Seconds that a nanosecond's work of `sweep.workload` takes here."""
+    """Seconds that a nanosecond's work of `sweep.plan.workload` takes here."""
     steps = known.steps.get(setup)
     if not steps:
         return 1e-9

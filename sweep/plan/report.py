@@ -9,12 +9,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sweep.estimate import PROBING, Estimate, planned_storage
 from sweep.jobs.build import Job
 from sweep.machine.workers import Workers
-from sweep.plan import Plan
-from sweep.plan_rows import FAILED_BEFORE, Row, rows_of
-from sweep.plan_totals import duration, passes_of, size, totals
+from sweep.plan.estimate import PROBING, Estimate, planned_storage
+from sweep.plan.plan import Plan
+from sweep.plan.rows import FAILED_BEFORE, Row, rows_of
+from sweep.plan.totals import duration, passes_of, size, totals
 from sweep.report import left_out_lines
 from sweep.run.recovery import RecoveryJob
 

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 
 from sae_core.arms import CellError
 from sweep.activations.cache import CacheKey
-from sweep.estimate import planned_storage
 from sweep.jobs.build import Job, build
 from sweep.lm.model import ModelNotHereError
+from sweep.plan.estimate import planned_storage
 from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, read_record
 

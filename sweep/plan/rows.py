@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.estimate import Basis, Estimate, Wanted, basis, estimated
 from sweep.jobs.build import Job
-from sweep.plan import Plan, Planned
+from sweep.plan.estimate import Basis, Estimate, Wanted, basis, estimated
+from sweep.plan.plan import Plan, Planned
 from sweep.run.once import missing
 from sweep.run.recovery import RecoveryJob
 from sweep.store.owners import running
