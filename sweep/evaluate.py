@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from sweep.jobs.build import Job, build_job
 from sweep.launch import explain, one_line_errors
 from sweep.plan.plan import Planned
-from sweep.progress import Display
-from sweep.report import print_table
 from sweep.run.once import carry_out, preflight
 from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records, read_record
+from sweep.workers.display import Display
+from sweep.workers.table import print_table
 
 USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
 

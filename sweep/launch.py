@@ -34,7 +34,7 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
     logging.raiseExceptions = False  # W&B keeps a log: a full disk under it is not worth a traceback for each line
     hydra_config = HydraConfig.get()
     if cfg.launch.work is not None:
-        from sweep.worker import work
+        from sweep.workers.worker import work
 
         return work(Path(cfg.launch.work))
     if hydra_config.mode == RunMode.MULTIRUN:
@@ -49,9 +49,9 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
     from sweep.machine.workers import Workers
     from sweep.plan.plan import make_plan
     from sweep.plan.report import print_plan
-    from sweep.progress import Display
-    from sweep.report import print_table
     from sweep.run.once import carry_out, preflight
+    from sweep.workers.display import Display
+    from sweep.workers.table import print_table
 
     plan = make_plan([([], cfg)], name)
     if plan.left_out:

@@ -37,11 +37,11 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
-        from sweep.dispatch import launch, launch_folder, workers, write_launch
         from sweep.plan.plan import make_plan
         from sweep.plan.report import print_plan
-        from sweep.report import print_table
         from sweep.run.once import preflight
+        from sweep.workers.start import launch, launch_folder, workers, write_launch
+        from sweep.workers.table import print_table
 
         assert self.config is not None and self.launcher is not None
         folder = launch_folder(self.config)

@@ -42,7 +42,7 @@ class SlurmLauncher(Launcher):
         import submitit
         from submitit.core.utils import FailedJobError
 
-        from sweep.squeue import SqueueWatcher
+        from sweep.workers.squeue import SqueueWatcher
 
         assert self._launcher is not None
         if shutil.which("sbatch") is None:

@@ -15,8 +15,8 @@ from sweep.plan.estimate import PROBING, Estimate, planned_storage
 from sweep.plan.plan import Plan
 from sweep.plan.rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan.totals import duration, passes_of, size, totals
-from sweep.report import left_out_lines
 from sweep.run.recovery import RecoveryJob
+from sweep.workers.table import left_out_lines
 
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
             "memory", "state")  # fmt: skip

@@ -16,10 +16,10 @@ from sae_core.sae import SAE
 from sweep.jobs.build import Job
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
 from sweep.measures.measures import Baselines, EvaluationError, all_codes, measure
-from sweep.progress import RunProgress
 from sweep.run.loaded import clean_pass_of, tokenizer_of
 from sweep.run.recording import log, one_line
 from sweep.store.records import CONTEXTS, Record, run_folder
+from sweep.workers.display import RunProgress
 
 THEORY_TOKENS = 4096  # whose active sets `theory` looks at
 

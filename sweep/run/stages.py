@@ -26,7 +26,6 @@ from sweep.activations.local_copy import stage
 from sweep.jobs.build import Job
 from sweep.lm.model import device_from
 from sweep.measures.measures import Baselines, EvaluationError, baselines
-from sweep.progress import RunProgress
 from sweep.run.examine import examine
 from sweep.run.loaded import held_out_of, lm_of, pool_of, train_windows_of
 from sweep.run.recording import Recording, log
@@ -46,6 +45,7 @@ from sweep.store.records import (
 from sweep.store.versions import CODE
 from sweep.train.loop import CheckpointError, Progress, Training, TrainingError, training
 from sweep.train.streams import Given, Stream, Wanted
+from sweep.workers.display import RunProgress
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient

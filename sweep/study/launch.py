@@ -15,7 +15,6 @@ from optuna import Study
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from sweep.dispatch import launch, launch_folder, workers, write_launch
 from sweep.jobs.build import Job
 from sweep.jobs.compose import Composer
 from sweep.plan.estimate import planned_storage
@@ -30,6 +29,7 @@ from sweep.study.search import Search, SearchError, search
 from sweep.study.space import Space, described, space_from
 from sweep.study.storage import exists, quiet
 from sweep.study.trials import FINISHED, Asking, combinations
+from sweep.workers.start import launch, launch_folder, workers, write_launch
 
 _CORNERS = 64  # at most so many are looked at
 

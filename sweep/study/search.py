@@ -20,7 +20,6 @@ from optuna.trial import TrialState
 
 from sweep.jobs.build import Job
 from sweep.plan.plan import Planned
-from sweep.progress import outcome as in_words
 from sweep.run.once import preflight
 from sweep.store.records import COMPLETE, Record, read_record, run_folder
 from sweep.study.cells import Cells, ImpossibleError
@@ -42,12 +41,13 @@ from sweep.study.trials import (
     tell,
     whose,
 )
+from sweep.workers.display import outcome as in_words
 
 IMPOSSIBLE_IN_A_ROW = 200
 LEAST_FAILURES = 10  # that end a search, or as many as the trials asked for if those are more
 _POLL = 1.0  # seconds between looks at what other controllers do
 
-# Carries runs out; by run id why one left no record: `sweep.dispatch.launch`.
+# Carries runs out; by run id why one left no record: `sweep.workers.start.launch`.
 Launch = Callable[[Sequence[Planned], int, int | None], dict[str, str]]
 
 

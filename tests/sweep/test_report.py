@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sweep.report import _few
+from sweep.workers.table import _few
 
 
 def test_many_runs_that_were_not_finished_are_one_line_and_failures_stay():

@@ -22,14 +22,14 @@ from sweep.machine.workers import Workers, no_more_processes_than, workers_of
 from sweep.plan.estimate import planned_memory
 from sweep.plan.plan import LeftOut, Planned
 from sweep.plan.steps import machine_memory
-from sweep.progress import Display
 from sweep.run.once import missing
 from sweep.run.recording import one_line
 from sweep.store.files import write_json
 from sweep.store.owners import running
 from sweep.store.records import LAUNCH, PROGRESS, read_record, run_folder
 from sweep.store.versions import code_hash
-from sweep.worker import settled, write_work
+from sweep.workers.display import Display
+from sweep.workers.worker import settled, write_work
 
 _STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process
 _POLL = 0.5  # seconds between looks at a lost worker's siblings
