@@ -50,7 +50,7 @@ class OptunaFrontierSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         # Imported here: Hydra imports every plugin module at each start, and these bring torch and Optuna.
         from sweep.study.config import search_config
-        from sweep.study.launch import run_search
+        from sweep.study.run_search import run_search
 
         assert self.config is not None and self.launcher is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
