@@ -26,7 +26,7 @@ CATALOGUE = {
     "frontier": Entry("figures", "frontier", "what each arm preserves against what it stores"),
     "pareto": Entry("figures", "pareto", "the runs that no other beats, of any k, n, d and arm: what a search found"),
     "dominance": Entry("figures", "dominance", "at so many stored bytes and multiply-adds, who preserves the most"),
-    "wins": Entry("verdicts", "wins", "arm against arm: paired difference, cells won of cells"),
+    "wins": Entry("latex.verdicts", "wins", "arm against arm: paired difference, cells won of cells"),
     "matched": Entry("figures", "matched", "expander against dense at equal values, parameters and bytes"),
     "supports": Entry("figures", "supports", "every kind of support, and its difference to the expander's"),
     "masks": Entry("figures", "masks", "expander, clustered and pruned supports: CE recovered and dead latents"),
@@ -40,11 +40,11 @@ CATALOGUE = {
     "layers": Entry("figures", "layers", "CE recovered layer by layer"),
     "seeds": Entry("figures", "seeds", "how far seeds spread, per arm (cells with five seeds or more)"),
     "latents_summary": Entry("latents_summary", "latents_summary", "dead, novel, steady, diverse latents per arm"),
-    "table1": Entry("tables", "table1", "relative error and CE recovered at small, middle, large d and dense"),
-    "table2": Entry("deployment", "table2", "what each arm stores: values, indices, biases, the file"),
-    "table3": Entry("deployment", "table3", "own encoder and OMP, with the paired gain"),
-    "table7": Entry("tables", "table7", "CE recovered layer by layer, as a table"),
-    "table10": Entry("tables", "table10", "the grid of d and k: CE recovered, relative error, dead latents"),
+    "table1": Entry("latex.paper", "table1", "relative error and CE recovered at small, middle, large d and dense"),
+    "table2": Entry("latex.deployment", "table2", "what each arm stores: values, indices, biases, the file"),
+    "table3": Entry("latex.deployment", "table3", "own encoder and OMP, with the paired gain"),
+    "table7": Entry("latex.paper", "table7", "CE recovered layer by layer, as a table"),
+    "table10": Entry("latex.paper", "table10", "the grid of d and k: CE recovered, relative error, dead latents"),
 }
 
 # What `all` makes in place of an entry: the frontier over each storage axis.

@@ -16,6 +16,8 @@ from analysis.dominance_plots import dominance_figure
 from analysis.frames import dicts, groups, mean_by, part, where
 from analysis.frontier import X_AXES, frontier_table, readable_arms
 from analysis.frontier_plots import frontier_figure
+from analysis.latex.paper import three_degrees
+from analysis.latex.verdicts import dominance_latex
 from analysis.output import Options, Output, chosen, drawn
 from analysis.pairs import CELL, PANEL
 from analysis.panels import readable
@@ -33,8 +35,6 @@ from analysis.pursuits import (
 from analysis.records import Records
 from analysis.seed_plots import seeds_figure
 from analysis.sources import NoRunsError
-from analysis.tables import three_degrees
-from analysis.verdicts import dominance_latex
 
 _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 

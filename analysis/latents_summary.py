@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis import arms
 from analysis.frames import dicts, groups, sorted_by_arm, where
-from analysis.latex import latex_table, pm, whole
+from analysis.latex.write import latex_table, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL, PANEL
 from analysis.plots import legend, panel_title

@@ -12,13 +12,13 @@ from analysis.controls import bits_table, layers_table, masks_table, matched_tab
 from analysis.curves import data_table, learning_table
 from analysis.frames import dicts, groups, part, where
 from analysis.latents_summary import MEASURES, summary_table
+from analysis.latex.paper import measured
 from analysis.output import Options, chosen
 from analysis.page.charts import PANEL_CHOICES, Choice, axis, chart, measure
 from analysis.page.encode import encoded
 from analysis.plots import D_LABEL, LABELS
 from analysis.pursuits import amortisation_table, certificates_table, recovery_table
 from analysis.records import Records
-from analysis.tables import measured
 
 Section = dict[str, Any]
 CURVE_POINTS = 50  # of each line on the page; records keep up to 200

@@ -6,15 +6,15 @@ import re
 import pandas as pd
 import pytest
 
-from analysis.deployment import encoder_to_omp, storage_table, table2, table3
 from analysis.latents_summary import latents_summary, summary_table
-from analysis.latex import Math, escape, latex_table, number, pm, whole
+from analysis.latex.deployment import encoder_to_omp, storage_table, table2, table3
+from analysis.latex.paper import measured, table1, table7, table10
+from analysis.latex.verdicts import dominance_latex, wins
+from analysis.latex.write import Math, escape, latex_table, number, pm, whole
 from analysis.output import Options, chosen
 from analysis.published import beside, published
 from analysis.pursuits import amortisation_table
 from analysis.sources import NoRunsError
-from analysis.tables import measured, table1, table7, table10
-from analysis.verdicts import dominance_latex, wins
 from tests.analysis.synthetic import M, N, record
 
 

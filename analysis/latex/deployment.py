@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.arms import display, parse
 from analysis.frames import dicts, groups, only, part, renamed, sorted_by_arm
-from analysis.latex import latex_table, number, pm, whole
+from analysis.latex.write import latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL
 from analysis.published import NOTE, any_beside, beside

@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.arms import base, display, parse
 from analysis.frames import dicts, where
-from analysis.latex import MISSING, Math, latex_table, number, pm, whole
+from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.records import Records
 from analysis.sources import NoRunsError

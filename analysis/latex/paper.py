@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.arms import REFERENCE, display, in_order
 from analysis.controls import at_several_layers
 from analysis.frames import dicts, groups, only, sorted_by_arm, where
-from analysis.latex import MISSING, Math, latex_table, number, pm, whole
+from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL, PANEL, retained
 from analysis.published import NOTE, any_beside, beside
