@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
-from analysis.sources import EMBEDDED, NoRunsError, Remote, Source
+from analysis.read.sources import EMBEDDED, NoRunsError, Remote, Source
 
 if TYPE_CHECKING:
-    from analysis.records import Records
+    from analysis.read.records import Records
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
@@ -55,7 +55,7 @@ def draw_all(args: argparse.Namespace) -> int:
 def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = False) -> dict[str, str]:
     """Make and write each entry from one reading of the records; returns why some were not made, where they may be."""
     from analysis.output import Options, write
-    from analysis.records import Records
+    from analysis.read.records import Records
 
     records = _asked(Records.read(_source(args)), args)
     options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto)
@@ -80,7 +80,7 @@ def report(args: argparse.Namespace) -> int:
     """One HTML file of everything."""
     from analysis.output import Options
     from analysis.page.write import not_complete, write_report
-    from analysis.records import Records
+    from analysis.read.records import Records
 
     records = Records.read(_source(args))
     left_out = not_complete(records)
@@ -90,7 +90,7 @@ def report(args: argparse.Namespace) -> int:
 
 def pack(args: argparse.Namespace) -> int:
     """Records as one file."""
-    from analysis.packing import pack as pack_records
+    from analysis.read.packing import pack as pack_records
 
     count = pack_records(_source(args), args.out)
     print(f"{args.out}: {count} records, {args.out.stat().st_size / 1024:.0f} KiB")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from analysis.output import Options, Output
-    from analysis.records import Records
+    from analysis.read.records import Records
 
     Make = Callable[[Records, Options], list[Output]]
 

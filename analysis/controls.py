@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.arms import MATCHED, SPARSE, base, parse, plain, unrounded
 from analysis.frames import among, distinct, mean_by, where
 from analysis.pairs import CELL, all_differences
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from analysis.stats import half_interval, over_seeds
 
 MASKS = ("expander", "clustered", "pruned_retuned")

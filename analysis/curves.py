@@ -6,10 +6,10 @@ import json
 
 import pandas as pd
 
-from analysis.comparable import without_repeats
 from analysis.frames import dicts, distinct, groups, only, where
 from analysis.pairs import CELL, PANEL
-from analysis.sources import NoRunsError
+from analysis.read.comparable import without_repeats
+from analysis.read.sources import NoRunsError
 from analysis.stats import over_seeds
 
 _POOL = "activations.tokens"

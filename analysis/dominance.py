@@ -21,7 +21,7 @@ import pandas as pd
 from analysis.arms import FROZEN, PCA, SPARSE, base
 from analysis.frames import groups, where
 from analysis.pairs import CELL, PANEL, paired
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from analysis.stats import half_interval
 
 BUDGETS = ("one-shot expander", "one-shot dense", "unlimited")

@@ -32,9 +32,9 @@ from analysis.pursuits import (
     recovery_table,
     throughput_table,
 )
-from analysis.records import Records
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from analysis.seed_plots import seeds_figure
-from analysis.sources import NoRunsError
 
 _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 

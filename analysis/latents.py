@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from sweep.store.records import CONTEXTS
 
 LEFT, RIGHT = "⟦", "⟧"

@@ -17,8 +17,8 @@ from analysis.latex.write import latex_table, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL, PANEL
 from analysis.plots import legend, panel_title
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from analysis.stats import half_interval
 
 _BY = [*CELL, "arm", "d"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from analysis.arms import in_order
 from analysis.frames import among
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.arms import PCA, base
-from analysis.comparable import measured_alike
 from analysis.frames import column, groups, part, where
 from analysis.frontier import X_AXES
-from analysis.sources import NoRunsError
+from analysis.read.comparable import measured_alike
+from analysis.read.sources import NoRunsError
 
 PLACE = ["model", "layer"]
 X_DOWN = ("stored_bytes", "decoder_values")  # less of it is better

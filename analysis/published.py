@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.frames import among, dicts, mean_by, only, part, renamed
-from analysis.load import data_file
+from analysis.read.load import data_file
 
 POOL = 200_000  # tokens; the paper's smaller pools are for its learning curves
 FORMULA = "(ce_zero - ce_sae)/(ce_zero - ce_clean)"

@@ -14,8 +14,8 @@ from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL
 from analysis.published import NOTE, any_beside, beside
 from analysis.pursuits import amortisation_table
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 
 KIB = 1024
 _FLOAT = 4  # bytes

@@ -13,8 +13,8 @@ from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL, PANEL, retained
 from analysis.published import NOTE, any_beside, beside
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from analysis.stats import over_seeds
 
 PAPER_K = 64

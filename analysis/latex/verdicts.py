@@ -11,8 +11,8 @@ from analysis.arms import base, display, parse
 from analysis.frames import dicts, where
 from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from analysis.wins import wins_table
 from analysis.wins_plots import wins_figure
 

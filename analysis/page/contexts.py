@@ -9,9 +9,9 @@ import pandas as pd
 
 from analysis.frames import dicts
 from analysis.latents import Latent, read_contexts
-from analysis.load import say_unreadable
 from analysis.page.encode import plain_value
-from analysis.sources import NoRunsError
+from analysis.read.load import say_unreadable
+from analysis.read.sources import NoRunsError
 from sweep.store.records import CONTEXTS
 
 RUNS, LATENTS, PER_LATENT = 8, 40, 5

@@ -18,7 +18,7 @@ from analysis.page.charts import PANEL_CHOICES, Choice, axis, chart, measure
 from analysis.page.encode import encoded
 from analysis.plots import D_LABEL, LABELS
 from analysis.pursuits import amortisation_table, certificates_table, recovery_table
-from analysis.records import Records
+from analysis.read.records import Records
 
 Section = dict[str, Any]
 CURVE_POINTS = 50  # of each line on the page; records keep up to 200

@@ -22,8 +22,8 @@ from analysis.page.controls import CONTROLS, MAIN
 from analysis.page.encode import encoded, script_json
 from analysis.page.frontier import frontier_section
 from analysis.page.runs import heads, run_rows
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from sweep.store.records import RECORD
 
 NAME = "report.html"

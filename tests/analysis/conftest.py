@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.records import Records
+from analysis.read.records import Records
 from sweep.store.records import write_record
 from tests.analysis.synthetic import write_sweep
 

@@ -6,12 +6,12 @@ import sys
 import pandas as pd
 import pytest
 
-from analysis import load
 from analysis.__main__ import main
 from analysis.arms import colour, display, in_order, parse
 from analysis.catalogue import CATALOGUE
 from analysis.frontier import X_AXES, Y_AXES
 from analysis.plots import binary_size, far_apart, short
+from analysis.read import load
 from sweep.store.records import write_record
 from tests.analysis.synthetic import record, write_sweep
 
@@ -48,7 +48,9 @@ def test_all_draws_the_frontier_over_each_storage(drawn):
 
 def test_all_reads_the_records_once_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
     reads = []
-    monkeypatch.setattr("analysis.records.read_records", lambda source: reads.append(1) or load.read_records(source))
+    monkeypatch.setattr(
+        "analysis.read.records.read_records", lambda source: reads.append(1) or load.read_records(source)
+    )
     folder = tmp_path / "runs"
     write_record(folder, record("expander", 4, 8, 0, 0.7))
     assert main(["all", "--runs", str(folder), "--out", str(tmp_path / "out")]) == 0

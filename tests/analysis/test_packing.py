@@ -8,10 +8,10 @@ import pytest
 
 from analysis.dominance import dominance_table
 from analysis.frontier import frontier_table
-from analysis.load import read_records
-from analysis.packing import compact, pack
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.load import read_records
+from analysis.read.packing import compact, pack
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from analysis.wins import wins_table
 from sweep.store.records import SCHEMA, write_record
 from tests.analysis.synthetic import record

@@ -9,7 +9,7 @@ from analysis.controls import bits_table, layers_table, masks_table, matched_tab
 from analysis.curves import data_table, learning_table, main_degrees
 from analysis.latex.verdicts import comparable_arms
 from analysis.pairs import all_differences, difference_table, paired
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from analysis.wins import wins_table
 from tests.analysis.synthetic import M, record
 

@@ -12,7 +12,7 @@ from analysis.__main__ import main
 from analysis.labels import spread
 from analysis.pareto import clipped, non_dominated, pareto_table, stairs
 from analysis.pareto_plots import pareto_figure
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from sweep.store.records import write_record
 from tests.analysis.synthetic import M, record
 

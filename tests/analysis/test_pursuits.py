@@ -9,8 +9,8 @@ from analysis.pursuits import (
     recovery_table,
     throughput_table,
 )
-from analysis.records import Records
-from analysis.sources import NoRunsError
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
 from sweep.store.records import write_record
 from tests.analysis.synthetic import planted, reading, record
 

@@ -14,7 +14,7 @@ from analysis.latex.write import Math, escape, latex_table, number, pm, whole
 from analysis.output import Options, chosen
 from analysis.published import beside, published
 from analysis.pursuits import amortisation_table
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from tests.analysis.synthetic import M, N, record
 
 

@@ -22,7 +22,7 @@ from analysis.page.encode import encoded, script_json
 from analysis.page.runs import link
 from analysis.page.write import page_data
 from analysis.pursuits import amortisation_table, certificates_table, recovery_table
-from analysis.sources import NoRunsError
+from analysis.read.sources import NoRunsError
 from sweep.store.records import write_record
 from tests.analysis.page.conftest import keep_contexts, latent
 from tests.analysis.synthetic import record

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from analysis.load import read_records
-from analysis.sources import Source
+from analysis.read.load import read_records
+from analysis.read.sources import Source
 from sweep.store.records import Record
 
 DIGITS = 7  # significant; a float32 has no more

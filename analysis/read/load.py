@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from analysis.remote import remote_records
-from analysis.sources import EMBEDDED, NoRunsError, Remote, Source, named
+from analysis.read.remote import remote_records
+from analysis.read.sources import EMBEDDED, NoRunsError, Remote, Source, named
 from sweep.store.records import COMPLETE, Record, iterate_records, parse_record
 
 PACKED = ".jsonl.gz"

@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import arms
-from analysis.comparable import comparable
 from analysis.frames import dicts
-from analysis.load import read_records, say_unreadable
-from analysis.sources import URL, NoRunsError, Remote, Source, named
+from analysis.read.comparable import comparable
+from analysis.read.load import read_records, say_unreadable
+from analysis.read.sources import URL, NoRunsError, Remote, Source, named
 from sweep.store.records import RECOVERY, Record
 
 _NAMED = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")  # the label or another column says them

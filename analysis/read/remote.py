@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from analysis.sources import URL, NoRunsError, Remote
+from analysis.read.sources import URL, NoRunsError, Remote
 from sweep.store.records import RECORD, Record, parse_record
 
 _PAGE = 100  # runs a request
