@@ -12,19 +12,20 @@ from analysis import arms
 from analysis.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.curves import data_table, learning_table, main_degrees
 from analysis.dominance import dominance_table
-from analysis.dominance_plots import dominance_figure
+from analysis.draw.dominance import dominance_figure
+from analysis.draw.frontier import frontier_figure
+from analysis.draw.panels import readable
+from analysis.draw.pareto import pareto_figure
+from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
+from analysis.draw.seeds import seeds_figure
+from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.frames import dicts, groups, mean_by, part, where
 from analysis.frontier import X_AXES, frontier_table, readable_arms
-from analysis.frontier_plots import frontier_figure
 from analysis.latex.paper import three_degrees
 from analysis.latex.verdicts import dominance_latex
 from analysis.output import Options, Output, chosen, drawn
 from analysis.pairs import CELL, PANEL
-from analysis.panels import readable
 from analysis.pareto import as_csv, pareto_table
-from analysis.pareto_plots import pareto_figure
-from analysis.plots import D_LABEL, WHAT, Style, arm_style, lines_figure
-from analysis.pursuit_plots import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.pursuits import (
     amortisation_table,
     certificates_table,
@@ -34,7 +35,6 @@ from analysis.pursuits import (
 )
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.seed_plots import seeds_figure
 
 _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 

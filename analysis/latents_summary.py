@@ -12,11 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import arms
+from analysis.draw.shared import legend, panel_title
 from analysis.frames import dicts, groups, sorted_by_arm, where
 from analysis.latex.write import latex_table, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.pairs import CELL, PANEL
-from analysis.plots import legend, panel_title
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.stats import half_interval

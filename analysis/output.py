@@ -72,7 +72,7 @@ def write(outputs: Iterable[Output], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for output in outputs:
         if output.figure is not None:
-            from analysis.plots import save_figure
+            from analysis.draw.shared import save_figure
 
             paths += save_figure(output.figure, out, output.name)
         if output.latex is not None:

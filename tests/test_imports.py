@@ -50,7 +50,7 @@ def test_the_run_store_is_standard_library_only():
 
 
 @pytest.mark.parametrize("module, unwanted", [
-    ("analysis.__main__", "torch"), ("analysis.plots", "torch"), ("analysis.read.load", "matplotlib"),
+    ("analysis.__main__", "torch"), ("analysis.draw.shared", "torch"), ("analysis.read.load", "matplotlib"),
     ("sweep.store.records", "torch"), ("hydra_plugins.sae_sweeper.grid", "torch"), ("sae_core.io", "hydra"),
 ])  # fmt: skip
 def test_what_a_module_does_not_load(module, unwanted):

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import base, display, parse
+from analysis.draw.wins import wins_figure
 from analysis.frames import dicts, where
 from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.wins import wins_table
-from analysis.wins_plots import wins_figure
 
 
 def wins(records: Records, options: Options) -> list[Output]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis import arms
-from analysis.plots import arm_style
+from analysis.draw.shared import arm_style
 
 _SYMBOLS = {
     "o": "circle", "p": "pentagon", "^": "triangle-up", "<": "triangle-left", "v": "triangle-down", "D": "diamond",

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.panels import MANY, MOST, panel_grid, readable
-from analysis.plots import plt
+from analysis.draw.panels import MANY, MOST, panel_grid, readable
+from analysis.draw.shared import plt
 
 
 def table(points_of):

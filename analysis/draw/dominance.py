@@ -15,8 +15,8 @@ from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
 from analysis.dominance import BUDGETS
+from analysis.draw.shared import binary_size, legend, panel_title, plain_axis
 from analysis.frames import dicts, groups, only
-from analysis.plots import binary_size, legend, panel_title, plain_axis
 
 _BUDGET_STYLES: dict[str, tuple[Any, str]] = {
     "one-shot expander": (":", "v"),

@@ -7,10 +7,10 @@ from matplotlib.figure import Figure
 
 from analysis import arms
 from analysis.controls import ENOUGH_SEEDS
+from analysis.draw.panels import panel_grid
+from analysis.draw.shared import panel_title, plain_axis
 from analysis.frames import dicts, groups, only, where
 from analysis.pairs import CELL
-from analysis.panels import panel_grid
-from analysis.plots import panel_title, plain_axis
 
 
 def seeds_figure(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:

@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import arms
+from analysis.draw.shared import COLOURS, panel_title, plain_axis, short
 from analysis.frames import groups, only
-from analysis.plots import COLOURS, panel_title, plain_axis, short
 
 _INFERENCES = ("encoder", "topk", "refit", "gomp16", "gomp4", "mp", "mp_refit", "omp", "niht", "cosamp")
 _MARKERS: dict[str, str] = dict(zip(_INFERENCES, "osP*XvDd<>", strict=True))

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.arms import in_order
+from analysis.draw.panels import panel_grid
+from analysis.draw.shared import arm_style, draw_line, legend, panel_title, plain_axis, storage_axis
 from analysis.frames import among, column, groups, only
 from analysis.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
 from analysis.pairs import CELL, PANEL
-from analysis.panels import panel_grid
 from analysis.pareto import X_DOWN, clipped, stairs, storage
-from analysis.plots import arm_style, draw_line, legend, panel_title, plain_axis, storage_axis
 from analysis.published import published
 
 _BEST = "0.6"
