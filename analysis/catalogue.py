@@ -39,7 +39,7 @@ CATALOGUE = {
     "data_efficiency": Entry("figures", "data_efficiency", "CE recovered against the tokens in the training pool"),
     "layers": Entry("figures", "layers", "CE recovered layer by layer"),
     "seeds": Entry("figures", "seeds", "how far seeds spread, per arm (cells with five seeds or more)"),
-    "latents_summary": Entry("latents_summary", "latents_summary", "dead, novel, steady, diverse latents per arm"),
+    "latents_summary": Entry("tables.latents", "latents_summary", "dead, novel, steady, diverse latents per arm"),
     "table1": Entry("latex.paper", "table1", "relative error and CE recovered at small, middle, large d and dense"),
     "table2": Entry("latex.deployment", "table2", "what each arm stores: values, indices, biases, the file"),
     "table3": Entry("latex.deployment", "table3", "own encoder and OMP, with the paired gain"),

@@ -9,9 +9,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import arms
-from analysis.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
-from analysis.curves import data_table, learning_table, main_degrees
-from analysis.dominance import dominance_table
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.frontier import frontier_figure
 from analysis.draw.panels import readable
@@ -20,21 +17,24 @@ from analysis.draw.pursuits import amortisation_figure, certificates_figure, rec
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.frames import dicts, groups, mean_by, part, where
-from analysis.frontier import X_AXES, frontier_table, readable_arms
 from analysis.latex.paper import three_degrees
 from analysis.latex.verdicts import dominance_latex
 from analysis.output import Options, Output, chosen, drawn
-from analysis.pairs import CELL, PANEL
-from analysis.pareto import as_csv, pareto_table
-from analysis.pursuits import (
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
+from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.curves import data_table, learning_table, main_degrees
+from analysis.tables.dominance import dominance_table
+from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
+from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.pareto import as_csv, pareto_table
+from analysis.tables.pursuits import (
     amortisation_table,
     certificates_table,
     readable_readings,
     recovery_table,
     throughput_table,
 )
-from analysis.read.records import Records
-from analysis.read.sources import NoRunsError
 
 _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 

@@ -24,7 +24,7 @@ class Options:
     Args:
         arms: labels to draw, `*` allowed; none for the command's own choice.
         x: storage axis of the frontier and the Pareto set, none for the command's own; y: their fidelity; see
-            `analysis.frontier`.
+            `analysis.tables.frontier`.
         published: overlay the paper's points on the frontier.
         pareto: draw the Pareto set into the frontier's panels.
     """

@@ -1,4 +1,4 @@
-"""The figure of `analysis.dominance`."""
+"""The figure of `analysis.tables.dominance`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
-from analysis.dominance import BUDGETS
 from analysis.draw.shared import binary_size, legend, panel_title, plain_axis
 from analysis.frames import dicts, groups, only
+from analysis.tables.dominance import BUDGETS
 
 _BUDGET_STYLES: dict[str, tuple[Any, str]] = {
     "one-shot expander": (":", "v"),
@@ -37,7 +37,7 @@ def dominance_figure(table: pd.DataFrame) -> Figure:
     read and what the best of the other kind (sparse or dense) loses; PCA, never a winner, in a row of its own.
 
     Args:
-        table: from `analysis.dominance.dominance_table`, of one (model, layer, n).
+        table: from `analysis.tables.dominance.dominance_table`, of one (model, layer, n).
     """
     panels = groups(table, ["model", "layer", "n", "k"])
     levels = sorted(table["level"].unique())

@@ -1,4 +1,4 @@
-"""The figure of `analysis.frontier`."""
+"""The figure of `analysis.tables.frontier`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from analysis.arms import in_order
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, draw_line, legend, panel_title, plain_axis, storage_axis
 from analysis.frames import among, column, groups, only
-from analysis.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
-from analysis.pairs import CELL, PANEL
-from analysis.pareto import X_DOWN, clipped, stairs, storage
-from analysis.published import published
+from analysis.tables.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
+from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.pareto import X_DOWN, clipped, stairs, storage
+from analysis.tables.published import published
 
 _BEST = "0.6"
 # The layer of each LM in the paper's first table.
@@ -28,10 +28,10 @@ def frontier_figure(
     """A row of panels per (model, layer, n), one per k: `y` against storage, a line per arm, full dense arms as levels.
 
     Args:
-        table: from `analysis.frontier.frontier_table` with the same x and y.
+        table: from `analysis.tables.frontier.frontier_table` with the same x and y.
         with_published: draw the paper's points (x = compression, y = ce_recovered only): hollow in the arm's colour
             where a panel is one of the paper's, else the expanders of each of its LMs at k = 64, pale.
-        best: from `analysis.pareto.pareto_table` with the same x and y: draw its staircase of the (model, layer) into
+        best: from `analysis.tables.pareto.pareto_table` with the same x and y: draw its staircase of the (model, layer) into
             each panel, thin and grey.
     """
     panels = {(key[:3], key[3]): rows for key, rows in groups(table, CELL)}

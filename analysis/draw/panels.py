@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from analysis.arms import PCA, base
 from analysis.frames import groups, part, where
-from analysis.pairs import CELL
+from analysis.tables.pairs import CELL
 
 MANY = 24  # panels up to which all are drawn, whatever they hold
 MOST = 60

@@ -1,4 +1,4 @@
-"""The figure of `analysis.pareto`."""
+"""The figure of `analysis.tables.pareto`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from analysis import arms
 from analysis.draw.labels import label_points
 from analysis.draw.shared import arm_style, legend, plain_axis, storage_axis
 from analysis.frames import column, dicts, groups, part, where
-from analysis.frontier import X_AXES, Y_AXES
-from analysis.pareto import PLACE, X_DOWN, Y_DOWN, stairs
+from analysis.tables.frontier import X_AXES, Y_AXES
+from analysis.tables.pareto import PLACE, X_DOWN, Y_DOWN, stairs
 
 _INK = "0.15"
 _SIZE = (7.6, 5.6)  # inches a panel
@@ -30,7 +30,7 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str) -> Figure:
     labelled where there is room with those of d, k and n that differ in the panel.
 
     Args:
-        table: from `analysis.pareto.pareto_table` with the same x and y.
+        table: from `analysis.tables.pareto.pareto_table` with the same x and y.
     """
     panels = groups(where(table, table["x"].notna() & table["y"].notna()), PLACE)
     columns = min(len(panels), 2 if len(panels) < 5 else 3)

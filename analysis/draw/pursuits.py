@@ -1,4 +1,4 @@
-"""The figures of `analysis.pursuits`."""
+"""The figures of `analysis.tables.pursuits`."""
 
 from __future__ import annotations
 

@@ -6,11 +6,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import arms
-from analysis.controls import ENOUGH_SEEDS
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import panel_title, plain_axis
 from analysis.frames import dicts, groups, only, where
-from analysis.pairs import CELL
+from analysis.tables.controls import ENOUGH_SEEDS
+from analysis.tables.pairs import CELL
 
 
 def seeds_figure(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
@@ -18,7 +18,7 @@ def seeds_figure(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
     arm and size, with the 95 % interval of the mean; cells with enough seeds only.
 
     Args:
-        runs: what `analysis.controls.seeds_table` made `table` of.
+        runs: what `analysis.tables.controls.seeds_table` made `table` of.
     """
     enough = where(table, table["seeds"] >= ENOUGH_SEEDS)
     panels = {(key[:3], key[3]): rows for key, rows in groups(enough, CELL)}

@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from analysis import arms
 from analysis.draw.panels import panel_grid
 from analysis.frames import column, dicts, groups, only
-from analysis.pairs import PANEL
+from analysis.tables.pairs import PANEL
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 WHAT = "what"  # the column of a table that says which measure a row is of

@@ -22,7 +22,7 @@ def wins_figure(table: pd.DataFrame) -> Figure:
     less), and in how many of their cells it does.
 
     Args:
-        table: rows of `analysis.pairs.wins_table` with `pursuit`, what trained both arms.
+        table: rows of `analysis.tables.pairs.wins_table` with `pursuit`, what trained both arms.
     """
     matrices = groups(table, ["pursuit", "inference"])
     found = [arms.in_order([*rows["arm"], *rows["other"]]) for _, rows in matrices]

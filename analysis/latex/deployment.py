@@ -11,11 +11,11 @@ from analysis.arms import display, parse
 from analysis.frames import dicts, groups, only, part, renamed, sorted_by_arm
 from analysis.latex.write import latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
-from analysis.pairs import CELL
-from analysis.published import NOTE, any_beside, beside
-from analysis.pursuits import amortisation_table
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
+from analysis.tables.pairs import CELL
+from analysis.tables.published import NOTE, any_beside, beside
+from analysis.tables.pursuits import amortisation_table
 
 KIB = 1024
 _FLOAT = 4  # bytes

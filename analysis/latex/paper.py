@@ -7,15 +7,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import REFERENCE, display, in_order
-from analysis.controls import at_several_layers
 from analysis.frames import dicts, groups, only, sorted_by_arm, where
 from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
-from analysis.pairs import CELL, PANEL, retained
-from analysis.published import NOTE, any_beside, beside
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.stats import over_seeds
+from analysis.tables.controls import at_several_layers
+from analysis.tables.pairs import CELL, PANEL, retained
+from analysis.tables.published import NOTE, any_beside, beside
+from analysis.tables.stats import over_seeds
 
 PAPER_K = 64
 _ARMS = ("expander", REFERENCE, "dense_warmtied")
@@ -25,7 +25,7 @@ _MEASURES = ["relative_error", "ce_recovered", "dead_fraction"]
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per (model, layer, n, k, arm, d, n_latents): relative_error, ce_recovered and dead_fraction with their
-    95 % half intervals, seeds, `retained` (see `analysis.pairs`), and the paper's means of the same cell."""
+    95 % half intervals, seeds, `retained` (see `analysis.tables.pairs`), and the paper's means of the same cell."""
     runs = runs.assign(**{name: float("nan") for name in _MEASURES if name not in runs})
     table = over_seeds(runs, _BY, _MEASURES[0])[[*_BY, "seeds"]]
     for name in _MEASURES:

@@ -14,7 +14,7 @@ from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.wins import wins_table
+from analysis.tables.wins import wins_table
 
 
 def wins(records: Records, options: Options) -> list[Output]:
@@ -60,7 +60,7 @@ def wins_latex(table: pd.DataFrame) -> str:
 
 
 def dominance_latex(table: pd.DataFrame) -> str:
-    """`analysis.dominance.dominance_table`: who wins at each level and budget, and by how much."""
+    """`analysis.tables.dominance.dominance_table`: who wins at each level and budget, and by how much."""
     rows = [
         {
             **_cell_names(row),

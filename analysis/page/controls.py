@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.arms import DENSE, PCA, base
-from analysis.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
-from analysis.curves import data_table, learning_table
 from analysis.draw.shared import D_LABEL, LABELS
 from analysis.frames import dicts, groups, part, where
-from analysis.latents_summary import MEASURES, summary_table
 from analysis.latex.paper import measured
 from analysis.output import Options, chosen
 from analysis.page.charts import PANEL_CHOICES, Choice, axis, chart, measure
 from analysis.page.encode import encoded
-from analysis.pursuits import amortisation_table, certificates_table, recovery_table
 from analysis.read.records import Records
+from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.curves import data_table, learning_table
+from analysis.tables.latents import MEASURES, summary_table
+from analysis.tables.pursuits import amortisation_table, certificates_table, recovery_table
 
 Section = dict[str, Any]
 CURVE_POINTS = 50  # of each line on the page; records keep up to 200

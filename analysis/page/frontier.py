@@ -8,12 +8,12 @@ import pandas as pd
 
 from analysis.arms import DENSE
 from analysis.frames import groups, only, part
-from analysis.frontier import X_AXES, Y_AXES, at_every_k, frontier_table
 from analysis.output import Options, chosen
 from analysis.page.charts import PANEL_CHOICES, Choice, chart
 from analysis.page.encode import encoded
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
+from analysis.tables.frontier import X_AXES, Y_AXES, at_every_k, frontier_table
 
 _CELL = ["model", "layer", "n", "arm", "k", "d", "n_latents", "degree", "x"]
 _UNITS = {"compression": "times", "decoder_values": "count", "stored_bytes": "bytes"}

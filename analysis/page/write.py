@@ -13,8 +13,6 @@ from string import Template
 from typing import Any
 
 from analysis.arms import base, unrounded
-from analysis.dominance import dominance_table
-from analysis.frontier import readable_arms
 from analysis.output import Options, chosen
 from analysis.page.charts import styles
 from analysis.page.contexts import contexts_section
@@ -24,6 +22,8 @@ from analysis.page.frontier import frontier_section
 from analysis.page.runs import heads, run_rows
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
+from analysis.tables.dominance import dominance_table
+from analysis.tables.frontier import readable_arms
 from sweep.store.records import RECORD
 
 NAME = "report.html"

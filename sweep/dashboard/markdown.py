@@ -8,7 +8,7 @@ from itertools import groupby
 from sweep.dashboard.figures import Row
 
 _COLUMNS = ("stored, at most", "multiply-adds, at most", "best", "CE recovered", "runner-up", "ahead by")
-_BUDGETS = 3  # of `analysis.dominance`; where all of them agree their names say nothing
+_BUDGETS = 3  # of `analysis.tables.dominance`; where all of them agree their names say nothing
 
 
 def dominance_markdown(rows: Sequence[Row]) -> str:

@@ -10,8 +10,8 @@ from analysis.__main__ import main
 from analysis.arms import colour, display, in_order, parse
 from analysis.catalogue import CATALOGUE
 from analysis.draw.shared import binary_size, far_apart, short
-from analysis.frontier import X_AXES, Y_AXES
 from analysis.read import load
+from analysis.tables.frontier import X_AXES, Y_AXES
 from sweep.store.records import write_record
 from tests.analysis.synthetic import record, write_sweep
 

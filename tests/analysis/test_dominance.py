@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from analysis.dominance import dominance_table, levels
+from analysis.tables.dominance import dominance_table, levels
 from tests.analysis.synthetic import M, N, reading, record
 
 KIB = 1024

@@ -5,10 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from analysis.frontier import at_every_k, frontier_table, readable_arms
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.stats import half_interval
+from analysis.tables.frontier import at_every_k, frontier_table, readable_arms
+from analysis.tables.stats import half_interval
 from sweep.store.records import SCHEMA, write_record
 from tests.analysis.synthetic import M, N, record
 

@@ -6,13 +6,13 @@ import json
 import pandas as pd
 import pytest
 
-from analysis.dominance import dominance_table
-from analysis.frontier import frontier_table
 from analysis.read.load import read_records
 from analysis.read.packing import compact, pack
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.wins import wins_table
+from analysis.tables.dominance import dominance_table
+from analysis.tables.frontier import frontier_table
+from analysis.tables.wins import wins_table
 from sweep.store.records import SCHEMA, write_record
 from tests.analysis.synthetic import record
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from analysis.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
-from analysis.curves import data_table, learning_table, main_degrees
 from analysis.latex.verdicts import comparable_arms
-from analysis.pairs import all_differences, difference_table, paired
 from analysis.read.sources import NoRunsError
-from analysis.wins import wins_table
+from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.curves import data_table, learning_table, main_degrees
+from analysis.tables.pairs import all_differences, difference_table, paired
+from analysis.tables.wins import wins_table
 from tests.analysis.synthetic import M, record
 
 

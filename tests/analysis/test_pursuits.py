@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.pursuits import (
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
+from analysis.tables.pursuits import (
     amortisation_table,
     certificates_table,
     readable_readings,
     recovery_table,
     throughput_table,
 )
-from analysis.read.records import Records
-from analysis.read.sources import NoRunsError
 from sweep.store.records import write_record
 from tests.analysis.synthetic import planted, reading, record
 

@@ -6,15 +6,15 @@ import re
 import pandas as pd
 import pytest
 
-from analysis.latents_summary import latents_summary, summary_table
 from analysis.latex.deployment import encoder_to_omp, storage_table, table2, table3
 from analysis.latex.paper import measured, table1, table7, table10
 from analysis.latex.verdicts import dominance_latex, wins
 from analysis.latex.write import Math, escape, latex_table, number, pm, whole
 from analysis.output import Options, chosen
-from analysis.published import beside, published
-from analysis.pursuits import amortisation_table
 from analysis.read.sources import NoRunsError
+from analysis.tables.latents import latents_summary, summary_table
+from analysis.tables.published import beside, published
+from analysis.tables.pursuits import amortisation_table
 from tests.analysis.synthetic import M, N, record
 
 
@@ -124,7 +124,7 @@ def test_table7_and_10_put_layers_and_ks_in_columns(records):
 def test_dominance_and_wins_in_latex(records, recorded):
     output = wins(records, Options())[0]
     assert len(output.table) > len(rows_of(output.latex)) and re.search(r"\$-0\.\d+ \\pm", output.latex)
-    from analysis.dominance import dominance_table
+    from analysis.tables.dominance import dominance_table
 
     latex = dominance_latex(dominance_table(records.readings))
     assert "one-shot expander" in latex and "pruned, re-tuned, d=8" in latex and "by mp\\_refit" in latex

@@ -10,19 +10,19 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.controls import bits_table, layers_table, masks_table, matched_table, supports_table
-from analysis.curves import data_table
-from analysis.dominance import dominance_table
 from analysis.frames import only
-from analysis.frontier import X_AXES, Y_AXES, frontier_table
 from analysis.output import Options
 from analysis.page.contexts import LATENTS, contexts_section, first_of_each_arm, spread
 from analysis.page.controls import CURVE_POINTS
 from analysis.page.encode import encoded, script_json
 from analysis.page.runs import link
 from analysis.page.write import page_data
-from analysis.pursuits import amortisation_table, certificates_table, recovery_table
 from analysis.read.sources import NoRunsError
+from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, supports_table
+from analysis.tables.curves import data_table
+from analysis.tables.dominance import dominance_table
+from analysis.tables.frontier import X_AXES, Y_AXES, frontier_table
+from analysis.tables.pursuits import amortisation_table, certificates_table, recovery_table
 from sweep.store.records import write_record
 from tests.analysis.page.conftest import keep_contexts, latent
 from tests.analysis.synthetic import record

@@ -7,9 +7,9 @@ import pandas as pd
 
 from analysis.arms import MATCHED, SPARSE, base, parse, plain, unrounded
 from analysis.frames import among, distinct, mean_by, where
-from analysis.pairs import CELL, all_differences
 from analysis.read.sources import NoRunsError
-from analysis.stats import half_interval, over_seeds
+from analysis.tables.pairs import CELL, all_differences
+from analysis.tables.stats import half_interval, over_seeds
 
 MASKS = ("expander", "clustered", "pruned_retuned")
 ENOUGH_SEEDS = 5  # below that an interval of a spread says little

@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.arms import REFERENCE
 from analysis.frames import only
-from analysis.stats import against, half_interval
+from analysis.tables.stats import against, half_interval
 
 PANEL = ["model", "layer", "n"]
 CELL = [*PANEL, "k"]

@@ -16,10 +16,10 @@ from analysis.draw.shared import legend, panel_title
 from analysis.frames import dicts, groups, sorted_by_arm, where
 from analysis.latex.write import latex_table, pm, whole
 from analysis.output import Options, Output, chosen
-from analysis.pairs import CELL, PANEL
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.stats import half_interval
+from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.stats import half_interval
 
 _BY = [*CELL, "arm", "d"]
 _NULL = "novelty_novel_fraction_null"

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis.arms import PCA, base, parse
 from analysis.frames import dicts, only, where
 from analysis.read.sources import NoRunsError
-from analysis.stats import half_interval, over_seeds
+from analysis.tables.stats import half_interval, over_seeds
 
 CELL = ["model", "layer", "n", "k", "arm", "d", "degree", "n_latents", "decoder_compression", "learned_decoder_values"]
 

@@ -6,8 +6,8 @@ import pandas as pd
 
 from analysis.arms import DENSE, PCA, SPARSE, base, plain
 from analysis.frames import among, dicts, mean_by, part, where
-from analysis.pairs import CELL, PANEL, all_differences, retained
-from analysis.stats import over_seeds
+from analysis.tables.pairs import CELL, PANEL, all_differences, retained
+from analysis.tables.stats import over_seeds
 
 X_AXES = {
     "compression": ("decoder_compression", "compression: fewer decoder values than dense at the same n (times)"),

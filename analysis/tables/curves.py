@@ -7,10 +7,10 @@ import json
 import pandas as pd
 
 from analysis.frames import dicts, distinct, groups, only, where
-from analysis.pairs import CELL, PANEL
 from analysis.read.comparable import without_repeats
 from analysis.read.sources import NoRunsError
-from analysis.stats import over_seeds
+from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.stats import over_seeds
 
 _POOL = "activations.tokens"
 _CURVES = ("fvu", "dead_fraction")  # in the order of their panels

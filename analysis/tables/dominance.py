@@ -20,9 +20,9 @@ import pandas as pd
 
 from analysis.arms import FROZEN, PCA, SPARSE, base
 from analysis.frames import groups, where
-from analysis.pairs import CELL, PANEL, paired
 from analysis.read.sources import NoRunsError
-from analysis.stats import half_interval
+from analysis.tables.pairs import CELL, PANEL, paired
+from analysis.tables.stats import half_interval
 
 BUDGETS = ("one-shot expander", "one-shot dense", "unlimited")
 _CANDIDATE = ["arm", "n_latents", "degree", "d", "inference"]

@@ -17,9 +17,9 @@ import pandas as pd
 
 from analysis.arms import PCA, base
 from analysis.frames import column, groups, part, where
-from analysis.frontier import X_AXES
 from analysis.read.comparable import measured_alike
 from analysis.read.sources import NoRunsError
+from analysis.tables.frontier import X_AXES
 
 PLACE = ["model", "layer"]
 X_DOWN = ("stored_bytes", "decoder_values")  # less of it is better
@@ -31,7 +31,7 @@ _OF_ALL_RUNS = ("activations.layer", "activations.lm", "activations.corpus")
 def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce_recovered") -> pd.DataFrame:
     """One row per run that was measured as the most of its (model, layer): the columns of `everything` and
 
-    - `x`: that axis of `analysis.frontier.X_AXES`. `compression` counts from the dense SAE of the largest n of the
+    - `x`: that axis of `analysis.tables.frontier.X_AXES`. `compression` counts from the dense SAE of the largest n of the
       (model, layer), so that runs of several n can be compared: m*n / values of the decoder. With one n that is m/d.
     - `y`: the measure of that name,
     - `pareto`: no other run is as good in both and better in one. False where x or y is not known, and for PCA.

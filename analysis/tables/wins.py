@@ -11,8 +11,8 @@ import pandas as pd
 
 from analysis.arms import PCA, base, in_order
 from analysis.frames import groups, only, part, where
-from analysis.pairs import CELL
-from analysis.stats import half_interval
+from analysis.tables.pairs import CELL
+from analysis.tables.stats import half_interval
 
 
 class _Values(NamedTuple):
