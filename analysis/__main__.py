@@ -99,7 +99,7 @@ def pack(args: argparse.Namespace) -> int:
 
 def latents(args: argparse.Namespace) -> int:
     """A page of contexts, and its first few latents on the terminal."""
-    from analysis.latents import plain_text, write_latents
+    from analysis.contexts import plain_text, write_latents
 
     if not args.run.startswith("run=") or "/" in args.run:
         raise NoRunsError(f"{args.run}: give the run as run=ID, a folder under --runs")

@@ -23,22 +23,24 @@ class Entry(NamedTuple):
 
 
 CATALOGUE = {
-    "frontier": Entry("figures", "frontier", "what each arm preserves against what it stores"),
-    "pareto": Entry("figures", "pareto", "the runs that no other beats, of any k, n, d and arm: what a search found"),
-    "dominance": Entry("figures", "dominance", "at so many stored bytes and multiply-adds, who preserves the most"),
+    "frontier": Entry("commands", "frontier", "what each arm preserves against what it stores"),
+    "pareto": Entry("commands", "pareto", "the runs that no other beats, of any k, n, d and arm: what a search found"),
+    "dominance": Entry("commands", "dominance", "at so many stored bytes and multiply-adds, who preserves the most"),
     "wins": Entry("latex.verdicts", "wins", "arm against arm: paired difference, cells won of cells"),
-    "matched": Entry("figures", "matched", "expander against dense at equal values, parameters and bytes"),
-    "supports": Entry("figures", "supports", "every kind of support, and its difference to the expander's"),
-    "masks": Entry("figures", "masks", "expander, clustered and pruned supports: CE recovered and dead latents"),
-    "bits": Entry("figures", "bits", "arms at 32, 8 and 4 bits against stored bytes"),
-    "amortisation": Entry("figures", "amortisation", "what reading codes by pursuit adds, and what it costs"),
-    "throughput": Entry("figures", "throughput", "tokens a second against relative error, by way of reading codes"),
-    "certificates": Entry("figures", "certificates", "the identifiability and OMP ratios of each dictionary against k"),
-    "recovery": Entry("figures", "recovery", "phase transitions of synthetic recovery"),
-    "learning_curves": Entry("figures", "learning_curves", "FVU and dead latents against training tokens"),
-    "data_efficiency": Entry("figures", "data_efficiency", "CE recovered against the tokens in the training pool"),
-    "layers": Entry("figures", "layers", "CE recovered layer by layer"),
-    "seeds": Entry("figures", "seeds", "how far seeds spread, per arm (cells with five seeds or more)"),
+    "matched": Entry("commands", "matched", "expander against dense at equal values, parameters and bytes"),
+    "supports": Entry("commands", "supports", "every kind of support, and its difference to the expander's"),
+    "masks": Entry("commands", "masks", "expander, clustered and pruned supports: CE recovered and dead latents"),
+    "bits": Entry("commands", "bits", "arms at 32, 8 and 4 bits against stored bytes"),
+    "amortisation": Entry("commands", "amortisation", "what reading codes by pursuit adds, and what it costs"),
+    "throughput": Entry("commands", "throughput", "tokens a second against relative error, by way of reading codes"),
+    "certificates": Entry(
+        "commands", "certificates", "the identifiability and OMP ratios of each dictionary against k"
+    ),
+    "recovery": Entry("commands", "recovery", "phase transitions of synthetic recovery"),
+    "learning_curves": Entry("commands", "learning_curves", "FVU and dead latents against training tokens"),
+    "data_efficiency": Entry("commands", "data_efficiency", "CE recovered against the tokens in the training pool"),
+    "layers": Entry("commands", "layers", "CE recovered layer by layer"),
+    "seeds": Entry("commands", "seeds", "how far seeds spread, per arm (cells with five seeds or more)"),
     "latents_summary": Entry("tables.latents", "latents_summary", "dead, novel, steady, diverse latents per arm"),
     "table1": Entry("latex.paper", "table1", "relative error and CE recovered at small, middle, large d and dense"),
     "table2": Entry("latex.deployment", "table2", "what each arm stores: values, indices, biases, the file"),
@@ -48,4 +50,4 @@ CATALOGUE = {
 }
 
 # What `all` makes in place of an entry: the frontier over each storage axis.
-FOR_ALL = {"frontier": Entry("figures", "frontiers", "")}
+FOR_ALL = {"frontier": Entry("commands", "frontiers", "")}

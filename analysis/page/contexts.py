@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.contexts import Latent, read_contexts
 from analysis.frames import dicts
-from analysis.latents import Latent, read_contexts
 from analysis.page.encode import plain_value
 from analysis.read.load import say_unreadable
 from analysis.read.sources import NoRunsError

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from analysis.__main__ import main
-from analysis.latents import escape, marked, plain_text
+from analysis.contexts import escape, marked, plain_text
 
 
 @pytest.fixture
