@@ -6,7 +6,7 @@ import gzip
 import json
 from functools import cache
 
-from sweep.dashboard.__main__ import main
+from analysis.dashboard.__main__ import main
 from sweep.store.records import write_record
 from tests.sweep.world import ROOT
 

@@ -1,4 +1,4 @@
-"""`python -m sweep.dashboard`: what it names is what a run logs, what it shows is the launch that was asked for."""
+"""`python -m analysis.dashboard`: what it names is what a run logs, what it shows is the launch that was asked for."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from wandb_workspaces.workspaces import Workspace
 from wandb_workspaces.workspaces.internal import View
 
 from analysis.arms import colour
-from sweep.dashboard.__main__ import main
-from sweep.dashboard.figures import dominance
-from sweep.dashboard.markdown import dominance_markdown
+from analysis.dashboard.__main__ import main
+from analysis.dashboard.dominance import dominance
+from analysis.dashboard.markdown import dominance_markdown
 from sweep.store import metric_names as names
 from tests.sweep.boards import BEFORE, NAME, drawn, launched, made, named, panel_grids, runsets, shipped, stored
 from tests.sweep.world import ROOT, World
@@ -205,5 +205,5 @@ def test_bad_input_is_a_line(runs, tmp_path, capsys):
 
 
 def test_help_loads_no_wandb():
-    code = "import sys, sweep.dashboard.__main__; sys.exit(any(name.startswith('wandb') for name in sys.modules))"
+    code = "import sys, analysis.dashboard.__main__; sys.exit(any(name.startswith('wandb') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

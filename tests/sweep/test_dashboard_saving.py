@@ -1,4 +1,4 @@
-"""`python -m sweep.dashboard --save` over HTTP, against a server of this machine."""
+"""`python -m analysis.dashboard --save` over HTTP, against a server of this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def server():
         yield views
 
 
-def saving(runs, *arguments, url="http://127.0.0.1:9", key="0123456789" * 4, start=("-m", "sweep.dashboard")):
+def saving(runs, *arguments, url="http://127.0.0.1:9", key="0123456789" * 4, start=("-m", "analysis.dashboard")):
     """(exit code, stdout, stderr) of the command as a user with a home of their own calls it."""
     home = runs.parent / "home"
     home.mkdir(exist_ok=True)
@@ -86,6 +86,6 @@ def test_what_keeps_it_from_being_saved_is_a_line_behind_the_files(runs, server,
 
 
 def test_without_the_library_a_line_says_how_to_get_it(runs):
-    blocked = "import sys; sys.modules['wandb_workspaces'] = None; from sweep.dashboard.__main__ import main; "
+    blocked = "import sys; sys.modules['wandb_workspaces'] = None; from analysis.dashboard.__main__ import main; "
     code, out, err = saving(runs, start=("-c", blocked + "sys.exit(main(sys.argv[1:]))"))
     assert (code, out, err) == (1, "", "error: wandb_workspaces is missing: pip install -e '.[dashboards]'\n")

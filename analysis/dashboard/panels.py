@@ -8,7 +8,7 @@ from hashlib import sha256
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2 import interface as wr
 
-from sweep.dashboard.shown import Shown
+from analysis.dashboard.shown import Shown
 from sweep.store.metric_names import (
     AXES,
     CE_RECOVERED,

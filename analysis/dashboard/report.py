@@ -8,10 +8,10 @@ from typing import Any
 
 from wandb_workspaces.reports.v2 import interface as wr
 
-from sweep.dashboard import panels
-from sweep.dashboard.content import Content
-from sweep.dashboard.figures import Dominance
-from sweep.dashboard.markdown import dominance_markdown
+from analysis.dashboard import panels
+from analysis.dashboard.content import Content
+from analysis.dashboard.dominance import Dominance
+from analysis.dashboard.markdown import dominance_markdown
 from sweep.store.metric_names import CE_RECOVERED
 
 _WIDTH, _HEIGHT = 12, 8  # of a panel, in a grid of 24 columns

@@ -1,4 +1,4 @@
-"""The Weights & Biases dashboard as code: `python -m sweep.dashboard` makes a workspace and a report of a launch.
+"""The Weights & Biases dashboard as code: `python -m analysis.dashboard` makes a workspace and a report of a launch.
 
 Panels name what the tracker logs by `sweep.store.metric_names` alone. `shown` says which runs are meant, `panels` how they
 are drawn, `workspace` and `report` where each panel stands; `figures` asks `analysis` for the dominance table and the

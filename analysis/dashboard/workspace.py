@@ -5,8 +5,8 @@ from __future__ import annotations
 from wandb_workspaces import expr
 from wandb_workspaces import workspaces as ws
 
-from sweep.dashboard import panels
-from sweep.dashboard.content import Content
+from analysis.dashboard import panels
+from analysis.dashboard.content import Content
 from sweep.store.metric_names import CE_RECOVERED, COMPRESSION, STATUS, STEP, STORED_BYTES
 
 _COLUMNS = (

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.dashboard.figures import Dominance, colours, dominance
-from sweep.dashboard.shown import Shown
+from analysis.dashboard.dominance import Dominance, colours, dominance
+from analysis.dashboard.shown import Shown
 
 
 class Content(NamedTuple):

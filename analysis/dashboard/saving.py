@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports.v2 import interface as wr
 
-from sweep.dashboard.content import Content
-from sweep.dashboard.report import build_report
-from sweep.dashboard.workspace import build_workspace
+from analysis.dashboard.content import Content
+from analysis.dashboard.report import build_report
+from analysis.dashboard.workspace import build_workspace
 from sweep.store.files import write_json
 
 # Left to itself the client goes on trying for minutes where nobody answers, and names no reason.

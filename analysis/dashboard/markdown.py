@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from sweep.dashboard.figures import Row
+from analysis.dashboard.dominance import Row
 
 _COLUMNS = ("stored, at most", "multiply-adds, at most", "best", "CE recovered", "runner-up", "ahead by")
 _BUDGETS = 3  # of `analysis.tables.dominance`; where all of them agree their names say nothing

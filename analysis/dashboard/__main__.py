@@ -1,4 +1,4 @@
-"""`python -m sweep.dashboard [LAUNCH]`: the Weights & Biases workspace and report of a sweep, as files or online."""
+"""`python -m analysis.dashboard [LAUNCH]`: the Weights & Biases workspace and report of a sweep, as files or online."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sweep.dashboard.shown import find_shown
+from analysis.dashboard.shown import find_shown
 from sweep.status import StatusError, add_launch
 
 
@@ -14,8 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         shown = find_shown(args.runs, args.launch)
-        from sweep.dashboard.content import gather
-        from sweep.dashboard.saving import SavingError, save, write
+        from analysis.dashboard.content import gather
+        from analysis.dashboard.saving import SavingError, save, write
     except StatusError as error:
         return _failed(str(error))
     except ModuleNotFoundError as error:
@@ -43,7 +43,7 @@ def _failed(why: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m sweep.dashboard",
+        prog="python -m analysis.dashboard",
         description="The Weights & Biases workspace and report of a sweep, as files or, with --save, online.",
     )
     add_launch(parser, "for every run of the project")
