@@ -21,7 +21,8 @@ from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
 from sweep.jobs.checks import check_keys, check_types
 from sweep.jobs.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
-from sweep.lm.model import ModelConfig, ModelInfo, ModelNotHereError, check_layer, device_from, find_model, model_hash
+from sweep.lm.model import ModelConfig, ModelInfo, ModelNotHereError, check_layer, find_model, model_hash
+from sweep.machine.gpus import device_from
 from sweep.measures.measures import EvalConfig
 from sweep.run.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured

@@ -293,15 +293,3 @@ def _has_code(folder: Path) -> bool:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def device_from(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU; any other name is torch's. Raises ModelError if not usable."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        raise ModelError(f"device={name} is not there: choose auto, cpu or, on a machine with a GPU, cuda") from None
-    return device

@@ -1,4 +1,7 @@
-"""GPUs given out one run each: who holds a GPU's lock has it, and the kernel drops the lock with its holder."""
+"""The devices that runs compute on, and how GPUs are shared out: each run holds one GPU alone.
+
+Whoever holds a GPU's file lock has that GPU; the kernel drops the lock when its holder ends, however it ends.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,36 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+if TYPE_CHECKING:
+    import torch
+
 POLL_SECONDS = 0.25
+
+
+class DeviceError(ValueError):
+    """The device that the settings name is not on this machine."""
+
+
+def device_from(name: str) -> torch.device:
+    """The torch device that `name` means: `auto` is CUDA where there is one, else the CPU; other names are torch's own.
+
+    Raises:
+        DeviceError: this machine has no such device.
+    """
+    import torch  # imported here because it takes 2 s, and a process that only asks for locks does not need it
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise DeviceError(f"device={name} is not there: choose auto, cpu or, on a machine with a GPU, cuda") from None
+    return device
 
 
 @contextmanager
@@ -67,7 +96,7 @@ def one_of(
 
 def _keys(device: str) -> dict[str, str]:
     """{`cuda:<index>`: the GPU's UUID} of the GPUs that `device` may mean; CUDA_VISIBLE_DEVICES has numbered them."""
-    import torch  # here: who only holds devices by name needs none
+    import torch  # imported here: see device_from
 
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cuda") or not torch.cuda.is_available():

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from sae_core.arms.base import FittedArm
 from sae_core.storage import NO_SUPPORT, Layout, planned_bytes, planned_counts
 from sweep.jobs.build import Job
-from sweep.lm.model import DTYPES, device_from
+from sweep.lm.model import DTYPES
+from sweep.machine.gpus import device_from
 from sweep.measures.measures import CleanPass
 from sweep.plan.past import Evaluations, Past, past, said
 from sweep.plan.steps import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of

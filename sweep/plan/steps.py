@@ -16,7 +16,7 @@ from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
-from sweep.lm.model import device_from
+from sweep.machine.gpus import device_from
 from sweep.machine.process import keep_freed_memory
 from sweep.plan.workload import step_work
 from sweep.train.loop import train_step

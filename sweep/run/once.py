@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from sweep.activations.cache import check_disk, entry_bytes
 from sweep.jobs.build import Job
-from sweep.lm.model import device_from
+from sweep.machine.gpus import device_from
 from sweep.machine.process import settle
 from sweep.measures.measures import Baselines, EvaluationError
 from sweep.run.examine import examine

@@ -17,7 +17,7 @@ from sae_core.kernels.dispatch import backend_name, get_backend
 from sae_core.pursuit.batched import Pursuit, solve
 from sae_core.pursuit.solvers import Solver, canonical, gomp_solver, solver
 from sae_core.supports import SUPPORTS, check_degree
-from sweep.lm.model import device_from
+from sweep.machine.gpus import device_from
 from sweep.run.recording import recording
 from sweep.store.hashes import short_hash
 from sweep.store.records import COMPLETE, RECOVERY, Record, read_record, run_folder

@@ -24,7 +24,7 @@ from sae_core.storage import count_storage
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
 from sweep.activations.local_copy import stage
 from sweep.jobs.build import Job
-from sweep.lm.model import device_from
+from sweep.machine.gpus import device_from
 from sweep.measures.measures import Baselines, EvaluationError, baselines
 from sweep.run.examine import examine
 from sweep.run.loaded import held_out_of, lm_of, pool_of, train_windows_of
