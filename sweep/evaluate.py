@@ -10,11 +10,12 @@ from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.jobs.build import Job, build_job
+from sweep.jobs.build import build_job
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
 from sweep.launch import explain, one_line_errors
 from sweep.plan.plan import Planned
 from sweep.run.once import carry_out, preflight
-from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records, read_record
 from sweep.workers.display import Display
 from sweep.workers.table import print_table

@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sweep.status import ALL, StatusError, add_launch, find_launch
 from sweep.store.hashes import short_hash
+from sweep.store.launches import ALL, StatusError, add_launch, find_launch
 from sweep.store.records import COMPLETE, SENT, Record, iterate_records, read_record, run_folder
 from sweep.tracking.outage import unreachable
 from sweep.tracking.wandb_tracker import TrackerConfig, WandbTracker

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from analysis.dashboard.shown import find_shown
-from sweep.status import StatusError, add_launch
+from sweep.store.launches import StatusError, add_launch
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.status import ALL, FAILED, Launch, find_launch, states
+from sweep.store.launches import ALL, FAILED, Launch, find_launch, states
 from sweep.store.records import COMPLETE, RECOVERY, iterate_records, read_record
 
 
@@ -26,7 +26,7 @@ class Shown(NamedTuple):
 
 
 def find_shown(runs_dir: Path, name: str | None) -> Shown:
-    """The launch `name` (the latest where that is None), or ALL. Raises `sweep.status.StatusError`: no such launch."""
+    """The launch `name` (the latest where that is None), or ALL. Raises `sweep.store.launches.StatusError`: no such launch."""
     return _everything(runs_dir) if name == ALL else _of_launch(find_launch(runs_dir, name), runs_dir)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from sae_core.arms import Arm
 from sweep.activations.cache import CacheKey
-from sweep.measures.measures import MASK_POLICY, EvalConfig
+from sweep.measures.config import MASK_POLICY, EvalConfig
 from sweep.store.hashes import short_hash
-from sweep.train.loop import TrainConfig
+from sweep.train.config import TrainConfig
 
 AXES = ("layer", "d", "k", "n", "seed")
 HOOK = "resid_post"  # the residual stream after a block

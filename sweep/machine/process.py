@@ -42,3 +42,8 @@ def spare_long_lived_objects() -> None:
     gc.unfreeze()  # what has gone since the last time can be collected
     gc.collect()
     gc.freeze()
+
+
+def machine_memory() -> int:
+    """Bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -3,6 +3,6 @@
 Records and conf/eval/ name `EvalConfig` as a member of this package, so it stays importable from it.
 """
 
-from sweep.measures.measures import EvalConfig
+from sweep.measures.config import EvalConfig
 
 __all__ = ["EvalConfig"]

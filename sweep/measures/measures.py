@@ -6,106 +6,25 @@ neither replaced nor measured. Every cross-entropy is a sum over the same predic
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from sae_core.activity import Activity, activity_of
-from sae_core.inference import ENCODER, infer_by, inference_name, multiply_adds
+from sae_core.inference import infer_by, multiply_adds
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
-from sweep.corpus.documents import CorpusError
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM, next_token_losses
-from sweep.store.files import write_json
-from sweep.store.hashes import short_hash
+from sweep.measures.baselines import Baselines, _batch
+from sweep.measures.config import MASK_POLICY, EvaluationError
 
-MASK_POLICY = "all_tokens"
-
-
-class EvaluationError(ValueError):
-    """A measurement is undefined: the LM or the SAE gives values that are not finite, or an ablation costs nothing."""
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What is measured.
-
-    Args:
-        windows: held-out windows measured, each of model.window tokens.
-        inference: ways to read codes that are measured, by the names of `sae_core.inference`; `encoder`, the SAE's own,
-            always is. They change no result of another, so they are no part of the run's id, and a finished run can be
-            measured in further ways without training again. So it is with the next two.
-        novelty: compare the latents with those of the dense_tied SAE of the same layer, n and k, trained where it is
-            not there yet; of seed 0, or of seed 1 for SAEs of seed 0.
-        contexts: strongest held-out contexts of each latent that are written to the run's folder; 0 for no file.
-    """
-
-    windows: int = 100
-    inference: tuple[str, ...] = (ENCODER,)
-    novelty: bool = False
-    contexts: int = 0
-
-    def __post_init__(self):
-        if self.windows < 1:
-            raise CorpusError(f"eval.windows={self.windows} must be at least 1")
-        if self.contexts < 0:
-            raise ValueError(f"eval.contexts={self.contexts} must be at least 0")
-        try:
-            names = [ENCODER, *(inference_name(name) for name in self.inference)]
-        except ValueError as error:
-            raise ValueError(f"eval.inference={list(self.inference)}: {error}") from None
-        object.__setattr__(self, "inference", tuple(dict.fromkeys(names)))
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Cross-entropies that do not depend on the SAE, in nats per token."""
-
-    ce_clean: float
-    ce_zero: float  # hook point replaced by zeros
-    ce_mean: float  # hook point replaced by the training pool's mean activation
-    predicted_tokens: int
-
-
-Edit = Callable[[torch.Tensor], torch.Tensor | None]
 Tick = Callable[[int, int], None]  # windows done, windows in all
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
-
-def baselines(
-    lm: Callable[[], LM], layer: int, windows: Windows, mean: torch.Tensor, batch_size: int, cache: Path, key: str
-) -> Baselines:
-    """Measure the baselines, or read them back: once per (model, layer, held-out set).
-
-    Args:
-        lm: gives the LM; called only when they must be measured.
-        mean: float32 (d_in,).
-        cache: folder of remembered baselines; `key` names what else determines them (weights, dtype, ...).
-    """
-    file = cache / f"{short_hash(key, layer, windows.digest(), mean.tolist())}.json"
-    try:
-        return Baselines(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError):
-        pass
-    model = lm()
-    mean = mean.to(model.device)
-    measured = Baselines(
-        ce_clean=_cross_entropy(model, layer, windows, batch_size, lambda h: None),
-        ce_zero=_cross_entropy(model, layer, windows, batch_size, torch.zeros_like),
-        ce_mean=_cross_entropy(model, layer, windows, batch_size, lambda h: mean.expand_as(h)),
-        predicted_tokens=int((windows.lengths - 1).sum()),
-    )
-    with suppress(OSError):  # a full disk costs the memory, not the run
-        write_json(file, asdict(measured))
-    return measured
 
 
 class CleanPass:
@@ -248,24 +167,6 @@ def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
         "ce_recovered": ce_recovered(ce_sae, base.ce_clean, base.ce_zero),
         "ce_recovered_mean": ce_recovered(ce_sae, base.ce_clean, base.ce_mean),
     }
-
-
-@torch.inference_mode()
-def _cross_entropy(lm: LM, layer: int, windows: Windows, batch_size: int, edit: Edit) -> float:
-    total = count = 0.0
-    for start in range(0, len(windows.tokens), batch_size):
-        tokens, _, predicted = _batch(windows, start, batch_size, lm.device)
-        losses = next_token_losses(lm.logits(tokens, layer, edit), tokens)[predicted]
-        total += float(losses.double().sum())
-        count += losses.numel()
-    return total / count
-
-
-def _batch(windows: Windows, start: int, size: int, device: torch.device):
-    """(tokens, mask of real tokens, mask of predicted positions (windows, length - 1)) of one batch."""
-    tokens = torch.from_numpy(windows.tokens[start : start + size]).to(device)
-    mask = torch.from_numpy(windows.mask()[start : start + size]).to(device)
-    return tokens, mask, mask[:, 1:]
 
 
 def _kl_sum(clean: torch.Tensor, logits: torch.Tensor, predicted: torch.Tensor) -> float:

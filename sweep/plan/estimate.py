@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from sae_core.arms.base import FittedArm
 from sae_core.storage import NO_SUPPORT, Layout, planned_bytes, planned_counts
-from sweep.jobs.build import Job
-from sweep.lm.model import DTYPES
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
+from sweep.lm.find import DTYPES
 from sweep.machine.gpus import device_from
 from sweep.measures.measures import CleanPass
 from sweep.plan.past import Evaluations, Past, past, said
 from sweep.plan.steps import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of
 from sweep.plan.steps import training_bytes as _training_bytes
 from sweep.plan.workload import CONTEXTS, EXAMINED, NOVELTY, evaluation_work, recovery_work, steps_of
-from sweep.run.recovery import RecoveryJob
 
 PROBING = 5.0  # seconds that all probes of a plan may take
 _PROCESS = 440 << 20  # of a worker before it has an LM: torch, transformers and what they import

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 
 from sae_core.arms import CellError
 from sweep.activations.cache import CacheKey
-from sweep.jobs.build import Job, build
-from sweep.lm.model import ModelNotHereError
+from sweep.jobs.build import build
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
+from sweep.lm.find import ModelNotHereError
 from sweep.plan.estimate import planned_storage
-from sweep.run.recovery import RecoveryJob
 from sweep.store.records import COMPLETE, read_record
 
 
@@ -93,3 +94,15 @@ def _together(job: Job | RecoveryJob, layers: dict[CacheKey, set[int]]) -> Job |
 
 def _source(job: Job) -> CacheKey:
     return replace(job.spec.activations, layer=0)
+
+
+def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """A line for each reason, with the cells that were left out for it."""
+    found: dict[str, list[LeftOut]] = {}
+    for cell in left_out:
+        found.setdefault(cell.reason, []).append(cell)
+    lines: list[str] = []
+    for reason, cells in found.items():
+        which = " ".join(cells[0].overrides)
+        lines.append(f"left out: {which if len(cells) == 1 else f'{len(cells)} cells, the first {which}'}: {reason}")
+    return lines

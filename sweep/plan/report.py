@@ -9,14 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.workers import Workers
 from sweep.plan.estimate import PROBING, Estimate, planned_storage
-from sweep.plan.plan import Plan
+from sweep.plan.plan import Plan, left_out_lines
 from sweep.plan.rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan.totals import duration, passes_of, size, totals
-from sweep.run.recovery import RecoveryJob
-from sweep.workers.table import left_out_lines
 
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
             "memory", "state")  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
 from sweep.plan.estimate import Basis, Estimate, Wanted, basis, estimated
 from sweep.plan.plan import Plan, Planned
 from sweep.run.once import missing
-from sweep.run.recovery import RecoveryJob
 from sweep.store.owners import running
 from sweep.store.records import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 

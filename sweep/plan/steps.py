@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.machine.gpus import device_from
-from sweep.machine.process import keep_freed_memory
+from sweep.machine.process import keep_freed_memory, machine_memory
 from sweep.plan.workload import step_work
 from sweep.train.loop import train_step
 
@@ -174,8 +173,3 @@ def training_bytes(cell: Cell) -> int:
     """Values, gradients and Adam's two moments, and a batch's scores."""
     layout = cell.layout
     return 16 * (layout.n_latents * layout.degree + layout.encoder_values) + 12 * cell.batch * layout.n_latents
-
-
-def machine_memory() -> int:
-    """Bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sweep.activations.cache import entry_bytes
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
+from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers
 from sweep.plan.estimate import Basis, pass_seconds, planned_storage
 from sweep.plan.plan import Plan
 from sweep.plan.rows import Row
-from sweep.plan.steps import machine_memory
 
 _START = 6.0  # seconds from a worker's start to its first run: Python, torch, the LM
 

@@ -13,13 +13,15 @@ from sae_core.activity import Activity, activity_measures, support_measures
 from sae_core.comparison import cosine_matches, novelty
 from sae_core.inference import ENCODER
 from sae_core.sae import SAE
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
+from sweep.measures.baselines import Baselines
+from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures.measures import Baselines, EvaluationError, all_codes, measure
+from sweep.measures.measures import all_codes, measure
 from sweep.run.loaded import clean_pass_of, tokenizer_of
 from sweep.run.recording import log, one_line
+from sweep.store.progress import RunProgress
 from sweep.store.records import CONTEXTS, Record, run_folder
-from sweep.workers.display import RunProgress
 
 THEORY_TOKENS = 4096  # whose active sets `theory` looks at
 

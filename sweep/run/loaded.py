@@ -13,8 +13,9 @@ import torch
 from sweep.activations.cache import CacheKey, Pool, open_pool
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows
-from sweep.jobs.build import Job
-from sweep.lm.model import LM, ModelConfig, ModelInfo, load_lm, load_tokenizer
+from sweep.jobs.job import Job
+from sweep.lm.find import ModelConfig, ModelInfo
+from sweep.lm.model import LM, load_lm, load_tokenizer
 from sweep.machine.process import spare_long_lived_objects
 from sweep.measures.measures import CleanPass
 

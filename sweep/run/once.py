@@ -12,18 +12,20 @@ import torch
 from filelock import FileLock
 
 from sweep.activations.cache import check_disk, entry_bytes
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.gpus import device_from
 from sweep.machine.process import settle
-from sweep.measures.measures import Baselines, EvaluationError
+from sweep.measures.baselines import Baselines
+from sweep.measures.config import EvaluationError
 from sweep.run.examine import examine
 from sweep.run.loaded import held_out_of, train_windows_of
 from sweep.run.recording import guarded_tracker, log, recording
-from sweep.run.recovery import RecoveryJob, recover
+from sweep.run.recovery import recover
 from sweep.run.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
+from sweep.store.progress import RunProgress
 from sweep.store.records import CHECKPOINT, COMPLETE, LOCK, Record, read_record, run_folder, stop_file, write_record
 from sweep.train.streams import drive
-from sweep.workers.display import RunProgress
 
 
 def carry_out(job: Job | RecoveryJob) -> Record:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 from sae_core.arms import Sizes
 from sweep.store.files import remove_left
+from sweep.store.progress import RunProgress
 from sweep.store.records import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.store.versions import versions
 from sweep.tracking.outage import Outage, unreachable
 from sweep.tracking.wandb_tracker import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
 from sweep.train.loop import Stopped
-from sweep.workers.display import RunProgress
 
 LOG = "run.log"
 STOPPED = "stopped"  # a status that no record on disk has

@@ -23,13 +23,15 @@ from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
 from sweep.activations.local_copy import stage
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
 from sweep.machine.gpus import device_from
-from sweep.measures.measures import Baselines, EvaluationError, baselines
+from sweep.measures.baselines import Baselines, baselines
+from sweep.measures.config import EvaluationError
 from sweep.run.examine import examine
 from sweep.run.loaded import held_out_of, lm_of, pool_of, train_windows_of
 from sweep.run.recording import Recording, log
 from sweep.store.hashes import file_hash
+from sweep.store.progress import RunProgress
 from sweep.store.records import (
     CHECKPOINT,
     COMPLETE,
@@ -43,9 +45,10 @@ from sweep.store.records import (
     stop_file,
 )
 from sweep.store.versions import CODE
-from sweep.train.loop import CheckpointError, Progress, Training, TrainingError, training
+from sweep.train.config import TrainingError
+from sweep.train.loop import Training, training
+from sweep.train.state import CheckpointError, Progress
 from sweep.train.streams import Given, Stream, Wanted
-from sweep.workers.display import RunProgress
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient

@@ -11,7 +11,7 @@ SIZES = ("d_in", "n_latents", "degree")
 # History: the curves of training, over STEP.
 STEP = "train/tokens"
 FVU_CURVE, LOSS_CURVE, DEAD_CURVE = "train/fvu", "train/loss", "train/dead_fraction"
-CURVES = {  # name -> field of `sweep.train.loop.Progress`
+CURVES = {  # name -> field of `sweep.train.state.Progress`
     STEP: "tokens",
     "train/step": "step",
     LOSS_CURVE: "loss",

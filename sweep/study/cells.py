@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from sweep.jobs.build import Job
-from sweep.lm.model import ModelNotHereError
+from sweep.jobs.job import Job
+from sweep.lm.find import ModelNotHereError
 from sweep.plan.estimate import planned_storage
 from sweep.plan.plan import Planned, make_plan
 from sweep.study.config import KEY, SearchConfig

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from optuna.trial import TrialState
 
 from sae_core.inference import ENCODER
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
 from sweep.store.records import COMPLETE, Record
 from sweep.study.config import SearchConfig
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from optuna import Trial
 
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
 from sweep.store.records import Record, read_curve, run_folder, stop_file
 from sweep.study.samplers import RUNGS
 from sweep.study.storage import StorageError

@@ -15,8 +15,8 @@ from optuna import Study
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from sweep.jobs.build import Job
 from sweep.jobs.compose import Composer
+from sweep.jobs.job import Job
 from sweep.plan.estimate import planned_storage
 from sweep.plan.plan import Planned
 from sweep.study.cells import Cells, ImpossibleError, check_base

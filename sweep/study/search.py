@@ -18,7 +18,7 @@ from filelock import FileLock
 from optuna import Trial
 from optuna.trial import TrialState
 
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
 from sweep.plan.plan import Planned
 from sweep.run.once import preflight
 from sweep.store.records import COMPLETE, Record, read_record, run_folder

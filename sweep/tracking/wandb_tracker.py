@@ -19,7 +19,7 @@ from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
 from sweep.store.metric_names import CURVES, PREFIXES, RUN_ID, SIZES, STATUS, STEP, of_inference
 from sweep.store.records import RECORD, SENT, Record, read_curve
-from sweep.train.loop import Progress
+from sweep.train.state import Progress
 
 MODES = ("offline", "online", "disabled")
 _INIT, _FINISH = 20.0, 60.0  # seconds that an online session may take to begin, and to send what is left at its end

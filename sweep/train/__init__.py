@@ -3,6 +3,6 @@
 Records and conf/train/ name `TrainConfig` as a member of this package, so it stays importable from it.
 """
 
-from sweep.train.loop import TrainConfig
+from sweep.train.config import TrainConfig
 
 __all__ = ["TrainConfig"]

@@ -17,11 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
 
-from sweep.jobs.build import Job
+from sweep.jobs.job import Job
+from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers, no_more_processes_than, workers_of
 from sweep.plan.estimate import planned_memory
 from sweep.plan.plan import LeftOut, Planned
-from sweep.plan.steps import machine_memory
 from sweep.run.once import missing
 from sweep.run.recording import one_line
 from sweep.store.files import write_json

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sae_core.inference import ENCODER
-from sweep.jobs.build import Job
-from sweep.plan.plan import LeftOut, Planned
-from sweep.run.recovery import RecoveryJob
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
+from sweep.plan.plan import LeftOut, Planned, left_out_lines
 from sweep.store.records import COMPLETE, Record, read_record
 from sweep.store.versions import other_versions, versions
 
@@ -82,18 +82,6 @@ def _few(errors: Sequence[str]) -> list[str]:
     first = waiting[0].removeprefix(f"{NOT_FINISHED}: ")
     others = [error for error in errors if not error.startswith(NOT_FINISHED)]
     return [*others, f"{NOT_FINISHED}: {len(waiting)} runs, the first {first}"]
-
-
-def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
-    """A line for each reason, with the cells that were left out for it."""
-    found: dict[str, list[LeftOut]] = {}
-    for cell in left_out:
-        found.setdefault(cell.reason, []).append(cell)
-    lines: list[str] = []
-    for reason, cells in found.items():
-        which = " ".join(cells[0].overrides)
-        lines.append(f"left out: {which if len(cells) == 1 else f'{len(cells)} cells, the first {which}'}: {reason}")
-    return lines
 
 
 def _print(

@@ -19,11 +19,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from sae_core.kernels.dispatch import BackendWarning
-from sweep.jobs.build import Job, build
+from sweep.jobs.build import build
+from sweep.jobs.job import Job
+from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.gpus import allotted
 from sweep.run.once import lock_of, needed_by, run_together
 from sweep.run.recording import STOPPED, one_line
-from sweep.run.recovery import RecoveryJob, recover
+from sweep.run.recovery import recover
 from sweep.store.files import write_json
 from sweep.store.records import COMPLETE, FAILED, Record, read_record
 

@@ -22,7 +22,8 @@ import torch
 
 from sae_core.arms import Arm, Expander
 from sweep.store.records import iterate_records, write_record
-from sweep.train.loop import TrainConfig, training
+from sweep.train.config import TrainConfig
+from sweep.train.loop import training
 from sweep.train.streams import Stream, drive
 
 RESULTS = Path(__file__).parent / "results" / "sweeps.md"

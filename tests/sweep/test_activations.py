@@ -15,7 +15,8 @@ import sweep.activations.cache as activations
 from sweep.activations.cache import CacheError, CacheKey, ensure_pools, open_pool
 from sweep.corpus.documents import TextCorpus
 from sweep.corpus.windows import WindowConfig, train_windows
-from sweep.lm.model import ModelConfig, find_model, load_lm
+from sweep.lm.find import ModelConfig, find_model
+from sweep.lm.model import load_lm
 
 KEY = CacheKey("w", "float32", 1, "resid_post", "c", 16, "window", 500, "float16", 0)
 

@@ -38,7 +38,7 @@ def test_every_arm_builds_by_its_own_name(arm, tmp_path):
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])
 def test_every_file_of_a_group_composes_and_fits_its_schema(group):
     from sweep.jobs.build import TrackerConfig, _dataclass
-    from sweep.lm.model import ModelConfig
+    from sweep.lm.find import ModelConfig
 
     for name in files(group):
         plain = OmegaConf.to_container(composed(f"{group}={name}"), resolve=True)

@@ -181,7 +181,7 @@ def test_the_same_sweep_twice_at_once_trains_each_run_once(world, undisturbed):
 
 def test_a_full_disk_under_the_runs_costs_no_checkpoint_and_no_result(world, undisturbed):
     with small_disk(world.runs, "2m"):
-        full = f"sweep.train.loop:_State.save 2 fill={world.runs}"
+        full = f"sweep.train.state:_State.save 2 fill={world.runs}"
         out, err = launched(world, *TWO, disabled=False, expected=1, happens=full)
         lines = [line for line in out.splitlines() if line.startswith(("failed: ", "not finished: "))]
         assert len(lines) == 2 and all("checkpoint.pt cannot be written: 0 bytes are free" in line for line in lines)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sweep.lm.model import ModelConfig, ModelError, check_layer, find_model, load_lm, model_hash, next_token_losses
+from sweep.lm.find import ModelConfig, ModelError, check_layer, find_model, model_hash
+from sweep.lm.model import load_lm, next_token_losses
 from tests.conftest import ARCHITECTURES, VOCAB
 
 CPU = torch.device("cpu")

@@ -10,8 +10,11 @@ from transformers import AutoModelForCausalLM
 from sae_core.arms import Expander
 from sweep.corpus.documents import TextCorpus
 from sweep.corpus.windows import WindowConfig, held_out_windows
-from sweep.lm.model import ModelConfig, find_model, load_lm
-from sweep.measures.measures import CleanPass, EvaluationError, baselines, evaluate
+from sweep.lm.find import ModelConfig, find_model
+from sweep.lm.model import load_lm
+from sweep.measures.baselines import baselines
+from sweep.measures.config import EvaluationError
+from sweep.measures.measures import CleanPass, evaluate
 
 LAYER = 1
 

@@ -9,7 +9,8 @@ import torch
 
 from sae_core.arms import CellError
 from sae_core.supports import clustered_support
-from sweep.run.recovery import RecoveryConfig, RecoverySpec, measure
+from sweep.jobs.recovery import RecoveryConfig, RecoverySpec
+from sweep.run.recovery import measure
 from tests.sweep.test_inference import call
 
 CPU = torch.device("cpu")

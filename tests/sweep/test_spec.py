@@ -7,8 +7,8 @@ import pytest
 from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, Quantised
 from sweep.activations.cache import CacheKey
 from sweep.jobs.spec import RunSpec, latents_from, whole_number
-from sweep.measures.measures import EvalConfig
-from sweep.train.loop import TrainConfig
+from sweep.measures.config import EvalConfig
+from sweep.train.config import TrainConfig
 
 KEY = CacheKey("w", "float32", 2, "resid_post", "c", 128, "window", 1000, "float16", 0)
 SPEC = RunSpec(KEY, Expander(64, 3, 4), TrainConfig(), EvalConfig(), 0)

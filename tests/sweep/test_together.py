@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sae_core.arms import DenseTied, Dynamic, Expander
-from sweep.train.loop import Stopped, TrainConfig, TrainingError, train, training
+from sweep.train.config import TrainConfig, TrainingError
+from sweep.train.loop import Stopped, train, training
 from sweep.train.streams import Stream, drive
 
 CPU = torch.device("cpu")

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from sae_core.arms import DenseWarmTied, Dynamic, Expander
-from sweep.train.loop import CheckpointError, TrainConfig, TrainingError, train
+from sweep.train.config import TrainConfig, TrainingError
+from sweep.train.loop import train
+from sweep.train.state import CheckpointError
 from sweep.train.streams import batch_indices
 
 DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(

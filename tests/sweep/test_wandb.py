@@ -208,7 +208,7 @@ def test_why_there_is_no_session(world, server, monkeypatch, why, said):
 
 def test_a_killed_run_that_goes_on_is_one_whole_run(world, server):
     process = world.start(ONLINE, "train.checkpoint_every=50", "train.steps=100", disabled=False,
-                          happens="sweep.train.loop:_State.save 1 kill")  # fmt: skip
+                          happens="sweep.train.state:_State.save 1 kill")  # fmt: skip
     process.communicate(timeout=120)
     assert process.returncode != 0
     assert world.sweep(ONLINE, "train.checkpoint_every=50", disabled=False)[0] == 0
