@@ -11,14 +11,16 @@ from matplotlib.figure import Figure
 from analysis import arms
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.frontier import frontier_figure
+from analysis.draw.latents import richest, summary_figure
 from analysis.draw.panels import readable
 from analysis.draw.pareto import pareto_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
+from analysis.draw.wins import wins_figure
 from analysis.frames import dicts, groups, mean_by, part, where
-from analysis.latex.paper import three_degrees
-from analysis.latex.verdicts import dominance_latex
+from analysis.latex.latents import latents_latex
+from analysis.latex.verdicts import comparable_arms, dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, drawn
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
@@ -26,7 +28,9 @@ from analysis.tables.controls import bits_table, layers_table, masks_table, matc
 from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
+from analysis.tables.latents import summary_table
 from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.paper import three_degrees
 from analysis.tables.pareto import as_csv, pareto_table
 from analysis.tables.pursuits import (
     amortisation_table,
@@ -35,6 +39,7 @@ from analysis.tables.pursuits import (
     recovery_table,
     throughput_table,
 )
+from analysis.tables.wins import wins_table
 
 _BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
 
@@ -224,3 +229,21 @@ def _by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
         return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=markers[row["d"]])
 
     return style
+
+
+def latents_summary(records: Records, options: Options) -> list[Output]:
+    """A figure of the panel (model, layer, n, k) with most arms, LaTeX of all; both of arms trained one-shot and not
+    rounded, or those asked for. The CSV has every arm."""
+    table = summary_table(chosen(records.runs, options))
+    drawn = table if options.arms else where(table, table["arm"].map(arms.plain))
+    drawn = table if drawn.empty else drawn
+    return [Output("latents_summary", table, summary_figure(richest(drawn)), latents_latex(drawn))]
+
+
+def wins(records: Records, options: Options) -> list[Output]:
+    """Arm against arm; the CSV has every pair and reading."""
+    table = wins_table(chosen(records.readings, options))
+    if table.empty:
+        raise NoRunsError("no two arms share a cell")
+    drawn = comparable_arms(table)
+    return [Output("wins", table, wins_figure(drawn) if len(drawn) else None, wins_latex(drawn))]

@@ -1,53 +1,47 @@
-"""What `analysis` says of the runs: the dominance table, and the colours that its figures give the arms.
-
-`sweep` imports nothing of `analysis`, so it is asked as a process, as a user would.
-"""
+"""The dominance table that a dashboard's report shows, and the colours that all figures give the arms."""
 
 from __future__ import annotations
 
-import csv
-import json
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-Row = dict[str, str]  # of dominance.csv
-_COLOURS = (
-    "import json, sys; from analysis import arms; print(json.dumps({arm: arms.colour(arm) for arm in sys.argv[1:]}))"
-)
+from analysis import arms
+from analysis.frames import dicts
+from analysis.read.records import Records
+from analysis.read.sources import NoRunsError
+from analysis.tables.dominance import dominance_table
+
+Row = dict[str, Any]  # a row of `analysis.tables.dominance.dominance_table`
 
 
 class Dominance(NamedTuple):
+    """The table as the report shows it."""
+
     rows: list[Row]
-    notes: list[str]  # what was left out of it; why there is none
+    notes: list[str]  # what the table leaves out; the reason, where there are no rows
 
 
-def colours(arms: Iterable[str]) -> dict[str, str]:
-    """#rrggbb of each arm, the same as in every figure."""
-    command = [sys.executable, "-c", _COLOURS, *sorted(set(arms))]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def colours(labels: Iterable[str]) -> dict[str, str]:
+    """The colour of each arm as #rrggbb, the same as in every figure, in the order of the arms' names."""
+    return {label: arms.colour(label) for label in sorted(set(labels))}
 
 
 def dominance(runs_dir: Path, run_ids: Iterable[str]) -> Dominance:
-    """`python -m analysis dominance` of those runs."""
-    with tempfile.TemporaryDirectory() as folder:
-        study, out = Path(folder, "runs.csv"), Path(folder, "out")
-        study.write_text("".join(f"{line}\n" for line in ("run_id", *run_ids)))
-        command = [sys.executable, "-m", "analysis", "dominance", "--runs", str(runs_dir), "--study", str(study)]
-        done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
-        said = _without_paths(done.stderr, study, runs_dir).splitlines()
-        if done.returncode:
-            return Dominance([], [said[-1].removeprefix("error: ") if said else "analysis failed"])
-        with (out / "dominance.csv").open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    return Dominance(rows, [line.removeprefix("note: ") for line in said if line.startswith("note: ")])
+    """The dominance table of the runs `run_ids` of one run store."""
+    said = StringIO()
+    try:
+        with redirect_stderr(said):  # reading says there what it leaves out; a report says so in its text
+            records = Records.read(runs_dir).only(set(run_ids), "the sweep")
+            rows = dicts(dominance_table(records.readings))
+    except NoRunsError as error:
+        return Dominance([], [_without_folder(str(error), runs_dir)])
+    notes = [line.removeprefix("note: ") for line in said.getvalue().splitlines() if line.startswith("note: ")]
+    return Dominance(rows, [_without_folder(note, runs_dir) for note in notes])
 
 
-def _without_paths(said: str, study: Path, runs_dir: Path) -> str:
-    """Others read the report: where the runs lie on this machine is nothing to them."""
-    for place in (f"--study {study}: ", f"--runs {runs_dir}: ", f" in --runs {runs_dir}", f" in {runs_dir}"):
-        said = said.replace(place, "")
-    return said.replace(str(study), "the sweep")
+def _without_folder(text: str, runs_dir: Path) -> str:
+    """The message without the folder of runs: others read the report, and where runs lie here is nothing to them."""
+    return text.replace(f"--runs {runs_dir}: ", "").replace(f" in --runs {runs_dir}", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -13,7 +14,7 @@ _BUDGETS = 3  # of `analysis.tables.dominance`; where all of them agree their na
 
 def dominance_markdown(rows: Sequence[Row]) -> str:
     """Of one panel's rows: budgets of a level, and levels in a row, that agree in all the rest are one line."""
-    levels = [(int(level), _budgets(list(found))) for level, found in groupby(rows, key=lambda row: row["level"])]
+    levels = [(level, _budgets(list(found))) for level, found in groupby(rows, key=lambda row: row["level"])]
     lines: list[Sequence[str]] = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for budgets, found in groupby(levels, key=lambda level: level[1]):
         sizes = [size for size, _ in found]
@@ -33,24 +34,24 @@ def _budgets(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _cells(row: Row) -> tuple[str, str, str, str]:
     seeds = row["winner_seeds"]
-    own = f"{_measured(row, 'winner_mean', 'winner_half_interval')} ({seeds} seed{'s' * (seeds != '1')})"
-    if not row.get("runner_up"):  # where no row has one there is no such column
+    own = f"{_measured(row, 'winner_mean', 'winner_half_interval')} ({seeds} seed{'s' * (seeds != 1)})"
+    if not isinstance(row.get("runner_up"), str):  # no other arm fits the level and the budget
         return _who(row, "winner"), own, "none", ""
     ahead = _measured(row, "runner_up_difference", "runner_up_difference_half_interval")
     return _who(row, "winner"), own, _who(row, "runner_up"), ahead
 
 
 def _who(row: Row, role: str) -> str:
-    d = f" d={float(row[f'{role}_d']):g}" if row[f"{role}_d"] else ""
+    d = "" if math.isnan(row[f"{role}_d"]) else f" d={row[f'{role}_d']:g}"
     return f"{row[role]}{d}, {row[f'{role}_inference']}"
 
 
 def _measured(row: Row, mean: str, half_interval: str) -> str:
-    """`0.8997 ± 0.0068`; of one seed the mean alone."""
-    if not row[mean]:
+    """A mean with its 95 % interval, `0.8997 ± 0.0068`; the mean alone where there is one seed."""
+    if math.isnan(row[mean]):
         return "no seed in common"
-    interval = f" ± {float(row[half_interval]):.4f}" if row[half_interval] else ""
-    return f"{float(row[mean]):.4f}{interval}"
+    interval = "" if math.isnan(row[half_interval]) else f" ± {row[half_interval]:.4f}"
+    return f"{row[mean]:.4f}{interval}"
 
 
 def _size(n_bytes: int) -> str:

@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from analysis.arms import in_order
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, draw_line, legend, panel_title, plain_axis, storage_axis
+from analysis.draw.stairs import clipped, stairs
 from analysis.frames import among, column, groups, only
 from analysis.tables.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
 from analysis.tables.pairs import CELL, PANEL
-from analysis.tables.pareto import X_DOWN, clipped, stairs, storage
+from analysis.tables.pareto import X_DOWN, storage
 from analysis.tables.published import published
 
 _BEST = "0.6"

@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from analysis import arms
 from analysis.draw.labels import label_points
 from analysis.draw.shared import arm_style, legend, plain_axis, storage_axis
+from analysis.draw.stairs import stairs
 from analysis.frames import column, dicts, groups, part, where
 from analysis.tables.frontier import X_AXES, Y_AXES
-from analysis.tables.pareto import PLACE, X_DOWN, Y_DOWN, stairs
+from analysis.tables.pareto import PLACE, X_DOWN, Y_DOWN
 
 _INK = "0.15"
 _SIZE = (7.6, 5.6)  # inches a panel

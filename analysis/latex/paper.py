@@ -7,32 +7,18 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import REFERENCE, display, in_order
-from analysis.frames import dicts, groups, only, sorted_by_arm, where
+from analysis.frames import dicts, groups, only, where
 from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 from analysis.output import Options, Output, chosen
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.controls import at_several_layers
-from analysis.tables.pairs import CELL, PANEL, retained
-from analysis.tables.published import NOTE, any_beside, beside
-from analysis.tables.stats import over_seeds
+from analysis.tables.pairs import PANEL
+from analysis.tables.paper import sorted_cells, measured, three_degrees
+from analysis.tables.published import NOTE, any_beside
 
 PAPER_K = 64
 _ARMS = ("expander", REFERENCE, "dense_warmtied")
-_BY = [*CELL, "arm", "d", "n_latents", "decoder_compression"]
-_MEASURES = ["relative_error", "ce_recovered", "dead_fraction"]
-
-
-def measured(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per (model, layer, n, k, arm, d, n_latents): relative_error, ce_recovered and dead_fraction with their
-    95 % half intervals, seeds, `retained` (see `analysis.tables.pairs`), and the paper's means of the same cell."""
-    runs = runs.assign(**{name: float("nan") for name in _MEASURES if name not in runs})
-    table = over_seeds(runs, _BY, _MEASURES[0])[[*_BY, "seeds"]]
-    for name in _MEASURES:
-        renamed = {"mean": name, "half_interval": f"{name}_half_interval"}
-        table = table.merge(over_seeds(runs, _BY, name).drop(columns="seeds").rename(columns=renamed), on=_BY)
-    table = table.merge(retained(runs, _BY, "ce_recovered"), how="left", on=_BY)
-    return _sorted(beside(table.assign(inference="encoder"), _MEASURES))
 
 
 def table1(records: Records, options: Options) -> list[Output]:
@@ -122,21 +108,7 @@ def _at_main_k(table: pd.DataFrame) -> pd.DataFrame:
     for _, panel in groups(table, PANEL):
         ks = set(panel["k"])
         kept.append(panel[panel["k"] == (PAPER_K if PAPER_K in ks else max(ks, default=0))])
-    return _sorted(pd.concat(kept)) if kept else table
-
-
-def three_degrees(table: pd.DataFrame, panel_by: list[str]) -> pd.Series:
-    """Whether a row's d is the smallest, the middle or the largest of its panel's."""
-    keep = pd.Series(False, index=table.index)
-    for _, panel in groups(table, panel_by):
-        degrees = sorted(panel["d"].dropna().unique())
-        three = {degrees[0], degrees[len(degrees) // 2], degrees[-1]} if degrees else set()
-        keep.loc[panel.index] = panel["d"].isin(list(three))
-    return keep
-
-
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
-    return sorted_by_arm(table, CELL, ["d", "n_latents"])
+    return sorted_cells(pd.concat(kept)) if kept else table
 
 
 def _in_arm_order(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -8,22 +8,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import base, display, parse
-from analysis.draw.wins import wins_figure
 from analysis.frames import dicts, where
 from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
-from analysis.output import Options, Output, chosen
-from analysis.read.records import Records
-from analysis.read.sources import NoRunsError
-from analysis.tables.wins import wins_table
-
-
-def wins(records: Records, options: Options) -> list[Output]:
-    """Arm against arm; the CSV has every pair and reading."""
-    table = wins_table(chosen(records.readings, options))
-    if table.empty:
-        raise NoRunsError("no two arms share a cell")
-    drawn = comparable_arms(table)
-    return [Output("wins", table, wins_figure(drawn) if len(drawn) else None, wins_latex(drawn))]
 
 
 def comparable_arms(table: pd.DataFrame) -> pd.DataFrame:

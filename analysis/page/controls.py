@@ -10,7 +10,6 @@ import pandas as pd
 from analysis.arms import DENSE, PCA, base
 from analysis.draw.shared import D_LABEL, LABELS
 from analysis.frames import dicts, groups, part, where
-from analysis.latex.paper import measured
 from analysis.output import Options, chosen
 from analysis.page.charts import PANEL_CHOICES, Choice, axis, chart, measure
 from analysis.page.encode import encoded
@@ -18,6 +17,7 @@ from analysis.read.records import Records
 from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.tables.curves import data_table, learning_table
 from analysis.tables.latents import MEASURES, summary_table
+from analysis.tables.paper import measured
 from analysis.tables.pursuits import amortisation_table, certificates_table, recovery_table
 
 Section = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,19 +58,30 @@ class Records:
         return Records(self.source, tuple(kept))
 
     def of(self, study: Path) -> Records:
-        """Those whose run id is in the column `run_id` of the CSV file `study`, as a search writes it; how many of the
-        ids have no complete record is said on standard error.
+        """Those whose run id is in the column `run_id` of the CSV file `study`, as a search writes it.
 
         Raises:
-            NoRunsError: no such file or column, or no record of any.
+            NoRunsError: there is no such file or column, or none of the runs has a complete record.
         """
-        asked = _run_ids(study)
-        kept = tuple(record for record in self.records if record["run_id"] in asked)
+        return self.only(_run_ids(study), f"--study {study}")
+
+    def only(self, run_ids: Set[str], asked_by: str) -> Records:
+        """Those with one of the given run ids; how many ids have no complete record is said on standard error.
+
+        Args:
+            asked_by: what the ids are from, as messages name it.
+
+        Raises:
+            NoRunsError: none of them has a complete record.
+        """
+        kept = tuple(record for record in self.records if record["run_id"] in run_ids)
         if not kept:
-            raise NoRunsError(f"--study {study}: none of its {len(asked)} run(s) is complete in {self.named}")
-        missing = len(asked) - len({record["run_id"] for record in kept})
-        if missing:
-            print(f"note: {missing} of {len(asked)} run(s) of {study} not complete in {self.named}", file=sys.stderr)
+            raise NoRunsError(f"{asked_by}: none of its {len(run_ids)} run(s) is complete in {self.named}")
+        absent = len(run_ids) - len({record["run_id"] for record in kept})
+        if absent:
+            print(
+                f"note: {absent} of {len(run_ids)} run(s) of {asked_by} not complete in {self.named}", file=sys.stderr
+            )
         return Records(self.source, kept)
 
     @cached_property

@@ -87,7 +87,7 @@ def find_model(config: ModelConfig) -> ModelInfo:
         hf = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         hint = "; set model.trust_remote_code=true to run code that comes with it" if _has_code(folder) else ""
-        raise ModelError(f"{folder} is not a model that transformers can read ({_first_line(error)}){hint}") from None
+        raise ModelError(f"{folder} is not a model that transformers can read ({first_line(error)}){hint}") from None
     hf = hf.get_text_config()
     context = getattr(hf, "max_position_embeddings", None)
     if context and config.window > context:
@@ -154,6 +154,6 @@ def _has_code(folder: Path) -> bool:
     return any(folder.glob("*.py"))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sweep.lm.find import DTYPES, ModelConfig, ModelError, ModelInfo, _first_line
+from sweep.lm.find import DTYPES, ModelConfig, ModelError, ModelInfo, first_line
 
 # Module path of the list of blocks, by transformers' model_type.
 BLOCKS = {
@@ -32,7 +32,7 @@ def load_tokenizer(config: ModelConfig, info: ModelInfo):
     try:
         return AutoTokenizer.from_pretrained(info.folder, trust_remote_code=config.trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"{info.folder} holds no tokenizer that can be read ({_first_line(error)})") from None
+        raise ModelError(f"{info.folder} holds no tokenizer that can be read ({first_line(error)})") from None
 
 
 class LM:
@@ -125,7 +125,7 @@ def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
             trust_remote_code=config.trust_remote_code,
         )
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds
-        raise ModelError(f"{info.folder}: the weights cannot be loaded ({_first_line(error)})") from None
+        raise ModelError(f"{info.folder}: the weights cannot be loaded ({first_line(error)})") from None
     module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
     return LM(module, find_blocks(module, config.blocks, info), info.d_model, device)
 

@@ -61,14 +61,14 @@ def baselines(
 def _cross_entropy(lm: LM, layer: int, windows: Windows, batch_size: int, edit: Edit) -> float:
     total = count = 0.0
     for start in range(0, len(windows.tokens), batch_size):
-        tokens, _, predicted = _batch(windows, start, batch_size, lm.device)
+        tokens, _, predicted = batch_of(windows, start, batch_size, lm.device)
         losses = next_token_losses(lm.logits(tokens, layer, edit), tokens)[predicted]
         total += float(losses.double().sum())
         count += losses.numel()
     return total / count
 
 
-def _batch(windows: Windows, start: int, size: int, device: torch.device):
+def batch_of(windows: Windows, start: int, size: int, device: torch.device):
     """(tokens, mask of real tokens, mask of predicted positions (windows, length - 1)) of one batch."""
     tokens = torch.from_numpy(windows.tokens[start : start + size]).to(device)
     mask = torch.from_numpy(windows.mask()[start : start + size]).to(device)

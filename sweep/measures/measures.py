@@ -20,7 +20,7 @@ from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM, next_token_losses
-from sweep.measures.baselines import Baselines, _batch
+from sweep.measures.baselines import Baselines, batch_of
 from sweep.measures.config import MASK_POLICY, EvaluationError
 
 Tick = Callable[[int, int], None]  # windows done, windows in all
@@ -45,7 +45,7 @@ class CleanPass:
         if start in self._kept:
             return self._kept[start]
         seen: list[torch.Tensor] = []
-        tokens = _batch(self.windows, start, self.batch_size, self.lm.device)[0]
+        tokens = batch_of(self.windows, start, self.batch_size, self.lm.device)[0]
         logits = self.lm.logits(tokens, self.layer, lambda hidden: seen.append(hidden.clone()))
         batch = seen[0], logits
         if sum(t.nbytes for t in batch) * len(self.windows.tokens) <= self.KEPT_BYTES * len(tokens):
@@ -81,7 +81,7 @@ def all_codes(sae: SAE, clean: CleanPass) -> tuple[torch.Tensor, torch.Tensor, A
     windows = clean.windows
     codes, indices = [], []
     for start in range(0, len(windows.tokens), clean.batch_size):
-        mask = _batch(windows, start, clean.batch_size, clean.lm.device)[1]
+        mask = batch_of(windows, start, clean.batch_size, clean.lm.device)[1]
         for found, part in zip((codes, indices), sae.encode(clean(start)[0][mask].float()), strict=True):
             found.append(part.cpu())
     real = windows.mask()
@@ -135,7 +135,7 @@ def evaluate(
     sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
     ce_sum = kl_sum = 0.0
     for start in range(0, len(windows.tokens), batch_size):
-        tokens, mask, predicted = _batch(windows, start, batch_size, lm.device)
+        tokens, mask, predicted = batch_of(windows, start, batch_size, lm.device)
         hidden, clean_logits = clean(start)
         h = hidden[mask].float()
         codes, indices = (encode or sae.encode)(h)

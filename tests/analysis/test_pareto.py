@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from analysis.__main__ import main
 from analysis.draw.labels import spread
 from analysis.draw.pareto import pareto_figure
+from analysis.draw.stairs import clipped, stairs
 from analysis.read.sources import NoRunsError
-from analysis.tables.pareto import clipped, non_dominated, pareto_table, stairs
+from analysis.tables.pareto import non_dominated, pareto_table
 from sweep.store.records import write_record
 from tests.analysis.synthetic import M, record
 

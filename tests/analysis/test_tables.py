@@ -6,13 +6,16 @@ import re
 import pandas as pd
 import pytest
 
-from analysis.latex.deployment import encoder_to_omp, storage_table, table2, table3
-from analysis.latex.paper import measured, table1, table7, table10
-from analysis.latex.verdicts import dominance_latex, wins
+from analysis.commands import latents_summary, wins
+from analysis.latex.deployment import table2, table3
+from analysis.latex.paper import table1, table7, table10
+from analysis.latex.verdicts import dominance_latex
 from analysis.latex.write import Math, escape, latex_table, number, pm, whole
 from analysis.output import Options, chosen
 from analysis.read.sources import NoRunsError
-from analysis.tables.latents import latents_summary, summary_table
+from analysis.tables.deployment import encoder_to_omp, storage_table
+from analysis.tables.latents import summary_table
+from analysis.tables.paper import measured
 from analysis.tables.published import beside, published
 from analysis.tables.pursuits import amortisation_table
 from tests.analysis.synthetic import M, N, record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 import subprocess
@@ -151,18 +152,30 @@ def test_the_library_reads_both_back_as_they_are(both):
 # The dominance table
 
 
-def row(level, budget, winner, runner_up="", **more):
-    return {"level": str(level), "budget": budget, "winner": winner, "winner_d": "", "winner_inference": "encoder",
-            "winner_mean": "0.9", "winner_half_interval": "", "winner_seeds": "1", "runner_up": runner_up,
-            "runner_up_d": "7", "runner_up_inference": "omp", "runner_up_difference": "0.012345",
-            "runner_up_difference_half_interval": "0.001", **more}  # fmt: skip
+def row(level, budget, winner, runner_up=None, **more):
+    return {
+        "level": level,
+        "budget": budget,
+        "winner": winner,
+        "winner_d": math.nan,
+        "winner_inference": "encoder",
+        "winner_mean": 0.9,
+        "winner_half_interval": math.nan,
+        "winner_seeds": 1,
+        "runner_up": runner_up,
+        "runner_up_d": 7.0,
+        "runner_up_inference": "omp",
+        "runner_up_difference": 0.012345,
+        "runner_up_difference_half_interval": 0.001,
+        **more,
+    }
 
 
 def test_what_repeats_in_the_table_is_said_once():
     rows = [row(2**18, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
     rows += [row(2**19, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
-    rows += [row(2**20, "one-shot expander", "a"), row(2**20, "one-shot dense", "b", "a", winner_d="3.0")]
-    rows += [row(2**20, "unlimited", "b", "a", winner_d="3.0", winner_half_interval="0.002", winner_seeds="3")]
+    rows += [row(2**20, "one-shot expander", "a"), row(2**20, "one-shot dense", "b", "a", winner_d=3.0)]
+    rows += [row(2**20, "unlimited", "b", "a", winner_d=3.0, winner_half_interval=0.002, winner_seeds=3)]
     lines = dominance_markdown(rows).splitlines()
     assert lines[2:] == [
         "| 256 KiB to 512 KiB | any | a, encoder | 0.9000 (1 seed) | none |  |",

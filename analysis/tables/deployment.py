@@ -1,0 +1,72 @@
+"""What each arm stores, and what reading its codes by OMP is worth."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from analysis.frames import groups, only, part, renamed, sorted_by_arm
+from analysis.read.sources import NoRunsError
+from analysis.tables.pairs import CELL
+from analysis.tables.published import beside
+
+KIB = 1024
+
+
+_FLOAT = 4  # bytes
+
+
+def storage_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per (model, n, arm, d, n_latents, value_bits), in KiB:
+
+    - values_kib: learned decoder values at `value_bits` each (0 where they come from a seed),
+    - with_packed_indices_kib, with_int32_indices_kib: and n_latents*degree row indices of ceil(log2 m) or 32 bits
+      (dense atoms have none),
+    - with_biases_kib: the latter and everything else learned (biases, an own encoder) in float32,
+    - file_kib: artifact_bytes, the largest over layers, k and seeds; index_bits: what the support takes there.
+    """
+    by = ["model", "n", "arm", "d", "n_latents", "value_bits"]
+    rows: list[dict[str, object]] = []
+    for key, found in groups(runs, by):
+        run = found.iloc[0].to_dict()
+        rows.append({**dict(zip(by, key, strict=True)), **_sizes(run), "file_kib": found["artifact_bytes"].max() / KIB})
+    return sorted_by_arm(pd.DataFrame(rows), ["model", "n"], ["d", "n_latents"])
+
+
+def _sizes(run: dict[str, Any]) -> dict[str, object]:
+    values = run["learned_decoder_values"] * run["value_bits"] / 8
+    indices = 0 if run["degree"] >= run["d_in"] else run["n_latents"] * run["degree"]
+    other = run.get("learned_parameters", math.nan) - run["learned_decoder_values"]
+    packed = indices * math.ceil(math.log2(run["d_in"])) / 8
+    return {
+        "values_kib": values / KIB,
+        "with_packed_indices_kib": (values + packed) / KIB,
+        "with_int32_indices_kib": (values + 4 * indices) / KIB,
+        "with_biases_kib": (values + 4 * indices + _FLOAT * other) / KIB,
+        "index_bits": run.get("index_bits", math.nan),
+    }
+
+
+def encoder_to_omp(readings: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell of `amortisation_table` that was read by OMP: encoder, omp and gain with 95 % half intervals,
+    seeds, and the paper's two values.
+
+    Raises:
+        NoRunsError: none was.
+    """
+    cell = [*CELL, "arm", "d", "n_latents"]
+    by_omp = only(readings, inference="omp")
+    if by_omp.empty:
+        raise NoRunsError("no run was read by OMP; python -m sweep.evaluate run=all eval.inference=[omp] does so")
+    measures = ["mean", "half_interval"]
+    table = part(by_omp, [*cell, *measures, "gain", "gain_half_interval", "seeds"])
+    table = renamed(table, {"mean": "omp", "half_interval": "omp_half_interval"})
+    own = part(only(readings, inference="encoder"), [*cell, *measures])
+    own = renamed(own, {"mean": "encoder", "half_interval": "encoder_half_interval"})
+    table = table.merge(own, how="left", on=cell)
+    for name in ("encoder", "omp"):
+        table = beside(table.assign(inference=name), ["ce_recovered"]).drop(columns="inference")
+        table = renamed(table, {"published_ce_recovered": f"published_{name}"})
+    return table
