@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis import arms
 from analysis.draw.shared import legend, panel_title
 from analysis.frames import dicts, groups
-from analysis.tables.latents import NOVELTY_NULL, MEASURES
+from analysis.tables.latents import MEASURES, NOVELTY_NULL
 from analysis.tables.pairs import CELL, PANEL
 
 

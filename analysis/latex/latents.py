@@ -7,7 +7,7 @@ import pandas as pd
 from analysis import arms
 from analysis.frames import dicts
 from analysis.latex.write import latex_table, pm, whole
-from analysis.tables.latents import NOVELTY_NULL, MEASURES
+from analysis.tables.latents import MEASURES, NOVELTY_NULL
 
 
 def latents_latex(table: pd.DataFrame) -> str:

@@ -14,7 +14,7 @@ from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.controls import at_several_layers
 from analysis.tables.pairs import PANEL
-from analysis.tables.paper import sorted_cells, measured, three_degrees
+from analysis.tables.paper import measured, sorted_cells, three_degrees
 from analysis.tables.published import NOTE, any_beside
 
 PAPER_K = 64

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sweep.store.records import RECORD, iterate_records
-from tests.sweep.wandb_server import ENTITY, Run, wandb_server
+from tests.sweep.tracking.wandb_server import ENTITY, Run, wandb_server
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

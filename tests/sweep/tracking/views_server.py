@@ -1,8 +1,8 @@
-"""The server of `tests.sweep.wandb_server`, with projects to save workspaces and reports in."""
+"""The server of `tests.sweep.tracking.wandb_server`, with projects to save workspaces and reports in."""
 
 from __future__ import annotations
 
-from tests.sweep.wandb_server import WandbServer, wandb_server
+from tests.sweep.tracking.wandb_server import WandbServer, wandb_server
 
 
 class Views(WandbServer):

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tests.sweep.boards import NAME, files, made, panel_grids, runsets, stored
-from tests.sweep.views_server import views_server
+from tests.analysis.dashboard.boards import NAME, files, made, panel_grids, runsets, stored
+from tests.sweep.tracking.views_server import views_server
 from tests.sweep.world import ROOT
 
 

@@ -20,7 +20,7 @@ from sweep.plan.report import print_plan
 from sweep.plan.totals import duration, shared_out, size
 from sweep.run.once import carry_out
 from sweep.store.records import read_record
-from tests.sweep.test_owners import HOLD
+from tests.sweep.store.test_owners import HOLD
 from tests.sweep.world import World
 
 

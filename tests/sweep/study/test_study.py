@@ -1,4 +1,4 @@
-"""Searches whose training is a formula (`tests.sweep.searching`): what is asked, told, counted, freed, left behind."""
+"""Searches whose training is a formula (`tests.sweep.study.searching`): what is asked, told, counted, freed, left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweep.study.opening import StudyError
 from sweep.study.report import PARETO, TRIALS, pareto_set, print_results, write_results
 from sweep.study.samplers import PATIENCE, SAMPLERS
 from sweep.study.search import LEAST_FAILURES, SearchError
-from tests.sweep.searching import Bench, completed, settle, slowly
+from tests.sweep.study.searching import Bench, completed, settle, slowly
 
 SPACE = ("d=interval(2,30)", "train.lr=tag(log,interval(1e-4,1e-2))")
 fork = multiprocessing.get_context("fork")

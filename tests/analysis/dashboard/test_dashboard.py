@@ -22,7 +22,18 @@ from analysis.dashboard.__main__ import main
 from analysis.dashboard.dominance import dominance
 from analysis.dashboard.markdown import dominance_markdown
 from sweep.store import metric_names as names
-from tests.sweep.boards import BEFORE, NAME, drawn, launched, made, named, panel_grids, runsets, shipped, stored
+from tests.analysis.dashboard.boards import (
+    BEFORE,
+    NAME,
+    drawn,
+    launched,
+    made,
+    named,
+    panel_grids,
+    runsets,
+    shipped,
+    stored,
+)
 from tests.sweep.world import ROOT, World
 
 DRAWN = {names.CE_RECOVERED, names.COMPRESSION, names.STORED_BYTES, names.DELTA_CE, names.DEAD_FRACTION, names.STEP,

@@ -26,7 +26,7 @@ from sweep.store.metric_names import (
 )
 from sweep.store.records import RECORD, SENT
 from sweep.tracking.wandb_tracker import TrackerConfig, WandbTracker
-from tests.sweep.wandb_server import ENTITY, wandb_server
+from tests.sweep.tracking.wandb_server import ENTITY, wandb_server
 from tests.sweep.world import ROOT, World
 
 ONLINE = "tracker.mode=online"

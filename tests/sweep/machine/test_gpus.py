@@ -14,7 +14,7 @@ import torch
 
 from sweep.machine.gpus import allotted, one_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # A worker: as often as asked, holds a device, writes its name where only one may, and removes that again.
 WORKER = """
 import os, sys, time

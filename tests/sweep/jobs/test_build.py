@@ -12,7 +12,7 @@ import sweep.launch  # noqa: F401  (registers the resolver)
 from sweep.embedded import WEIGHTS
 from sweep.jobs.build import _build, build_job
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 
 
 def files(group):
