@@ -166,7 +166,7 @@ def collisions(activity: Activity, support: Tensor) -> float | None:
 
 
 def support_measures(dictionary: Dictionary) -> dict[str, float | None] | None:
-    """How the supports of all atoms lie, exactly; None where atoms are dense. `theory.measure` has the balance of rows.
+    """How the supports of all atoms lie, exactly; None where atoms are dense. `theory.theory_measures` has the balance of rows.
 
     Pairs need not be looked at: a row that r atoms use is shared by r(r-1)/2 of the n(n-1)/2 pairs.
 

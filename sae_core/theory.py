@@ -110,7 +110,7 @@ def r_omp(beta: float, deficit: float, k: int) -> float:
     return beta**2 * deficit * (2 * k + 1)
 
 
-def measure(dictionary: Dictionary, active: Tensor, seed: int = 0) -> dict[str, Any]:
+def theory_measures(dictionary: Dictionary, active: Tensor, seed: int = 0) -> dict[str, Any]:
     """All of the above, ready for a record.
 
     Args:

@@ -94,7 +94,9 @@ def test_a_room_imports_only_rooms_above_it(package, room):
                 assert parts[1] in allowed, f"{file.relative_to(ROOT)} imports {name}"
 
 
-@pytest.mark.parametrize("package, needed", [(package, name) for package in ROOMS for name in NEEDED_BY_ROOMS[package]])
+@pytest.mark.parametrize(
+    "package, needed", [(package, name) for package in ROOMS for name in sorted(NEEDED_BY_ROOMS[package])]
+)
 def test_what_rooms_need_imports_no_command(package, needed):
     for name in imported(ROOT / package / f"{needed}.py"):
         parts = name.split(".")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from analysis.dashboard.dominance import Row
+from sweep.store.sizes import human_size
 
 _COLUMNS = ("stored, at most", "multiply-adds, at most", "best", "CE recovered", "runner-up", "ahead by")
 _BUDGETS = 3  # of `analysis.tables.dominance`; where all of them agree their names say nothing
@@ -18,7 +19,7 @@ def dominance_markdown(rows: Sequence[Row]) -> str:
     lines: list[Sequence[str]] = [_COLUMNS, ["---"] * len(_COLUMNS)]
     for budgets, found in groupby(levels, key=lambda level: level[1]):
         sizes = [size for size, _ in found]
-        stored = _size(sizes[0]) + (f" to {_size(sizes[-1])}" if len(sizes) > 1 else "")
+        stored = human_size(sizes[0]) + (f" to {human_size(sizes[-1])}" if len(sizes) > 1 else "")
         lines += [(stored, *line) for line in budgets]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
@@ -52,12 +53,3 @@ def _measured(row: Row, mean: str, half_interval: str) -> str:
         return "no seed in common"
     interval = "" if math.isnan(row[half_interval]) else f" ± {row[half_interval]:.4f}"
     return f"{row[mean]:.4f}{interval}"
-
-
-def _size(n_bytes: int) -> str:
-    """Of a power of two: `256 KiB`."""
-    for unit in ("bytes", "KiB", "MiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes} {unit}"
-        n_bytes //= 1024
-    return f"{n_bytes} GiB"

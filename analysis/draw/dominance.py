@@ -14,9 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
-from analysis.draw.shared import binary_size, legend, panel_title, plain_axis
+from analysis.draw.shared import legend, panel_title, plain_axis
 from analysis.frames import dicts, groups, only
 from analysis.tables.dominance import BUDGETS
+from sweep.store.sizes import human_size
 
 _BUDGET_STYLES: dict[str, tuple[Any, str]] = {
     "one-shot expander": (":", "v"),
@@ -53,7 +54,7 @@ def dominance_figure(table: pd.DataFrame) -> Figure:
         above.set_title(panel_title((model, layer, n), k), loc="left", fontsize=11)
         for axis in (above, below):
             axis.set_xlim(-0.5, len(levels) - 0.5)
-            axis.set_xticks(range(len(levels)), [f"{binary_size(level)}" for level in levels])
+            axis.set_xticks(range(len(levels)), [human_size(level) for level in levels])
         below.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{_READ}")
     handles = [Line2D([], [], color="0.25", linestyle=line, marker=marker, markerfacecolor="0.25", label=budget)
                for budget, (line, marker) in _BUDGET_STYLES.items()]  # fmt: skip

@@ -207,14 +207,6 @@ def short(value: float, _: object = None) -> str:
     return f"{value:.3g}"
 
 
-def binary_size(size: float) -> str:
-    """Bytes in the largest binary unit that leaves at least 1: 65536 -> 64 KiB."""
-    for unit, suffix in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.4g} {suffix}"
-    return f"{size:.4g} B"
-
-
 def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write `name`.png and .svg into `out`; return the paths."""
     out.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,7 @@ def axis(key: str, label: str, log: bool = False, unit: str = "number") -> dict[
     return {"key": key, "label": label, "log": log, "unit": unit}
 
 
-def measure(label: str = "", mean: str = "mean", half: str = "half_interval") -> dict[str, Any]:
+def y_measure(label: str = "", mean: str = "mean", half: str = "half_interval") -> dict[str, Any]:
     """A y axis; without a label it is named by the choice of `what`."""
     return {"key": mean, "label": label, "mean": mean, "half": half}
 

@@ -11,7 +11,7 @@ from analysis.arms import DENSE, PCA, base
 from analysis.draw.shared import D_LABEL, LABELS
 from analysis.frames import dicts, groups, part, where
 from analysis.output import Options, chosen
-from analysis.page.charts import PANEL_CHOICES, Choice, axis, chart, measure
+from analysis.page.charts import PANEL_CHOICES, Choice, axis, chart, y_measure
 from analysis.page.encode import encoded
 from analysis.read.records import Records
 from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
@@ -38,7 +38,7 @@ def curves(records: Records, options: Options, shown: list[str]) -> Section:
     how = "Measured in training, on the batches trained on: means over seeds, bands are 95 % t intervals."
     choices = [*PANEL_CHOICES, Choice(["d"], "d", or_none=True), _what(table)]
     table = as_lines(table)
-    return chart([axis("tokens", "training tokens")], [measure()], choices, shown=shown, how=how, band=True,
+    return chart([axis("tokens", "training tokens")], [y_measure()], choices, shown=shown, how=how, band=True,
                  table=encoded(table, 4))  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def dead(records: Records, options: Options, shown: list[str]) -> Section:
     windows = sorted(set(records.runs["dead_window_tokens"])) if "dead_window_tokens" in records.runs else []
     of = f" of {windows[0]:,.0f}" if len(windows) == 1 else ""
     how = f"Share of latents that fire at none{of} held-out tokens. {_SEEDS}"
-    y = [measure(LABELS[name], name, f"{name}_half_interval") for name in ("dead_fraction", "relative_error")]
+    y = [y_measure(LABELS[name], name, f"{name}_half_interval") for name in ("dead_fraction", "relative_error")]
     columns = ["model", "layer", "n", "k", "arm", "d", "n_latents", "decoder_compression", "seeds"]
     table = part(table, [*columns, *[name for one in y for name in (one["mean"], one["half"])]])
     x = [_D, axis("decoder_compression", "compression (times)", log=True)]
@@ -68,7 +68,7 @@ def dead(records: Records, options: Options, shown: list[str]) -> Section:
 
 def latents(records: Records, options: Options, shown: list[str]) -> Section:
     table = _sparse(summary_table(chosen(records.runs, options)))
-    y = [measure(name, key, f"{key}_half_interval") for key, name in MEASURES.items() if key in table]
+    y = [y_measure(name, key, f"{key}_half_interval") for key, name in MEASURES.items() if key in table]
     names = [name for one in y for name in (one["mean"], one["half"])]
     table = part(table, ["model", "layer", "n", "k", "arm", "d", "seeds", *names])
     how = f"How latents are used on held-out text. {_SEEDS}"
@@ -98,7 +98,7 @@ def matched(records: Records, options: Options, shown: list[str]) -> Section:
 
 
 def _over_d(table: pd.DataFrame, how: str) -> Section:
-    return chart([_D], [measure()], [*PANEL_CHOICES, _what(table)], how=how, table=encoded(table))
+    return chart([_D], [y_measure()], [*PANEL_CHOICES, _what(table)], how=how, table=encoded(table))
 
 
 def _what(table: pd.DataFrame) -> Choice:
@@ -112,21 +112,21 @@ def bits(records: Records, options: Options, shown: list[str]) -> Section:
     table = bits_table(chosen(records.runs, options)).drop(columns="what")
     x = [axis("artifact_bytes", "stored bytes (size of sae.safetensors)", log=True, unit="bytes")]
     how = "The same SAEs with values of 32, 8 and 4 bits; further left is smaller. " + _SEEDS
-    return chart(x, [measure(LABELS["ce_recovered"])], PANEL_CHOICES, ["base", "bits"], how=how, table=encoded(table))
+    return chart(x, [y_measure(LABELS["ce_recovered"])], PANEL_CHOICES, ["base", "bits"], how=how, table=encoded(table))
 
 
 def layers(records: Records, options: Options, shown: list[str]) -> Section:
     table = layers_table(chosen(records.runs, options)).drop(columns="what")
     choices = [Choice(["model", "n"], "LM, n"), Choice(["k"], "k"), Choice(["d"], "d", or_none=True)]
-    x, y = [axis("layer", "layer (residual stream after this block)")], [measure(LABELS["ce_recovered"])]
+    x, y = [axis("layer", "layer (residual stream after this block)")], [y_measure(LABELS["ce_recovered"])]
     how = "The same arms layer by layer. " + _SEEDS
     return chart(x, y, choices, shown=["expander", *DENSE], how=how, table=encoded(table))
 
 
 def seeds(records: Records, options: Options, shown: list[str]) -> Section:
     table = seeds_table(chosen(records.runs, options)).dropna(subset=["half_interval"])
-    y = [measure("standard deviation of CE recovered over seeds", "standard_deviation", ""),
-         measure("CE recovered: mean, 95 % interval")]  # fmt: skip
+    y = [y_measure("standard deviation of CE recovered over seeds", "standard_deviation", ""),
+         y_measure("CE recovered: mean, 95 % interval")]  # fmt: skip
     return chart([_D], y, PANEL_CHOICES, levels=DENSE, how="How far seeds spread, of cells with five seeds or more.",
                  table=encoded(table))  # fmt: skip
 
@@ -135,7 +135,7 @@ def amortisation(records: Records, options: Options, shown: list[str]) -> Sectio
     table = amortisation_table(chosen(records.readings, options))
     x = [axis("multiply_adds", "multiply-adds to find a token's codes", log=True),
          axis("learned_decoder_values", "learned decoder values", log=True)]  # fmt: skip
-    y = [measure("CE recovered"), measure("gain over the own encoder (paired)", "gain", "gain_half_interval")]
+    y = [y_measure("CE recovered"), y_measure("gain over the own encoder (paired)", "gain", "gain_half_interval")]
     how = "What each way of reading the same dictionaries preserves, and what finding the codes costs."
     shown = [arm for arm in shown if base(arm) != PCA]  # it has no codes to read
     return chart(x, y, PANEL_CHOICES, ["arm", "inference"], shown=shown, how=how, table=encoded(table))
@@ -144,7 +144,7 @@ def amortisation(records: Records, options: Options, shown: list[str]) -> Sectio
 def data_efficiency(records: Records, options: Options, shown: list[str]) -> Section:
     table = data_table(chosen(records.everything, options)).drop(columns="what")
     x = [axis("pool_tokens", "tokens in the training pool", log=True)]
-    return chart(x, [measure(LABELS["ce_recovered"])], PANEL_CHOICES, ["arm", "d"],
+    return chart(x, [y_measure(LABELS["ce_recovered"])], PANEL_CHOICES, ["arm", "d"],
                  how="The same training on fewer distinct tokens. " + _SEEDS, table=encoded(table))  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def certificates(records: Records, options: Options, shown: list[str]) -> Sectio
     how = (
         "Lower bounds of the identifiability and OMP ratios over sets of k' atoms; recovery is certified only below 1."
     )
-    return chart([axis("at", "k'", log=True)], [measure("ratio (at least)")], choices, ["arm", "d"],
+    return chart([axis("at", "k'", log=True)], [y_measure("ratio (at least)")], choices, ["arm", "d"],
                  shown=["expander"], how=how, log_y=True, table=encoded(table))  # fmt: skip
 
 
@@ -162,8 +162,8 @@ def recovery(records: Records, options: Options, shown: list[str]) -> Section:
     table = recovery_table(records.recovery)
     choices = [Choice(["d_in", "n"], "m, n"), Choice(["values", "codes", "noise"], "entries, codes, noise"),
                Choice(["algorithm"], "algorithm")]  # fmt: skip
-    y = [measure("share of trials with every atom found", "exact_recovery", ""),
-         measure("share of atoms found", "support_recovery", "")]  # fmt: skip
+    y = [y_measure("share of trials with every atom found", "exact_recovery", ""),
+         y_measure("share of atoms found", "support_recovery", "")]  # fmt: skip
     return chart([axis("k", "k: planted atoms", log=True)], y, choices, ["mask", "d"],
                  how="Sparse codes planted in random dictionaries, without any LM.", table=encoded(table))  # fmt: skip
 

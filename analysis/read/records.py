@@ -137,7 +137,7 @@ class Records:
     @cached_property
     def recovery(self) -> pd.DataFrame:
         """One row per synthetic experiment and algorithm: mask, d, k, n, d_in, noise, values, codes, seed, trials,
-        algorithm and its measures (see `sweep.run.recovery.measure`).
+        algorithm and its measures (see `sweep.run.recovery.recovery_measures`).
 
         Raises:
             NoRunsError: there is none.

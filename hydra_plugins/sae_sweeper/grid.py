@@ -49,7 +49,7 @@ class GridSweeper(BasicSweeper):
         if self.config.plan:
             print_plan(plan, workers(self.config, plan.todo))
             return None
-        for job in _one_per_source([run.job for run in plan.todo]):
+        for job in _one_per_lm_and_text([run.job for run in plan.todo]):
             preflight(job)
         why: dict[str, str] = {}
         if plan.todo:
@@ -116,6 +116,6 @@ def _key(argument: str) -> str:
     return argument.split("=", 1)[0].lstrip("+~")
 
 
-def _one_per_source(jobs: list[Any]) -> list[Any]:
+def _one_per_lm_and_text(jobs: list[Any]) -> list[Any]:
     """One job for each activation entry: what differs only in the SAE needs checking once."""
     return list({getattr(job.spec, "activations", None): job for job in jobs}.values())

@@ -45,7 +45,7 @@ class Arm(ABC):
     name: ClassVar[str]
     by_gradient: ClassVar[bool] = True
     sparse_codes: ClassVar[bool] = True  # few of its latents are in use on a token
-    rounds: ClassVar[bool] = True  # its decoder values are stored and all that its encoder needs: `Quantised` can round
+    can_be_quantised: ClassVar[bool] = True  # it stores decoder values, and its encoder needs nothing besides
 
     @property
     def label(self) -> str:
@@ -86,15 +86,15 @@ class DerivedArm(Arm):
 
     @property
     @abstractmethod
-    def source(self) -> Arm:
+    def starts_from(self) -> Arm:
         """The arm whose trained SAE this one starts from."""
 
     @abstractmethod
     def derive(self, trained: SAE) -> SAE:
-        """A new SAE from the trained one of `source`, which stays as it is."""
+        """A new SAE from the trained one of `starts_from`, which stays as it is."""
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
-        return self.derive(self.source.build(d_in, seed, scale))
+        return self.derive(self.starts_from.build(d_in, seed, scale))
 
 
 class TiedArm(Arm):

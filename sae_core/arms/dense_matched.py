@@ -60,7 +60,7 @@ class DenseMatchedOwn(Arm):
     degree: int
     k: int
     match: str = VALUES
-    rounds = False
+    can_be_quantised = False
 
     def __post_init__(self):
         check_match(self.match)

@@ -21,7 +21,7 @@ class DenseOwn(Arm):
     n_latents: int
     k: int
     start: ClassVar[str]
-    rounds = False
+    can_be_quantised = False
 
     def sizes(self, d_in: int) -> Sizes:
         return checked(self.n_latents, d_in, self.k)

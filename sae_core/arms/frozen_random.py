@@ -17,7 +17,7 @@ class FrozenRandom(SparseArm):
     """
 
     name = "frozen_random"
-    rounds = False
+    can_be_quantised = False
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED, value_bits=0)

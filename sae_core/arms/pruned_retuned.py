@@ -22,7 +22,7 @@ class PrunedRetuned(SparseArm, DerivedArm):
     name = "pruned_retuned"
 
     @property
-    def source(self) -> DenseTied:
+    def starts_from(self) -> DenseTied:
         return DenseTied(self.n_latents, self.k, self.encoder)
 
     @torch.no_grad()

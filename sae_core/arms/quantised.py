@@ -20,14 +20,14 @@ class Quantised(DerivedArm):
     of: Arm
     bits: int
     by_gradient = False
-    rounds = False
+    can_be_quantised = False
 
     def __post_init__(self):
         try:
             check_bits(self.bits)
         except ValueError as error:
             raise ValueError(f"sae.{error}") from None
-        if not self.of.rounds:
+        if not self.of.can_be_quantised:
             raise ValueError(f"sae.of={self.of.name} has no values to round, encoder weights beside them, or few bits")
 
     @property
@@ -39,7 +39,7 @@ class Quantised(DerivedArm):
         return f"{self.of.label}-{self.bits}bit"
 
     @property
-    def source(self) -> Arm:
+    def starts_from(self) -> Arm:
         return self.of
 
     def sizes(self, d_in: int) -> Sizes:

@@ -23,20 +23,20 @@ def stage(cache_dir: Path, key: CacheKey, local: Path, on_copy: Callable[[], Non
     Raises:
         CacheError: it does not fit on the local disk, or copying fails.
     """
-    source, target = cache_dir / key.name, local / key.name
-    if target.is_dir():
+    original, copy = cache_dir / key.name, local / key.name
+    if copy.is_dir():
         return
     local.mkdir(parents=True, exist_ok=True)
     with FileLock(local / f"{key.name}.lock"):
-        if target.is_dir():
+        if copy.is_dir():
             return
         remove_stale(local, key)
-        check_disk(local, sum(file.stat().st_size for file in source.iterdir()), "cache.local")
+        check_disk(local, sum(file.stat().st_size for file in original.iterdir()), "cache.local")
         on_copy()
         temporary = writing(local, key)
         try:
-            shutil.copytree(source, temporary)
-            os.replace(temporary, target)
+            shutil.copytree(original, temporary)
+            os.replace(temporary, copy)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CacheError(f"cache.local={local}: copying the activations failed ({error})") from None

@@ -35,7 +35,7 @@ class HeldOut(NamedTuple):
     data_hash: str  # of the held-out files' names and texts
 
 
-def measure(folder: Path, documents: list[Document]) -> HeldOut:
+def measure_held_out(folder: Path, documents: list[Document]) -> HeldOut:
     """Every token of every document is predicted once, from at least half a context where the document has it."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -81,7 +81,7 @@ def documents_hash(documents: list[Document]) -> str:
 def write_card(folder: Path) -> HeldOut:
     """Measure and write `README.md`, the model card, into `folder`."""
     train_documents, held_out_documents = split_documents()
-    held_out = measure(folder, held_out_documents)
+    held_out = measure_held_out(folder, held_out_documents)
     training = json.loads((folder / "training.json").read_text())
     recipe, curve = training["recipe"], training["curve"]
     shown = [curve[i] for i in np.linspace(0, len(curve) - 1, min(12, len(curve))).round().astype(int)]

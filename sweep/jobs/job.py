@@ -59,10 +59,10 @@ class Job:
         return lacking
 
     @property
-    def source(self) -> Job | None:
+    def starts_from(self) -> Job | None:
         """The run whose SAE this one starts from."""
         arm = self.spec.arm
-        return self.of(arm.source) if isinstance(arm, DerivedArm) else None
+        return self.of(arm.starts_from) if isinstance(arm, DerivedArm) else None
 
     @property
     def reference(self) -> Job:

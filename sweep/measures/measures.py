@@ -53,7 +53,7 @@ class CleanPass:
         return batch
 
 
-def measure(
+def measure_reading(
     sae: SAE, inference: str, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None
 ) -> dict[str, dict[str, Any]]:
     """`sae` read by `inference` (see `sae_core.inference`): `metrics` as `evaluate` gives them, and `cost`:

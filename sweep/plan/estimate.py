@@ -48,7 +48,7 @@ class Estimate(NamedTuple):
 
     training: float  # seconds
     evaluation: float
-    source: str  # of the larger of the two: "21 records", "probed", "scaled", "guessed"
+    origin: str  # of the larger of the two: "21 records", "probed", "scaled", "guessed"
     memory: int  # bytes, the most that its worker has resident
     gpu: int  # bytes on a GPU, 0 on a CPU
 
@@ -63,7 +63,7 @@ class LMSize(NamedTuple):
     vocabulary: int
 
 
-class Wanted(NamedTuple):
+class Remaining(NamedTuple):
     """A run to be estimated."""
 
     job: Job | RecoveryJob
@@ -93,7 +93,7 @@ def planned_memory(job: Job | RecoveryJob) -> int:
     return _memory(job, setup_of(job.device, job.backend, 1).cuda)[0]
 
 
-def basis(wanted: Sequence[Wanted], threads: int, budget: float = PROBING) -> Basis:
+def basis(wanted: Sequence[Remaining], threads: int, budget: float = PROBING) -> Basis:
     """What is known of the time that `wanted` will take in workers of `threads` CPU threads.
 
     Args:
@@ -115,7 +115,7 @@ def basis(wanted: Sequence[Wanted], threads: int, budget: float = PROBING) -> Ba
     return found
 
 
-def estimated(wanted: Wanted, known: Basis) -> Estimate:
+def estimated(wanted: Remaining, known: Basis) -> Estimate:
     """Time and memory of one run."""
     job, lacking = wanted
     setup = known.setups[_key(job)]
@@ -123,8 +123,8 @@ def estimated(wanted: Wanted, known: Basis) -> Estimate:
         return _recovery(job, setup, known)
     training, from_ = (0.0, "") if lacking is not None else _training(job, setup, known)
     evaluation, measured_from = _evaluation(job, lacking, setup, known)
-    source = from_ if training > evaluation else measured_from
-    return Estimate(training, evaluation, source, *_memory(job, setup.cuda))
+    origin = from_ if training > evaluation else measured_from
+    return Estimate(training, evaluation, origin, *_memory(job, setup.cuda))
 
 
 def pass_seconds(job: Job, layers: Sequence[int], known: Basis) -> float:
@@ -157,7 +157,7 @@ def _training(job: Job, setup: Setup, known: Basis) -> tuple[float, str]:
     arm, cell = job.spec.arm, _cell(job)
     if arm.by_gradient:
         step = step_of(cell, known.steps[setup])
-        return _FIXED + _steps(job) * step.seconds, step.source
+        return _FIXED + _steps(job) * step.seconds, step.origin
     fits = known.past.fits.get((setup, arm.label, cell))
     if fits:
         return median(fits), said(len(fits))

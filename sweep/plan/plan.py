@@ -50,14 +50,14 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     """
     runs: dict[str, Planned] = {}
     left_out: list[LeftOut] = []
-    missing: ModelNotHereError | None = None
+    not_here: ModelNotHereError | None = None
     for overrides, cfg in cells:
         try:
             job = build(cfg, sweep)
             _check_budget(job, cfg.budget_bytes)
         except (CellError, ModelNotHereError) as reason:
             left_out.append(LeftOut(overrides, str(reason)))
-            missing = missing or (reason if isinstance(reason, ModelNotHereError) else None)
+            not_here = not_here or (reason if isinstance(reason, ModelNotHereError) else None)
             continue
         if job.spec.run_id in runs:
             continue
@@ -66,8 +66,8 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
             runs[job.spec.run_id] = Planned(overrides, job, False, False)
         else:
             runs[job.spec.run_id] = Planned(overrides, job, True, not job.lacking(record))
-    if missing and not runs:
-        raise missing
+    if not_here and not runs:
+        raise not_here
     return Plan(_with_layers(list(runs.values())), left_out)
 
 
@@ -82,17 +82,17 @@ def _with_layers(runs: list[Planned]) -> list[Planned]:
     layers: dict[CacheKey, set[int]] = {}
     for run in runs:
         if isinstance(run.job, Job) and not run.trained:
-            layers.setdefault(_source(run.job), set(run.job.layers_together)).add(run.job.axes["layer"])
+            layers.setdefault(_lm_and_text(run.job), set(run.job.layers_together)).add(run.job.axes["layer"])
     return [run if run.trained else run._replace(job=_together(run.job, layers)) for run in runs]
 
 
 def _together(job: Job | RecoveryJob, layers: dict[CacheKey, set[int]]) -> Job | RecoveryJob:
     if isinstance(job, RecoveryJob):
         return job
-    return replace(job, layers_together=tuple(sorted(layers[_source(job)])))
+    return replace(job, layers_together=tuple(sorted(layers[_lm_and_text(job)])))
 
 
-def _source(job: Job) -> CacheKey:
+def _lm_and_text(job: Job) -> CacheKey:
     return replace(job.spec.activations, layer=0)
 
 

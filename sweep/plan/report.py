@@ -15,7 +15,8 @@ from sweep.machine.workers import Workers
 from sweep.plan.estimate import PROBING, Estimate, planned_storage
 from sweep.plan.plan import Plan, left_out_lines
 from sweep.plan.rows import FAILED_BEFORE, Row, rows_of
-from sweep.plan.totals import duration, passes_of, size, totals
+from sweep.plan.totals import duration, passes_of, totals
+from sweep.store.sizes import human_size
 
 _COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
             "memory", "state")  # fmt: skip
@@ -70,14 +71,14 @@ def _cells(row: Row, gpu: bool) -> list[str]:
     storage = planned_storage(job)
     cells = [row.run_id, job.labels["arm"], str(degree), str(k), str(n), str(job.axes["layer"])]
     cells += [str(job.axes["seed"]), f"{storage.learned_decoder_values:,}", f"{storage.learned_parameters:,}"]
-    cells += [f"{storage.compression:.1f}x", size(storage.artifact_bytes)]
+    cells += [f"{storage.compression:.1f}x", human_size(storage.artifact_bytes)]
     cells += ["", "", ""] if estimate is None else _taken(estimate)
-    cells += [] if not gpu else [size(estimate.gpu) if estimate else ""]
+    cells += [] if not gpu else [human_size(estimate.gpu) if estimate else ""]
     return [*cells, row.state]
 
 
 def _taken(estimate: Estimate) -> list[str]:
-    return [duration(estimate.seconds), estimate.source, size(estimate.memory)]
+    return [duration(estimate.seconds), estimate.origin, human_size(estimate.memory)]
 
 
 def _narrow(rows: Sequence[Row]) -> Table:
@@ -86,10 +87,10 @@ def _narrow(rows: Sequence[Row]) -> Table:
     table.columns[0].width = 16  # a run id; what is longer folds
     for row in rows:
         cells = _cells(row, False)
-        values, parameters, compression, stored, time, source, memory, state = cells[7:]
+        values, parameters, compression, stored, time, origin, memory, state = cells[7:]
         assert isinstance(row.job, Job)
         what = f"{row.job.title}\n{values} values of {parameters}, {compression}, {stored}"
-        takes = f"{time}, {memory}\n{source}" if row.estimate else "\n"
+        takes = f"{time}, {memory}\n{origin}" if row.estimate else "\n"
         table.add_row(f"{cells[0]}\n{state}", what, takes)
     return table
 

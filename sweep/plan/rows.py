@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
-from sweep.plan.estimate import Basis, Estimate, Wanted, basis, estimated
+from sweep.plan.estimate import Basis, Estimate, Remaining, basis, estimated
 from sweep.plan.plan import Plan, Planned
-from sweep.run.once import missing
+from sweep.run.once import unfinished_needs
 from sweep.store.owners import running
 from sweep.store.records import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
     job: Job | RecoveryJob
     state: str
     why: str  # it failed
-    wanted: Wanted | None  # None where nothing is left to do
+    wanted: Remaining | None  # None where nothing is left to do
     estimate: Estimate | None
 
 
@@ -34,11 +34,11 @@ def rows_of(plan: Plan, threads: int, budget: float) -> tuple[list[Row], Basis]:
     for run_id, run in asked.items():
         record = read_record(run.job.runs_dir, run_id)
         lacking = run.job.lacking(record) if run.trained and record else None
-        wanted = None if run.done else Wanted(run.job, lacking)
-        for needed in missing(run.job) if wanted and isinstance(run.job, Job) else ():
+        wanted = None if run.done else Remaining(run.job, lacking)
+        for needed in unfinished_needs(run.job) if wanted and isinstance(run.job, Job) else ():
             its_id = needed.spec.run_id
             if its_id not in asked and its_id not in found:
-                found[its_id] = Row(its_id, needed, f"{TO_DO} first, for {run_id}", "", Wanted(needed, None), None)
+                found[its_id] = Row(its_id, needed, f"{TO_DO} first, for {run_id}", "", Remaining(needed, None), None)
         state = _state(run, run_folder(run.job.runs_dir, run_id), record, lacking)
         found[run_id] = Row(run_id, run.job, state, _why(record), wanted, None)
     known = basis([row.wanted for row in found.values() if row.wanted], threads, budget)

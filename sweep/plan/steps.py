@@ -54,14 +54,14 @@ class Cell(NamedTuple):
 
 class Known(NamedTuple):
     seconds: float  # a step
-    source: str  # "probed", or "3 records"
+    origin: str  # "probed", or "3 records"
 
 
 class Step(NamedTuple):
     """An estimate."""
 
     seconds: float
-    source: str
+    origin: str
     doubt: float  # about the logarithm of its error
 
 
@@ -80,7 +80,7 @@ def step_of(cell: Cell, known: Mapping[Cell, Known]) -> Step:
     """Seconds of a step of `cell`: as known, or of the nearest known cell of its kind, else of any, by their work."""
     if cell in known:
         found = known[cell]
-        return Step(found.seconds, found.source, 0.1)
+        return Step(found.seconds, found.origin, 0.1)
     alike = {other: found for other, found in known.items() if other.kind == cell.kind} or known
     if not alike:
         return Step(cell.work * 1e-9, "guessed", 1.5)

@@ -16,6 +16,7 @@ from sweep.machine.workers import Workers
 from sweep.plan.estimate import Basis, pass_seconds, planned_storage
 from sweep.plan.plan import Plan
 from sweep.plan.rows import Row
+from sweep.store.sizes import human_size
 
 _START = 6.0  # seconds from a worker's start to its first run: Python, torch, the LM
 
@@ -66,20 +67,21 @@ def totals(plan: Plan, rows: Sequence[Row], passes: Sequence[Pass], workers: Wor
     together = memory * min(workers.count, len(todo))
     enough = "" if together <= machine_memory() else "; WARNING: more than there is"
     yield (
-        f"memory: up to {size(memory)} a worker, {size(together)} together; "
-        f"this machine has {size(machine_memory())}{enough}"
+        f"memory: up to {human_size(memory)} a worker, {human_size(together)} together; "
+        f"this machine has {human_size(machine_memory())}{enough}"
     )
     gpu = max(estimate.gpu for _, estimate in todo)
     if gpu:
-        yield f"memory of a GPU: up to {size(gpu)} a run"
+        yield f"memory of a GPU: up to {human_size(gpu)} a run"
     yield from _cache_lines(passes)
     saes = [row.job for row, _ in todo if isinstance(row.job, Job) and row.wanted and row.wanted.lacking is None]
     if saes:
         stored = [planned_storage(job) for job in saes]
         checkpoints = sorted((12 * storage.learned_parameters for storage in stored), reverse=True)[: workers.count]
         total = sum(storage.artifact_bytes for storage in stored)
-        yield f"files of the SAEs: {size(total)}, and up to {size(sum(checkpoints))} for checkpoints in between; " + (
-            _room(total + sum(checkpoints), "runs_dir", saes[0].runs_dir)
+        yield (
+            f"files of the SAEs: {human_size(total)}, and up to {human_size(sum(checkpoints))} for checkpoints in between; "
+            + (_room(total + sum(checkpoints), "runs_dir", saes[0].runs_dir))
         )
 
 
@@ -90,10 +92,10 @@ def _cache_lines(passes: Sequence[Pass]) -> Iterator[str]:
     for job, layers, n_bytes, seconds in passes:
         which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {job.labels['model']}"
         tokens = job.spec.activations.tokens
-        yield f"LM pass: {which}, {tokens:,} tokens of {job.labels['corpus']}: {duration(seconds)}, {size(n_bytes)}"
+        yield f"LM pass: {which}, {tokens:,} tokens of {job.labels['corpus']}: {duration(seconds)}, {human_size(n_bytes)}"
     for folder in dict.fromkeys(a_pass.job.cache_dir for a_pass in passes):
         total = sum(a_pass.bytes for a_pass in passes if a_pass.job.cache_dir == folder)
-        yield f"activation cache: {size(total)} more; {_room(total, 'cache_dir', folder)}"
+        yield f"activation cache: {human_size(total)} more; {_room(total, 'cache_dir', folder)}"
 
 
 def _room(needed: int, key: str, folder: Path) -> str:
@@ -102,7 +104,7 @@ def _room(needed: int, key: str, folder: Path) -> str:
         there = there.parent
     free = shutil.disk_usage(there).free
     fits = "" if needed <= free else f"; WARNING: it will not fit, point {key} at another disk"
-    return f"{size(free)} are free on the disk of {key}={folder}{fits}"
+    return f"{human_size(free)} are free on the disk of {key}={folder}{fits}"
 
 
 def shared_out(seconds: Iterable[float], workers: int) -> float:
@@ -123,12 +125,3 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * length:
             return f"{seconds / length:.{int(seconds < 10 * length)}f} {unit}"
     return f"{seconds:.{int(seconds < 10)}f} s"
-
-
-def size(n_bytes: float) -> str:
-    """In words: `122 KiB`."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.{int(n_bytes < 10 and unit != 'bytes')}f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:,.1f} TiB"

@@ -17,7 +17,7 @@ from sweep.jobs.job import Job
 from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures.measures import all_codes, measure
+from sweep.measures.measures import all_codes, measure_reading
 from sweep.run.loaded import clean_pass_of, tokenizer_of
 from sweep.run.recording import log, one_line
 from sweep.store.progress import RunProgress
@@ -38,7 +38,7 @@ def examine(
     say("latents")
     codes, indices, activity = all_codes(sae, clean_pass_of(job, device))
     if "theory" not in record:
-        record["theory"] = theory.measure(sae.dictionary, indices[:THEORY_TOKENS])
+        record["theory"] = theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS])
     if "latents" not in record:
         support = sae.dictionary.support
         support = None if support is None else support.cpu()
@@ -63,7 +63,7 @@ def _read_codes(job: Job, sae: SAE, device: torch.device, base: Baselines, recor
         if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
             continue
         try:
-            measured[name] = measure(
+            measured[name] = measure_reading(
                 sae, name, clean, base, lambda done, total, name=name: say(f"evaluation: {name}", done, total)
             )
         except (EvaluationError, IndexError, RuntimeError) as error:

@@ -72,15 +72,15 @@ def needed_by(job: Job) -> list[Job]:
     """The runs that must be finished before this one can start or be measured."""
     record = read_record(job.runs_dir, job.spec.run_id)
     complete = record is not None and record["status"] == COMPLETE
-    source = None if complete else job.source
+    start = None if complete else job.starts_from
     compared = "novelty" in job.lacking((record if complete else None) or {})
-    return [needed for needed in (source, job.reference if compared else None) if needed is not None]
+    return [needed for needed in (start, job.reference if compared else None) if needed is not None]
 
 
-def missing(job: Job) -> list[Job]:
+def unfinished_needs(job: Job) -> list[Job]:
     """Every run without a complete record that must end before `job`, in the order in which they must."""
     needed = [other for other in needed_by(job) if _status(other) != COMPLETE]
-    return [each for other in needed for each in (*missing(other), other)]
+    return [each for other in needed for each in (*unfinished_needs(other), other)]
 
 
 def _status(job: Job) -> str | None:

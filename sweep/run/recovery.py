@@ -34,11 +34,13 @@ def recover(job: RecoveryJob) -> Record:
         record["kind"] = RECOVERY
         device = device_from(job.device)
         record["versions"]["backend"] = backend_name(job.backend, device)
-        record["metrics"] = measure(job.spec, device, job.backend, lambda done, total: say("recovery", done, total))
+        record["metrics"] = recovery_measures(
+            job.spec, device, job.backend, lambda done, total: say("recovery", done, total)
+        )
     return record
 
 
-def measure(
+def recovery_measures(
     spec: RecoverySpec,
     device: torch.device,
     backend: str = "auto",

@@ -48,15 +48,15 @@ from sweep.store.versions import CODE
 from sweep.train.config import TrainingError
 from sweep.train.loop import Training, training
 from sweep.train.state import CheckpointError, Progress
-from sweep.train.streams import Given, Stream, Wanted
+from sweep.train.streams import BatchRequest, Delivery, Stream
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")
 _FIT_ROWS = 8192  # of the pool, read at once where parameters are not found by gradient
 
-Steps = Generator[Wanted, Given, Any]  # asks for batches, see `sweep.train.streams`
+Steps = Generator[BatchRequest, Delivery, Any]  # asks for batches, see `sweep.train.streams`
 
 
-class SourceError(ValueError):
+class NeededRunError(ValueError):
     """The run that this one starts from, or is compared with, failed or cannot be read."""
 
 
@@ -68,9 +68,9 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Steps:
     with _timed(timings, "activations"):
         pool = _pool(job, device, folder, say)
     record["versions"]["backend"] = backend_name(job.backend, device)
-    source = _source(job, device, record)
+    start = _starting_sae(job, device, record)
     with _timed(timings, "training"):
-        sae, trained = yield from _train(job, folder, source, pool, device, recording)
+        sae, trained = yield from _train(job, folder, start, pool, device, recording)
     _say_training(job, record, pool, trained)
     about = {"spec": job.spec.as_json(), "labels": job.labels}
     record["storage"] = count_storage(sae)._asdict() | {"artifact_bytes": io.save(sae, folder, about)}
@@ -85,18 +85,18 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Steps:
     record["metrics"] = {**own["metrics"], **_last(trained.reports), "held_out_digest": held_out.digest()}
 
 
-def _source(job: Job, device: torch.device, record: Record) -> SAE | None:
+def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
     """The trained SAE that the arm starts from, where it does; what it cost goes into the record."""
-    source = job.source
-    if source is None:
+    needed = job.starts_from
+    if needed is None:
         return None
-    sae, run_id = load_sae(device, source)
+    sae, run_id = load_sae(device, needed)
     made = read_record(job.runs_dir, run_id) or {}
-    recipe = source.spec.train
+    recipe = needed.spec.train
     own = {"tokens": recipe.steps * recipe.batch_size, "seconds": made["timings"]["training"]}
     costs = [made.get("training", own), *([made["source"]] if "source" in made else [])]
     total = {key: sum(cost[key] for cost in costs) for key in ("tokens", "seconds")}
-    record["source"] = {"run_id": run_id, "arm": source.spec.arm.label, **total}
+    record["source"] = {"run_id": run_id, "arm": needed.spec.arm.label, **total}
     return sae
 
 
@@ -104,19 +104,19 @@ def load_sae(device: torch.device, job: Job) -> tuple[SAE, str]:
     """(the SAE of a finished run, its run id).
 
     Raises:
-        SourceError: the run failed, or its SAE cannot be read; its record is then set aside, and it counts as not made.
+        NeededRunError: the run failed, or its SAE cannot be read; its record is then set aside, and it counts as not made.
     """
     run_id = job.spec.run_id
     record, folder = read_record(job.runs_dir, run_id) or {}, run_folder(job.runs_dir, run_id)
     if record.get("status") != COMPLETE:
         why = record.get("error", "it left no record")
-        raise SourceError(f"{run_id}, {job.title}, which this run needs, failed: {why}")
+        raise NeededRunError(f"{run_id}, {job.title}, which this run needs, failed: {why}")
     try:
         return read_sae(device, job, record), run_id
     except io.SAEFileError as error:
         with suppress(OSError):
             os.replace(folder / RECORD, folder / f"{RECORD}.damaged")
-        raise SourceError(f"{job.title}, which this run needs: {error}; the same command trains it again") from None
+        raise NeededRunError(f"{job.title}, which this run needs: {error}; the same command trains it again") from None
 
 
 def read_sae(device: torch.device, job: Job, record: Record) -> SAE:
@@ -188,10 +188,10 @@ def keys_of(job: Job, layers: Sequence[int]) -> list[CacheKey]:
     return [replace(job.spec.activations, layer=layer) for layer in layers]
 
 
-def _build_sae(job: Job, source: SAE | None, pool: Pool, device: torch.device) -> SAE:
+def _build_sae(job: Job, start: SAE | None, pool: Pool, device: torch.device) -> SAE:
     arm = job.spec.arm
-    if source is not None and isinstance(arm, DerivedArm):
-        sae = arm.derive(source)
+    if start is not None and isinstance(arm, DerivedArm):
+        sae = arm.derive(start)
     else:
         scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
         sae = arm.build(pool.d_in, job.spec.seed, scale)
@@ -200,11 +200,11 @@ def _build_sae(job: Job, source: SAE | None, pool: Pool, device: torch.device) -
 
 
 def _train(
-    job: Job, folder: Path, source: SAE | None, pool: Pool, device: torch.device, recording: Recording
-) -> Generator[Wanted, Given, tuple[SAE, Training]]:
+    job: Job, folder: Path, start: SAE | None, pool: Pool, device: torch.device, recording: Recording
+) -> Generator[BatchRequest, Delivery, tuple[SAE, Training]]:
     """The trained SAE, and how that went."""
     log(folder, f"training {job.title}")
-    sae = _build_sae(job, source, pool, device)
+    sae = _build_sae(job, start, pool, device)
     if not job.spec.arm.by_gradient:
         started = time.perf_counter()
         if isinstance(job.spec.arm, FittedArm):
@@ -218,11 +218,13 @@ def _train(
     except CheckpointError as error:
         log(folder, f"{error}; starting over")
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        sae = _build_sae(job, source, pool, device)
+        sae = _build_sae(job, start, pool, device)
         return sae, (yield from _fit(job, folder, sae, pool, recording))
 
 
-def _fit(job: Job, folder: Path, sae: SAE, pool: Pool, recording: Recording) -> Generator[Wanted, Given, Training]:
+def _fit(
+    job: Job, folder: Path, sae: SAE, pool: Pool, recording: Recording
+) -> Generator[BatchRequest, Delivery, Training]:
     recipe, (record, tracker, say) = job.spec.train, recording
     stream = Stream(pool.rows, pool.tokens, job.spec.seed, recipe.batch_size, sae.b_dec.device, recipe.steps)
     stop = stop_file(folder, job.labels["sweep"])

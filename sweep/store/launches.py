@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweep.store.owners import Owner, running
+from sweep.store.owners import Holder, running
 from sweep.store.records import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
 
 ALL = "all"  # in place of a launch's name
@@ -91,7 +91,7 @@ def _state(runs_dir: Path, run: dict[str, Any], started: str) -> State:
     return State(run_id, title, COMPLETE, _result(record))
 
 
-def _said_by(owner: Owner) -> str:
+def _said_by(owner: Holder) -> str:
     where = f"{owner.host} pid {owner.pid}" if owner.host else "another process"
     since = f" since {_clock(owner.since)}" if owner.since else ""
     return f"{owner.stage or 'starting'}, {where}{since}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sweep.store.records import LOCK, PROGRESS
 
 
-class Owner(NamedTuple):
+class Holder(NamedTuple):
     """What the holder has said of itself; None where it has not come to that."""
 
     stage: str | None
@@ -20,7 +20,7 @@ class Owner(NamedTuple):
     since: Any  # as `progress.json` has it
 
 
-def running(folder: Path) -> Owner | None:
+def running(folder: Path) -> Holder | None:
     """Who holds the lock of a run's folder, or None where nobody does; waits for nothing and writes no file.
 
     The kernel drops a lock with its holder, so that what a killed one left in `progress.json` is not believed.
@@ -32,7 +32,7 @@ def running(folder: Path) -> Owner | None:
     except (OSError, ValueError):  # not there yet, or no more
         said = {}
     said = said if isinstance(said, dict) else {}
-    return Owner(said.get("stage"), said.get("host"), said.get("pid"), said.get("since"))
+    return Holder(said.get("stage"), said.get("host"), said.get("pid"), said.get("since"))
 
 
 def held(lock: Path) -> bool:

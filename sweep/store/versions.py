@@ -1,4 +1,4 @@
-"""Of what a result was made: versions of the packages that can change it, and a hash of this project's own sources."""
+"""Of what a result was made: versions of the packages that can change it, and a hash of this project's own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 CODE = "code"
 _PACKAGES = ("torch", "transformers", "numpy", "expander-sae-sweep")
-_SOURCES = {"sae_core": (".py", ".cpp", ".h"), "sweep": (".py",)}  # whose code a result comes from
+_CODE = {"sae_core": (".py", ".cpp", ".h"), "sweep": (".py",)}  # whose code a result comes from
 
 
 def versions() -> dict[str, str]:
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 def code_hash() -> str:
     """12 hex digits of the sha256 of the sources of `sae_core` and `sweep`, as this process found them on disk."""
     digest = hashlib.sha256()
-    for package, endings in _SOURCES.items():
+    for package, endings in _CODE.items():
         root = Path(str(files(package)))
         for file in sorted(f for f in root.rglob("*") if f.suffix in endings):
             digest.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes())

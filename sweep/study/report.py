@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.store.files import replaced
+from sweep.store.sizes import human_size
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Owner
 from sweep.study.search import Search
@@ -135,7 +136,7 @@ def _table(best: Sequence[FrozenTrial], own: Sequence[str]) -> Table:
         marks = trial.user_attrs
         cells = [marks["run_id"], str(trial.number), *(str(marks[key]) for key in _WHICH[2:])]
         cells += [_short(trial.params.get(name)) for name in own]
-        cells += [human_bytes(marks["stored_bytes"]), str(marks["learned_decoder_values"])]
+        cells += [human_size(marks["stored_bytes"]), str(marks["learned_decoder_values"])]
         cells += [f"{marks['ce_recovered']:.4f}", f"{marks['delta_ce']:.4f}", f"{marks['seconds']:.1f}"]
         table.add_row(*cells)
     return table
@@ -162,11 +163,3 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def human_bytes(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError

@@ -19,11 +19,12 @@ from sweep.jobs.compose import Composer
 from sweep.jobs.job import Job
 from sweep.plan.estimate import planned_storage
 from sweep.plan.plan import Planned
+from sweep.store.sizes import human_size
 from sweep.study.cells import Cells, ImpossibleError, check_base
 from sweep.study.config import SearchConfig
 from sweep.study.controller import controller
 from sweep.study.opening import open_study
-from sweep.study.report import human_bytes, print_results, write_results
+from sweep.study.report import print_results, write_results
 from sweep.study.samplers import GRID
 from sweep.study.search import Search, SearchError, search
 from sweep.study.space import Space, described, space_from
@@ -146,7 +147,7 @@ def print_search(config: SearchConfig, cells: Cells, base: DictConfig) -> None:
             sizes.append((planned_storage(job).artifact_bytes, job.title))
     if sizes:
         (least, smallest), (most, largest) = min(sizes), max(sizes)
-        print(f"stored in the space's corners: {human_bytes(least)} ({smallest}) to {human_bytes(most)} ({largest})")
+        print(f"stored in the space's corners: {human_size(least)} ({smallest}) to {human_size(most)} ({largest})")
     if left_out:
         print(f"{left_out} of {left_out + len(sizes)} corners looked at are impossible")
 

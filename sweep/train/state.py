@@ -16,7 +16,7 @@ from sae_core.regrow import regrow
 from sae_core.sae import SAE
 from sweep.store.files import replaced
 from sweep.train.config import TrainConfig
-from sweep.train.streams import Given, Stream, Wanted
+from sweep.train.streams import BatchRequest, Delivery, Stream
 
 _DEAD_WINDOW = 1000  # steps: a latent that fired in none of the last ones is reported dead
 
@@ -66,10 +66,10 @@ class _State:
         moments = self.optimizer.state[self.sae.dictionary.values]
         self.exchanged += regrow(self.sae, h.float(), count, (moments["exp_avg"], moments["exp_avg_sq"]))
 
-    def next_batch(self, stream: Stream) -> Generator[Wanted, Given, torch.Tensor]:
+    def next_batch(self, stream: Stream) -> Generator[BatchRequest, Delivery, torch.Tensor]:
         """The clock stands still meanwhile: others who train on the stream may have their turn."""
         self._before = self.seconds()
-        given = yield Wanted(stream, self.step)
+        given = yield BatchRequest(stream, self.step)
         self._before, self._since = self._before + given.seconds, time.perf_counter()
         return given.batch
 

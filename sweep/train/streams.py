@@ -41,21 +41,21 @@ class Stream:
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
 
-class Wanted(NamedTuple):
+class BatchRequest(NamedTuple):
     """The batch that a training needs next."""
 
     stream: Stream
     step: int
 
 
-class Given(NamedTuple):
+class Delivery(NamedTuple):
     """What it gets."""
 
     batch: torch.Tensor
     seconds: float  # that waiting for it took, shared among those who got it
 
 
-Trainee = Generator[Wanted, Given, T]  # yields what it wants, is sent it, returns its result
+Trainee = Generator[BatchRequest, Delivery, T]  # yields what it wants, is sent it, returns its result
 
 
 def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
@@ -65,9 +65,9 @@ def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
     the earliest step comes first, so that equal streams fall into step.
     """
     results: dict[int, T | Exception] = {}
-    wanted: dict[int, Wanted] = {}
+    wanted: dict[int, BatchRequest] = {}
 
-    def advance(index: int, given: Given | None) -> None:
+    def advance(index: int, given: Delivery | None) -> None:
         wanted.pop(index, None)
         try:
             wanted[index] = next(trainees[index]) if given is None else trainees[index].send(given)
@@ -92,7 +92,7 @@ def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
                         _throw(trainees[index], error, results, index)
                         del wanted[index]
                     continue
-                given = Given(batch, (time.perf_counter() - started) / len(together))
+                given = Delivery(batch, (time.perf_counter() - started) / len(together))
                 for index in together:
                     advance(index, given)
     finally:

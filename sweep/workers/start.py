@@ -22,7 +22,7 @@ from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers, no_more_processes_than, workers_of
 from sweep.plan.estimate import planned_memory
 from sweep.plan.plan import LeftOut, Planned
-from sweep.run.once import missing
+from sweep.run.once import unfinished_needs
 from sweep.run.recording import one_line
 from sweep.store.files import write_json
 from sweep.store.owners import running
@@ -92,7 +92,7 @@ def launch(
     """
     folder = launch_folder(master)
     left, why, tries = list(runs), dict[str, str](), 0
-    needed = [job for r in runs if isinstance(r.job, Job) for job in missing(r.job)]
+    needed = [job for r in runs if isinstance(r.job, Job) for job in unfinished_needs(r.job)]
     titles = {job.spec.run_id: job.title for job in [*needed, *(r.job for r in runs)]}
     with Display(runs[0].job.runs_dir, list(titles.items()), shown, total):
         while left and tries < _TRIES:

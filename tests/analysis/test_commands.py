@@ -9,7 +9,7 @@ import pytest
 from analysis.__main__ import main
 from analysis.arms import colour, display, in_order, parse
 from analysis.catalogue import CATALOGUE
-from analysis.draw.shared import binary_size, far_apart, short
+from analysis.draw.shared import far_apart, short
 from analysis.read import load
 from analysis.tables.frontier import X_AXES, Y_AXES
 from sweep.store.records import write_record
@@ -139,7 +139,6 @@ def test_names_and_colours_of_arms():
 
 def test_sizes_as_people_read_them():
     assert (short(1_500_000.0), short(20_000.0), short(7.0)) == ("1.5M", "20k", "7")
-    assert (binary_size(65536), binary_size(3 << 20), binary_size(100)) == ("64 KiB", "3 MiB", "100 B")
     assert far_apart([2, 4, 8]) and not far_apart([8, 8.1, 100]) and not far_apart([0, 1]) and not far_apart([])
 
 

@@ -201,7 +201,7 @@ def test_matched_dictionaries_hold_as_much_as_the_sparse_one(arm, degree, tmp_pa
 
 def test_pruned_keeps_the_largest_entries_biases_and_scale_of_its_source():
     arm = PrunedRetuned(N, D, K)
-    source = arm.source.build(M, seed=0, scale=0.3)
+    source = arm.starts_from.build(M, seed=0, scale=0.3)
     with torch.no_grad():
         source.encoder.b_enc.normal_()
         source.b_dec.normal_()

@@ -69,8 +69,8 @@ def test_the_certificates_formulas():
 @pytest.mark.parametrize("dictionary", kinds())
 def test_a_record_s_worth(dictionary):
     active = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(i))[:6] for i in range(50)])
-    found = theory.measure(dictionary, active, seed=1)
-    assert theory.measure(dictionary, active, seed=1) == found
+    found = theory.theory_measures(dictionary, active, seed=1)
+    assert theory.theory_measures(dictionary, active, seed=1) == found
     for name, entry in found.items():
         if name != "certificates":
             assert entry["kind"] in ("exact", "estimate", "bound") and math.isfinite(entry["value"])
@@ -89,6 +89,6 @@ def test_a_record_s_worth(dictionary):
 def test_disjoint_atoms_expand_perfectly_and_are_certified():
     """One atom a row: no two share a row, so every ratio is 0 and the certificate holds."""
     dictionary = SparseDictionary(M, torch.arange(M)[:, None], torch.Generator().manual_seed(0))
-    found = theory.measure(dictionary, torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]))
+    found = theory.theory_measures(dictionary, torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]))
     assert found["coherence"]["value"] == 0 and found["deficit_random_max"]["value"] == 0
     assert set(found["certificates"]["r_omp_random"]) == {0.0}

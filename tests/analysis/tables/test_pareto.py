@@ -184,7 +184,7 @@ def test_a_study_limits_to_its_runs(searched, capsys):
     place = ["--runs", str(searched / "runs"), "--out", str(searched), "--study", str(trials)]
     assert main(["pareto", *place]) == 0
     assert set(pd.read_csv(searched / "pareto.csv", dtype={"run_id": str})["run_id"]) == {"0003", "0007"}
-    assert f"note: 1 of 3 run(s) of {trials} not complete" in capsys.readouterr().err
+    assert f"note: 1 of 3 run(s) of --study {trials} not complete" in capsys.readouterr().err
     for text, said in (
         ("trial\n1\n", "no column run_id"),
         ("run_id\nx\n", "none of its 1 run(s)"),

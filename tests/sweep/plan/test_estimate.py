@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 
 from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, ExpanderBalanced, FrozenRandom
 from sweep.jobs.build import build
-from sweep.plan.estimate import Wanted, basis, estimated, lm_size, pass_seconds, planned_storage
+from sweep.plan.estimate import Remaining, basis, estimated, lm_size, pass_seconds, planned_storage
 from sweep.plan.past import cell_in, past, setup_in
 from sweep.plan.steps import Cell, Known, cell_of, probed, stand_in, step_of
 from sweep.plan.workload import codes_work, step_work
@@ -67,16 +67,16 @@ def test_times_of_finished_runs_are_their_own(done):
     again = {
         name: dataclasses.replace(job, spec=dataclasses.replace(job.spec, seed=5)) for name, (job, _) in done.items()
     }
-    wanted = {name: Wanted(job, None) for name, job in again.items()}
+    wanted = {name: Remaining(job, None) for name, job in again.items()}
     threads = setup_in(done["expander"][1]).threads
     known = basis(list(wanted.values()), threads, budget=0)
     for name, (_, record) in done.items():
         found = estimated(wanted[name], known)
         assert abs(found.training - record["training"]["seconds"]) < 0.6 + 0.7 * record["training"]["seconds"], name
         assert found.evaluation == pytest.approx(record["timings"]["evaluation"], rel=1.0), name
-        assert "record" in found.source, name
+        assert "record" in found.origin, name
     others = basis(list(wanted.values()), threads + 1, budget=0)  # what ran with other threads says nothing
-    assert estimated(wanted["expander"], others).source in ("guessed", "scaled") and not others.past.fits.keys() & {
+    assert estimated(wanted["expander"], others).origin in ("guessed", "scaled") and not others.past.fits.keys() & {
         key for key in known.past.fits if key[0].threads == threads + 1
     }
 
@@ -86,16 +86,16 @@ def test_records_and_lms_are_left_alone(done, made):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     loaded = _lm.cache_info()
     jobs = [made("sae=dense_tied", "n=80", "layer=0"), made("sae=pruned_retuned", "n=80")]
-    known = basis([Wanted(job, None) for job in jobs], 1, budget=1)
-    assert all(estimated(Wanted(job, None), known).seconds > 0 for job in jobs)
+    known = basis([Remaining(job, None) for job in jobs], 1, budget=1)
+    assert all(estimated(Remaining(job, None), known).seconds > 0 for job in jobs)
     assert pass_seconds(jobs[0], [0, 2], known) > pass_seconds(jobs[0], [0], known) > 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before and _lm.cache_info() == loaded
 
 
 def test_a_further_reading_costs_less_than_the_run_and_more_than_nothing(done, made):
     job = made("eval.inference=[omp,refit]")
-    known = basis([Wanted(job, None), Wanted(job, ["omp"])], 1, budget=0)
-    whole, one = estimated(Wanted(job, None), known), estimated(Wanted(job, ["omp"]), known)
+    known = basis([Remaining(job, None), Remaining(job, ["omp"])], 1, budget=0)
+    whole, one = estimated(Remaining(job, None), known), estimated(Remaining(job, ["omp"]), known)
     assert one.training == 0 and 0 < one.evaluation < whole.evaluation < whole.seconds
 
 
@@ -107,7 +107,7 @@ def test_a_probe_times_a_step_of_every_kind_and_stays_in_its_budget():
     arms = [FrozenRandom(256, 5, 4), DenseTied(256, 4), DenseWarmTied(256, 4), ExpanderBalanced(256, 64, 4, "mp_refit")]
     cells = {cell(arm): 1000.0 for arm in arms}
     found = probed(cells, {}, "cpu", "auto", 1, budget=60)
-    assert found.keys() == cells.keys() and {known.source for known in found.values()} == {"probed"}
+    assert found.keys() == cells.keys() and {known.origin for known in found.values()} == {"probed"}
     assert all(1e-5 < known.seconds < 1 for known in found.values())
     assert probed(cells, {}, "cpu", "auto", 1, budget=0) == {}
     started = time.perf_counter()
@@ -129,10 +129,10 @@ def test_what_is_not_known_is_scaled_by_its_work_from_the_nearest_of_its_kind():
     wanted = cell(DenseTied(640, 4))
     known = {near: Known(2.0, "probed"), far: Known(9.0, "probed"), other: Known(9.0, "probed")}
     found = step_of(wanted, known)
-    assert found.source == "scaled" and found.seconds == pytest.approx(2 * wanted.work / near.work)
+    assert found.origin == "scaled" and found.seconds == pytest.approx(2 * wanted.work / near.work)
     assert step_of(near, known)[:2] == (2.0, "probed")
     assert step_of(wanted, {other: Known(9.0, "probed")}).doubt > found.doubt
-    assert step_of(wanted, {}).source == "guessed"
+    assert step_of(wanted, {}).origin == "guessed"
 
 
 def test_work_grows_with_what_it_grows_with():

@@ -10,7 +10,7 @@ import torch
 from sae_core.arms import CellError
 from sae_core.supports import clustered_support
 from sweep.jobs.recovery import RecoveryConfig, RecoverySpec
-from sweep.run.recovery import measure
+from sweep.run.recovery import recovery_measures
 from tests.sweep.test_inference import call
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def spec(k=3, degree=5, n=200, **settings):
 
 @pytest.mark.parametrize("settings", [{}, {"mask": "dense"}, {"values": "flat"}, {"codes": "signs"}])
 def test_few_planted_atoms_are_found_exactly_and_many_are_not(settings):
-    few, many = measure(spec(2, **settings), CPU), measure(spec(30, **settings), CPU)
+    few, many = recovery_measures(spec(2, **settings), CPU), recovery_measures(spec(30, **settings), CPU)
     assert few["omp_magnitude/exact_recovery"] > 0.9
     assert few["omp_magnitude/code_error"] < 0.1 < 0.5 < many["omp_magnitude/code_error"]
     assert many["omp_magnitude/exact_recovery"] < 0.1 and many["omp_magnitude/support_recovery"] < 0.9
@@ -45,12 +45,12 @@ def test_code_error_counts_wrong_and_missing_atoms_once_each():
 
 def test_planted_codes_that_cancel_are_no_failure():
     config = RecoveryConfig(d_in=2, values="flat", codes="signs", trials=20)
-    assert measure(RecoverySpec(config, 8, 1, 2, 0), CPU)["omp_magnitude/relative_residual"] >= 0
+    assert recovery_measures(RecoverySpec(config, 8, 1, 2, 0), CPU)["omp_magnitude/relative_residual"] >= 0
 
 
 def test_noise_hurts_and_clusters_fail():
-    clean, noisy = measure(spec(4), CPU), measure(spec(4, noise=0.5), CPU)
-    clustered = measure(spec(4, mask="clustered"), CPU)
+    clean, noisy = recovery_measures(spec(4), CPU), recovery_measures(spec(4, noise=0.5), CPU)
+    clustered = recovery_measures(spec(4, mask="clustered"), CPU)
     name = "omp_magnitude/support_recovery"
     assert clean[name] > noisy[name] and clean[name] > clustered[name]
     assert clean["omp_magnitude/relative_residual"] < noisy["omp_magnitude/relative_residual"]

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sweep.store.owners import Owner, running
+from sweep.store.owners import Holder, running
 
 HOLD = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
 
@@ -30,9 +30,9 @@ def holder(tmp_path):
 
 def test_a_held_lock_is_seen_and_a_killed_holder_s_is_not(tmp_path, holder):
     said = {"stage": "training", "done": 3, "total": 9, "note": "", "pid": holder.pid, "host": "a", "since": "now"}
-    assert running(tmp_path) == Owner(None, None, None, None)  # it holds and has said nothing yet
+    assert running(tmp_path) == Holder(None, None, None, None)  # it holds and has said nothing yet
     (tmp_path / "progress.json").write_text(json.dumps(said))
-    assert running(tmp_path) == Owner("training", "a", holder.pid, "now") == running(tmp_path)
+    assert running(tmp_path) == Holder("training", "a", holder.pid, "now") == running(tmp_path)
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert running(tmp_path) is None
@@ -51,4 +51,4 @@ def test_asking_makes_no_file_and_leaves_the_lock_free(tmp_path):
 @pytest.mark.parametrize("text", ["", "[1]", '{"stage": "tra'])
 def test_damaged_progress_is_no_error(tmp_path, holder, text):
     (tmp_path / "progress.json").write_text(text)
-    assert running(tmp_path) == Owner(None, None, None, None)
+    assert running(tmp_path) == Holder(None, None, None, None)

@@ -122,9 +122,9 @@ def test_interrupts_go_through_and_close_everyone():
             closed.append(name)
 
     def waiting(name):
-        from sweep.train.streams import Wanted
+        from sweep.train.streams import BatchRequest
 
-        yield Wanted(stream(pool), len(closed))
+        yield BatchRequest(stream(pool), len(closed))
         if name == "b":
             raise KeyboardInterrupt
 
