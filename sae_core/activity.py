@@ -1,7 +1,7 @@
-"""How latents are used on some text, and how the supports of their atoms lie: numbers for a record.
+"""Measures of how latents are used on a text, and of how their atoms' supports overlap, for a run's record.
 
 Token entropy, split-half reliability and active-support collisions are named by the paper (section Measures) without
-formulas; the formulas are those of the functions below.
+formulas; the functions below state the formulas used here.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from torch import Tensor
 from sae_core.dictionary import Dictionary
 from sae_core.theory import expansion_deficits, row_degrees
 
-NEAR_DEAD_RATE = 1e-3  # a dozen firings in the paper's 12,800 tokens: below, what is measured of a latent is noise
+NEAR_DEAD_RATE = 1e-3  # firings per token: a dozen in the paper's 12,800 tokens; measures of a rarer latent are noise
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-LOG10_EDGES = tuple(-5 + i / 4 for i in range(21))  # of firing rates, from 1e-5 to 1
-_CHUNK_VALUES = 1 << 22  # of the rows of active atoms, alive at once
+LOG10_EDGES = tuple(-5 + i / 4 for i in range(21))  # log10 of the firing rates that bound the bins, from 1e-5 to 1
+_CHUNK_VALUES = 1 << 22  # most entries of active atoms that are in memory at once
 
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """Which latents fired on each of T tokens, read window after window.
+    """The latents that fired on each of T tokens, read window after window.
 
     Args:
         latents: int64 (T, k), no latent twice on a token; -1 where fewer than k fired.
-        n_latents: of the SAE.
+        n_latents: number of latents of the SAE.
         tokens: int64 (T,), token ids.
-        windows: int64 (T,), which window each token is from; the tokens of one lie together and in order.
+        windows: int64 (T,), the window that each token is from; the tokens of a window lie together and in order.
 
     Raises:
-        ValueError: no tokens, other shapes, latents outside -1..n_latents-1 or twice on a token, negative ids, a window
-            that is left and entered again.
+        ValueError: there are no tokens, shapes differ from these, latents are outside -1..n_latents-1 or twice on a
+            token, ids are negative, or the tokens of a window do not lie together.
     """
 
     latents: Tensor
@@ -60,42 +60,42 @@ class Activity:
             raise ValueError("windows: the tokens of each window must lie together")
 
     def window_starts(self) -> Tensor:
-        """Index of each window's first token: int64 (windows,)."""
+        """Return the index of each window's first token: int64 (windows,)."""
         changes = torch.nonzero(self.windows[1:] != self.windows[:-1]).flatten() + 1
         return torch.cat([changes.new_zeros(1), changes])
 
     def firings(self) -> tuple[Tensor, Tensor]:
-        """(token, latent) of each time that a latent fired, in order of tokens: two int64 (firings,)."""
+        """Return (token, latent) of each time that a latent fired, in order of tokens: two int64 (firings,)."""
         token, slot = torch.nonzero(self.latents >= 0, as_tuple=True)
         return token, self.latents[token, slot]
 
     def counts(self) -> Tensor:
-        """On how many tokens each latent fired: int64 (n_latents,)."""
+        """Return the number of tokens on which each latent fired: int64 (n_latents,)."""
         return self.firings()[1].bincount(minlength=self.n_latents)
 
     def part(self, keep: Tensor) -> Activity:
-        """The same on the tokens where `keep`, bool (T,), holds."""
+        """Return the activity on those tokens for which `keep`, bool (T,), is true."""
         return Activity(self.latents[keep], self.n_latents, self.tokens[keep], self.windows[keep])
 
 
 def activity_of(codes: Tensor, indices: Tensor, n_latents: int, tokens: Tensor, windows: Tensor) -> Activity:
-    """The activity that an SAE's codes and indices, both (T, k), mean: a latent fires where its code is not 0."""
+    """Return the activity of an SAE's codes and indices, both (T, k): a latent fires where its code is not 0."""
     return Activity(indices.to(torch.int64).masked_fill(codes == 0, -1), n_latents, tokens, windows)
 
 
 def activity_measures(activity: Activity, support: Tensor | None) -> dict[str, Any]:
-    """Numbers about all latents together, ready for a record.
+    """Measure all latents together, ready for a record.
 
     Args:
         support: int64 (n_latents, degree), rows of each atom; None where atoms are dense.
 
     Returns:
-        tokens                  T, to which everything else refers
+        tokens                  T, the number of tokens that everything else is measured on
         dead_fraction           share of latents that never fired
-        near_dead_fraction      share that fired, at a rate below `near_dead_rate`
-        near_dead_rate          firings a token
-        firing_rate_quantiles   over all latents, dead ones among them with rate 0
-        firing_rate_histogram   how many live latents have a rate from one of `log10_edges` up to the next; lower ones
+        near_dead_fraction      share of latents that fired, but at a rate below `near_dead_rate`
+        near_dead_rate          the bound, in firings per token
+        firing_rate_quantiles   quantiles over all latents; a dead one has rate 0
+        firing_rate_histogram   number of live latents with a rate from one of `log10_edges` up to the next; lower rates
                                 are counted in the first bin
         token_entropy           mean of `token_entropies` over live latents, bits; None if all are dead
         split_half_reliability  see `split_half_reliability`
@@ -118,10 +118,10 @@ def activity_measures(activity: Activity, support: Tensor | None) -> dict[str, A
 
 
 def token_entropies(activity: Activity) -> Tensor:
-    """-sum_v p(v) log2 p(v) of each latent, p(v) the share of its firings that are on token id v: float64 (n_latents,).
+    """Return -sum_v p(v) log2 p(v) of each latent, p(v) the share of its firings on token id v: float64 (n_latents,).
 
-    In bits; NaN where dead. 0 for a latent of one token id, at most log2 of its firings: those of rare latents come out
-    low, and only figures at the same T and like rates compare.
+    The unit is bits; a dead latent has NaN. The entropy is 0 for a latent of one token id, and at most log2 of the
+    number of firings. So that of a rare latent comes out low: compare only at the same T and at similar rates.
     """
     token, latent = activity.firings()
     ids = int(activity.tokens.max()) + 1
@@ -132,12 +132,13 @@ def token_entropies(activity: Activity) -> Tensor:
 
 
 def split_half_reliability(activity: Activity) -> float | None:
-    """2r / (1 + |r|), r the rank correlation over latents of firing rates in windows of even and of odd number.
+    """Return 2r / (1 + |r|), r the rank correlation over latents of firing rates in windows of even and of odd number.
 
-    Spearman-Brown (1910), for r >= 0: the reliability of rates over all T tokens, when r is that of rates over half of
-    them; below 0, where that formula leaves -1..1, its mirror image. Ranks, because rates span decades and a dead
-    latent has no logarithm: latents that fire equally often, dead ones among them, share their mean rank. None where
-    it is undefined: windows of one parity only, or all latents equally often active.
+    For r >= 0 this is the formula of Spearman and Brown (1910): if r is the reliability of rates over half of the
+    tokens, it gives that of rates over all T. For r < 0, where their formula leaves -1..1, it is the mirror image.
+    Ranks are compared, because rates span decades and a dead latent has no logarithm; latents that fire equally often,
+    dead ones among them, share their mean rank. The result is None where it is undefined: there are windows of one
+    parity only, or all latents fire equally often.
     """
     odd = activity.windows[activity.firings()[0]] % 2 == 1
     latent = activity.firings()[1]
@@ -151,13 +152,13 @@ def split_half_reliability(activity: Activity) -> float | None:
 
 
 def collisions(activity: Activity, support: Tensor) -> float | None:
-    """Mean over tokens of 1 - |N(S)| / (|S| d), S the atoms active on a token and N(S) the rows that they use.
+    """Return the mean over tokens of 1 - |N(S)| / (|S| d), S the atoms active on a token and N(S) the rows they use.
 
-    The share of their entries that lie on a row which another of them has taken already (`expansion_deficits`). Tokens
-    on which nothing fires do not count; None if there are no others.
+    This is the share of the atoms' entries on a row that another of them uses already (`expansion_deficits`). Tokens
+    on which nothing fires do not count; the result is None if there are no others.
     """
     sets = activity.latents[(activity.latents >= 0).any(1)]
-    # A name that comes twice in a set counts once, so any active latent can stand for the missing ones.
+    # A latent that is twice in a set counts once, so any active latent can fill the places of missing ones.
     sets = torch.where(sets < 0, sets.amax(1, keepdim=True), sets).to(support.device)
     d_in = int(support.max()) + 1
     size = max(1, _CHUNK_VALUES // max(d_in, sets.shape[1] * support.shape[1]))
@@ -166,12 +167,13 @@ def collisions(activity: Activity, support: Tensor) -> float | None:
 
 
 def support_measures(dictionary: Dictionary) -> dict[str, float | None] | None:
-    """How the supports of all atoms lie, exactly; None where atoms are dense. `theory.theory_measures` has the balance of rows.
+    """Measure exactly how much the supports of all atoms overlap; None where atoms are dense.
 
-    Pairs need not be looked at: a row that r atoms use is shared by r(r-1)/2 of the n(n-1)/2 pairs.
+    It takes no walk over pairs: a row that r atoms use is shared by r(r-1)/2 of the n(n-1)/2 pairs.
+    `theory.theory_measures` tells how evenly rows are used.
 
     Returns:
-        distinct_fraction  distinct supports / n
+        distinct_fraction  number of distinct supports / n
         mean_overlap       mean over pairs of atoms of |N(i) & N(j)| / d; None for a single atom
     """
     if dictionary.support is None:
@@ -186,17 +188,18 @@ def support_measures(dictionary: Dictionary) -> dict[str, float | None] | None:
 
 
 def mean_or_none(values: Tensor) -> float | None:
-    """Mean in float64; None where there is nothing to take it of."""
+    """Return the mean in float64; None of no values."""
     return float(values.double().mean()) if len(values) else None
 
 
 def _histogram(rates: Tensor) -> list[int]:
+    """Count the rates, all above 0, in each bin of LOG10_EDGES."""
     edges = torch.tensor(LOG10_EDGES[1:-1], dtype=torch.float64)
     bins = torch.bucketize(rates.log10().cpu(), edges, right=True)  # an edge belongs to the bin above it
     return bins.bincount(minlength=len(LOG10_EDGES) - 1).tolist()
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Ranks from 1, equal values sharing their mean rank: float64."""
+    """Return ranks from 1, equal values sharing their mean rank: float64."""
     _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1).double() / 2)[place]

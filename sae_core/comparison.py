@@ -1,7 +1,8 @@
-"""One SAE beside a reference: which of its latents fire like none of the reference's, and which atoms point like one.
+"""An SAE compared with a reference SAE: its novel latents, and the atoms that have a match.
 
-Novelty is the paper's (section Measures): the share of latents whose best activation-Jaccard match in a dense SAE is
-below 0.1.
+A latent is novel where it fires like none of the reference's; an atom is matched where one of the reference's points
+the same way. Novelty is the paper's (section Measures): the share of latents whose best activation-Jaccard match in a
+dense SAE is below 0.1.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from sae_core.activity import Activity, mean_or_none
 from sae_core.dictionary import Dictionary
 from sae_core.kernels.reference import densify
 
-NOVEL_BELOW = 0.1  # best Jaccard
-COSINES = (0.5, 0.7, 0.9)  # from which on an atom counts as matched
-_CHUNK_PAIRS = 1 << 17  # pairs of latents counted at once: the table should stay in the cache
-_CHUNK_VALUES = 1 << 22  # co-firings counted, or products formed, at once
+NOVEL_BELOW = 0.1  # a latent with a lower best Jaccard is novel
+COSINES = (0.5, 0.7, 0.9)  # an atom counts as matched from such a cosine on
+_CHUNK_PAIRS = 1 << 17  # pairs of latents that are counted at once: their table should stay in the cache
+_CHUNK_VALUES = 1 << 22  # co-firings that are counted, or products that are formed, at once
 
 _Ints = npt.NDArray[np.int64]
 
 
 def novelty(activity: Activity, reference: Activity) -> dict[str, float | None]:
-    """How many live latents have no match among the reference's, and how far to trust that.
+    """Measure how many live latents have no match among the reference's, and how far to trust that.
 
     Returns:
         novel_fraction        share of live latents with best Jaccard below 0.1
-        novel_fraction_null   the same with the reference's firings on other text (`unrelated`): what firing rates alone
-                              make of it. Matches mean something as far as `novel_fraction` lies below it
-        median_best_jaccard   over live latents
-        split_half_agreement  share of latents live in windows of even and of odd number whose verdict, novel or not, is
-                              the same on both
+        novel_fraction_null   the same with the reference's firings on other text (`unrelated_tokens`), which is what
+                              firing rates alone lead to: matches mean as much as `novel_fraction` lies below this
+        median_best_jaccard   median over live latents
+        split_half_agreement  of the latents that are live both in windows of even number and in those of odd number,
+                              the share that is novel in both halves or in neither
 
-        Each None where there are no such latents.
+        Each is None where there are no such latents.
 
     Raises:
         ValueError: the two are not of the same tokens in the same windows.
@@ -43,7 +44,7 @@ def novelty(activity: Activity, reference: Activity) -> dict[str, float | None]:
     _check_same_text(activity, reference)
     best = best_jaccard(activity, reference)
     live = ~best.isnan()
-    partner = unrelated(activity)
+    partner = unrelated_tokens(activity)
     moved = Activity(reference.latents[partner], reference.n_latents, reference.tokens, reference.windows)
     return {
         "novel_fraction": mean_or_none(best[live] < NOVEL_BELOW),
@@ -54,16 +55,17 @@ def novelty(activity: Activity, reference: Activity) -> dict[str, float | None]:
 
 
 def best_jaccard(activity: Activity, reference: Activity) -> Tensor:
-    """max over the reference's latents j of |A_i & B_j| / |A_i | B_j|, A_i and B_j the tokens on which they fire.
+    """Return max over the reference's latents j of |A_i & B_j| / |A_i | B_j|, for each latent i.
 
-    float64 (n_latents,), NaN where a latent is dead. Counts sparsely: T * k * k_reference co-firings, whatever n. In
-    numpy, on one core: so many short steps cost many times as much where torch's threads share their cores with others.
+    A_i and B_j are the tokens on which they fire. The result is float64 (n_latents,), NaN where a latent is dead. The
+    count is sparse: T * k * k_reference co-firings, whatever n. It is done in numpy on one core, because so many short
+    steps cost many times as much where torch's threads share their cores with others.
     """
     n, columns = activity.n_latents, reference.n_latents + 1
     token, latent = (found.cpu().numpy() for found in activity.firings())
     order = latent.argsort(kind="stable")
     token, rows = token[order], latent[order] * columns
-    # An empty slot of the reference is a latent of its own, left out at the end.
+    # An empty place in the reference's latents counts as one more latent, which is left out at the end.
     others = torch.where(reference.latents < 0, reference.n_latents, reference.latents).cpu().numpy()
     counts, other_counts = activity.counts().cpu().numpy(), reference.counts().cpu().numpy()
     ends = [0, *counts.cumsum().tolist()]
@@ -80,32 +82,35 @@ def best_jaccard(activity: Activity, reference: Activity) -> Tensor:
 
 
 def _co_firings(rows: _Ints, token: _Ints, others: _Ints, cells: int) -> _Ints:
-    """How often each (latent, latent of the reference) fires together, flat: int64 (cells,).
+    """Count how often each (latent, latent of the reference) fires together, as a flat table: int64 (cells,).
 
-    rows (firings,): where in the flat table the latent's row begins; token (firings,): on which token it fires.
+    Args:
+        rows: (firings,), where in the flat table the row of the latent that fires begins.
+        token: (firings,), the token on which it fires.
+        others: (T, k), the latents of the reference on each token.
     """
     table = np.zeros(cells, dtype=np.int64)
-    size = max(1, _CHUNK_VALUES // others.shape[1])  # one chunk holds all but very dense activity
+    size = max(1, _CHUNK_VALUES // others.shape[1])  # unless activity is very dense, one chunk holds all of it
     for first in range(0, len(rows), size):
         part = slice(first, first + size)
         table += np.bincount((rows[part, None] + others[token[part]]).ravel(), minlength=cells)
     return table
 
 
-def unrelated(activity: Activity) -> Tensor:
-    """For each token one from elsewhere, each used once: a permutation, int64 (T,).
+def unrelated_tokens(activity: Activity) -> Tensor:
+    """Return for each token one from unrelated text, each token used once: a permutation, int64 (T,).
 
-    A token goes with the one at the same position of another window: of the windows long enough to have that position,
-    the one that is half of their number further on, cyclically. With windows of one length whole windows are paired.
-    A reference permuted so keeps every firing rate, what follows from position, and runs within windows (broken only
-    where windows drop out at their end); what it fires on is text that the latents never saw. Positions that only the
-    longest window has are turned by half among themselves; one such position alone stays.
+    A token is paired with the one at the same position of another window: of the windows long enough to have that
+    position, the window that is half of their number further on, cyclically. Windows of one length are paired whole.
+    A reference permuted so keeps every firing rate, all that follows from a token's position, and runs of tokens within
+    windows (a run breaks only where a shorter window ends); but it fires on text that the latents never saw. Positions
+    that only the longest window has are rotated by half among themselves; if there is one such position, it stays.
     """
     starts = activity.window_starts()
     lengths = F.pad(starts, (0, 1), value=len(activity.tokens)).diff()
     position = torch.arange(len(activity.tokens), device=starts.device) - starts.repeat_interleave(lengths)
     second = int(lengths.sort(descending=True).values[1]) if len(lengths) > 1 else 0
-    group = position.clamp_max(second)  # from `second` on, one window is alone
+    group = position.clamp_max(second)  # positions from `second` on belong to one window alone
     order = group.argsort(stable=True)
     sizes = group.bincount()
     firsts, size = (sizes.cumsum(0) - sizes)[group[order]], sizes[group[order]]
@@ -116,11 +121,11 @@ def unrelated(activity: Activity) -> Tensor:
 
 
 def cosine_matches(dictionary: Dictionary, reference: Dictionary) -> dict[str, float | dict[str, float]]:
-    """How well atoms are matched by the reference's, by `best_cosines`.
+    """Measure how well atoms are matched by the reference's, by `best_cosines`.
 
     Returns:
-        mean_best  mean over atoms
-        matches    "0.5", "0.7", "0.9" -> share of atoms with at least that
+        mean_best  mean of the best cosine over atoms
+        matches    "0.5", "0.7", "0.9" -> share of atoms whose best cosine is at least that
 
     Raises:
         ValueError: the two are of different d_in.
@@ -134,7 +139,7 @@ def cosine_matches(dictionary: Dictionary, reference: Dictionary) -> dict[str, f
 
 @torch.no_grad()
 def best_cosines(dictionary: Dictionary, reference: Dictionary) -> Tensor:
-    """max over the reference's atoms v_j of |<w_i, v_j>| for each atom w_i: (n_latents,); 0 for an atom of zeros.
+    """Return max over the reference's atoms v_j of |<w_i, v_j>| for each atom w_i: (n_latents,); 0 for a zero atom.
 
     Raises:
         ValueError: the two are of different d_in.
@@ -145,11 +150,11 @@ def best_cosines(dictionary: Dictionary, reference: Dictionary) -> Tensor:
         best = torch.cat([products.amax(0) for products in _products(reference, dictionary)])
     else:
         best = torch.stack([products.amax(1) for products in _products(dictionary, reference)]).amax(0)
-    return best.clamp_max(1)  # rounding leaves a hair more
+    return best.clamp_max(1)  # rounding can make it slightly more than 1
 
 
 def _products(dictionary: Dictionary, other: Dictionary):
-    """|<w_i, v_j>| of all atoms with those of `other`, a chunk of these at a time: (n_latents, chunk)."""
+    """Yield |<w_i, v_j>| of all atoms with a chunk of the atoms of `other` at a time: (n_latents, chunk)."""
     atoms, support = dictionary.unit_values(), dictionary.support
     size = max(1, _CHUNK_VALUES // max(dictionary.n_latents, dictionary.d_in))
     for some in _dense_chunks(other, size):
@@ -161,7 +166,7 @@ def _products(dictionary: Dictionary, other: Dictionary):
 
 
 def _dense_chunks(dictionary: Dictionary, size: int):
-    """Atoms as dense rows, `size` at a time: (at most size, d_in)."""
+    """Yield atoms as dense rows, `size` at a time: (at most size, d_in)."""
     atoms, support = dictionary.unit_values(), dictionary.support
     for first in range(0, len(atoms), size):
         part = slice(first, first + size)
@@ -169,6 +174,7 @@ def _dense_chunks(dictionary: Dictionary, size: int):
 
 
 def _split_half_agreement(activity: Activity, reference: Activity) -> float | None:
+    """Return `split_half_agreement` of `novelty`; None where all windows are of one parity."""
     odd = activity.windows % 2 == 1
     if bool(odd.all()) or not bool(odd.any()):
         return None
@@ -178,10 +184,11 @@ def _split_half_agreement(activity: Activity, reference: Activity) -> float | No
 
 
 def _check_same_text(activity: Activity, reference: Activity) -> None:
+    """Raise ValueError, with the first difference, unless both are of the same tokens in the same windows."""
     for name in ("tokens", "windows"):
         ours, theirs = getattr(activity, name), getattr(reference, name)
         if len(ours) != len(theirs):
-            raise ValueError(f"{name}: the activity is of {len(ours)} and the reference of {len(theirs)}")
+            raise ValueError(f"{name}: the activity is of {len(ours)} and the reference of {len(theirs)} tokens")
         differ = torch.nonzero(ours != theirs)
         if len(differ):
             at = int(differ[0])

@@ -9,27 +9,28 @@ import torch
 from torch import nn
 
 from sae_core.kernels.dispatch import get_backend
-from sae_core.supports import SUPPORTS, check_degree
+from sae_core.sizes import check_degree, check_latents
+from sae_core.supports import SUPPORTS
 
 
 class Drawn(NamedTuple):
-    """What regenerates a support: `SUPPORTS[name](d_in, n_latents, degree, seed)`."""
+    """The name and seed that regenerate a support, as `SUPPORTS[name](d_in, n_latents, degree, seed)`."""
 
     name: str
     seed: int
 
 
 class Dictionary(nn.Module):
-    """Atoms as `values` (n_latents, degree) and, where sparse, the rows they stand on.
+    """Atoms as `values` (n_latents, degree) and, where atoms are sparse, the rows of their values.
 
     Abstract: use `SparseDictionary`, `FrozenDictionary` or `DenseDictionary`. An atom is its values scaled to unit l2
     norm; the gradient flows through the norm. `value_bits` below 32 says that values are whole numbers of so many bits
     (`sae_core.quantised`), which is how they are stored.
     """
 
-    values: torch.Tensor  # a parameter where it is learned
+    values: torch.Tensor  # a parameter where values are learned
     support: torch.Tensor | None  # int64 (n_latents, degree), None where atoms are dense
-    drawn: Drawn | None  # regenerates the support, where something does
+    drawn: Drawn | None  # name and seed of the support, None where no seed regenerates it
     d_in: int
     value_bits: int = 32
 
@@ -42,7 +43,7 @@ class Dictionary(nn.Module):
         return self.values.shape[1]
 
     def unit_values(self, backend: str = "auto") -> torch.Tensor:
-        """Atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
+        """Return the atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
         return get_backend(backend, self.values.device).unit_norm(self.values)
 
     @torch.no_grad()
@@ -60,66 +61,76 @@ class SparseDictionary(Dictionary):
         d_in: rows of the dictionary (the paper's m).
         support: int (n_latents, degree), sorted distinct rows of each atom.
         generator: draws the initial values, N(0, 1) / sqrt(degree).
-        drawn: what regenerates `support`, where something does.
+        drawn: the name and seed of `support`, None where no seed regenerates it.
 
     Raises:
-        ValueError: no rows, more than d_in, rows outside 0..d_in-1, unsorted or twice in an atom.
+        ValueError: an atom has no rows or more than d_in, or a row is outside 0..d_in-1, out of order or twice in an
+            atom.
     """
 
     def __init__(self, d_in: int, support: torch.Tensor, generator: torch.Generator, drawn: Drawn | None = None):
         super().__init__()
         self.d_in, self.drawn = d_in, drawn
-        self.register_buffer("support", _checked(d_in, support), persistent=False)
+        self.register_buffer("support", _checked_support(d_in, support), persistent=False)
         self.values = nn.Parameter(torch.randn(support.shape, generator=generator) / support.shape[1] ** 0.5)
 
 
 class FrozenDictionary(Dictionary):
     """Atoms on a left-regular support whose values are drawn from a seed and never change, so that neither is stored.
 
-    Args as `SparseDictionary`; `drawn` is required, and its seed draws the values too (`frozen_values`).
+    Arguments and errors are those of `SparseDictionary`, but `drawn` is required; its seed draws the values too
+    (`frozen_values`).
     """
 
     def __init__(self, d_in: int, support: torch.Tensor, drawn: Drawn):
         super().__init__()
         self.d_in, self.drawn = d_in, drawn
-        self.register_buffer("support", _checked(d_in, support), persistent=False)
+        self.register_buffer("support", _checked_support(d_in, support), persistent=False)
         values = frozen_values(support.shape[0], support.shape[1], drawn.seed)
         self.register_buffer("values", values, persistent=False)
 
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
-        """Nothing: these atoms cannot be aimed."""
+        """Do nothing: these atoms never change."""
 
 
 class DenseDictionary(Dictionary):
-    """Atoms that use every row: degree = d_in. Initial values N(0, 1) / sqrt(d_in)."""
+    """Atoms that use every row: degree = d_in. Initial values are N(0, 1) / sqrt(d_in).
+
+    Raises:
+        ValueError: n_latents is below 1.
+    """
 
     def __init__(self, d_in: int, n_latents: int, generator: torch.Generator):
         super().__init__()
-        if n_latents < 1:
-            raise ValueError(f"n={n_latents} must be at least 1")
+        check_latents(n_latents)
         self.d_in, self.support, self.drawn = d_in, None, None
         self.values = nn.Parameter(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
 
 
 def drawn_dictionary(name: str, d_in: int, n_latents: int, degree: int, seed: int) -> SparseDictionary:
-    """A dictionary on the support that `SUPPORTS` calls `name`; support and initial values both follow from `seed`."""
+    """Make a dictionary on the support that `SUPPORTS` calls `name`; support and initial values follow from `seed`.
+
+    Raises:
+        ValueError: degree is outside 1..d_in, or n_latents is below 1.
+    """
     support = SUPPORTS[name](d_in, n_latents, degree, seed)
     return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), Drawn(name, seed))
 
 
 def frozen_values(n_latents: int, degree: int, seed: int) -> torch.Tensor:
-    """Nearly Gaussian values of variance 1 / degree, the same bit for bit on every platform: float32 (n, degree).
+    """Draw nearly Gaussian values of variance 1 / degree, the same bit for bit on every platform: float32 (n, degree).
 
-    The sum of the four 16-bit words of a raw PCG64 draw, seeded with (seed, 1), less its mean (Irwin-Hall).
+    A value is the sum of the four 16-bit words of a raw PCG64 draw, seeded with (seed, 1), less its mean (Irwin-Hall).
     """
     raw = np.random.PCG64([seed, 1]).random_raw(n_latents * degree)
     words = sum((raw >> np.uint64(shift)) & np.uint64(0xFFFF) for shift in (0, 16, 32, 48))
-    centred = np.asarray(words).astype(np.int64) * 2 - 4 * 0xFFFF  # of variance 4 * 4 * (2^32 - 1) / 12
+    centred = np.asarray(words).astype(np.int64) * 2 - 4 * 0xFFFF  # its variance is 4 * 4 * (2^32 - 1) / 12
     deviation = (16 * (2**32 - 1) / 12 * degree) ** 0.5
     return torch.from_numpy((centred / deviation).astype(np.float32)).view(n_latents, degree)
 
 
-def _checked(d_in: int, support: torch.Tensor) -> torch.Tensor:
+def _checked_support(d_in: int, support: torch.Tensor) -> torch.Tensor:
+    """Return the support as int64. Raises ValueError unless each atom has sorted distinct rows in 0..d_in-1."""
     check_degree(d_in, support.shape[1])
     if len(support) and (int(support.min()) < 0 or int(support.max()) >= d_in):
         raise ValueError(f"support rows {int(support.min())}..{int(support.max())} must be in 0..{d_in - 1} (d_in)")

@@ -1,4 +1,4 @@
-"""How codes are found: one product and the k largest, or a pursuit.
+"""Encoders, which find codes: by one product and its k largest entries, or by a pursuit.
 
 The one-shot encoders keep the k largest *signed* entries of z (no ReLU), as the paper does.
 """
@@ -14,7 +14,7 @@ from sae_core.pursuit.solvers import canonical, solver
 
 
 class TiedTopK(nn.Module):
-    """z = W^T x + b_enc with the dictionary's own atoms; stores b_enc (n_latents,) only."""
+    """The k largest of z = W^T x + b_enc with the dictionary's own atoms; stores b_enc (n_latents,) only."""
 
     def __init__(self, dictionary: Dictionary):
         super().__init__()
@@ -23,21 +23,24 @@ class TiedTopK(nn.Module):
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (tokens, d_in), atoms = unit values: (codes, indices), each (tokens, k)."""
+        """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
         return backend.encode_topk(x, atoms, support, self.b_enc, k)
 
     @torch.no_grad()
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
-        """Forget the bias of re-aimed `latents`; their weights are the dictionary's."""
+        """Set the bias of re-aimed `latents` to 0; their weights are the dictionary's."""
         self.b_enc[latents] = 0.0
 
 
 class OwnTopK(nn.Module):
-    """z = W_enc x + b_enc with its own dense weight (n_latents, d_in).
+    """The k largest of z = W_enc x + b_enc, with a dense weight (n_latents, d_in) of its own.
 
     Args:
-        start: "transpose" (W_enc begins as the unit atoms: the paper's warm-tied arm) or "random"
-            (N(0, 1) / sqrt(d_in) from `generator`).
+        start: where W_enc begins: "transpose", at the unit atoms (the paper's warm-tied arm), or "random", at
+            N(0, 1) / sqrt(d_in) drawn by `generator`.
+
+    Raises:
+        ValueError: `start` is neither, or the dictionary is sparse.
     """
 
     def __init__(self, dictionary: Dictionary, start: str, generator: torch.Generator):
@@ -56,18 +59,18 @@ class OwnTopK(nn.Module):
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (tokens, d_in): (codes, indices), each (tokens, k)."""
+        """Return (codes, indices), each (tokens, k), of x (tokens, d_in); the atoms are not used."""
         return backend.encode_topk(x, self.weight, None, self.b_enc, k)
 
     @torch.no_grad()
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
-        """Aim the rows of re-aimed `latents` at `directions` (r, d_in), unit norm, and forget their bias."""
+        """Aim the rows of re-aimed `latents` at `directions` (r, d_in), at unit norm, and set their bias to 0."""
         self.weight[latents] = nn.functional.normalize(directions, dim=1)
         self.b_enc[latents] = 0.0
 
 
 class ByPursuit(nn.Module):
-    """Codes by the pursuit called `name` (`sae_core.pursuit.solvers`); stores nothing.
+    """An encoder that finds codes by the pursuit called `name` (`sae_core.pursuit.solvers`); stores nothing.
 
     Codes carry no gradient. Under the squared error that is exact for a pursuit that ends in least squares: at the
     optimum on the picked atoms, moving the codes changes the loss by nothing to first order (envelope theorem).
@@ -80,15 +83,15 @@ class ByPursuit(nn.Module):
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (tokens, d_in), atoms = unit values: (codes, indices), each (tokens, k)."""
+        """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
         return self._solve(backend, x, atoms, support, k)
 
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
-        """Nothing: a re-aimed latent is its atom."""
+        """Do nothing: this encoder has no parameters."""
 
 
 class Refitted(nn.Module):
-    """The picks of another encoder with the best codes they can have: one least-squares solve, no search."""
+    """An encoder that takes another encoder's picks and gives them the best codes by one least-squares solve."""
 
     def __init__(self, encoder: TiedTopK | OwnTopK | ByPursuit):
         super().__init__()
@@ -97,12 +100,12 @@ class Refitted(nn.Module):
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (tokens, d_in), atoms = unit values: (codes, indices), each (tokens, k)."""
+        """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
         indices = self.encoder(x, atoms, support, k, backend)[1]
         return backend.refit(x, indices, atoms, support), indices
 
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
-        """Those of the encoder that picks."""
+        """Re-aim `latents` in the encoder that picks."""
         self.encoder.set_rows(latents, directions)
 
 

@@ -1,9 +1,9 @@
-"""Ways to read codes from a trained SAE, by name, and what each costs.
+"""The ways to read codes from a trained SAE, by name, and the cost of each.
 
-encoder     the SAE's own, the one it was trained with
-topk        one-shot: its own TopK, or where it was trained by pursuit W^T x without bias
-refit       its own encoder's picks, their codes by least squares
-omp, gomp4, mp_refit, ...   any pursuit of `sae_core.pursuit.solvers`
+encoder     by the SAE's own encoder, the one it was trained with
+topk        one-shot: by its own TopK, or by W^T x without bias where it was trained by a pursuit
+refit       its own encoder's picks, with codes by least squares
+omp, gomp4, mp_refit, ...   by any pursuit of `sae_core.pursuit.solvers`
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ENCODER, ONE_SHOT, REFIT = "encoder", "topk", "refit"
 
 
 def inference_name(name: str) -> str:
-    """The one name of a way to read codes. Raises ValueError where there is none."""
+    """Return the one name of a way to read codes. Raises ValueError where no way has this name."""
     if name in (ENCODER, ONE_SHOT, REFIT):
         return name
     try:
@@ -27,7 +27,10 @@ def inference_name(name: str) -> str:
 
 
 def infer_by(sae: SAE, name: str) -> SAE:
-    """`sae` with its codes found the way called `name`; parameters are shared."""
+    """Return `sae` with its codes found in the way called `name`; parameters are shared, not copied.
+
+    Raises ValueError where no way to read codes has this name.
+    """
     name = inference_name(name)
     if name == ENCODER:
         return sae
@@ -51,7 +54,7 @@ def _not_refitted(encoder: Encoder) -> TiedTopK | OwnTopK | ByPursuit:
 
 
 def multiply_adds(sae: SAE) -> int:
-    """Multiply-adds that finding one token's codes takes, comparisons not counted.
+    """Return how many multiply-adds finding one token's codes takes; comparisons are not counted.
 
     With e = n*d (dense: n*m) for the correlations of all atoms, and g = the sum over rows of row_degree^2 / n (about
     d*d*n/m) for those that one pick changes:
@@ -60,39 +63,47 @@ def multiply_adds(sae: SAE) -> int:
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix), then a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         refit         k(k+1)/2*d products among the picks, k^3/6 to factorise, 2 * (k^2 + 2*k*d) to solve and correct
-        niht, cosamp  STEPS steps, the most they take
+        niht, cosamp  as many steps as they may take (STEPS)
     """
     encoder = sae.encoder
     if isinstance(encoder, (TiedTopK, OwnTopK)):
-        return _correlations(sae)
+        return _correlation_cost(sae)
     if isinstance(encoder, Refitted):
-        return multiply_adds(sae.with_encoder(encoder.encoder)) + _refit(sae, sae.k)
-    name, k, all_atoms = encoder.name.removesuffix("_magnitude"), sae.k, _correlations(sae)
+        return multiply_adds(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
+    return _pursuit_cost(sae, encoder.name.removesuffix("_magnitude"))
+
+
+def _pursuit_cost(sae: SAE, name: str) -> int:
+    k, degree, all_atoms = sae.k, sae.dictionary.degree, _correlation_cost(sae)
     if name in ("mp", "mp_refit"):
-        search = all_atoms + k * _changed_by_a_pick(sae) if sae.dictionary.support is not None else k * all_atoms
-        return search + (_refit(sae, k) if name == "mp_refit" else 0)
+        return _matching_cost(sae) + (_refit_cost(sae, k) if name == "mp_refit" else 0)
     if name == "niht":
-        return STEPS * (all_atoms + 4 * k * sae.dictionary.degree)
+        return STEPS * (all_atoms + 4 * k * degree)
     if name == "cosamp":
-        return STEPS * (all_atoms + _refit(sae, min(3 * k, sae.dictionary.n_latents)) + _refit(sae, k))
-    block, degree = block_of(name), sae.dictionary.degree
+        return STEPS * (all_atoms + _refit_cost(sae, min(3 * k, sae.dictionary.n_latents)) + _refit_cost(sae, k))
+    block = block_of(name)
     sizes = [min(k, done + block) for done in range(0, k, block)]
-    each = 1 if block == 1 else 2  # a step subtracts all picks, and in blocks also correlates them with what is left
-    return len(sizes) * all_atoms + _refit(sae, k) + sum(size * size + each * size * degree for size in sizes)
+    each = 1 if block == 1 else 2  # a step subtracts all picks; in blocks it also correlates them with the residual
+    return len(sizes) * all_atoms + _refit_cost(sae, k) + sum(size * size + each * size * degree for size in sizes)
 
 
-def _correlations(sae: SAE) -> int:
+def _correlation_cost(sae: SAE) -> int:
+    """Return the multiply-adds of the correlations of all atoms with a token."""
     dictionary = sae.dictionary
     own = isinstance(sae.encoder, OwnTopK)
     return dictionary.n_latents * (dictionary.d_in if own else dictionary.degree)
 
 
-def _changed_by_a_pick(sae: SAE) -> int:
-    support = sae.dictionary.support
-    assert support is not None
-    return round(float(support.flatten().bincount().double().square().sum()) / len(support))
+def _matching_cost(sae: SAE) -> int:
+    """Return the multiply-adds of k steps of matching pursuit without a refit."""
+    support, all_atoms = sae.dictionary.support, _correlation_cost(sae)
+    if support is None:  # every pick changes the correlation of every atom
+        return sae.k * all_atoms
+    changed = round(float(support.flatten().bincount().double().square().sum()) / len(support))
+    return all_atoms + sae.k * changed
 
 
-def _refit(sae: SAE, k: int) -> int:
+def _refit_cost(sae: SAE, k: int) -> int:
+    """Return the multiply-adds of least squares on k picks."""
     degree = sae.dictionary.degree
     return k * (k + 1) // 2 * degree + k**3 // 6 + 2 * (k * k + 2 * k * degree)

@@ -1,9 +1,9 @@
 """An SAE on disk: `sae.safetensors` (what it stores, nothing else) and `cfg.json` (how to read it).
 
 A support that a seed regenerates is not written; `cfg.json` keeps its name, the seed and a digest of the support, and
-loading checks one against the other. Any other support is written as packed indices of ceil(log2 m) bits each. Values
-of fewer than 32 bits are packed too, and those of a frozen dictionary, which the seed regenerates, are not written.
-Files appear by rename, so a half-written one never has the final name.
+loading checks that the regenerated support has this digest. Any other support is written as packed indices of
+ceil(log2 m) bits each. Values of fewer than 32 bits are packed too, and those of a frozen dictionary, which the seed
+regenerates, are not written. Files appear by rename, so a half-written one never has the final name.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,31 +33,52 @@ from sae_core.supports import SUPPORTS
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
 FORMAT = 1
-OLDEST_SUPPORT = "expander"  # of files written before supports had names
+OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
 class SAEFileError(ValueError):
-    """The folder does not hold an SAE that this version can read."""
+    """The error of a folder that does not hold an SAE that this version can read."""
 
 
 def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> int:
     """Write `sae` into `folder`; return the size of `sae.safetensors` in bytes (the record's `artifact_bytes`).
 
     Args:
-        about: what else `cfg.json` should say (model, hook point, ...), under the key "about".
+        about: anything else that `cfg.json` should say (model, hook point, ...), under the key "about".
 
     Raises:
-        ValueError: `sae` is a reading of an SAE by `refit` (`sae_core.inference`): save the SAE itself.
+        ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself.
     """
     if isinstance(sae.encoder, Refitted):
-        raise ValueError("this is a reading of an SAE by refit: save the SAE itself")
+        raise ValueError("this is a reading of an SAE by refit, which a file cannot hold: save the SAE itself")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    dictionary = sae.dictionary
-    frozen = isinstance(dictionary, FrozenDictionary)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors_to_write(sae).items()}
+    with _replacing(folder / WEIGHTS_FILE) as path:
+        save_file(tensors, path)
+    with _replacing(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(_config_to_write(sae, about or {}), indent=1))
+    return (folder / WEIGHTS_FILE).stat().st_size
+
+
+def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
+    """Return what `sae` stores, by its name in `sae.safetensors`: nothing that a seed regenerates."""
+    dictionary, encoder = sae.dictionary, sae.encoder
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
-    if not frozen:
+    if not isinstance(dictionary, FrozenDictionary):
         tensors["values"] = _pack_values(dictionary)
+    if isinstance(encoder, (TiedTopK, OwnTopK)):
+        tensors["b_enc"] = encoder.b_enc
+    if isinstance(encoder, OwnTopK):
+        tensors["encoder_weight"] = encoder.weight
+    if dictionary.support is not None and dictionary.drawn is None:
+        tensors["support"] = pack_support(dictionary.support, dictionary.d_in)
+    return tensors
+
+
+def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
+    """Return what `cfg.json` says: the sizes, how the tensors are packed, and what regenerates the support."""
+    dictionary = sae.dictionary
     config: dict[str, Any] = {
         "format": FORMAT,
         "d_in": dictionary.d_in,
@@ -65,31 +87,24 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
         "k": sae.k,
         "scale": float(sae.scale),
         "sparse": dictionary.support is not None,
-        "frozen": frozen,
+        "frozen": isinstance(dictionary, FrozenDictionary),
         "value_bits": dictionary.value_bits,
         "tied": sae.tied,
         "pursuit": sae.encoder.name if isinstance(sae.encoder, ByPursuit) else None,
-        "about": about or {},
+        "about": about,
     }
-    if isinstance(sae.encoder, (TiedTopK, OwnTopK)):
-        tensors["b_enc"] = sae.encoder.b_enc
-    if isinstance(sae.encoder, OwnTopK):
-        tensors["encoder_weight"] = sae.encoder.weight
     if dictionary.support is not None:
         config["support_name"], config["support_seed"] = dictionary.drawn or (None, None)
         config["support_sha256"] = support_digest(dictionary.support)
-        if dictionary.drawn is None:
-            tensors["support"] = pack_support(dictionary.support, dictionary.d_in)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with _replacing(folder / WEIGHTS_FILE) as path:
-        save_file(tensors, path)
-    with _replacing(folder / CONFIG_FILE) as path:
-        path.write_text(json.dumps(config, indent=1))
-    return (folder / WEIGHTS_FILE).stat().st_size
+    return config
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = "auto") -> SAE:
-    """Read the SAE that `save` wrote; reconstructions are bit-identical to the saved one's.
+    """Read the SAE that `save` wrote; its reconstructions are bit-identical to those of the saved one.
+
+    Args:
+        folder: the folder that was given to `save`.
+        backend: the kernels that compute, see `sae_core.kernels.dispatch`.
 
     Raises:
         SAEFileError: a file is missing or damaged, or the regenerated support is not the saved one's.
@@ -121,39 +136,59 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
 
 def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
+    _check_sizes(config, file)
+    _check_kinds(config, file)
+    _check_pursuit(config, file)
+    for name, shape in _expected_shapes(config).items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
+    if config["sparse"] and config.get("support_seed") is None and "support" not in tensors:
+        raise SAEFileError(f"{file}: there is neither a support nor a seed to draw it from")
+
+
+def _check_sizes(config: Any, file: Path) -> None:
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise SAEFileError(f"{file} is not an SAE config of format {FORMAT}")
     for key in ("d_in", "n_latents", "degree", "k"):
         if type(config.get(key)) is not int:
             raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
+
+
+def _check_kinds(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says how dictionary and encoder are made, of kinds that go together."""
     sparse, tied, seed = config.get("sparse"), config.get("tied"), config.get("support_seed")
     well_typed = isinstance(sparse, bool) and isinstance(tied, bool) and isinstance(config.get("scale"), float)
     if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
         raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
-    d_in, n_latents = config["d_in"], config["n_latents"]
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
     if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or bits not in (32, *BITS):
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
     if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
-    pursuit = config.get("pursuit")  # missing in files written before there were any
+
+
+def _check_pursuit(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config names no pursuit, or a known one for an encoder without weights."""
+    pursuit = config.get("pursuit")  # missing in files that are older than pursuits
     try:
-        known = pursuit is None or (tied and bool(canonical(pursuit)))
+        known = pursuit is None or (config["tied"] and bool(canonical(pursuit)))
     except (TypeError, ValueError):
         known = False
     if not known:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
+
+
+def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that a config asks for, by name; a support is checked by its digest instead."""
+    d_in, n_latents, sparse = config["d_in"], config["n_latents"], config["sparse"]
+    frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
     count = n_latents * (config["degree"] if sparse else d_in)
     shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
     if not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (-(-count * bits // 8),)
-    shapes |= {} if pursuit else {"b_enc": (n_latents,)}
-    shapes |= {} if tied else {"encoder_weight": (n_latents, d_in)}
-    for name, shape in shapes.items():
-        if name not in tensors or tuple(tensors[name].shape) != shape:
-            raise SAEFileError(f"{file}: {name} should be of shape {shape}, and is not in {WEIGHTS_FILE}")
-    if sparse and seed is None and "support" not in tensors:
-        raise SAEFileError(f"{file}: neither a support nor a seed to draw it from")
+    shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
+    shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
+    return shapes
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
@@ -175,7 +210,7 @@ def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], f
 def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
     d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
     drawn = None
-    if config["support_seed"] is not None:
+    if config.get("support_seed") is not None:
         drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
         support = SUPPORTS[drawn.name](d_in, n_latents, degree, drawn.seed)
     else:
@@ -183,29 +218,32 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
     if config.get("frozen", False):
-        assert drawn is not None, "checked with the config"
+        assert drawn is not None, "_check_kinds demands a seed"
         return FrozenDictionary(d_in, support, drawn)
     return SparseDictionary(d_in, support, torch.Generator(), drawn)
 
 
 def support_digest(support: torch.Tensor) -> str:
-    """sha256 of the indices as little-endian int64."""
+    """Return the sha256 of a support's indices as little-endian int64, in hex digits."""
     return hashlib.sha256(support.cpu().numpy().astype("<i8").tobytes()).hexdigest()
 
 
 def pack_support(support: torch.Tensor, d_in: int) -> torch.Tensor:
-    """Indices as ceil(log2 d_in) bits each, most significant bit first: uint8 (ceil(n*d*bits / 8),)."""
+    """Pack indices into ceil(log2 d_in) bits each, most significant bit first: uint8 (ceil(n*d*bits / 8),)."""
     return _pack(support.cpu().numpy(), bits_per_index(d_in))
 
 
 def unpack_support(packed: torch.Tensor, d_in: int, n_latents: int, degree: int) -> torch.Tensor:
-    """Inverse of `pack_support`: int64 (n_latents, degree)."""
+    """Undo `pack_support`: int64 (n_latents, degree)."""
     indices = _unpack(packed, bits_per_index(d_in), n_latents * degree)
     return torch.from_numpy(indices.reshape(n_latents, degree))
 
 
 def _pack_values(dictionary: Dictionary) -> torch.Tensor:
-    """Values as they are stored: float32, or the whole numbers of a quantised dictionary, less the smallest, packed."""
+    """Return values as the file holds them: floats, or the packed whole numbers of a quantised dictionary.
+
+    Whole numbers of b bits are shifted by 2^(b-1), so that none is negative.
+    """
     if dictionary.value_bits == 32:
         return dictionary.values
     numbers = dictionary.values.detach().cpu().numpy().astype(np.int64)
@@ -213,21 +251,29 @@ def _pack_values(dictionary: Dictionary) -> torch.Tensor:
 
 
 def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:
-    """Whole numbers in 0..2^width - 1, `width` bits each, most significant first: uint8 (ceil(count * width / 8),)."""
+    """Pack whole numbers in 0..2^width - 1 into `width` bits each, most significant bit first.
+
+    Returns:
+        uint8 (ceil(count * width / 8),).
+    """
     bits = (numbers.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
     return torch.from_numpy(np.packbits(bits.astype(np.uint8)))
 
 
 def _unpack(packed: torch.Tensor, width: int, count: int) -> np.ndarray:
-    """Inverse of `_pack`: int64 (count,)."""
+    """Undo `_pack`: int64 (count,)."""
     bits = np.unpackbits(packed.numpy(), count=count * width).reshape(-1, width)
     return bits.astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path` when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Give a temporary path that becomes `path` when the block ends without an error.
+
+    The path names machine and process, because `path` may lie on a file system that several machines share.
+    """
+    host = socket.gethostname().split(".")[0]
+    temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Losses: pure functions of a batch, no parameters of their own."""
+"""Losses: pure functions of a batch, without parameters of their own."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from torch.autograd.function import once_differentiable
 
 
 def reconstruction_loss(residual: torch.Tensor) -> torch.Tensor:
-    """mean over the batch of ||s*h - s*h_hat||^2, in the SAE's scaled units (paper, section 2). Moves every parameter.
+    """Return the batch mean of ||s*h - s*h_hat||^2, in the SAE's scaled units (paper, section 2).
+
+    It moves every parameter.
 
     Args:
-        residual: (tokens, d_in), `SAE.residual`'s s * (h - h_hat).
+        residual: (tokens, d_in), s * (h - h_hat) as `SAE.residual` returns it.
     """
     return squared_errors(residual).mean()
 
 
 def squared_errors(residual: torch.Tensor) -> torch.Tensor:
-    """||residual||^2 of each token: (tokens,)."""
+    """Return ||residual||^2 of each token: (tokens,)."""
     return _RowSquares.apply(residual)  # type: ignore[return-value]
 
 
 class _RowSquares(torch.autograd.Function):
-    """Sums of squares by rows without a tensor of squares, and a backward of one pass."""
+    """Sums of squares by rows, without a tensor of squares and with a backward of one pass."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:

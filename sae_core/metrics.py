@@ -14,13 +14,13 @@ class Reconstruction(NamedTuple):
     relative_error: float  # mean of ||h - h_hat|| / ||h||
     fvu: float  # fraction of variance unexplained: sum ||h - h_hat||^2 / sum ||h - mean h||^2
     explained_variance: float  # 1 - (variance of the residual h - h_hat) / (variance of h)
-    l0: float  # latents with a non-zero code per token
+    l0: float  # mean number of latents with a non-zero code per token
     dead_fraction: float  # share of latents that did not fire in these tokens
-    dead_window_tokens: int  # the T of dead_fraction
+    dead_window_tokens: int  # number of tokens that dead_fraction refers to
 
 
 class ReconstructionSums:
-    """Accumulates float64 sums over batches: `add` each batch, then `result`."""
+    """Float64 sums over batches: `add` each batch, then take the `result`."""
 
     def __init__(self, d_in: int, n_latents: int):
         self._n = self._active = 0
@@ -30,7 +30,7 @@ class ReconstructionSums:
         self._fired = torch.zeros(n_latents, dtype=torch.bool)
 
     def add(self, h: torch.Tensor, reconstruction: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor) -> None:
-        """h, reconstruction (tokens, d_in); codes, indices (tokens, k)."""
+        """Add a batch: h and reconstruction (tokens, d_in), codes and indices (tokens, k)."""
         h = h.double().cpu()
         residual = h - reconstruction.double().cpu()
         norms = h.norm(dim=1)
@@ -47,6 +47,7 @@ class ReconstructionSums:
         self._fired[indices[active].cpu()] = True
 
     def result(self) -> Reconstruction:
+        """Return the measures of all tokens that were added."""
         n = self._n
         variance = self._sq - float(self._sum.square().sum()) / n
         residual_variance = self._residual_sq - float(self._residual_sum.square().sum()) / n
@@ -62,9 +63,9 @@ class ReconstructionSums:
 
 
 def ce_recovered(ce_sae: float, ce_clean: float, ce_ablated: float) -> float:
-    """(ce_ablated - ce_sae) / (ce_ablated - ce_clean): 1 = the LM does not notice, 0 = as bad as the ablation.
+    """Return (ce_ablated - ce_sae) / (ce_ablated - ce_clean): 1 = the LM does not notice, 0 = as bad as the ablation.
 
-    All in nats per token over the same tokens. With zero ablation this is the paper's measure; with mean
-    ablation a much harder one.
+    All three are in nats per token over the same tokens. With zero ablation this is the paper's measure; with mean
+    ablation it is a much harder one.
     """
     return (ce_ablated - ce_sae) / (ce_ablated - ce_clean)

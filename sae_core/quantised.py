@@ -1,6 +1,6 @@
-"""Fewer bits a value: atoms as whole numbers.
+"""Atoms of whole numbers, which take fewer bits per value.
 
-An atom is used at unit norm, so its whole numbers need no scale beside them: `bits` a value are all that is stored.
+An atom is used at unit norm, so its whole numbers need no scale beside them: a file holds `bits` bits per value only.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from sae_core.sae import SAE
 
 BITS = (4, 8)
-_STEPS = torch.linspace(0.3, 1.0, 29)  # of the largest magnitude: where the largest whole number may lie
+_CLIPS = torch.linspace(0.3, 1.0, 29)  # shares of the largest magnitude that become the largest whole number
 
 
 def check_bits(bits: int) -> None:
@@ -23,14 +23,14 @@ def check_bits(bits: int) -> None:
 
 @torch.no_grad()
 def quantised(sae: SAE, bits: int) -> SAE:
-    """A copy of `sae` whose dictionary holds whole numbers of `bits` bits; biases stay as they are.
+    """Return a copy of `sae` whose dictionary holds whole numbers of `bits` bits; biases stay as they are.
 
     Raises:
-        ValueError: bits other than 4 and 8, or an encoder with weights of its own.
+        ValueError: `bits` is neither 4 nor 8, or the encoder has weights of its own.
     """
     check_bits(bits)
     if not sae.tied:
-        raise ValueError("values are quantised where the encoder is tied; this one has weights of its own")
+        raise ValueError("only an SAE whose encoder is tied can be quantised; this one's has weights of its own")
     other = copy.deepcopy(sae)
     other.dictionary.values.copy_(whole_numbers(sae.dictionary.values, bits))
     other.dictionary.value_bits = bits
@@ -38,15 +38,15 @@ def quantised(sae: SAE, bits: int) -> SAE:
 
 
 def whole_numbers(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Each row of values (n, d) as whole numbers in -q..q, q = 2^(bits-1) - 1, in values' dtype.
+    """Return each row of values (n, d) as whole numbers in -q..q, q = 2^(bits-1) - 1, in values' dtype.
 
-    The row v becomes clamp(round(q * v / (c * max |v|))), c the one of `_STEPS` with the largest cosine to v: at
-    few bits it pays to clip the largest values.
+    The row v becomes clamp(round(q * v / (c * max |v|))), c being the share in `_CLIPS` that gives the largest cosine
+    to v: with few bits it pays to clip the largest values.
     """
     largest = 2 ** (bits - 1) - 1
     values = values / values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
     best, cosine = torch.zeros_like(values), values.new_full((len(values), 1), -1.0)
-    for clip in _STEPS.flip(0).tolist():  # from no clipping on, which wins a tie
+    for clip in _CLIPS.flip(0).tolist():  # no clipping comes first, so that it wins a tie
         rounded = (values * (largest / clip)).round().clamp(-largest, largest)
         found = torch.cosine_similarity(rounded.double(), values.double()).to(values.dtype)[:, None]
         better = found > cosine

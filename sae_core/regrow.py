@@ -1,8 +1,8 @@
 """A support that is learned: each atom drops its smallest entries and grows as many where the gradient is largest.
 
-The rule is RigL's (Evci et al. 2020, Rigging the lottery, section 3), kept per atom so that each has exactly d rows.
-Unlike there a new entry does not start at 0, from where a small learning rate would bring it no further than to be the
-smallest at the next exchange, but with the magnitude of the one it replaces, against the gradient.
+The rule is RigL's (Evci et al. 2020, Rigging the lottery, section 3), applied to each atom so that it keeps exactly d
+rows. In RigL a new entry starts at 0; from there a small learning rate would bring it no further than to be the
+smallest at the next exchange. Here it starts with the magnitude of the entry it replaces, against the gradient.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 from sae_core.encoders import TiedTopK
 from sae_core.sae import SAE
 
-_CHUNK_VALUES = 1 << 24  # of the dense gradient, alive at once
+_CHUNK_VALUES = 1 << 24  # most entries of the dense gradient that are in memory at once
 
 
 @dataclass(frozen=True)
 class SupportSchedule:
-    """When how much of a support is exchanged, see `sae_core.arms.Dynamic`."""
+    """When a support is changed in training, and by how much; see `sae_core.arms.Dynamic`."""
 
-    every: int  # steps
-    drop: float  # share of an atom's entries that goes at first
+    every: int  # steps from one exchange to the next
+    drop: float  # share of an atom's entries that is exchanged at first
     until: float  # share of the training after which the support stays
-    tokens: int  # that the gradient is summed over
+    tokens: int  # number of tokens that the gradient is summed over
 
     def count(self, step: int, steps: int, degree: int) -> int:
-        """Entries that each atom exchanges after `step` of `steps`, rounded down; 0 where it is not time."""
+        """Return how many entries each atom exchanges after `step` of `steps`, rounded down; 0 between exchanges."""
         last = self.until * steps
         if step % self.every or not 0 < step < last:
             return 0
@@ -46,10 +46,10 @@ def regrow(sae: SAE, h: Tensor, count: int, companions: Sequence[Tensor] = ()) -
     stay as they are.
 
     Args:
-        sae: its dictionary has a support that no seed regenerates.
+        sae: an SAE whose dictionary has a support that no seed regenerates.
         h: (tokens, d_in) activations.
-        companions: tensors (n, degree) that belong to the values, an optimizer's moments: they move along, and start
-            at 0 where an entry does.
+        companions: tensors (n, degree) that belong to the values, such as an optimizer's moments. They move with the
+            values, and are 0 where an entry is new.
     """
     dictionary = sae.dictionary
     support, values = dictionary.support, dictionary.values
@@ -76,10 +76,11 @@ def regrow(sae: SAE, h: Tensor, count: int, companions: Sequence[Tensor] = ()) -
 
 
 def _gradient(sae: SAE, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(latents, gradient (c, d_in) of half the squared error on h by their atoms as dense vectors), in chunks.
+    """Yield (slice of latents, gradient) a chunk of latents at a time; the gradient is (chunk, d_in), over all rows.
 
-    With e = x - W c and, for a tied one-shot encoder, c_j = w_j^T x + b_j where it is picked: the gradient of atom j is
-    -sum_t (c_tj e_t + (w_j^T e_t) x_t) over the tokens t that pick it. A pursuit's codes count as constants.
+    It is the derivative of half the squared error on h by each atom as a dense vector. With a the codes, e = x - W a
+    and, for a tied one-shot encoder, a_j = w_j^T x + b_j where atom j is picked, the gradient of atom j is
+    -sum_t (a_tj e_t + (w_j^T e_t) x_t) over the tokens t that pick it. A pursuit's codes count as constants.
     """
     output, x = sae.residual(h), h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec
     residual, n = output.residual, sae.dictionary.n_latents
@@ -102,7 +103,7 @@ def _sparse(at: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _along_atoms(sae: SAE, indices: Tensor, residual: Tensor) -> Tensor:
-    """w_j^T e_t for the picks j of each token t: (tokens, k)."""
+    """Return w_j^T e_t for the picks j of each token t, e its residual: (tokens, k)."""
     support, atoms = sae.dictionary.support, sae.dictionary.unit_values()
     assert support is not None
     found = [

@@ -14,29 +14,33 @@ from sae_core.kernels.dispatch import get_backend
 
 
 class SAEOutput(NamedTuple):
+    """A reconstruction and the codes that it is made of."""
+
     reconstruction: torch.Tensor  # (tokens, d_in), in the units of the input
-    codes: torch.Tensor  # (tokens, k), of the scaled input
-    indices: torch.Tensor  # (tokens, k), which latents
+    codes: torch.Tensor  # (tokens, k), in scaled units
+    indices: torch.Tensor  # (tokens, k), the latents that the codes belong to
 
 
 class SAEResidual(NamedTuple):
-    residual: torch.Tensor  # (tokens, d_in), s * (h - h_hat): what the loss squares
-    codes: torch.Tensor  # (tokens, k), of the scaled input
-    indices: torch.Tensor  # (tokens, k), which latents
+    """The part of an input that an SAE does not reconstruct, and the codes that it used."""
+
+    residual: torch.Tensor  # (tokens, d_in), s * (h - h_hat): the loss squares it
+    codes: torch.Tensor  # (tokens, k), in scaled units
+    indices: torch.Tensor  # (tokens, k), the latents that the codes belong to
 
 
 class SAE(nn.Module):
-    """h_hat = (W x + b_dec) / s with k-sparse codes x of s * h - b_dec.
+    """A sparse autoencoder: h_hat = (W c + b_dec) / s with k-sparse codes c of x = s * h - b_dec.
 
     Args:
         dictionary: the atoms W.
-        encoder: how codes are found.
+        encoder: finds the codes.
         k: active latents per token, in 1..n_latents.
-        scale: the scalar s that activations are multiplied with; its inverse undoes it at the output.
-        backend: which kernels compute, see `sae_core.kernels.dispatch`.
+        scale: the scalar s that activations are multiplied with; the output is divided by it.
+        backend: the kernels that compute, see `sae_core.kernels.dispatch`.
 
     Raises:
-        ValueError: k outside 1..n_latents, or a scale that is not positive and finite.
+        ValueError: k is outside 1..n_latents, or the scale is not positive and finite.
     """
 
     scale: torch.Tensor
@@ -53,20 +57,21 @@ class SAE(nn.Module):
 
     @property
     def tied(self) -> bool:
+        """Whether the encoder has no weights of its own."""
         return not isinstance(self.encoder, OwnTopK)
 
     def with_encoder(self, encoder: Encoder) -> SAE:
-        """The same dictionary, bias and scale (shared, not copied), its codes found by `encoder`."""
+        """Return an SAE of the same dictionary, bias and scale (shared, not copied) whose codes `encoder` finds."""
         other = SAE(self.dictionary, encoder, self.k, float(self.scale), self.backend)
         other.b_dec, other.scale = self.b_dec, self.scale
         return other
 
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(codes, indices) of h (tokens, d_in), each (tokens, k)."""
+        """Return (codes, indices) of h (tokens, d_in), each (tokens, k)."""
         return self._encode(self._centre(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        """Reconstruction (tokens, d_in) in the input's units from `encode`'s result."""
+        """Return the reconstruction (tokens, d_in), in the input's units, that `encode`'s result makes."""
         return self._decode(codes, indices, self._atoms())
 
     def forward(self, h: torch.Tensor) -> SAEOutput:
@@ -76,8 +81,10 @@ class SAE(nn.Module):
         return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
 
     def residual(self, h: torch.Tensor) -> SAEResidual:
-        """What `forward` leaves of h (tokens, d_in), in scaled units: s * (h - h_hat) = x - W codes. For training: it
-        makes no reconstruction only to subtract it again."""
+        """Return what `forward` leaves of h (tokens, d_in), in scaled units: s * (h - h_hat) = x - W c.
+
+        Training uses it, because it makes no reconstruction only to subtract it again.
+        """
         atoms, x = self._atoms(), self._centre(h)
         codes, indices = self._encode(x, atoms)
         return SAEResidual(self._kernels().residual(x, codes, indices, atoms, self.dictionary.support), codes, indices)
@@ -103,7 +110,7 @@ class SAE(nn.Module):
 
 
 class _Centre(torch.autograd.Function):
-    """x = s * h - b in b's dtype, whatever float dtype h lies in: one pass forward, one sum backward."""
+    """x = s * h - b in the dtype of b, for h of any float dtype: one pass forward, one sum backward."""
 
     @staticmethod
     def forward(ctx: Any, h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:

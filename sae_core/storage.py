@@ -1,4 +1,4 @@
-"""What an SAE stores, each count under its own name."""
+"""Counts of what an SAE stores, each under its own name, of a built SAE and ahead of one."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from sae_core.dictionary import Dictionary
 from sae_core.sae import SAE
 
 SEED_BITS = 64
-NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # how a support is kept
+NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # the ways in which a support is stored
 
 
 class Storage(NamedTuple):
+    """The numbers of values and bits that an SAE stores."""
+
     learned_decoder_values: int  # d*n: the paper's headline count
     compression: float  # m/d
     learned_parameters: int  # decoder values, encoder weights, both biases
-    index_bits: int  # the support: 64 if a seed regenerates it, else ceil(log2 m) bits an index; 0 if dense
-    value_bits: int  # of each stored decoder value; 0 where a seed regenerates them
+    index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 m) an index; 0 if dense
+    value_bits: int  # bits of each stored decoder value; 0 where a seed regenerates them
 
 
 def count_storage(sae: SAE) -> Storage:
-    """The counts of `sae`; the bytes on disk are `sae_core.io.save`'s to say."""
+    """Count what `sae` stores. (`sae_core.io.save` returns the bytes on disk.)"""
     dictionary = sae.dictionary
     return Storage(
         learned_decoder_values=dictionary.values.numel() if _learned(dictionary) else 0,
@@ -40,12 +42,12 @@ def _learned(dictionary: Dictionary) -> bool:
 
 
 def bits_per_index(d_in: int) -> int:
-    """ceil(log2 m): bits that name one of m rows."""
+    """Return ceil(log2 m), the number of bits that name one of m rows."""
     return max(1, math.ceil(math.log2(d_in)))
 
 
 def support_bits(dictionary: Dictionary) -> int:
-    """Bits that the support takes: a seed where it is enough, else packed indices; none for dense atoms."""
+    """Return the bits of the stored support: of a seed where one regenerates it, else of packed indices; 0 if dense."""
     if dictionary.support is None:
         return 0
     if dictionary.drawn is not None:
@@ -54,28 +56,30 @@ def support_bits(dictionary: Dictionary) -> int:
 
 
 class Layout(NamedTuple):
-    """What an SAE keeps, known from its arm's sizes before anything is built."""
+    """A description of what an SAE will store, known from its arm's sizes before anything is built."""
 
     d_in: int
     n_latents: int
     degree: int  # d_in where atoms are dense
     support: str = NO_SUPPORT  # or FROM_SEED, AS_INDICES
     value_bits: int = 32  # 0 where a seed regenerates the values
-    own_encoder: bool = False  # weights of its own
-    pursuit: str | None = None  # the encoder where it is a pursuit, which has no bias
+    own_encoder: bool = False  # whether the encoder has weights of its own
+    pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
 
     @property
     def decoder_values(self) -> int:
+        """Number of stored decoder values."""
         return self.n_latents * self.degree if self.value_bits else 0
 
     @property
     def encoder_values(self) -> int:
+        """Number of stored encoder weights and encoder biases."""
         weights = self.n_latents * self.d_in if self.own_encoder else 0
         return weights + (0 if self.pursuit else self.n_latents)
 
 
 def planned_counts(layout: Layout) -> Storage:
-    """What `count_storage` will say of the trained SAE."""
+    """Return the counts that `count_storage` will give for the trained SAE."""
     indices = layout.n_latents * layout.degree * bits_per_index(layout.d_in)
     return Storage(
         learned_decoder_values=layout.decoder_values,
@@ -87,10 +91,10 @@ def planned_counts(layout: Layout) -> Storage:
 
 
 def planned_bytes(layout: Layout) -> int:
-    """The exact size of the `sae.safetensors` that `sae_core.io.save` will write: tensors, and the header before them.
+    """Return the exact size of the `sae.safetensors` that `sae_core.io.save` will write, header and tensors.
 
-    The header is 8 bytes of its length, then compact JSON that names the tensors, wide types first and then by name,
-    filled up to a multiple of 8 bytes.
+    The header is 8 bytes that hold its length, then compact JSON that names the tensors, filled up to a multiple of 8
+    bytes. Tensors of wide types come first; those of one type are in order of their names.
     """
     n, m = layout.n_latents, layout.d_in
     floats: dict[str, tuple[int, ...]] = {"b_dec": (m,)}

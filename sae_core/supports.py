@@ -1,9 +1,9 @@
-"""Left-d-regular supports: which rows each atom may use.
+"""Left-d-regular supports: the rows that each atom may use.
 
 A support is an int64 tensor (n_latents, degree); row i holds the sorted, distinct row indices of atom i, each in
 0..d_in-1. A support drawn from a seed is the same bit for bit on every platform and library version: the only
 randomness is numpy's PCG64 `random_raw` stream (whose values numpy guarantees), turned into indices by the
-integer arithmetic below. Golden tests hold it. `SUPPORTS` names them.
+integer arithmetic below. Golden tests hold these bits. `SUPPORTS` has every support that a seed draws, by name.
 """
 
 from __future__ import annotations
@@ -13,22 +13,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-_CHUNK = 4096  # atoms whose (chunk, d_in) membership mask is alive at once
+from sae_core.sizes import check_degree, check_latents
 
-
-class CellError(ValueError):
-    """A cell that a grid leaves out: d > m, n <= 2k (k-sparse codes cannot be unique), or a size that means nothing."""
-
-
-def check_degree(d_in: int, degree: int) -> None:
-    """Raise ValueError unless 1 <= degree <= d_in, a CellError where it is too large for this d_in."""
-    if not 1 <= degree <= d_in:
-        kind = CellError if degree > d_in else ValueError
-        raise kind(f"d={degree} must be in 1..{d_in} (d_in, the rows that an atom can use)")
+_CHUNK = 4096  # number of atoms whose (chunk, d_in) membership mask is in memory at once
 
 
 def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
-    """Each atom's rows: an independent uniform `degree`-subset of the `d_in` rows, every row covered.
+    """Draw each atom's rows as an independent uniform `degree`-subset of the `d_in` rows, every row covered.
 
     Floyd's algorithm per atom: for c = 0..degree-1 let j = d_in - degree + c and t = floor(u * (j+1) / 2^32), u the
     upper 32 bits of the atom's c-th raw draw; take t, or j if t is taken. Then every row that no atom uses is
@@ -40,7 +31,7 @@ def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch
     Raises:
         ValueError: degree outside 1..d_in, or n_latents < 1.
     """
-    _check(d_in, n_latents, degree)
+    _check_sizes(d_in, n_latents, degree)
     if degree == d_in:
         return torch.arange(d_in).repeat(n_latents, 1)
     bits = np.random.PCG64(seed)
@@ -52,37 +43,37 @@ def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch
 
 
 def clustered_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
-    """The structured mask (paper, section 4): rows cut into floor(d_in / degree) disjoint blocks, an atom gets one.
+    """Draw the structured mask (paper, section 4): floor(d_in / degree) disjoint blocks of rows, one for each atom.
 
     The block is floor(u * blocks / 2^32), u the upper 32 bits of the atom's raw draw; rows past the last block are used
-    by no atom. Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
+    by no atom. Returns int64 (n_latents, degree), sorted; raises the errors of `expander_support`.
     """
-    _check(d_in, n_latents, degree)
+    _check_sizes(d_in, n_latents, degree)
     blocks = _bounded(np.random.PCG64(seed).random_raw(n_latents), d_in // degree)
     return torch.from_numpy(blocks[:, None] * degree + np.arange(degree))
 
 
 def banded_support(d_in: int, n_latents: int, degree: int, seed: int = 0) -> torch.Tensor:
-    """Contiguous rows, cyclic: atom i uses `degree` rows from floor(i * d_in / n_latents) on; `seed` changes nothing.
+    """Give atom i the `degree` contiguous rows from floor(i * d_in / n_latents) on, cyclically.
 
-    Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
+    `seed` changes nothing. Returns int64 (n_latents, degree), sorted; raises the errors of `expander_support`.
     """
-    _check(d_in, n_latents, degree)
+    _check_sizes(d_in, n_latents, degree)
     first = np.arange(n_latents) * d_in // n_latents
     return torch.from_numpy(np.sort((first[:, None] + np.arange(degree)) % d_in, axis=1))
 
 
 def balanced_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
-    """A random support whose row degrees are equal to within one, and whose atoms share few pairs of rows.
+    """Draw a support whose row degrees are equal to within one, and whose atoms share few pairs of rows.
 
     Atom by atom, entry by entry, greedily: among the rows used least, take the one that has stood least often in one
     atom with the rows taken for this one; ties by 24 bits of a raw draw for each row and atom. (Edges are grown by
     the same rule in LDPC codes: Hu, Eleftheriou, Arnold 2005, progressive edge growth.) How near the number of shared
     pairs comes to its least possible value: `tests/sae_core/test_supports.py`.
 
-    Returns int64 (n_latents, degree), sorted; raises as `expander_support`.
+    Returns int64 (n_latents, degree), sorted; raises the errors of `expander_support`.
     """
-    _check(d_in, n_latents, degree)
+    _check_sizes(d_in, n_latents, degree)
     bits, support = np.random.PCG64(seed), np.empty((n_latents, degree), dtype=np.int64)
     together = np.zeros((d_in, d_in), dtype=np.int64)  # how often two rows stand in one atom
     row_degree = np.zeros(d_in, dtype=np.int64)
@@ -98,16 +89,19 @@ def balanced_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch
 
 
 def top_magnitude_support(atoms: torch.Tensor, degree: int) -> torch.Tensor:
-    """The rows of each atom's `degree` largest magnitudes: (n_latents, d_in) -> int64 (n_latents, degree), sorted.
+    """Return the rows of each atom's `degree` largest magnitudes, sorted: int64 (n_latents, degree).
 
     Where magnitudes are equal the lower row goes first. Raises ValueError for a degree outside 1..d_in.
+
+    Args:
+        atoms: dense atoms, (n_latents, d_in).
     """
     check_degree(atoms.shape[1], degree)
     order = atoms.abs().sort(dim=1, descending=True, stable=True).indices
     return order[:, :degree].sort(dim=1).values
 
 
-# The supports that a seed regenerates, by the name that saved SAEs keep.
+# Every support that a seed regenerates, by the name that the files of saved SAEs keep.
 SUPPORTS: dict[str, Callable[[int, int, int, int], torch.Tensor]] = {
     "expander": expander_support,
     "expander_balanced": balanced_support,
@@ -116,18 +110,18 @@ SUPPORTS: dict[str, Callable[[int, int, int, int], torch.Tensor]] = {
 }
 
 
-def _check(d_in: int, n_latents: int, degree: int) -> None:
+def _check_sizes(d_in: int, n_latents: int, degree: int) -> None:
     check_degree(d_in, degree)
-    if n_latents < 1:
-        raise ValueError(f"n={n_latents} must be at least 1")
+    check_latents(n_latents)
 
 
 def _bounded(draws: np.ndarray, bounds: int) -> np.ndarray:
-    """Map raw 64-bit draws to 0..bounds-1 by the multiply-shift method on their upper 32 bits (bias < bounds/2^32)."""
+    """Map raw 64-bit draws to 0..bounds-1: multiply-shift on their upper 32 bits, bias below bounds / 2^32."""
     return ((draws >> np.uint64(32)) * np.uint64(bounds) >> np.uint64(32)).astype(np.int64)
 
 
 def _floyd_subsets(d_in: int, n_atoms: int, degree: int, bits: np.random.PCG64) -> np.ndarray:
+    """Draw the rows of `n_atoms` atoms by the algorithm that `expander_support` states: int64 (n_atoms, degree)."""
     draws = bits.random_raw(n_atoms * degree).reshape(n_atoms, degree)
     taken = np.zeros((n_atoms, d_in), dtype=bool)
     atoms = np.arange(n_atoms)
@@ -153,4 +147,4 @@ def _cover_every_row(support: np.ndarray, d_in: int, bits: np.random.PCG64) -> N
                 support[atom, entry] = row
                 break
         else:
-            return  # n_latents * degree < d_in: no entry is spare, some rows stay empty
+            return  # n_latents * degree < d_in: no atom has an entry to spare, and some rows stay empty

@@ -1,10 +1,10 @@
-"""What can be proved, or at least measured, about a dictionary: W (m, n), atoms w_j of unit norm, d non-zeros each.
+"""Properties of a dictionary that can be proved, or at least measured: W (m, n), unit atoms w_j of d non-zeros each.
 
-Every value says what it is:
+Every value says of which kind it is:
 
     exact     computed from all atoms
-    estimate  over a sample: of random sets of atoms, or of those that were active together
-    bound     a lower bound, the largest over a sample of something that is a maximum over all sets
+    estimate  taken over a sample: of random sets of atoms, or of those that were active together
+    bound     a lower bound: the largest value over a sample of something whose maximum is over all sets
 
 Sources: expansion, flatness and the certificates are the paper's, section 3 (Theorem 3.1, Corollary 3.2); coherence and
 the Babel function, Tropp 2004 (Greed is good), sections 2.2 and 3.1; short cycles, the girth of the bipartite graph of
@@ -24,24 +24,29 @@ from sae_core.dictionary import Dictionary
 from sae_core.kernels.reference import densify
 
 EXACT, ESTIMATE, BOUND = "exact", "estimate", "bound"
-SAMPLE = 2000  # sets of atoms that an estimate or a bound looks at, at most
-_CHUNK_VALUES = 1 << 24  # of the Gram matrix, alive at once
+SAMPLE = 2000  # most sets of atoms that an estimate or a bound looks at
+_CHUNK_VALUES = 1 << 24  # most entries of the Gram matrix that are in memory at once
 
 
 class Value(NamedTuple):
+    """A number, and how it is meant."""
+
     value: float
-    kind: str  # exact, estimate or bound
+    kind: str  # EXACT, ESTIMATE or BOUND
 
 
 def flatness(dictionary: Dictionary) -> Tensor:
-    """beta_j = sqrt(d) * max_i |W_ij| of each atom, in 1..sqrt(d): 1 where all entries are of one size. (n,)"""
+    """Return beta_j = sqrt(d) * max_i |W_ij| of each atom: (n,).
+
+    It is in 1..sqrt(d), and 1 where all entries of the atom are of one size.
+    """
     return dictionary.unit_values().detach().abs().amax(1) * dictionary.degree**0.5
 
 
 def babel(dictionary: Dictionary, k: int) -> Tensor:
-    """mu_1(s) for s = 1..k: the largest sum of |<w_i, w_j>| over s atoms j other than i. mu_1(1) is the coherence. (k,)
+    """Return mu_1(s) for s = 1..k, the largest sum of |<w_i, w_j>| over s atoms j other than i: (k,).
 
-    mu_1(k) + mu_1(k-1) < 1 is Tropp's condition for OMP to find every k-sparse code.
+    mu_1(1) is the coherence. mu_1(k) + mu_1(k-1) < 1 is Tropp's condition for OMP to find every k-sparse code.
     """
     atoms, support, n = dictionary.unit_values().detach(), dictionary.support, dictionary.n_latents
     k = min(k, n - 1)
@@ -55,18 +60,22 @@ def babel(dictionary: Dictionary, k: int) -> Tensor:
 
 
 def pairs_sharing_two_rows(dictionary: Dictionary) -> int:
-    """Pairs of atoms with two or more rows in common: cycles of length 4 start there. All pairs where atoms are dense
-    in more than one row."""
+    """Count the pairs of atoms with two or more rows in common; each is a cycle of length 4 in the bipartite graph.
+
+    Where atoms are dense and there is more than one row, these are all pairs.
+    """
     support, n = dictionary.support, dictionary.n_latents
     if support is None:
         return n * (n - 1) // 2 if dictionary.d_in > 1 else 0
     ones = torch.ones(support.shape, device=support.device)
+    # A product of two 0/1 atoms counts their common rows: above 1.5 it is two or more.
     found = sum(int((products > 1.5).sum()) for _, products in _against_all(ones, support, dictionary.d_in))
-    return (found - (n if dictionary.degree > 1 else 0)) // 2  # each pair twice, and each atom with itself
+    with_itself = n if dictionary.degree > 1 else 0
+    return (found - with_itself) // 2  # each pair is found twice
 
 
 def _against_all(atoms: Tensor, support: Tensor | None, d_in: int):
-    """(first, products (n, c)) of all atoms with atoms first..first+c-1, a chunk at a time."""
+    """Yield (first, products (n, c)) of all atoms with atoms first..first+c-1, a chunk of c atoms at a time."""
     n, degree = atoms.shape
     count = max(1, _CHUNK_VALUES // n)
     by_gathers = support is not None and degree * 16 < d_in
@@ -81,17 +90,21 @@ def _against_all(atoms: Tensor, support: Tensor | None, d_in: int):
 
 
 def row_degrees(dictionary: Dictionary) -> Tensor:
-    """How many atoms use each row: (m,)."""
+    """Return the number of atoms that use each row: (m,)."""
     if dictionary.support is None:
         return torch.full((dictionary.d_in,), dictionary.n_latents)
     return dictionary.support.flatten().bincount(minlength=dictionary.d_in).cpu()
 
 
 def expansion_deficits(support: Tensor, sets: Tensor, d_in: int) -> Tensor:
-    """e(S) = 1 - |N(S)| / (d |S|) of each row of `sets` (s, size), an atom named twice counting once: 0 where no row is
-    shared. (s,)
+    """Return e(S) = 1 - |N(S)| / (d |S|) of each set S of atoms, N(S) being the rows that S uses: (s,).
 
-    M is a (k, e, d)-expander when no set of at most k atoms has a larger deficit than e.
+    It is 0 where no two atoms of S share a row.
+
+    The support is a (k, e, d)-expander when no set of at most k atoms has a larger deficit than e.
+
+    Args:
+        sets: int (s, size), a set of atoms in each row; an atom that is named twice counts once.
     """
     used = torch.zeros(len(sets), d_in, dtype=torch.bool, device=support.device)
     used.scatter_(1, support[sets].flatten(1), True)
@@ -101,48 +114,54 @@ def expansion_deficits(support: Tensor, sets: Tensor, d_in: int) -> Tensor:
 
 
 def r_id(beta: float, deficit: float) -> float:
-    """R_id(k) = 2 beta^2 e(2k): below 1, k-sparse codes are unique (Theorem 3.1)."""
+    """Return R_id(k) = 2 beta^2 e(2k): below 1, k-sparse codes are unique (Theorem 3.1)."""
     return 2 * beta**2 * deficit
 
 
 def r_omp(beta: float, deficit: float, k: int) -> float:
-    """R_omp(k) = beta^2 e(k+1) (2k+1): below 1, OMP finds every k-sparse support in k steps (Corollary 3.2)."""
+    """Return R_omp(k) = beta^2 e(k+1) (2k+1): below 1, OMP finds every k-sparse support in k steps (Corollary 3.2)."""
     return beta**2 * deficit * (2 * k + 1)
 
 
 def theory_measures(dictionary: Dictionary, active: Tensor, seed: int = 0) -> dict[str, Any]:
-    """All of the above, ready for a record.
+    """Measure flatness, coherence, Babel function, supports and certificates, ready for a record.
 
     Args:
-        active: int (tokens, k), the latents of each of some tokens.
-        seed: draws the random sets, and which of the active ones are looked at.
+        active: int (tokens, k), the active latents of each of some tokens.
+        seed: draws the random sets, and which of the active latents are looked at.
 
     Returns:
-        name -> {"value", "kind"}; those about supports only where there is one. `certificates` holds lists over k:
-        `k`, and `r_id` and `r_omp` with the largest deficits found among `random` sets and among `observed` ones (of
-        two tokens' active latents, so at most 2k or k+1 atoms), with the largest flatness. All are lower bounds: above
-        1 the certificate does not hold; below, nothing follows.
+        {name: {"value", "kind"}}; the names about supports only where atoms are sparse. `certificates` holds lists:
+
+        - k: the values of k at which the other lists are evaluated;
+        - r_id_random, r_omp_random: with the largest deficit found among random sets of atoms;
+        - r_id_observed, r_omp_observed: with the largest deficit found among sets that occur, the active latents of two
+          tokens taken together, which are at most 2k (or k+1) atoms.
+
+        All use the largest flatness, and all are lower bounds: a value above 1 shows that the certificate does not
+        hold; a value below 1 proves nothing.
     """
     k, beta = active.shape[1], flatness(dictionary)
     sums = babel(dictionary, k)
     values = {
         "flatness_mean": Value(float(beta.mean()), EXACT),
         "flatness_max": Value(float(beta.max()), EXACT),
-        "coherence": Value(float(sums[:1].sum()), EXACT),  # 0 of a single atom
+        "coherence": Value(float(sums[:1].sum()), EXACT),  # of a single atom, which has no sums: 0
         "babel": Value(float(sums[-1:].sum()), EXACT),
-        "babel_omp": Value(float(sums[-2:].sum()), EXACT),
+        "babel_omp": Value(float(sums[-2:].sum()), EXACT),  # mu_1(k) + mu_1(k-1)
     }
     found: dict[str, Any] = {}
     if dictionary.support is not None:
-        values |= _of_supports(dictionary)
+        values |= _support_values(dictionary)
         rng = np.random.default_rng(seed)
-        sample = _Sets(dictionary.support, active, dictionary.d_in, rng)
-        values |= sample.deficits()
-        found["certificates"] = sample.certificates(float(beta.max()))
+        sets = _AtomSets(dictionary.support, active, dictionary.d_in, rng)
+        values |= sets.deficits()
+        found["certificates"] = sets.certificates(float(beta.max()))
     return {**{name: value._asdict() for name, value in values.items()}, **found}
 
 
-def _of_supports(dictionary: Dictionary) -> dict[str, Value]:
+def _support_values(dictionary: Dictionary) -> dict[str, Value]:
+    """Measure how evenly rows are used, and how many pairs of atoms share two rows."""
     degrees = row_degrees(dictionary).double()
     return {
         "row_degree_min": Value(float(degrees.min()), EXACT),
@@ -153,15 +172,15 @@ def _of_supports(dictionary: Dictionary) -> dict[str, Value]:
     }
 
 
-class _Sets:
-    """Sets of atoms to look at: drawn at random, and from those active together."""
+class _AtomSets:
+    """Sets of atoms to look at: some drawn at random, others from atoms that were active together."""
 
     def __init__(self, support: Tensor, active: Tensor, d_in: int, rng: np.random.Generator):
         self.support, self.d_in, self.rng = support, d_in, rng
         self.active = active.cpu()[torch.from_numpy(rng.permutation(len(active))[: 2 * SAMPLE])]
 
     def deficits(self) -> dict[str, Value]:
-        """Of sets of k atoms: mean, 95th percentile and largest."""
+        """Measure the deficits of sets of k atoms: mean, 95th percentile and largest."""
         k, found = self.active.shape[1], {}
         for where, sets in (("observed", self.active[:SAMPLE]), ("random", self._random(k))):
             deficit = self._deficits(sets)
@@ -171,6 +190,7 @@ class _Sets:
         return found
 
     def certificates(self, beta: float) -> dict[str, Any]:
+        """Return lower bounds of R_id and R_omp at several sparsities, for atoms of flatness `beta`."""
         k, n = self.active.shape[1], len(self.support)
         ks = [s for s in (2**i for i in range(20)) if s < k] + [k]
         ks = [s for s in ks if 2 * s <= n]
@@ -181,19 +201,21 @@ class _Sets:
         return found
 
     def _random(self, size: int, more: int = 0) -> Tensor:
-        """`size` + `more` atoms."""
+        """Draw sets of `size` + `more` atoms, each atom equally likely: (sets, size + more)."""
         keys = torch.from_numpy(self.rng.random((self._count(), len(self.support))))
         return keys.topk(size + more, dim=1).indices
 
     def _count(self) -> int:
         return max(1, min(SAMPLE, _CHUNK_VALUES // len(self.support)))
 
-    def _observed(self, of_one: int, of_other: int) -> Tensor:
-        """`of_one` of the atoms that one token made active with `of_other` of another token's; some may be the same."""
+    def _observed(self, from_one: int, from_other: int) -> Tensor:
+        """Join `from_one` of a token's active atoms with `from_other` of another token's; the two may share atoms."""
         half = max(1, len(self.active) // 2)
-        return torch.cat([self._some(self.active[:half], of_one), self._some(self.active[-half:], of_other)], 1)
+        first, second = self._subsets(self.active[:half], from_one), self._subsets(self.active[-half:], from_other)
+        return torch.cat([first, second], 1)
 
-    def _some(self, sets: Tensor, size: int) -> Tensor:
+    def _subsets(self, sets: Tensor, size: int) -> Tensor:
+        """Draw `size` atoms of each set (sets, k): (sets, size)."""
         keys = torch.from_numpy(self.rng.random(sets.shape))
         return sets.gather(1, keys.topk(size, dim=1).indices)
 

@@ -1,4 +1,4 @@
-"""`python -m sweep`: see README.md."""
+"""Run `python -m sweep`; sweep/README.md says what it does."""
 
 from sweep.launch import main
 

@@ -1,4 +1,4 @@
-"""`python -m sweep.evaluate run=ID eval.inference=[omp]`: further measurements of finished runs, without training."""
+"""`python -m sweep.evaluate run=ID eval.inference=[omp]`: measure finished runs further, without training."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import cast
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.jobs.build import build_job
-from sweep.jobs.job import Job
-from sweep.jobs.recovery import RecoveryJob
+from sweep.jobs.job import AnyJob, Job
 from sweep.launch import explain, one_line_errors
 from sweep.plan.plan import Planned
 from sweep.run.once import carry_out, preflight
@@ -24,16 +23,16 @@ USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...
 
   run=all            every finished run under runs_dir
   eval.inference=[]  encoder, topk, refit, omp, gomp{L}, mp, mp_refit, niht, cosamp (sae_core/inference.py)
-  eval.novelty=true  against the dense_tied SAE of the cell, trained where it is not there
-  eval.contexts=5    each latent's strongest contexts, for python -m analysis latents run=ID
-  KEY=VALUE          what changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where the LM and
-                     the text now are (model.path, corpus.path)"""
+  eval.novelty=true  compare latents with the dense_tied SAE of the cell, which is trained if it is not there
+  eval.contexts=5    write each latent's strongest contexts, for python -m analysis latents run=ID
+  KEY=VALUE          a setting that changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where
+                     the LM and the text are now (model.path, corpus.path)"""
 
 _MAY_CHANGE = ("eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, and print the table; 0 if all went well."""
+    """Measure the runs that are named, and print the table. Return the exit code: 0 if all went well."""
     if not arguments or {"-h", "--help"} & set(arguments):
         print(USAGE)
         return 0 if arguments else 1
@@ -51,8 +50,8 @@ def main(arguments: list[str]) -> int:
     return 1
 
 
-def _measure(job: Job | RecoveryJob) -> None:
-    """A run that cannot be measured (its SAE is gone) is said, and the others go on."""
+def _measure(job: AnyJob) -> None:
+    """Measure one run. If that is not possible, say why and return, so that the others go on."""
     try:
         carry_out(job)
     except (ValueError, OSError) as error:
@@ -60,6 +59,7 @@ def _measure(job: Job | RecoveryJob) -> None:
 
 
 def _parse(arguments: list[str]) -> DictConfig:
+    """Return KEY=VALUE arguments as a config. Raise ValueError for one that cannot be read or changed any more."""
     for argument in arguments:
         if "=" not in argument:
             raise ValueError(f"{argument} is not KEY=VALUE; python -m sweep.evaluate --help shows what can be given")
@@ -74,7 +74,7 @@ def _parse(arguments: list[str]) -> DictConfig:
 
 
 def _records(names: str, runs_dir: Path) -> list[Record]:
-    """The records asked for. Raises ValueError for one that is not there or not complete."""
+    """Return the records asked for. Raise ValueError for one that is not there or not complete."""
     if names == "all":
         found = [record for _, record in iterate_records(runs_dir) if record and _has_an_sae(record)]
         if not found:
@@ -101,7 +101,7 @@ def _planned(record: Record, given: DictConfig, runs_dir: Path) -> Planned:
 
 
 def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:
-    """The run's job again, from the config in its record and what is given now."""
+    """Return the run's job, from the config in its record and the settings given now."""
     run_id = record["run_id"]
     if "config" not in record:
         raise ValueError(f"run={run_id} was recorded before records kept their config: launch it again as it was")
@@ -109,10 +109,15 @@ def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:
     job = build_job(cfg, record["labels"]["sweep"])
     if job.spec.run_id != run_id:
         now, then = job.spec.as_json(), record["spec"]
-        changed = [f"{part}.{key}" for part in now if isinstance(now[part], dict)
-                   for key in now[part] if now[part][key] != then.get(part, {}).get(key)]  # fmt: skip
-        raise ValueError(f"run={run_id} is not what these settings give: {', '.join(changed) or 'seed'} differ")
+        raise ValueError(f"run={run_id} is not what these settings give: {_changed(now, then)} differ")
     return job
+
+
+def _changed(now: Record, then: Record) -> str:
+    """Return the names of the settings in which two specs differ."""
+    parts = [part for part, values in now.items() if isinstance(values, dict)]
+    names = [f"{part}.{key}" for part in parts for key in now[part] if now[part][key] != then.get(part, {}).get(key)]
+    return ", ".join(names) or "seed"
 
 
 if __name__ == "__main__":

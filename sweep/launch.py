@@ -1,4 +1,4 @@
-"""What `python -m sweep` does: compose, check, run one or hand a grid to the sweeper."""
+"""`python -m sweep`: compose a config, check it, and carry out one run; a grid goes to the sweeper."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ from sweep.embedded import WEIGHTS
 from sweep.machine.workers import register_resolvers
 from sweep.store.versions import code_hash
 
-_TRACES = "EXPANDER_SWEEP_TRACES"  # what HYDRA_FULL_ERROR was before we set it
+_TRACES = "EXPANDER_SWEEP_TRACES"  # environment variable: keeps the HYDRA_FULL_ERROR that the user set
 
 OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
 register_resolvers()
 
 
 def task(cfg: DictConfig) -> dict[str, str] | None:
-    """Hydra's task: one run, or in a multirun a worker, which returns by run id why a run left no record."""
-    code_hash()  # now: what is read later may have been edited meanwhile
-    logging.raiseExceptions = False  # W&B keeps a log: a full disk under it is not worth a traceback for each line
+    """Carry out what Hydra composed: one run, or in a multirun the work of one worker.
+
+    Returns:
+        of a worker, {run id: why the run left no record} for the runs that left none.
+    """
+    code_hash()  # remembered now, because the files may be edited while this process runs
+    logging.raiseExceptions = False  # W&B keeps a log; a full disk under it is not worth a traceback for each line
     hydra_config = HydraConfig.get()
     if cfg.launch.work is not None:
         from sweep.workers.worker import work
@@ -39,13 +43,14 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
         return work(Path(cfg.launch.work))
     if hydra_config.mode == RunMode.MULTIRUN:
         raise ValueError(f"hydra/sweeper={hydra_config.runtime.choices['hydra/sweeper']} is not one of this project's")
-    # Here and not in main: Hydra announces an exception that leaves its task with a line of its own.
+    # The errors are caught here and not in main, as Hydra announces an exception that leaves its task itself.
     with one_line_errors():
         _run_alone(cfg, Path(hydra_config.runtime.output_dir).name)
     return None
 
 
 def _run_alone(cfg: DictConfig, name: str) -> None:
+    """Carry out the one run that a config describes, or print what it would take; `name` is the launch's."""
     from sweep.machine.workers import Workers
     from sweep.plan.plan import make_plan
     from sweep.plan.report import print_plan
@@ -69,15 +74,15 @@ def _run_alone(cfg: DictConfig, name: str) -> None:
 
 
 def main() -> None:
-    """Entry point. Mistakes end with one line and exit code 1, Ctrl-C with one line and 130."""
+    """Run the command. A mistake ends it with one line and exit code 1, Ctrl-C with one line and exit code 130."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants it first
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants -m first
     warnings.formatwarning = _one_line_warning
     with one_line_errors():
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # let Hydra's errors reach us instead of its own printing
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors reach us instead of being printed by it
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that the launch starts reports to nobody
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray cluster that the launch starts reports to nobody
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
 
 
@@ -89,7 +94,7 @@ def _one_line_warning(
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Say errors of input, config and disk in one line; HYDRA_FULL_ERROR=1 on entry shows tracebacks instead."""
+    """Say errors of input, config and disk in one line and exit. HYDRA_FULL_ERROR=1 shows tracebacks instead."""
     show_traces = os.environ.get(_TRACES, os.environ["HYDRA_FULL_ERROR"]) == "1"
     os.environ[_TRACES] = str(int(show_traces))
     try:
@@ -105,7 +110,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """The error as one line; Hydra's pages are cut to their first fact."""
+    """Return the error as one line; of Hydra's long messages the first fact is kept."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror} (runs_dir and cache_dir say where files go)"

@@ -1,4 +1,4 @@
-"""`python -m sweep.status [LAUNCH] [--watch]`: what of a sweep is finished, running, failed and still to do."""
+"""`python -m sweep.status [LAUNCH] [--watch]`: list which runs of a sweep are finished, running, failed or to do."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from sweep.store.launches import (
     RUNNING,
     TO_DO,
     Launch,
+    LaunchNotFoundError,
     State,
-    StatusError,
     add_launch,
     find_launch,
     launches,
@@ -32,58 +32,79 @@ from sweep.store.launches import (
 )
 from sweep.store.records import COMPLETE
 
-_STATES = (COMPLETE, RUNNING, FAILED, TO_DO)
-_EVERY = 2.0  # seconds between looks
-_WIDTH = 140  # columns at least, so that a pipe's lines are not folded
+_STATES = (COMPLETE, RUNNING, FAILED, TO_DO)  # in the order in which they are counted
+_WATCHED_FIRST = (RUNNING, FAILED, TO_DO, COMPLETE)  # in the order in which --watch lists runs
+_EVERY = 2.0  # seconds between two looks of --watch
+_WIDTH = 140  # columns at least, so that lines written to a pipe are not folded
 _SHOWN = 40  # runs that --watch lists at most
 
 
 def _page(launch: Launch, runs_dir: Path, most: int | None) -> Group:
-    """What is shown of one launch; with `most`, that many runs at most, the finished ones left out first."""
-    found = states(launch, runs_dir)
-    about, counts = launch.about, Counter(state.state for state in found)
-    head = f"{launch.folder.name}  {_controller(about)}  {about['command']}"
-    summary = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state]) or "no runs"
-    lines = [Text(head, overflow="fold"), Text(f"{summary}, of {len(found)}{_study(about)}")]
-    order = (RUNNING, FAILED, TO_DO, COMPLETE)
-    rows = sorted(found, key=lambda state: order.index(state.state)) if most else found
+    """Return what is shown of one launch: its command, the counts of its runs' states, and a table of its runs.
+
+    Args:
+        most: runs in the table, at most; finished runs are left out first. None shows all, in the launch's order.
+    """
+    found, name = states(launch, runs_dir), launch.folder.name
+    lines = [
+        Text(f"launch {name} on {_controller(launch.about)}"),
+        Text(_command(launch), overflow="fold"),
+        Text(f"{_counted(found)}{_study(launch.about)}"),
+    ]
+    rows = sorted(found, key=lambda state: _WATCHED_FIRST.index(state.state)) if most else found
     if most and len(rows) > most:
-        lines.append(Text(f"{len(rows) - most} more not shown: python -m sweep.status {launch.folder.name}"))
+        lines.append(Text(f"{len(rows) - most} more runs are not shown; python -m sweep.status {name} lists all"))
     return Group(*lines, _table(rows[:most]))
 
 
+def _command(launch: Launch) -> str:
+    return f"python -m sweep {launch.about['command']}"
+
+
+def _counted(found: Sequence[State]) -> str:
+    """Return, for example, `6 runs: 4 complete, 1 running, 1 to do`."""
+    counts = Counter(state.state for state in found)
+    parts = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
+    return f"{len(found)} run{'' if len(found) == 1 else 's'}: {parts}" if found else "no runs"
+
+
 def _controller(about: dict[str, Any]) -> str:
-    """Who launched it; that it has ended can be told on its own machine only."""
+    """Return the host and pid of the process that launched the runs, with `(ended)` if it has ended.
+
+    Only the process's own machine can tell that it has ended.
+    """
     here = about["host"] == socket.gethostname()
     ended = here and not Path(f"/proc/{about['pid']}").exists() and Path("/proc").is_dir()
     return f"{about['host']}, pid {about['pid']}" + (" (ended)" if ended else "")
 
 
 def _study(about: dict[str, Any]) -> str:
+    """Return the name and aim of the launch's study; empty for a launch that is no search."""
     study = about.get("study")
     return f"; study {study['name']}: {study['n_trials']} trials asked for" if study else ""
 
 
 def _table(rows: Sequence[State]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("run", "what", "state"):
+    for column in ("run", "title", "state"):
         table.add_column(column, no_wrap=True)
-    table.add_column("", overflow="fold")
+    table.add_column("detail", overflow="fold")
     for row in rows:
         table.add_row(row.run_id, Text(row.title), row.state, Text(row.detail))
     return table
 
 
 def _all_launches(runs_dir: Path) -> Iterator[str]:
-    """A line for each launch."""
-    for launch in launches(runs_dir):
-        counts = Counter(state.state for state in states(launch, runs_dir))
-        said = ", ".join(f"{counts[state]} {state}" for state in _STATES if counts[state])
-        yield f"{launch.folder.name}  {said}  {launch.about['command']}"
+    """Yield one line about each launch of the run store, or one that says that there is none."""
+    known = launches(runs_dir)
+    if not known:
+        yield f"there is no launch in {runs_dir}"
+    for launch in known:
+        yield f"{launch.folder.name}  {_counted(states(launch, runs_dir))}  {_command(launch)}"
 
 
 def _watch(launch: Launch, runs_dir: Path, console: Console) -> None:
-    """Show the launch until nothing of it is running or to do, or Ctrl-C."""
+    """Show the launch until none of its runs is running or to do."""
     with Live(_page(launch, runs_dir, _SHOWN), console=console, auto_refresh=False) as live:
         while any(state.state in (RUNNING, TO_DO) for state in states(launch, runs_dir)):
             time.sleep(_EVERY)
@@ -94,10 +115,12 @@ def _watch(launch: Launch, runs_dir: Path, console: Console) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sweep.status",
-        description="What of a sweep is finished, running, failed and still to do.",
+        description="List which runs of a sweep are finished, running, failed or to do.",
     )
-    add_launch(parser, "for a line each")
-    parser.add_argument("--watch", action="store_true", help=f"look again every {_EVERY:g} s until all is done")
+    add_launch(parser, "for one line about every launch")
+    parser.add_argument(
+        "--watch", action="store_true", help=f"show them again every {_EVERY:g} s until none is running or to do"
+    )
     args = parser.parse_args(arguments)
     console = Console(highlight=False, width=None if args.watch else max(Console().width, _WIDTH))
     try:
@@ -110,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             _watch(launch, args.runs, console)
         else:
             console.print(_page(launch, args.runs, None))
-    except StatusError as error:
+    except LaunchNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Small real things: models of each architecture saved to disk, a tokenizer, a text of many documents."""
+"""Fixtures for many tests: small real models of each architecture on disk, a tokenizer, a text of many documents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-if not torch.cuda.is_available():  # before Triton is imported: its interpreter then runs the GPU kernels here
+if not torch.cuda.is_available():
+    # Triton reads this when it is imported; its interpreter then runs the GPU kernels on the CPU.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from transformers import (  # noqa: E402
@@ -26,25 +27,27 @@ from transformers import (  # noqa: E402
 
 from sweep.embedded.recipe import Recipe, train_tokenizer  # noqa: E402
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two at a time have two cores
-VOCAB = 400
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two test processes share two cores
+VOCAB = 400  # tokens in the tokenizer's vocabulary
 ARCHITECTURES = ("gpt_neox", "llama", "qwen2", "gpt2")
 
 
 def random_model(architecture: str):
+    """Return an untrained model of three blocks, the same on every call."""
     torch.manual_seed(0)
-    shared = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0}
-    sized = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, **shared}
+    tokens = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0}
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, **tokens}
     if architecture == "gpt_neox":
-        return GPTNeoXForCausalLM(GPTNeoXConfig(max_position_embeddings=64, **sized))
+        return GPTNeoXForCausalLM(GPTNeoXConfig(max_position_embeddings=64, **sizes))
     if architecture == "llama":
-        return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, max_position_embeddings=64, **sized))
+        return LlamaForCausalLM(LlamaConfig(num_key_value_heads=2, max_position_embeddings=64, **sizes))
     if architecture == "qwen2":
-        return Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, max_position_embeddings=64, **sized))
-    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, **shared))
+        return Qwen2ForCausalLM(Qwen2Config(num_key_value_heads=2, max_position_embeddings=64, **sizes))
+    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, **tokens))
 
 
 def some_text(n_documents: int = 120, seed: int = 0) -> list[str]:
+    """Return documents of random words, no two alike."""
     rng = random.Random(seed)
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "went", "home", "to", "eat", "fish", "with", "her"]
     return [" ".join(rng.choices(words, k=rng.randint(20, 120))) + f" {i}." for i in range(n_documents)]
@@ -52,11 +55,13 @@ def some_text(n_documents: int = 120, seed: int = 0) -> list[str]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on `some_text`."""
     return train_tokenizer(some_text(), Recipe(vocab_size=VOCAB, context=64))
 
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory, tokenizer) -> dict[str, Path]:
+    """{architecture: folder of a random model with its tokenizer, in transformers layout}."""
     folders = {}
     for architecture in ARCHITECTURES:
         folder = tmp_path_factory.mktemp(architecture)
@@ -68,6 +73,7 @@ def model_folders(tmp_path_factory, tokenizer) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory) -> Path:
+    """A text file with the documents of `some_text`, for the corpus `text`."""
     file = tmp_path_factory.mktemp("text") / "text.txt"
     file.write_text("\n<|endoftext|>\n".join(some_text()))
     return file

@@ -1,4 +1,4 @@
-"""Which part of the project may import which: data flows conf -> sweep -> sae_core, and analysis reads records alone."""
+"""The imports that each part of the project may have: data flows conf -> sweep -> sae_core, analysis reads records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ROOMS = {
     },
 }
 # The files beside a package's rooms that rooms may import; all others are commands, which may import any room.
-NEEDED_BY_ROOMS = {"sweep": set(), "analysis": {"arms", "frames", "output", "contexts"}}
+NEEDED_BY_ROOMS = {"sweep": {"private_names"}, "analysis": {"arms", "frames", "output", "contexts"}}
 
 
 def imported(file):

@@ -1,12 +1,13 @@
-"""The figure of `analysis.tables.dominance`."""
+"""The figure of which dictionary preserves the most at each size, drawn from `analysis.tables.dominance`."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -14,79 +15,78 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
+from analysis.draw.panels import subplots
 from analysis.draw.shared import legend, panel_title, plain_axis
-from analysis.frames import dicts, groups, only
+from analysis.frames import column, dicts, groups, only
 from analysis.tables.dominance import BUDGETS
-from sweep.store.sizes import human_size
+from sweep.store.human_size import human_size
 
-_BUDGET_STYLES: dict[str, tuple[Any, str]] = {
+_BUDGET_STYLES: dict[str, tuple[Any, str]] = {  # line and marker
     "one-shot expander": (":", "v"),
     "one-shot dense": ("--", "s"),
     "unlimited": ("-", "o"),
 }
-
-
-_READ = (
+_HOW_TO_READ = (
     "in a cell: the winner, its size, how it is read, its CE recovered; then the best of the other kind (dense or"
     " sparse) minus the winner, same seeds, ±95 %"
 )
+_CELL = (0.96, 0.92)  # width and height of a cell; the distance between two is 1
 
 
 def dominance_figure(table: pd.DataFrame) -> Figure:
-    """Of one (model, layer, n), per k: above, the most CE recovered against stored bytes, a line per budget of
-    multiply-adds; below, who gets there: a row per budget, a cell per level, in the winner's colour, with how it is
-    read and what the best of the other kind (sparse or dense) loses; PCA, never a winner, in a row of its own.
+    """Draw, for each k of one (model, layer, n), the best dictionary at each level of stored bytes, in two panels.
+
+    The upper panel has the most CE recovered against stored bytes, a line per budget of multiply-adds. The lower panel
+    has a row per budget and a cell per level in the winner's colour, with how the winner is read and what the best of
+    the other kind (sparse or dense) loses. PCA, which is never a winner, has a row of its own.
 
     Args:
-        table: from `analysis.tables.dominance.dominance_table`, of one (model, layer, n).
+        table: from `analysis.tables.dominance.dominance_table`, the rows of one (model, layer, n).
     """
     panels = groups(table, ["model", "layer", "n", "k"])
     levels = sorted(table["level"].unique())
     width = max(9.0, 1.45 * len(levels)) + 2.4
-    figure, axes = plt.subplots(
-        2 * len(panels), 1, figsize=(width, 7.0 * len(panels)), squeeze=False, layout="constrained",
-        height_ratios=[1, 1.2] * len(panels),
-    )  # fmt: skip
+    heights = [1, 1.2] * len(panels)
+    figure, axes = subplots(2 * len(panels), 1, (width, 7.0 * len(panels)), height_ratios=heights)
     for i, ((model, layer, n, k), panel) in enumerate(panels):
-        above, below = axes[2 * i, 0], axes[2 * i + 1, 0]
-        _draw_best(above, panel, levels)
-        _draw_winners(below, panel, levels)
-        above.set_title(panel_title((model, layer, n), k), loc="left", fontsize=11)
-        for axis in (above, below):
+        upper, lower = axes[2 * i, 0], axes[2 * i + 1, 0]
+        _draw_best(upper, panel, levels)
+        _draw_winners(lower, panel, levels)
+        upper.set_title(panel_title((model, layer, n), k), loc="left", fontsize=11)
+        for axis in (upper, lower):
             axis.set_xlim(-0.5, len(levels) - 0.5)
             axis.set_xticks(range(len(levels)), [human_size(level) for level in levels])
-        below.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{_READ}")
-    handles = [Line2D([], [], color="0.25", linestyle=line, marker=marker, markerfacecolor="0.25", label=budget)
-               for budget, (line, marker) in _BUDGET_STYLES.items()]  # fmt: skip
-    if any(table["pca_mean"].notna()):
-        handles.append(Line2D([], [], color=arms.colour("pca"), linewidth=2, label="PCA (not sparse)"))
-    legend(figure, [*handles, *_arm_patches(table)])
+        lower.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{_HOW_TO_READ}")
+    legend(figure, _handles(table))
     return figure
 
 
-def _arm_patches(table: pd.DataFrame) -> list[Patch]:
-    """One per colour: rounded variants have that of their arm."""
+def _handles(table: pd.DataFrame) -> list[Artist]:
+    """Return the legend: the budgets, PCA where it is there, and each arm once, whatever its values are rounded to."""
+    handles: list[Artist] = []
+    for budget, (line, marker) in _BUDGET_STYLES.items():
+        handles.append(Line2D([], [], color="0.25", linestyle=line, marker=marker, label=budget))
+    if any(table["pca_mean"].notna()):
+        handles.append(Line2D([], [], color=arms.colour("pca"), linewidth=2, label="PCA (not sparse)"))
     labels = arms.in_order(map(arms.unrounded, table["winner"]))
-    return [Patch(color=arms.colour(arm), label=arms.display(arm)) for arm in labels]
+    return [*handles, *(Patch(color=arms.colour(arm), label=arms.display(arm)) for arm in labels)]
 
 
 def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
     place = {level: i for i, level in enumerate(levels)}
     for budget, (line, marker) in _BUDGET_STYLES.items():
         rows = only(panel, budget=budget).sort_values("level")
-        at = [place[level] for level in rows["level"]]
-        axis.plot(at, rows["winner_mean"], color="0.45", linestyle=line, linewidth=1.3, zorder=1)
-        for x, row in zip(at, dicts(rows), strict=True):
-            axis.errorbar(
-                x, row["winner_mean"], yerr=row["winner_half_interval"], color=arms.colour(row["winner"]),
-                marker=marker, markersize=7, capsize=3, linestyle="none",
-            )  # fmt: skip
+        xs = [place[level] for level in rows["level"]]
+        axis.plot(xs, rows["winner_mean"], color="0.45", linestyle=line, linewidth=1.3, zorder=1)
+        look: dict[str, Any] = {"marker": marker, "markersize": 7, "capsize": 3, "linestyle": "none"}
+        for x, row in zip(xs, dicts(rows), strict=True):
+            colour, half = arms.colour(row["winner"]), row["winner_half_interval"]
+            axis.errorbar(x, row["winner_mean"], yerr=half, color=colour, **look)
     pca = panel.drop_duplicates("level").sort_values("level").dropna(subset=["pca_mean"])
-    axis.plot(
-        [place[level] for level in pca["level"]], pca["pca_mean"], color=arms.colour("pca"), linewidth=2, zorder=0
-    )
+    xs = [place[level] for level in pca["level"]]
+    axis.plot(xs, pca["pca_mean"], color=arms.colour("pca"), linewidth=2, zorder=0)
     axis.set_ylabel("cross-entropy recovered")
-    least = min(panel["winner_mean"])
+    least = min(column(panel, "winner_mean").tolist())
     axis.set_ylim(bottom=min(least - 0.05, 0.98 * least))  # PCA may start far below
     plain_axis(axis)
 
@@ -95,22 +95,23 @@ def _draw_winners(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
     place = {level: i for i, level in enumerate(levels)}
     for row in dicts(panel):
         _draw_cell(axis, place[row["level"]], BUDGETS.index(row["budget"]), arms.colour(row["winner"]), _cell_text(row))
-    of_pca = panel.drop_duplicates("level").dropna(subset=["pca_mean"])
-    for row in dicts(of_pca):
+    pca = panel.drop_duplicates("level").dropna(subset=["pca_mean"])
+    for row in dicts(pca):
         text = f"n' = {row['pca_n_latents']:.0f}\n{row['pca_mean']:.3f}"
         _draw_cell(axis, place[row["level"]], len(BUDGETS), arms.colour("pca"), text, height=0.5)
     rows = [budget.replace(" ", "\n") for budget in BUDGETS]
     axis.set_yticks(range(len(rows)), rows)
-    if len(of_pca):
+    if len(pca):
         axis.set_yticks([*range(len(rows)), len(rows) - 0.22], [*rows, "PCA"])
-    axis.set_ylim(len(BUDGETS) - (0.5 if of_pca.empty else -0.1), -0.5)
+    axis.set_ylim(len(BUDGETS) - (0.5 if pca.empty else -0.1), -0.5)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
 
-def _draw_cell(axis: Axes, x: int, y: int, fill: str, text: str, height: float = 0.92) -> None:
-    top = y - 0.46
-    axis.add_patch(Rectangle((x - 0.48, top), 0.96, height, color=fill, linewidth=0))
+def _draw_cell(axis: Axes, x: int, y: int, fill: str, text: str, height: float = _CELL[1]) -> None:
+    left, top = x - _CELL[0] / 2, y - _CELL[1] / 2
+    axis.add_patch(Rectangle((left, top), _CELL[0], height, color=fill, linewidth=0))
+    # White on dark colours: the weights are those of a colour's channels in its brightness (ITU-R BT.601).
     ink = "white" if float(np.dot(to_rgb(fill), (0.299, 0.587, 0.114))) < 0.58 else "black"
     axis.text(x, top + height / 2, text, ha="center", va="center", fontsize=7, color=ink, linespacing=1.25)
 
@@ -119,9 +120,9 @@ def _cell_text(row: dict[str, Any]) -> str:
     sparse = arms.base(row["winner"]) in arms.SPARSE
     size = f"d = {row['winner_d']:.0f}" if sparse else f"n' = {row['winner_n_latents']}"
     lines = [_short_name(row["winner"]), size, f"by {_reading(row)}", f"{row['winner_mean']:.3f}"]
-    difference, half = (row.get(f"other_kind_difference{part}", np.nan) for part in ("", "_half_interval"))
-    if difference == difference:
-        interval = f"±{half:.3f}" if half == half else ""
+    difference, half = (row.get(f"other_kind_difference{part}", math.nan) for part in ("", "_half_interval"))
+    if not math.isnan(difference):
+        interval = "" if math.isnan(half) else f"±{half:.3f}"
         lines.append(f"{'dense' if sparse else 'sparse'} {-difference:+.3f}{interval}")
     return "\n".join(lines)
 
@@ -133,7 +134,7 @@ def _short_name(label: str) -> str:
 
 
 def _reading(row: dict[str, Any]) -> str:
-    """How its codes are read; of a dictionary trained by pursuit also that."""
+    """Return how the winner's codes are read and, where a pursuit trained the dictionary, which one."""
     pursuit, reading = arms.parse(row["winner"]).pursuit, row["winner_inference"]
     if pursuit is None:
         return reading

@@ -1,7 +1,7 @@
-"""Hydra sweeper `grid`: the product of all lists, or of several sets of lists, planned before anything is launched.
+"""Provide the Hydra sweeper `grid`: the product of all lists, or of several sets of lists, planned before any launch.
 
-Beside Hydra's own BasicSweeper it checks every cell first, runs each distinct spec once, leaves impossible cells out,
-shows progress, and ends with a table whatever became of single runs.
+It does more than Hydra's own BasicSweeper: it checks every cell first, runs each distinct spec once, leaves impossible
+cells out, shows progress, and ends with a table whatever became of single runs.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.sae_sweeper.launching import LaunchingSweeper
 from sweep.jobs.compose import Composer
-from sweep.machine.workers import heed
 
 
-class GridSweeper(BasicSweeper):
-    """The command line wins over what an experiment file lists: see `selected`.
+class GridSweeper(LaunchingSweeper):
+    """Runs every cell of a grid. The command line wins over what an experiment file lists: see `selected`.
 
     Args:
         params: {key: comma-separated choices}: every combination.
@@ -29,13 +27,12 @@ class GridSweeper(BasicSweeper):
     """
 
     def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, Any]] | None = None):
-        super().__init__(max_batch_size=None, params=params)
+        super().__init__()
+        self._params = dict(params or {})
         self._grids = [dict(grid) for grid in grids or [{}]]
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=heed(config))
-
     def sweep(self, arguments: list[str]) -> Any:
+        """Plan and carry out the grid; exit with 1 if a run is not complete or there is none. Hydra calls this."""
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
         from sweep.plan.plan import make_plan
         from sweep.plan.report import print_plan
@@ -61,14 +58,14 @@ class GridSweeper(BasicSweeper):
         return None
 
     def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
-        """(what sets it apart, composed config) of every combination, in the order of the lists."""
+        """Yield (overrides that set it apart, composed config) of every combination, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
         loader = self.hydra_context.config_loader
         compose = Composer(loader, self.config)
         choices = {argument: choices_of(argument, loader) for argument in arguments}
         given = {_key(argument): {choice.split("=", 1)[-1] for choice in choices[argument]} for argument in arguments}
         for grid, chosen in selected(self._grids, given):
-            listed = {**(self.params or {}), **grid}
+            listed = {**self._params, **grid}
             params = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
             others = [choices[argument] for argument in arguments if _key(argument) not in chosen]
             fixed = {values[0] for values in others if len(values) == 1}
@@ -78,12 +75,16 @@ class GridSweeper(BasicSweeper):
 
 
 def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tuple[dict[str, Any], set[str]]]:
-    """(grid, its keys that the command line has chosen from) for each grid that the command line leaves.
+    """Return the grids to run, each with its keys that the command line selected from.
 
-    A key given there chooses, where grids list all the values given: each keeps those it lists, and a grid that lists
-    none of them is left out. Else the values given take the place of what grids list. `model=embedded` picks that LM's
-    grid with its layers and sizes; `model=local` runs every grid on the user's own. Keys choose in the order in which
-    grids list them.
+    If every value that the command line gives a key is listed by some grid, the key selects: each grid keeps the given
+    values that it lists, and a grid that lists none of them is dropped. Otherwise the given values replace the listed.
+    So `model=embedded` picks that LM's grid with its layers and sizes, and `model=local` runs every grid on the user's
+    own. Keys select in the order in which grids list them.
+
+    Args:
+        grids: {key: comma-separated choices} of each grid.
+        given: the values that the command line gives, by key.
     """
     left: list[tuple[dict[str, Any], set[str]]] = [(grid, set()) for grid in grids]
     order = list(dict.fromkeys(key for grid in grids for key in grid))
@@ -105,7 +106,11 @@ def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tu
 
 
 def choices_of(argument: str, loader: ConfigLoader | None = None) -> list[str]:
-    """`key=a,b` as the overrides `key=a` and `key=b`; anything else as it is. `key=glob(*)` needs the loader."""
+    """Return `key=a,b` as the overrides `key=a` and `key=b`, and anything else as it is.
+
+    Args:
+        loader: needed for `key=glob(*)`.
+    """
     (override,) = OverridesParser.create(config_loader=loader).parse_overrides([argument])
     if not override.is_sweep_override():
         return [argument]
@@ -117,5 +122,5 @@ def _key(argument: str) -> str:
 
 
 def _one_per_lm_and_text(jobs: list[Any]) -> list[Any]:
-    """One job for each activation entry: what differs only in the SAE needs checking once."""
+    """Return one job for each activation entry: jobs that differ only in the SAE need one check."""
     return list({getattr(job.spec, "activations", None): job for job in jobs}.values())

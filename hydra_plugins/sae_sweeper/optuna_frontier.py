@@ -1,22 +1,17 @@
-"""Hydra sweeper `optuna_frontier`: an Optuna study over stored bytes and CE recovered; see `sweep.study`."""
+"""Provide the Hydra sweeper `optuna_frontier`: an Optuna study of stored bytes and CE recovered, see `sweep.study`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
-
-from sweep.machine.workers import heed
+from hydra_plugins.sae_sweeper.launching import LaunchingSweeper
 
 
-class OptunaFrontierSweeper(Sweeper):
-    """The command line wins over `params`, by key. The arguments are those of `sweep.study.config.SearchConfig`.
+class OptunaFrontierSweeper(LaunchingSweeper):
+    """Searches instead of running a grid. All arguments but `params` are those of `sweep.study.config.SearchConfig`.
 
     Args:
-        params: {key: what to search it in, as on the command line}.
+        params: {key: the values to search, as on the command line}; a key of the command line wins over its entry.
     """
 
     def __init__(
@@ -34,20 +29,10 @@ class OptunaFrontierSweeper(Sweeper):
     ):
         self._given = {key: value for key, value in locals().items() if key not in ("self", "params", "__class__")}
         self._params = dict(params or {})
-        self.config: DictConfig | None = None
-        self.launcher: Launcher | None = None
-        self.hydra_context: HydraContext | None = None
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from hydra.core.plugins import Plugins
-
-        config = heed(config)
-        self.config, self.hydra_context = config, hydra_context
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        super().__init__()
 
     def sweep(self, arguments: list[str]) -> Any:
+        """Carry out the search; Hydra calls this."""
         # Imported here: Hydra imports every plugin module at each start, and these bring torch and Optuna.
         from sweep.study.config import search_config
         from sweep.study.run_search import run_search

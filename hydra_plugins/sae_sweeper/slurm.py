@@ -1,8 +1,9 @@
-"""Hydra launcher over submitit's Slurm executor that asks `squeue` what became of a worker.
+"""Provide a Hydra launcher over submitit's Slurm executor that asks `squeue` what became of a worker.
 
-submitit asks `sacct`, at last every ten minutes: on a cluster without accounting it would wait for ever for a worker
-that was cancelled or killed, and warn at every look. And it raises for the first worker that is lost while others are
-at work: here that comes when they have ended, so that no more than the workers asked for are at work at a time.
+submitit itself asks `sacct`, in the end every ten minutes. On a cluster without accounting it would wait for ever for a
+worker that was cancelled or killed, and warn at every look. It also raises an exception for the first lost worker while
+others are still at work; here the exception comes when they have ended, so that no more than the workers asked for are
+at work at a time.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from omegaconf import DictConfig
 
 
 class SlurmLauncher(Launcher):
-    """submitit's launcher with another watcher. Its arguments are those of `hydra/launcher=submitit_slurm`."""
+    """Launches as submitit's launcher does, with another watcher; takes the keys of `hydra/launcher=submitit_slurm`."""
 
     def __init__(self, **params: Any) -> None:
         self._params = params
         self._launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Make submitit's own launcher; Hydra calls this."""
         # Imported here: Hydra imports every plugin module at each start, and this one is not always installed.
         from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher as Submitit
 
@@ -33,11 +35,11 @@ class SlurmLauncher(Launcher):
         self._launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Returns what the workers returned. An interrupt cancels them; a killed controller leaves them at work.
+        """Start the workers and return what they return; an interrupt cancels them, a killed controller does not.
 
         Raises:
-            ValueError: there is no Slurm here, or it takes no such workers.
-            Exception: of the first worker that was lost; by then all have ended.
+            ValueError: there is no Slurm here, or it refuses the workers.
+            Exception: a worker was lost; it is the first one's exception, and by then all workers have ended.
         """
         import submitit
         from submitit.core.utils import FailedJobError
@@ -46,7 +48,9 @@ class SlurmLauncher(Launcher):
 
         assert self._launcher is not None
         if shutil.which("sbatch") is None:
-            raise ValueError("hydra/launcher=submitit_slurm: sbatch is not there; start the sweep on a cluster's node")
+            raise ValueError(
+                "hydra/launcher=submitit_slurm: this machine has no sbatch; start the sweep on a node of the cluster"
+            )
         logging.getLogger("submitit").setLevel(logging.ERROR)
         submitit.SlurmJob.watcher = watcher = SqueueWatcher()
         try:

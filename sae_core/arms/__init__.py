@@ -1,6 +1,7 @@
-"""The arms of the frontier, a file each: what is trained, and what storage it is compared at.
+"""The arms of the frontier, one file each: an arm says which SAE is trained, and so what it stores.
 
-Config files name these classes, and their fields are the config's keys. Definitions: paper, sections 2 and 4.
+Config files name these classes, and the classes' fields are the config's keys. Sections 2 and 4 of the paper define
+the arms.
 """
 
 from sae_core.arms.banded import Banded
@@ -16,7 +17,7 @@ from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.pca import PCA
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
-from sae_core.supports import CellError
+from sae_core.sizes import CellError
 
 __all__ = [
     "PCA",

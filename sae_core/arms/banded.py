@@ -7,6 +7,6 @@ from sae_core.arms.base import SeededArm
 
 @dataclass(frozen=True)
 class Banded(SeededArm):
-    """Contiguous rows, cyclic; learns d*n + n + m values."""
+    """Atoms on contiguous rows, cyclically; d*n + n + m values are learned (`sae_core.supports.banded_support`)."""
 
     name = "banded"

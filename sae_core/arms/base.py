@@ -1,5 +1,6 @@
-"""What every arm is: a frozen choice of sizes that builds SAEs once d_in and a seed are known.
+"""The base classes of arms. An arm is an immutable choice of sizes that builds SAEs once d_in and a seed are known.
 
+An atom's support is the set of rows in which it may be non-zero (`sae_core.supports`).
 `n_latents`, `k` and `degree` are the paper's n, k and d; `d_in`, its m, comes from the LM.
 """
 
@@ -7,45 +8,43 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from sae_core.dictionary import Dictionary, drawn_dictionary
 from sae_core.encoders import ByPursuit, TiedTopK
+from sae_core.hashed import later
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
+from sae_core.sizes import check_degree, check_sparsity
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
-from sae_core.supports import CellError, check_degree
 
 TOPK = "topk"
 
 
 class Sizes(NamedTuple):
-    """What an arm builds for a given d_in."""
+    """The sizes of the SAE that an arm builds for a given d_in."""
 
     n_latents: int
     degree: int  # non-zero values per atom; d_in where atoms are dense
     k: int
 
 
-def later(default: Any) -> Any:
-    """A field that came after runs had been named by a hash of the others: at its default it is no part of the name."""
-    return field(default=default, metadata={"later": True})
-
-
 class Arm(ABC):
-    """An SAE starts as `build` makes it, or a `DerivedArm`'s as `derive` makes it of another arm's trained one. Then
-    its parameters are trained by gradient, its support following `schedule`; where `by_gradient` is False, a
-    `FittedArm`'s are found by `fit`, and others' stay.
+    """A choice of sizes, and of how an SAE of these sizes is made and trained. Abstract.
+
+    `build` makes the SAE that training starts from; a `DerivedArm` makes it by `derive` from another arm's trained one.
+    Then the parameters are trained by gradient while the support follows `schedule`. Where `by_gradient` is False,
+    `fit` finds the parameters of a `FittedArm`, and those of any other arm stay as they are.
     """
 
     name: ClassVar[str]
     by_gradient: ClassVar[bool] = True
     sparse_codes: ClassVar[bool] = True  # few of its latents are in use on a token
-    can_be_quantised: ClassVar[bool] = True  # it stores decoder values, and its encoder needs nothing besides
+    can_be_quantised: ClassVar[bool] = True  # it stores decoder values in 32 bits and no encoder weights
 
     @property
     def label(self) -> str:
@@ -54,21 +53,29 @@ class Arm(ABC):
 
     @property
     def schedule(self) -> SupportSchedule | None:
-        """How the support changes in training; None: it stays."""
+        """When and how far the support changes in training; None where it stays."""
         return None
 
     @abstractmethod
     def sizes(self, d_in: int) -> Sizes:
-        """Raises ValueError for a size out of range, CellError for a cell to leave out; allocates nothing."""
+        """Return the sizes of the SAE for this d_in, without allocating anything.
+
+        Raises:
+            ValueError: a size is out of range.
+            CellError: the sizes together mean nothing; a grid leaves this cell out.
+        """
 
     def layout(self, d_in: int) -> Layout:
-        """What the trained SAE will keep; dense and tied unless an arm says more. Raises and allocates as `sizes`."""
+        """Return what the trained SAE will store; dense atoms and a tied encoder unless an arm overrides it.
+
+        Like `sizes` it allocates nothing, and raises the same errors.
+        """
         n_latents, degree, _ = self.sizes(d_in)
         return Layout(d_in, n_latents, degree)
 
     @abstractmethod
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
-        """A fresh SAE; support and initial values follow from `seed`."""
+        """Make an untrained SAE; its support and initial values follow from `seed`. Raises the errors of `sizes`."""
 
 
 class FittedArm(Arm):
@@ -78,11 +85,15 @@ class FittedArm(Arm):
 
     @abstractmethod
     def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
-        """Find the parameters of `sae`, in place, from all of a pool's activations (tokens, d_in) in the LM's units."""
+        """Find the parameters of `sae`, in place, from all activations of a pool.
+
+        Args:
+            batches: activations (tokens, d_in) in the LM's units.
+        """
 
 
 class DerivedArm(Arm):
-    """An arm that starts from another one's trained SAE. Abstract."""
+    """An arm whose SAE starts from another arm's trained SAE. Abstract."""
 
     @property
     @abstractmethod
@@ -91,17 +102,19 @@ class DerivedArm(Arm):
 
     @abstractmethod
     def derive(self, trained: SAE) -> SAE:
-        """A new SAE from the trained one of `starts_from`, which stays as it is."""
+        """Make a new SAE from the trained one of `starts_from`, which stays as it is."""
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        """Derive the SAE from an untrained one of `starts_from`."""
         return self.derive(self.starts_from.build(d_in, seed, scale))
 
 
 class TiedArm(Arm):
     """An arm whose encoder has no weights of its own. Abstract.
 
-    `encoder` is `topk`, the paper's one-shot W^T h and its k largest, or a pursuit that ends in least squares
-    (`mp_refit`, `omp`, `gomp4`, ...; `sae_core.pursuit.solvers`), in training and after it.
+    `encoder` names what finds the codes, in training and after it: `topk` is the paper's one-shot encoder, the k
+    largest entries of W^T h; any other name is a pursuit that ends in least squares, such as `mp_refit`, `omp` or
+    `gomp4` (`sae_core.pursuit.solvers`).
     """
 
     encoder: str
@@ -119,7 +132,10 @@ class TiedArm(Arm):
 
 @dataclass(frozen=True)
 class SparseArm(TiedArm):
-    """Left-d-regular atoms; `encoder` as in `TiedArm`. Abstract."""
+    """An arm of left-d-regular atoms: each has exactly `degree` rows that it may use. Abstract.
+
+    `TiedArm` says what `encoder` is.
+    """
 
     n_latents: int
     degree: int
@@ -127,15 +143,14 @@ class SparseArm(TiedArm):
     encoder: str = later(TOPK)
 
     def sizes(self, d_in: int) -> Sizes:
-        check_degree(d_in, self.degree)
-        return checked(self.n_latents, self.degree, self.k)
+        return checked_sizes(d_in, self.n_latents, self.degree, self.k)
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=AS_INDICES)
 
 
 class SeededArm(SparseArm):
-    """A support that a seed regenerates: the one that `SUPPORTS` calls by the arm's name. Abstract."""
+    """An arm whose support is drawn from the seed by `SUPPORTS[name]`, so that only the seed is stored. Abstract."""
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
@@ -143,11 +158,11 @@ class SeededArm(SparseArm):
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, degree, k = self.sizes(d_in)
         dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed)
-        return SAE(dictionary, tied(dictionary, self.encoder), k, scale)
+        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)
 
 
 def encoder_name(name: str) -> str:
-    """`topk`, or a pursuit's one name. Raises ValueError for any that cannot be trained with."""
+    """Return the one name of an encoder: `topk`, or a pursuit's. Raises ValueError unless it can be trained with."""
     if name == TOPK:
         return name
     try:
@@ -159,16 +174,18 @@ def encoder_name(name: str) -> str:
     return name
 
 
-def tied(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
+def tied_encoder(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
+    """Make the encoder without weights that `TiedArm` calls `encoder`."""
     return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
 
 
-def checked(n_latents: int, degree: int, k: int) -> Sizes:
-    """The sizes. Raises ValueError for one out of range, CellError for n <= 2k."""
-    if n_latents < 0:
-        raise ValueError(f"n={n_latents} must be at least 1")
-    if k < 1:
-        raise ValueError(f"k={k} must be in 1..{n_latents} (n)")
-    if n_latents <= 2 * k:
-        raise CellError(f"n={n_latents} <= 2k={2 * k}: {k}-sparse codes of {n_latents} atoms cannot be unique")
+def checked_sizes(d_in: int, n_latents: int, degree: int, k: int) -> Sizes:
+    """Return the sizes of an SAE with k-sparse codes.
+
+    Raises:
+        ValueError: n, k or d is out of range.
+        CellError: d > d_in, or n <= 2k; a grid leaves this cell out.
+    """
+    check_degree(d_in, degree)
+    check_sparsity(n_latents, k)
     return Sizes(n_latents, degree, k)

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked, later
+from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked_sizes
 from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
+from sae_core.hashed import later
 from sae_core.sae import SAE
+from sae_core.sizes import CellError, check_degree, check_latents
 from sae_core.storage import Layout, bits_per_index
-from sae_core.supports import check_degree
 
 VALUES, PARAMETERS, BYTES = "values", "parameters", "bytes"
 
 
 @dataclass(frozen=True)
 class DenseMatched(TiedArm):
-    """dense_tied with n' latents: as many learned decoder values as a sparse arm (n' = d*n/m), or as `match` says.
+    """dense_tied with n' latents, so that it holds as much as a sparse arm of d and n; `match` says in which sense.
 
     Args:
-        match: `values`, learned decoder values: m*n' = d*n; `parameters`, biases too: (m+1)*n' = (d+1)*n; or `bytes` of
-            a data-driven support, whose packed indices are stored beside its values: (m+1)*n' = (d+1)*n + d*n*b/32 with
-            b = ceil(log2 m). (The bytes of a seeded support are those of its parameters.) n' is rounded, halves up.
-        encoder: as in `TiedArm`; a pursuit has no encoder bias, which leaves m*n' and d*n of the above.
+        match: what is equal; n' is rounded, halves up.
+            `values`      learned decoder values: m*n' = d*n
+            `parameters`  biases too: (m+1)*n' = (d+1)*n
+            `bytes`       bytes of a data-driven support, whose packed indices are stored beside its values:
+                          (m+1)*n' = (d+1)*n + d*n*b/32 with b = ceil(log2 m)
+            The bytes of a seeded support are those of its parameters.
+        encoder: see `TiedArm`; a pursuit has no encoder bias, so m+1 and d+1 above become m and d.
     """
 
     n_latents: int
@@ -37,12 +41,12 @@ class DenseMatched(TiedArm):
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return named("dense_matched", self.match)
+        return _name("dense_matched", self.match)
 
     def sizes(self, d_in: int) -> Sizes:
-        check_degree(d_in, self.degree)
         bias = self.encoder == TOPK
-        return checked(matched(d_in, self.n_latents, self.degree, self.match, d_in, bias), d_in, self.k)
+        n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias)
+        return _dense_sizes(d_in, n_latents, self.k)
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, _, k = self.sizes(d_in)
@@ -51,7 +55,7 @@ class DenseMatched(TiedArm):
 
 @dataclass(frozen=True)
 class DenseMatchedOwn(Arm):
-    """dense_warmtied with n' latents, `match` as in `DenseMatched`.
+    """dense_warmtied with n' latents, so that it holds as much as a sparse arm; see `match` of `DenseMatched`.
 
     Its encoder's weights count among the parameters and bytes, (2m+1)*n', not among the decoder values, m*n'.
     """
@@ -67,11 +71,11 @@ class DenseMatchedOwn(Arm):
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return named("dense_matched_own", self.match)
+        return _name("dense_matched_own", self.match)
 
     def sizes(self, d_in: int) -> Sizes:
-        check_degree(d_in, self.degree)
-        return checked(matched(d_in, self.n_latents, self.degree, self.match, 2 * d_in, True), d_in, self.k)
+        n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, 2 * d_in, bias=True)
+        return _dense_sizes(d_in, n_latents, self.k)
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
@@ -82,23 +86,41 @@ class DenseMatchedOwn(Arm):
 
 
 def check_match(match: str) -> None:
+    """Raise ValueError unless `match` is a sense in which two dictionaries can hold as much."""
     if match not in (VALUES, PARAMETERS, BYTES):
         raise ValueError(f"sae.match={match} must be {VALUES}, {PARAMETERS} or {BYTES}")
 
 
-def named(name: str, match: str) -> str:
+def _name(name: str, match: str) -> str:
     return name if match == VALUES else f"{name}_{match}"
 
 
-def matched(d_in: int, n_latents: int, degree: int, match: str, weights: int, bias: bool) -> int:
-    """n', a dense latent having `weights` weights and, if `bias`, one bias; counted in 32nds of a value."""
+def matched_latents(d_in: int, n_latents: int, degree: int, match: str, weights: int, bias: bool) -> int:
+    """Return n', the number of dense latents that hold as much as `n_latents` sparse ones; it may round to 0.
+
+    Args:
+        weights: weights of a dense latent, those of an encoder of its own included.
+        bias: whether each latent, dense or sparse, has an encoder bias.
+
+    Raises:
+        ValueError: d or n is out of range; a CellError for d > d_in.
+    """
+    check_degree(d_in, degree)
+    check_latents(n_latents)
     if match == VALUES:
-        return _rounded(degree * n_latents, d_in)
-    values = 32 * n_latents * (degree + bias)
-    indices = n_latents * degree * bits_per_index(d_in) if match == BYTES else 0
-    return _rounded(values + indices, 32 * (weights + bias))
+        return _rounded_quotient(degree * n_latents, d_in)
+    value_bits = 32 * n_latents * (degree + bias)
+    index_bits = n_latents * degree * bits_per_index(d_in) if match == BYTES else 0
+    return _rounded_quotient(value_bits + index_bits, 32 * (weights + bias))
 
 
-def _rounded(a: int, b: int) -> int:
-    """a / b, halves up."""
+def _dense_sizes(d_in: int, n_latents: int, k: int) -> Sizes:
+    """Return the sizes of a dense SAE of n' latents; raise CellError where n' is 0."""
+    if n_latents == 0:
+        raise CellError(f"n'=0: {d_in} values (d_in) of one dense latent are more than the sparse dictionary holds")
+    return checked_sizes(d_in, n_latents, d_in, k)
+
+
+def _rounded_quotient(a: int, b: int) -> int:
+    """Return a / b rounded to a whole number, halves up."""
     return (2 * a + b) // (2 * b)

@@ -1,4 +1,4 @@
-"""Dense atoms with an encoder of their own: 2*m*n + n + m values."""
+"""Dense atoms whose encoder has weights of its own: 2*m*n + n + m values are learned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from sae_core.arms.base import Arm, Sizes, checked
+from sae_core.arms.base import Arm, Sizes, checked_sizes
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import OwnTopK
 from sae_core.sae import SAE
@@ -16,7 +16,7 @@ from sae_core.storage import Layout
 
 @dataclass(frozen=True)
 class DenseOwn(Arm):
-    """Abstract: `start` is where the encoder's weights begin (`sae_core.encoders.OwnTopK`)."""
+    """Dense atoms with an own encoder; `start` says where its weights begin (`sae_core.encoders.OwnTopK`). Abstract."""
 
     n_latents: int
     k: int
@@ -24,7 +24,7 @@ class DenseOwn(Arm):
     can_be_quantised = False
 
     def sizes(self, d_in: int) -> Sizes:
-        return checked(self.n_latents, d_in, self.k)
+        return checked_sizes(d_in, self.n_latents, d_in, self.k)
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
@@ -38,7 +38,7 @@ class DenseOwn(Arm):
 
 @dataclass(frozen=True)
 class DenseWarmTied(DenseOwn):
-    """The encoder starts at W^T: the paper's "Dense-SAE"."""
+    """The paper's "Dense-SAE": the encoder's weights start at W^T."""
 
     name = "dense_warmtied"
     start = "transpose"
@@ -46,7 +46,7 @@ class DenseWarmTied(DenseOwn):
 
 @dataclass(frozen=True)
 class DenseRandInit(DenseOwn):
-    """The encoder starts at random."""
+    """Dense atoms whose encoder's weights start at random."""
 
     name = "dense_randinit"
     start = "random"

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import TOPK, Sizes, TiedArm, checked, later, tied
+from sae_core.arms.base import TOPK, Sizes, TiedArm, checked_sizes, tied_encoder
 from sae_core.dictionary import DenseDictionary
+from sae_core.hashed import later
 from sae_core.sae import SAE
 
 
 @dataclass(frozen=True)
 class DenseTied(TiedArm):
-    """Dense atoms, W_enc = W^T; learns m*n + n + m values. `encoder` as in `TiedArm`."""
+    """Dense atoms and W_enc = W^T; m*n + n + m values are learned. `TiedArm` says what `encoder` is."""
 
     n_latents: int
     k: int
@@ -19,9 +20,9 @@ class DenseTied(TiedArm):
     name = "dense_tied"
 
     def sizes(self, d_in: int) -> Sizes:
-        return checked(self.n_latents, d_in, self.k)
+        return checked_sizes(d_in, self.n_latents, d_in, self.k)
 
     def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         dictionary = DenseDictionary(d_in, n_latents, torch.Generator().manual_seed(seed))
-        return SAE(dictionary, tied(dictionary, self.encoder), k, scale)
+        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import SparseArm, tied
+from sae_core.arms.base import SparseArm, tied_encoder
 from sae_core.dictionary import SparseDictionary
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
@@ -13,12 +13,12 @@ from sae_core.supports import expander_support
 
 @dataclass(frozen=True)
 class Dynamic(SparseArm):
-    """A support learned while training: it starts as the expander's, and each atom keeps exactly d rows.
+    """A support that is learned in training: it starts as the expander's, and each atom keeps exactly d rows.
 
-    Every `every` steps of the first `until` of training, each atom drops the smallest of its entries and grows as many
-    where the gradient is largest (`sae_core.regrow`); the share that goes falls from `drop` to 0 by a cosine,
-    and is rounded down: up to d = 1 / `drop`, or with fewer steps than `every`, nothing is ever exchanged. The
-    support is data: its indices are stored. `tokens` activations are looked at each time.
+    Once every `every` steps, in the first `until` of training, each atom drops its smallest entries and grows as many
+    where the gradient is largest (`sae_core.regrow`). The share of entries that is exchanged falls from `drop` to 0 by
+    a cosine; the number is rounded down, so for d up to 1 / `drop`, or with fewer steps than `every`, nothing is ever
+    exchanged. The support depends on the data, so its indices are stored. Each gradient is over `tokens` activations.
 
     The defaults are the best of a few tried on the embedded LM (k=32, 5000 steps): final FVU on the pool .597, .489 and
     .394 at d=3, 7 and 15, where the random support ends at .622 (d=3) and .484 (d=15). With every=500 .601 and .501 at
@@ -48,4 +48,4 @@ class Dynamic(SparseArm):
         n_latents, degree, k = self.sizes(d_in)
         support = expander_support(d_in, n_latents, degree, seed)
         dictionary = SparseDictionary(d_in, support, torch.Generator().manual_seed(seed))
-        return SAE(dictionary, tied(dictionary, self.encoder), k, scale)
+        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

@@ -7,6 +7,6 @@ from sae_core.arms.base import SeededArm
 
 @dataclass(frozen=True)
 class Expander(SeededArm):
-    """Random left-d-regular support, tied encoder; learns d*n + n + m values."""
+    """The paper's Expander SAE: a random left-d-regular support and a tied encoder; d*n + n + m values are learned."""
 
     name = "expander"

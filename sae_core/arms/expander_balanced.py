@@ -7,6 +7,6 @@ from sae_core.arms.base import SeededArm
 
 @dataclass(frozen=True)
 class ExpanderBalanced(SeededArm):
-    """Random support of equal row degrees, atoms sharing few pairs of rows; learns d*n + n + m values."""
+    """A random support of equal row degrees whose atoms share few pairs of rows; d*n + n + m values are learned."""
 
     name = "expander_balanced"

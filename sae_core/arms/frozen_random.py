@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.arms.base import SparseArm, tied
+from sae_core.arms.base import SparseArm, tied_encoder
 from sae_core.dictionary import Drawn, FrozenDictionary
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, Layout
@@ -11,9 +11,10 @@ from sae_core.supports import expander_support
 
 @dataclass(frozen=True)
 class FrozenRandom(SparseArm):
-    """The expander's support with values that a seed draws and nothing changes: only the biases are learned.
+    """The random control: the expander's support with random values that stay, so that only the biases are learned.
 
-    n + m values are stored, or with a pursuit as encoder the m of b_dec alone.
+    Support and values are drawn from the seed and not stored. n + m values are stored; where the encoder is a pursuit,
+    only the m values of b_dec.
     """
 
     name = "frozen_random"
@@ -26,4 +27,4 @@ class FrozenRandom(SparseArm):
         n_latents, degree, k = self.sizes(d_in)
         support = expander_support(d_in, n_latents, degree, seed)
         dictionary = FrozenDictionary(d_in, support, Drawn("expander", seed))
-        return SAE(dictionary, tied(dictionary, self.encoder), k, scale)
+        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 
 from sae_core.arms.base import FittedArm, Sizes
-from sae_core.arms.dense_matched import VALUES, matched
+from sae_core.arms.dense_matched import VALUES, matched_latents
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import TiedTopK
 from sae_core.sae import SAE
-from sae_core.supports import CellError, check_degree
+from sae_core.sizes import CellError
 
 
 @dataclass(frozen=True)
 class PCA(FittedArm):
     """The best linear reconstruction of rank r = d*n/m: as many decoder values as a sparse arm of the same d and n.
 
-    Not sparse: all r codes of a token are in use. It says what storage alone can buy.
+    It is not sparse: all r codes of a token are in use. So it shows how far storage alone goes.
     """
 
     n_latents: int
@@ -26,8 +26,7 @@ class PCA(FittedArm):
     sparse_codes = False
 
     def sizes(self, d_in: int) -> Sizes:
-        check_degree(d_in, self.degree)
-        rank = matched(d_in, self.n_latents, self.degree, VALUES, d_in, bias=False)
+        rank = matched_latents(d_in, self.n_latents, self.degree, VALUES, d_in, bias=False)
         if not 1 <= rank <= d_in:
             raise CellError(f"rank {rank} (d*n/m) must be in 1..{d_in} (d_in): a larger one reconstructs everything")
         return Sizes(rank, d_in, rank)
@@ -39,7 +38,7 @@ class PCA(FittedArm):
 
     @torch.no_grad()
     def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
-        """The mean as b_dec, the directions of largest variance as atoms; moments summed in float64."""
+        """Make b_dec the mean and atoms the directions of largest variance; moments are summed in float64."""
         d_in = sae.dictionary.d_in
         count, total = 0, torch.zeros(d_in, dtype=torch.float64)
         products = torch.zeros(d_in, d_in, dtype=torch.float64)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import DerivedArm, SparseArm, tied
+from sae_core.arms.base import DerivedArm, SparseArm, tied_encoder
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.dictionary import SparseDictionary
 from sae_core.encoders import TiedTopK
@@ -14,9 +14,9 @@ from sae_core.supports import top_magnitude_support
 
 @dataclass(frozen=True)
 class PrunedRetuned(SparseArm, DerivedArm):
-    """Each atom's d largest magnitudes in a trained dense_tied, trained again from there (paper, section 4).
+    """A trained dense_tied SAE pruned to each atom's d largest magnitudes, and trained again (paper, section 4).
 
-    Twice the training, dense the first time, and the support is data: its indices are stored.
+    It takes twice the training, dense the first time. The support depends on the data, so its indices are stored.
     """
 
     name = "pruned_retuned"
@@ -31,7 +31,7 @@ class PrunedRetuned(SparseArm, DerivedArm):
         support = top_magnitude_support(atoms, self.degree)
         dictionary = SparseDictionary(trained.dictionary.d_in, support, torch.Generator())
         dictionary.values.copy_(atoms.gather(1, support))
-        encoder = tied(dictionary, self.encoder)
+        encoder = tied_encoder(dictionary, self.encoder)
         if isinstance(encoder, TiedTopK) and isinstance(trained.encoder, TiedTopK):
             encoder.b_enc.copy_(trained.encoder.b_enc.cpu())
         sae = SAE(dictionary, encoder, self.k, float(trained.scale), trained.backend)

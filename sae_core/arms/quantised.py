@@ -13,8 +13,8 @@ class Quantised(DerivedArm):
     """Another arm's trained SAE with its decoder values kept as whole numbers of 8 or 4 bits; no further training.
 
     Args:
-        of: the other arm; it stores its values, once, and has no encoder weights of its own.
-        bits: of a value.
+        of: the other arm; it stores decoder values in 32 bits, and no encoder weights (`Arm.can_be_quantised`).
+        bits: bits of each value, 4 or 8.
     """
 
     of: Arm
@@ -28,7 +28,10 @@ class Quantised(DerivedArm):
         except ValueError as error:
             raise ValueError(f"sae.{error}") from None
         if not self.of.can_be_quantised:
-            raise ValueError(f"sae.of={self.of.name} has no values to round, encoder weights beside them, or few bits")
+            raise ValueError(
+                f"sae.of={self.of.name} cannot be quantised: it must be an arm that stores decoder values in 32 bits "
+                "and has no encoder weights of its own"
+            )
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -9,8 +9,8 @@ three sums that a backend offers, over the k active latents of each token only:
 
 A tied weight is an input of both; autograd adds its two contributions, and the unit norm passes their sum on.
 
-Pursuits have no gradient: where their codes minimise the loss on the picked atoms, moving them changes nothing to first
-order (the envelope theorem), and decode's gradient to the values is the whole.
+Pursuits have no gradient: where their codes minimise the loss on the picked atoms, moving the codes changes nothing to
+first order (the envelope theorem), and decode's gradient to the values is the whole gradient.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sae_core.kernels.checks import check_atoms, check_picks, check_selection, check_targets
+
 
 class Kernels(Protocol):
-    """What a backend computes, on contiguous tensors of one device and float dtype; no gradients are tracked.
+    """The six functions of a backend, on contiguous tensors of one device and float dtype; no gradients are tracked.
 
     Shapes: x, y (tokens, d_in); values (n_latents, degree); support int64 of that shape, rows in 0..d_in-1, or None
     for dense atoms; bias (n_latents,); weights and indices (tokens, k), indices in 0..n_latents-1.
@@ -32,7 +34,7 @@ class Kernels(Protocol):
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
-        """(codes, indices), each (tokens, k): the k largest of z = W x + bias, NaN largest, in any order."""
+        """Return (codes, indices), each (tokens, k): the k largest of z = W x + bias, NaN largest, in any order."""
         ...
 
     def weighted_atoms(
@@ -44,54 +46,57 @@ class Kernels(Protocol):
         d_in: int,
         start: Tensor | None = None,
     ) -> Tensor:
-        """start[t] (0 where None) + sum_j weights[t, j] * atom[indices[t, j]]: a new (tokens, d_in)."""
+        """Return start[t] (0 where None) + sum_j weights[t, j] * atom[indices[t, j]]: a new (tokens, d_in)."""
         ...
 
     def atom_products(self, y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """<atom[indices[t, j]], y[t]>: (tokens, k)."""
+        """Return <atom[indices[t, j]], y[t]>: (tokens, k)."""
         ...
 
     def atom_gradient(
         self, weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int
     ) -> Tensor:
-        """Sum of weights[t, j] * y[t] over (t, j) with indices[t, j] = i, on atom i's support: the shape of values."""
+        """Return, for each atom i, the sum of weights[t, j] * y[t] over (t, j) with indices[t, j] = i, on its support.
+
+        The result has the shape of values, (n_latents, degree).
+        """
         ...
 
     def unit_norm(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """(values / ||values|| by rows, a zero row staying zero; the inverse norms (n_latents,))."""
+        """Return (values / ||values|| by rows, a zero row staying zero; the inverse norms (n_latents,))."""
         ...
 
     def unit_norm_gradient(self, grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-        """(grad - unit * <grad, unit>) * inverse, by rows."""
+        """Return (grad - unit * <grad, unit>) * inverse, by rows."""
         ...
 
 
 class Pursuits(Protocol):
-    """Codes by greedy selection, each result as `sae_core.pursuit.reference` defines it; shapes as in `Kernels`.
+    """The three functions that find codes by greedy selection, as `sae_core.pursuit.reference` defines them.
 
-    All have signed=True pick the largest correlations, signed=False the largest magnitudes. `Differentiable` makes all
-    codes NaN where an atom is not finite.
+    Shapes are those of `Kernels`. With signed=True the largest correlations are picked, with signed=False the largest
+    magnitudes. `Differentiable` makes all codes NaN where an atom is not finite.
     """
 
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
     ) -> tuple[Tensor, Tensor]:
-        """(codes, indices) by generalised OMP, `block` atoms a step; 1 is OMP."""
+        """Return (codes, indices) by generalised OMP, `block` atoms a step; a block of 1 is OMP."""
         ...
 
     def matching_pursuit(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
     ) -> tuple[Tensor, Tensor]:
-        """(codes, indices) by matching pursuit, ended with least squares on the picks if `refit`."""
+        """Return (codes, indices) by matching pursuit, ended with least squares on the picks if `refit`."""
         ...
 
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """Codes (tokens, k) by least squares on given picks."""
+        """Return codes (tokens, k) by least squares on given picks."""
         ...
 
 
 def widened(tensor: Tensor) -> Tensor:
-    """float16 and bfloat16 as float32, in which some backends compute them."""
+    """Return a float16 or bfloat16 tensor as float32, in which some backends compute; any other as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -104,30 +109,39 @@ class Differentiable:
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
-        """See `reference.encode_topk`; the order of the k picks is unspecified. Raises ValueError for a wrong shape."""
-        _check_selection(x, values, support, k, bias=bias)
+        """Compute what `reference.encode_topk` defines; the order of the k picks is unspecified.
+
+        Raises:
+            ValueError: a tensor is of a wrong shape, dtype or device, or k is outside 1..n_latents.
+        """
+        check_selection(x, values, support, k, bias=bias)
         if bias.shape != values.shape[:1]:
-            raise ValueError(f"bias {_shape(bias)} must be ({len(values)},)")
+            raise ValueError(f"bias {tuple(bias.shape)} must be ({len(values)},)")
         return _EncodeTopK.apply(self.kernels, x, values, support, bias, k)  # type: ignore[return-value]
 
     def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
-        """See `reference.decode`. Raises ValueError for a wrong shape, IndexError for a pick that is no latent."""
-        _check_picks(codes, indices)
-        _check(values, support, d_in, codes=codes)
+        """Compute what `reference.decode` defines.
+
+        Raises:
+            ValueError: a tensor is of a wrong shape, dtype or device.
+            IndexError: a pick is no latent.
+        """
+        check_picks(codes, indices)
+        check_atoms(values, support, d_in, codes=codes)
         return _Decode.apply(self.kernels, None, codes, indices, values, support, d_in)  # type: ignore[return-value]
 
     def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """See `reference.residual`; raises as `decode`."""
-        _check_picks(codes, indices)
-        _check(values, support, x.shape[-1], codes=codes, x=x)
+        """Compute what `reference.residual` defines; raises the errors of `decode`."""
+        check_picks(codes, indices)
+        check_atoms(values, support, x.shape[-1], codes=codes, x=x)
         if x.ndim != 2 or len(x) != len(codes):
-            raise ValueError(f"x {_shape(x)} must be ({len(codes)}, d_in), as many tokens as codes")
+            raise ValueError(f"x {tuple(x.shape)} must be ({len(codes)}, d_in), as many tokens as codes")
         return _Decode.apply(self.kernels, x, codes, indices, values, support, x.shape[1])  # type: ignore[return-value]
 
     @torch.no_grad()
     def atom_products(self, y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """See `Kernels.atom_products`; carries no gradient. Raises ValueError for a wrong shape."""
-        self._check_targets(y, indices, values, support)
+        """Compute what `Kernels.atom_products` defines, without a gradient. Raises ValueError for a wrong shape."""
+        check_targets(y, indices, values, support)
         return self.kernels.atom_products(
             y.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
         )
@@ -136,89 +150,56 @@ class Differentiable:
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
     ) -> tuple[Tensor, Tensor]:
-        """See `Pursuits.gomp`; codes carry no gradient. Raises ValueError for a wrong shape, k or block."""
-        _check_selection(x, values, support, k)
+        """Compute what `Pursuits.gomp` defines; codes carry no gradient.
+
+        Raises:
+            ValueError: a tensor is of a wrong shape, dtype or device, k outside 1..n_latents, or block below 1.
+        """
+        check_selection(x, values, support, k)
         if block < 1:
             raise ValueError(f"block={block} must be at least 1")
         x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
         codes, indices = self.pursuits.gomp(x, values, support, k, min(block, k), signed)
-        return _unless_broken(codes, values), indices
+        return _nan_if_atoms_are_not_finite(codes, values), indices
 
     @torch.no_grad()
     def matching_pursuit(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
     ) -> tuple[Tensor, Tensor]:
-        """See `Pursuits.matching_pursuit`; codes carry no gradient. Raises ValueError for a wrong shape or k."""
-        _check_selection(x, values, support, k)
+        """Compute what `Pursuits.matching_pursuit` defines; codes carry no gradient.
+
+        Raises:
+            ValueError: a tensor is of a wrong shape, dtype or device, or k is outside 1..n_latents.
+        """
+        check_selection(x, values, support, k)
         x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
         codes, indices = self.pursuits.matching_pursuit(x, values, support, k, signed, refit)
-        return _unless_broken(codes, values), indices
+        return _nan_if_atoms_are_not_finite(codes, values), indices
 
     @torch.no_grad()
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """See `Pursuits.refit`; codes carry no gradient. Raises ValueError for a wrong shape, IndexError for a pick
-        that is no latent."""
-        self._check_targets(x, indices, values, support)
-        x, indices, values, support = x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
-        return _unless_broken(self.pursuits.refit(x, indices, values, support), values)
+        """Compute what `Pursuits.refit` defines; codes carry no gradient.
 
-    @staticmethod
-    def _check_targets(x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> None:
-        _check(values, support, x.shape[-1], x=x)
-        _check_picks(indices.to(x.dtype), indices)
-        if x.ndim != 2 or len(x) != len(indices):
-            raise ValueError(f"x {_shape(x)} must be ({len(indices)}, d_in), as many tokens as indices")
+        Raises:
+            ValueError: a tensor is of a wrong shape, dtype or device.
+            IndexError: a pick is no latent.
+        """
+        check_targets(x, indices, values, support)
+        x, indices, values, support = x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
+        return _nan_if_atoms_are_not_finite(self.pursuits.refit(x, indices, values, support), values)
 
     def unit_norm(self, values: Tensor) -> Tensor:
-        """See `reference.unit_norm`."""
-        _check(values, None, values.shape[-1])
+        """Compute what `reference.unit_norm` defines. Raises ValueError unless values are floats of two dimensions."""
+        check_atoms(values, None, values.shape[-1])
         return _UnitNorm.apply(self.kernels, values)  # type: ignore[return-value]
 
 
-def _unless_broken(codes: Tensor, values: Tensor) -> Tensor:
-    """NaN where any atom is not finite: a search that skips it would make a diverged dictionary look healthy."""
+def _nan_if_atoms_are_not_finite(codes: Tensor, values: Tensor) -> Tensor:
+    """Return `codes`, all NaN if any atom is not finite.
+
+    A search that merely skipped such an atom would make a diverged dictionary look healthy.
+    """
     return codes.masked_fill(~torch.isfinite(values).all(), float("nan"))
-
-
-def _check(values: Tensor, support: Tensor | None, d_in: int, **floats: Tensor) -> None:
-    """Compiled kernels trust what they are given: wrong shapes, dtypes and devices end here."""
-    if values.ndim != 2 or not values.is_floating_point() or (support is None and values.shape[1] != d_in):
-        columns = "degree" if support is not None else f"d_in={d_in}"
-        raise ValueError(f"values {_shape(values)} of {values.dtype} must be floats (n_latents, {columns})")
-    if support is not None and (
-        support.shape != values.shape or support.dtype != torch.int64 or support.device != values.device
-    ):
-        raise ValueError(
-            f"support {_shape(support)} of {support.dtype} on {support.device} must be int64 "
-            f"{_shape(values)} on {values.device}, as values"
-        )
-    for name, tensor in floats.items():
-        if tensor.dtype != values.dtype or tensor.device != values.device:
-            raise ValueError(
-                f"{name} of {tensor.dtype} on {tensor.device} must be {values.dtype} on {values.device}, as values"
-            )
-
-
-def _check_selection(x: Tensor, values: Tensor, support: Tensor | None, k: int, **floats: Tensor) -> None:
-    _check(values, support, x.shape[-1], x=x, **floats)
-    if x.ndim != 2:
-        raise ValueError(f"x {_shape(x)} must be (tokens, d_in)")
-    if not 1 <= k <= len(values):
-        raise ValueError(f"k={k} must be in 1..{len(values)} (n_latents)")
-
-
-def _check_picks(codes: Tensor, indices: Tensor) -> None:
-    if codes.ndim != 2 or codes.shape != indices.shape or indices.dtype != torch.int64:
-        raise ValueError(
-            f"codes {_shape(codes)} and indices {_shape(indices)} of {indices.dtype} must both be (tokens, k), "
-            "indices int64"
-        )
-    if codes.device != indices.device:
-        raise ValueError(f"codes are on {codes.device}, indices on {indices.device}")
-
-
-def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape))
 
 
 def _contiguous(support: Tensor | None) -> Tensor | None:
@@ -226,6 +207,8 @@ def _contiguous(support: Tensor | None) -> Tensor | None:
 
 
 class _EncodeTopK(torch.autograd.Function):
+    """Encode + TopK of a backend, with the gradients that the module's docstring states."""
+
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int):
         x, values, support, bias = x.contiguous(), values.contiguous(), _contiguous(support), bias.contiguous()
@@ -252,7 +235,7 @@ class _EncodeTopK(torch.autograd.Function):
 
 
 class _Decode(torch.autograd.Function):
-    """decode, or x - decode where x is given."""
+    """Decode of a backend, or x - decode where x is given, with the gradients that the module's docstring states."""
 
     @staticmethod
     def forward(
@@ -267,7 +250,7 @@ class _Decode(torch.autograd.Function):
     ):
         codes, indices, values = codes.contiguous(), indices.contiguous(), values.contiguous()
         support = _contiguous(support)
-        ctx.kernels, ctx.of_x = kernels, x is not None
+        ctx.kernels, ctx.from_x = kernels, x is not None
         weights = codes if x is None else -codes
         ctx.save_for_backward(weights, indices, values, support)
         return kernels.weighted_atoms(weights, indices, values, support, d_in, None if x is None else x.contiguous())
@@ -281,7 +264,7 @@ class _Decode(torch.autograd.Function):
         grad_codes = grad_values = None
         if need_codes:
             grad_codes = ctx.kernels.atom_products(grad, indices, values, support)
-            if ctx.of_x:
+            if ctx.from_x:
                 grad_codes = grad_codes.neg_()
         if need_values:
             grad_values = ctx.kernels.atom_gradient(weights, indices, grad, support, len(values))
@@ -289,6 +272,8 @@ class _Decode(torch.autograd.Function):
 
 
 class _UnitNorm(torch.autograd.Function):
+    """A backend's atoms scaled to unit norm, with the gradient through the norm."""
+
     @staticmethod
     def forward(ctx: Any, kernels: Kernels, values: Tensor):
         unit, inverse = kernels.unit_norm(values.contiguous())

@@ -1,7 +1,7 @@
 """Pursuits made of a backend's own kernels: batched, on any device, for backends without pursuits of their own.
 
 The best atoms not yet picked are among the `picked + block` best of all, so correlations come from the backend's fused
-encode + TopK. Definitions are those of `sae_core.pursuit.reference`; shapes as in `autograd.Kernels`.
+encode + TopK. `sae_core.pursuit.reference` defines the results, `autograd.Kernels` the shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sae_core.pursuit.reference import rounding
 
 
 class Composed:
-    """`autograd.Pursuits` for the backend `kernels`."""
+    """The functions of `autograd.Pursuits`, computed by those of the backend `kernels`."""
 
     def __init__(self, kernels: Kernels):
         self.kernels = kernels
@@ -24,7 +24,7 @@ class Composed:
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
     ) -> tuple[Tensor, Tensor]:
-        """See `autograd.Pursuits`."""
+        """Compute what `autograd.Pursuits.gomp` defines."""
         fit = _LeastSquares(self.kernels, x, values, support, k)
         active = fit.finite
         for done in range(0, k, block):
@@ -34,14 +34,14 @@ class Composed:
             active = active & fit.matters(scores.amax(1))
             for i in range(many):
                 fit.append(latents[:, i], active)
-            fit.correct(done if block == 1 else 0)  # one at a time, picks are far from dependent
+            fit.correct(done if block == 1 else 0)  # atoms picked one at a time are far from dependent
         fit.correct(0)
         return fit.result()
 
     def matching_pursuit(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
     ) -> tuple[Tensor, Tensor]:
-        """See `autograd.Pursuits`."""
+        """Compute what `autograd.Pursuits.matching_pursuit` defines."""
         fit = _LeastSquares(self.kernels, x, values, support, k)
         active = fit.finite
         for done in range(k):
@@ -54,7 +54,7 @@ class Composed:
         return fit.result()
 
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """See `autograd.Pursuits`."""
+        """Compute what `autograd.Pursuits.refit` defines."""
         fit = _LeastSquares(self.kernels, x, values, support, indices.shape[1])
         fit.picks.copy_(indices)
         fit.taken.fill_(True)
@@ -62,7 +62,7 @@ class Composed:
         return fit.result()[0]
 
     def _best(self, fit: _LeastSquares, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
-        """(scores, latents) of the `many` best atoms that are not among the `done` picks of a token."""
+        """Return (scores, latents) of the `many` best atoms that are not among the first `done` picks of a token."""
         count = min(len(fit.values), done + many)
         if signed:
             none = fit.values.new_zeros(len(fit.values))
@@ -76,6 +76,8 @@ class Composed:
 
 
 class _Encodes(Protocol):
+    """Anything with encode + TopK: a backend's kernels, or a differentiable backend."""
+
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]: ...
@@ -84,19 +86,24 @@ class _Encodes(Protocol):
 def largest_magnitudes(
     kernels: _Encodes, x: Tensor, values: Tensor, support: Tensor | None, count: int
 ) -> tuple[Tensor, Tensor]:
-    """(correlations, latents), each (tokens, count): those of x with the atoms that are largest in magnitude."""
+    """Return (correlations, latents), each (tokens, count): the atoms whose correlation with x is of largest magnitude.
+
+    Correlations keep their sign.
+    """
     none = values.new_zeros(len(values))
     high, of_high = kernels.encode_topk(x, values, support, none, count)
     low, of_low = kernels.encode_topk(-x, values, support, none, count)
-    # A latent may be in both halves: it counts in the one where it is positive, at 0 in the first.
+    # A latent may be in both halves: it counts in the half where it is positive, and at 0 in the first half.
     scores = torch.cat([high.masked_fill(high < 0, -1.0), low.masked_fill(low <= 0, -1.0)], 1)
     kept = scores.topk(count, dim=1).indices
     return torch.cat([high, -low], 1).gather(1, kept), torch.cat([of_high, of_low], 1).gather(1, kept)
 
 
 def power_of_two_scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(x / scale, scale (tokens, 1), finite (tokens,)): scales are powers of two, so dividing is exact, and no square
-    over- or underflows. Rows that are not finite become 0."""
+    """Return (x / scale, scale (tokens, 1), finite (tokens,)), x scaled so that no square over- or underflows.
+
+    Scales are powers of two, so dividing is exact. Rows that are not finite become 0.
+    """
     finite = torch.isfinite(x).all(1)
     x = x.masked_fill(~finite[:, None], 0.0)
     _, exponent = torch.frexp(x.abs().amax(1, keepdim=True))
@@ -106,8 +113,11 @@ def power_of_two_scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _LeastSquares:
-    """A batch of targets, each approximated by its own picks through a Cholesky factor of their Gram matrix that grows
-    by one atom at a time. An atom in the span of those before it has pivot 0: its row is left out of every solve."""
+    """A batch of targets, each approximated by atoms picked for it.
+
+    The picks' Gram matrix is kept as a Cholesky factor that grows by one atom at a time. An atom in the span of those
+    before it has pivot 0: its row is left out of every solve.
+    """
 
     def __init__(self, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, k: int):
         self.kernels, self.dtype, self.support = kernels, x.dtype, support
@@ -124,16 +134,16 @@ class _LeastSquares:
         self.size = 0
 
     def matters(self, size: Tensor) -> Tensor:
-        """Whether `size` (tokens,) is more than rounding beside the targets."""
+        """Return whether each token's `size` (tokens,) is more than rounding beside its target: bool (tokens,)."""
         return size.abs() > rounding(self.target.dtype) * self.norm
 
     def append(self, latents: Tensor, active: Tensor) -> None:
-        """One more pick for the `active` tokens; the others keep what they have."""
+        """Add one pick to the `active` tokens; the others keep what they have."""
         self.picks[:, self.size], self.taken[:, self.size] = latents, active
         self._factorise()
 
     def _factorise(self) -> None:
-        """Add pick number `size` to the factor, where it is taken."""
+        """Add pick number `size` to the factor of the tokens that took it."""
         s = self.size
         mine, new = self.picks[:, : s + 1].contiguous(), self.picks[:, s : s + 1].contiguous()
         one = self.codes.new_ones(len(mine), 1)
@@ -148,7 +158,7 @@ class _LeastSquares:
         self.size += 1
 
     def _forward(self, rhs: Tensor, s: int) -> Tensor:
-        """L^-1 rhs (tokens, s) over the independent picks, 0 elsewhere."""
+        """Return L^-1 rhs (tokens, s) over the independent picks, 0 elsewhere."""
         rhs = (rhs * self.independent[:, :s])[..., None]
         return torch.linalg.solve_triangular(self.factor[:, :s, :s], rhs, upper=False)[..., 0]
 
@@ -164,7 +174,7 @@ class _LeastSquares:
         self._subtract(picks)
 
     def project(self, latents: Tensor, active: Tensor, s: int) -> None:
-        """Matching pursuit's step: subtract the projection on one more pick of the `active` tokens."""
+        """Take a step of matching pursuit: subtract the projection on one more pick of the `active` tokens."""
         self.picks[:, s], self.taken[:, s] = latents[:, 0], active
         latents = latents.contiguous()
         code = self.kernels.atom_products(self.residual, latents, self.values, self.support) * active[:, None]
@@ -172,13 +182,13 @@ class _LeastSquares:
         self.residual = self._plus(-code, latents, self.residual)
 
     def refit(self) -> None:
-        """Least squares on all picks."""
+        """Set the codes to the least squares solution on all picks."""
         self.codes.zero_()
         self.residual = self.target.clone()
         while self.size < self.picks.shape[1]:
             self._factorise()
         self.correct(0)
-        self.correct(0)  # once more: what the factor's rounding left
+        self.correct(0)  # a second time, for the error that the factor's rounding left
 
     def _subtract(self, picks: Tensor) -> None:
         self.residual = self._plus(-self.codes[:, : picks.shape[1]].contiguous(), picks, self.target)
@@ -187,13 +197,13 @@ class _LeastSquares:
         return self.kernels.weighted_atoms(weights, picks, self.values, self.support, start.shape[1], start)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """(codes in the target's units, picks), picks never made being the unused atoms of lowest index."""
+        """Return (codes in the targets' units, picks); the unused atoms of lowest index stand for picks never made."""
         codes = self.codes * self.taken * self.scale
         codes = codes.masked_fill(~self.finite[:, None], float("nan"))
         candidates = min(len(self.values), 2 * self.picks.shape[1])
         used = torch.zeros(len(self.picks), candidates + 1, dtype=torch.bool, device=self.picks.device)
         used.scatter_(1, self.picks.clamp(max=candidates).masked_fill(~self.taken, candidates), True)
-        unused = used[:, :candidates].to(torch.int8).argsort(dim=1, stable=True)  # those of lowest index come first
+        unused = used[:, :candidates].to(torch.int8).argsort(dim=1, stable=True)  # unused atoms first, by index
         place = (~self.taken).cumsum(1) - 1
         filling = unused.gather(1, place.clamp(0, candidates - 1))
         return codes.to(self.dtype), torch.where(self.taken, self.picks, filling)

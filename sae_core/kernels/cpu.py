@@ -1,8 +1,8 @@
 """The compiled CPU backend: fused and multithreaded C++ (cpu.cpp, cpu_body.h), called through ctypes.
 
 Sparse atoms: encode + TopK is one pass over a tile of tokens that stays in L2; pre-activations never reach memory.
-Dense atoms: oneDNN's matrix product a chunk of tokens at a time, then the compiled TopK and sums. float16 and
-bfloat16 are computed in float32. Shapes as in `autograd.Kernels`.
+Dense atoms: oneDNN's matrix product of a chunk of tokens at a time, then the compiled TopK and sums. float16 and
+bfloat16 are computed in float32. `autograd.Kernels` says the shapes.
 
 The library is built when the project is installed, if a C++ compiler is there (pyproject.toml, `ext-modules`).
 """
@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from sae_core.kernels.autograd import widened
+from sae_core.kernels.private_names import onednn_linear
 
-INTERFACE_VERSION = 3  # as in cpu.cpp; raised with every change of a signature
+INTERFACE_VERSION = 3  # the same number as in cpu.cpp; raise both with every change of a signature
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _GRAM_VALUES = 1 << 26  # largest Gram matrix of dense atoms: 256 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
-# How many sizes (int64) and then pointers each function takes, before the number of threads (cpu.cpp).
+# Each function takes so many sizes (int64), then so many pointers, and last the number of threads (cpu.cpp).
 _SIGNATURES = {
     "encode_topk": (5, 6),
     "topk": (3, 3),
@@ -38,11 +39,11 @@ _SIGNATURES = {
     "unit_norm": (2, 3),
     "unit_norm_gradient": (2, 4),
 }
-_COUNTING = {"encode_topk", "weighted_atoms", "gomp", "matching_pursuit", "refit"}  # return how much input was wrong
+_COUNTING = {"encode_topk", "weighted_atoms", "gomp", "matching_pursuit", "refit"}  # they return a count of bad indices
 
 
 def why_unavailable(device: torch.device) -> str | None:
-    """None where the compiled library can compute on `device`, else the reason."""
+    """Return the reason why the compiled library cannot compute on `device`; None where it can."""
     if device.type != "cpu":
         return f"it computes on cpu, not on {device.type}"
     try:
@@ -54,6 +55,7 @@ def why_unavailable(device: torch.device) -> str | None:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL:
+    """Load the compiled library. Raises ImportError, OSError or AttributeError where it is missing or outdated."""
     spec = importlib.util.find_spec("sae_core.kernels._cpu")
     if spec is None or spec.origin is None:
         raise ImportError("its library was not built: install a C++ compiler (g++), then this project again")
@@ -65,7 +67,7 @@ def _library() -> ctypes.CDLL:
 
 @lru_cache(maxsize=1)
 def _functions() -> dict[tuple[str, torch.dtype], Any]:
-    """The library's functions by name and dtype, their argument types declared."""
+    """Return the library's functions by name and dtype, with their argument types declared."""
     found = {}
     for (name, (sizes, pointers)), (dtype, suffix) in product(_SIGNATURES.items(), _SUFFIX.items()):
         function = getattr(_library(), f"{name}_{suffix}")
@@ -76,7 +78,7 @@ def _functions() -> dict[tuple[str, torch.dtype], Any]:
 
 
 def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.encode_topk` defines."""
     if support is None:
         return _encode_dense(x, values, bias, k)
     (tokens, d_in), (n, degree), dtype = x.shape, values.shape, x.dtype
@@ -96,22 +98,15 @@ def _encode_dense(x: Tensor, values: Tensor, bias: Tensor, k: int) -> tuple[Tens
     chunk = max(64, _CHUNK_VALUES // n)
     for start in range(0, tokens, chunk):
         part = slice(start, start + chunk)
-        z = widened(_linear(x[part], values, bias))
+        z = widened(onednn_linear(x[part], values, bias))
         _call("topk", z, len(z), n, k, z, codes[part], indices[part])
     return codes.to(x.dtype), indices
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x @ weight.T + bias, in float32 by oneDNN: faster than MKL on AMD (`make bench`, encode_dense)."""
-    if x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return torch.addmm(bias, x, weight.T)
 
 
 def weighted_atoms(
     weights: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int, start: Tensor | None = None
 ) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.weighted_atoms` defines."""
     (tokens, k), degree, dtype = weights.shape, values.shape[1], weights.dtype
     weights, values = widened(weights), widened(values)
     begin = None if start is None else widened(start)
@@ -123,7 +118,7 @@ def weighted_atoms(
 
 
 def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.atom_products` defines."""
     (tokens, d_in), k, degree, dtype = y.shape, indices.shape[1], values.shape[1], y.dtype
     y, values = widened(y), widened(values)
     out = torch.empty(tokens, k, dtype=y.dtype)
@@ -132,7 +127,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
 
 
 def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.atom_gradient` defines."""
     (tokens, d_in), k, dtype = y.shape, indices.shape[1], y.dtype
     weights, y = widened(weights), widened(y)
     if support is None:
@@ -145,7 +140,7 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
 
 
 def gomp(x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool) -> tuple[Tensor, Tensor]:
-    """See `autograd.Pursuits`."""
+    """Compute what `autograd.Pursuits.gomp` defines."""
     codes, indices, wide, sizes = _pursuit_room(x, values, k)
     wrong = _call("gomp", wide[0], *sizes, block, int(not signed), *wide, support, indices, codes)
     return _checked_picks(wrong, codes, indices, x)
@@ -154,29 +149,36 @@ def gomp(x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, 
 def matching_pursuit(
     x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
 ) -> tuple[Tensor, Tensor]:
-    """See `autograd.Pursuits`. Dense atoms use their Gram matrix (n_latents, n_latents) where that is not too large."""
+    """Compute what `autograd.Pursuits.matching_pursuit` defines.
+
+    Dense atoms use their Gram matrix (n_latents, n_latents) where that is not too large.
+    """
     codes, indices, wide, sizes = _pursuit_room(x, values, k)
-    gram = _linear(wide[1], wide[1], wide[1].new_zeros(len(values))) if _gram_pays(len(x), k, values, support) else None
-    wrong = _call(
-        "matching_pursuit", wide[0], *sizes, int(not signed), int(refit), *wide, support, gram, indices, codes
-    )
+    atoms, gram = wide[1], None
+    if _gram_pays(len(x), k, values, support):
+        gram = onednn_linear(atoms, atoms, atoms.new_zeros(len(atoms)))
+    flags = int(not signed), int(refit)
+    wrong = _call("matching_pursuit", wide[0], *sizes, *flags, *wide, support, gram, indices, codes)
     return _checked_picks(wrong, codes, indices, x)
 
 
 def refit(x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-    """See `autograd.Pursuits`."""
+    """Compute what `autograd.Pursuits.refit` defines."""
     codes, _, wide, sizes = _pursuit_room(x, values, indices.shape[1])
     wrong = _call("refit", wide[0], *sizes, *wide, support, indices, codes)
     return _checked_picks(wrong, codes, indices, x)[0]
 
 
 def _gram_pays(tokens: int, k: int, values: Tensor, support: Tensor | None) -> bool:
-    """Its making costs n_latents * n_latents * d_in multiply-adds; without it each token and pick costs one product."""
+    """Return whether a Gram matrix of the atoms saves more than it costs.
+
+    Making it takes n_latents * n_latents * d_in multiply-adds; without it each token and pick costs one product.
+    """
     return support is None and len(values) ** 2 <= _GRAM_VALUES and len(values) <= tokens * k
 
 
 def _pursuit_room(x: Tensor, values: Tensor, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[int, ...]]:
-    """(codes and indices to fill, x and values as computed, the sizes that every pursuit takes)."""
+    """Return (codes to fill, indices to fill, (x, values) as they are computed, the sizes that every pursuit takes)."""
     (tokens, d_in), (n, degree) = x.shape, values.shape
     wide = widened(x), widened(values)
     codes = torch.empty(tokens, k, dtype=wide[0].dtype)
@@ -190,7 +192,7 @@ def _checked_picks(wrong: int, codes: Tensor, indices: Tensor, x: Tensor) -> tup
 
 
 def unit_norm(values: Tensor) -> tuple[Tensor, Tensor]:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.unit_norm` defines."""
     (n, degree), wide = values.shape, widened(values)
     unit, inverse = torch.empty_like(wide), torch.empty(n, dtype=wide.dtype)
     _call("unit_norm", wide, n, degree, wide, unit, inverse)
@@ -198,7 +200,7 @@ def unit_norm(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.unit_norm_gradient` defines."""
     (n, degree), wide = grad.shape, widened(grad)
     out = torch.empty_like(wide)
     _call("unit_norm_gradient", wide, n, degree, wide, widened(unit), inverse, out)
@@ -206,12 +208,15 @@ def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
 
 
 def limit_instructions(level: int) -> int:
-    """Use no vector instructions beyond `level` (0 baseline, 1 AVX2, 2 AVX-512); returns what is used. For tests."""
+    """Use no vector instructions beyond `level` (0 baseline, 1 AVX2, 2 AVX-512); return the level used. For tests."""
     return _library().limit_level(level)
 
 
 def _call(name: str, like: Tensor, *arguments: int | Tensor | None) -> int:
-    """Call `name` of `like`'s dtype with the thread count last; floats must be of that dtype, indices int64."""
+    """Call the function `name` for the dtype of `like`, with the thread count last.
+
+    Tensors of floats must be of that dtype, those of indices int64.
+    """
     values: list[int | None] = []
     for argument in arguments:
         values.append(_pointer(argument, like.dtype) if isinstance(argument, Tensor) else argument)
@@ -219,7 +224,7 @@ def _call(name: str, like: Tensor, *arguments: int | Tensor | None) -> int:
 
 
 def _pointer(tensor: Tensor, dtype: torch.dtype) -> int:
-    """Its address. Raises TypeError for a tensor that the library would misread."""
+    """Return the address of a tensor's data. Raises TypeError for a tensor that the library would misread."""
     address = tensor.data_ptr() if tensor.device.type == "cpu" and tensor.is_contiguous() else 0
     if tensor.dtype not in (dtype, torch.int64) or (address == 0 and tensor.numel() > 0):
         raise TypeError(f"a {tensor.dtype} tensor on {tensor.device} cannot be handed to the compiled {dtype} kernels")

@@ -1,4 +1,4 @@
-"""Which backend computes: chosen by name and device, at the call, never at import."""
+"""The choice of the backend that computes: by name and device, when it is called for, never at import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sae_core.kernels.composed import Composed
 
 
 class Backend(Protocol):
-    """The operations that every backend offers; shapes in `reference`. The first four are differentiable."""
+    """The operations that every backend offers. `reference` defines them; the first four are differentiable."""
 
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
@@ -41,7 +41,7 @@ class Backend(Protocol):
 
 
 class BackendWarning(UserWarning):
-    """A slower backend than this device could have is used."""
+    """The warning that a slower backend is used than this device could have."""
 
 
 BACKENDS: dict[str, Backend] = {
@@ -50,27 +50,27 @@ BACKENDS: dict[str, Backend] = {
     "cpu": Differentiable(cpu, cpu),
     "gpu": Differentiable(gpu, Composed(gpu)),
 }
-_OF_DEVICE = {"cpu": "cpu", "cuda": "gpu"}  # what `auto` picks where it can; elsewhere torch_gather
+_FASTEST = {"cpu": "cpu", "cuda": "gpu"}  # by type of device; on any other, torch_gather
 
 
 def why_unavailable(name: str, device: torch.device) -> str | None:
-    """None where backend `name` computes on `device`, else the reason."""
+    """Return the reason why backend `name` cannot compute on `device`; None where it can."""
     if name == "cpu":
         return cpu.why_unavailable(device)
     return gpu.why_unavailable(device) if name == "gpu" else None
 
 
 def get_backend(name: str, device: torch.device) -> Backend:
-    """The backend called `name`; `auto` picks the fastest one for `device`, and warns once where that is missing.
+    """Return the backend called `name`; `auto` is the fastest for `device`, with one warning where that is missing.
 
     Raises:
-        ValueError: no backend of that name, or not here.
+        ValueError: there is no backend of that name, or it cannot be used here.
     """
     return BACKENDS[backend_name(name, device)]
 
 
 def backend_name(name: str, device: torch.device) -> str:
-    """The key in BACKENDS that `get_backend` would use; raises as it does."""
+    """Return the key in BACKENDS of the backend that `get_backend` returns; raises the same errors."""
     if name == "auto":
         return _auto(device.type)
     if name not in BACKENDS:
@@ -83,7 +83,7 @@ def backend_name(name: str, device: torch.device) -> str:
 
 @lru_cache
 def _auto(device_type: str) -> str:
-    name = _OF_DEVICE.get(device_type, "torch_gather")
+    name = _FASTEST.get(device_type, "torch_gather")
     reason = why_unavailable(name, torch.device(device_type))
     if reason is None:
         return name

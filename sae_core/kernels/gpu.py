@@ -1,9 +1,10 @@
-"""The Triton backend: sparse atoms on a GPU, never a (tokens, n_latents) tensor. Shapes as in `autograd.Kernels`.
+"""The Triton backend: sparse atoms on a GPU, without ever making a (tokens, n_latents) tensor.
 
 Encode + TopK runs over the latents twice, since computing a pre-activation (degree multiply-adds) is cheaper than
 keeping it. The first pass keeps the maximum of each group of about sqrt(n_latents / k) latents. The k groups with the
 largest maxima hold the k largest latents, so the second pass computes those groups alone and selects among them.
-Dense atoms and the unit norm are `torch_gather`'s. float16 and bfloat16 are computed in float32.
+Dense atoms and the unit norm are left to `torch_gather`. float16 and bfloat16 are computed in float32.
+`autograd.Kernels` says the shapes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from sae_core.kernels.torch_gather import unit_norm, unit_norm_gradient
 
 __all__ = ["atom_gradient", "atom_products", "encode_topk", "unit_norm", "unit_norm_gradient", "weighted_atoms"]
 
-_TOKENS = 64  # tokens of one program of the first pass: 256-byte gathers
-_BLOCK = 256  # candidates of one program of the second
-_TERMS = 512  # multiply-adds of one program of the sums, at most per step
+_TOKENS = 64  # tokens that one program of the first pass computes, so that its gathers are of 256 bytes
+_BLOCK = 256  # candidates that one program of the second pass computes
+_TERMS = 512  # multiply-adds that one program of the sums does in a step, at most
 
 
 def why_unavailable(device: torch.device) -> str | None:
-    """None where the kernels can run on `device`, else the reason."""
+    """Return the reason why the kernels cannot run on `device`; None where they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: pip install triton"
     if device.type == "cuda":
@@ -38,7 +39,7 @@ def why_unavailable(device: torch.device) -> str | None:
 
 
 def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.encode_topk` defines."""
     if support is None:
         return torch_gather.encode_topk(x, values, None, bias, k)
     triton = _triton()
@@ -60,12 +61,12 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     )
     codes, at = z.topk(k, dim=1, sorted=False)
     indices = best.gather(1, at // group) * group + at % group
-    # The last group's padding is -inf; it can only be picked where fewer than k pre-activations are above that.
+    # The last group is padded with -inf, which is picked only where fewer than k pre-activations are above -inf.
     return codes.to(dtype), indices.clamp_(max=n - 1)
 
 
 def group_size(n: int, k: int) -> int:
-    """The power of two that makes n / group maxima and k * group candidates about as many, and at least k groups."""
+    """Return the power of two with n / group maxima about as many as k * group candidates, and at least k groups."""
     group = 1
     while 4 * group * group * k <= n:
         group *= 2
@@ -75,7 +76,7 @@ def group_size(n: int, k: int) -> int:
 def weighted_atoms(
     weights: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int, start: Tensor | None = None
 ) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.weighted_atoms` defines."""
     if support is None:
         return torch_gather.weighted_atoms(weights, indices, values, None, d_in, start)
     dtype = weights.dtype
@@ -86,7 +87,7 @@ def weighted_atoms(
 
 
 def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.atom_products` defines."""
     if support is None:
         return torch_gather.atom_products(y, indices, values, None)
     dtype = y.dtype
@@ -97,7 +98,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
 
 
 def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.atom_gradient` defines."""
     if support is None:
         return torch_gather.atom_gradient(weights, indices, y, None, n_latents)
     dtype = y.dtype
@@ -110,7 +111,7 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
 def _over_picks(
     name: str, first: Tensor, indices: Tensor, read: Tensor, support: Tensor, out: Tensor, d_in: int, **flags: bool
 ) -> None:
-    """Launch kernel `name` over (token, block of picks); a program holds about _TERMS multiply-adds."""
+    """Launch kernel `name` over (token, block of picks); a program does about _TERMS multiply-adds at a time."""
     (tokens, k), degree = indices.shape, support.shape[1]
     width = min(_power_of_two(degree), 64)
     picks = min(_power_of_two(k), max(1, _TERMS // width))
@@ -124,6 +125,6 @@ def _power_of_two(at_least: int) -> int:
 
 
 def _triton() -> Any:
-    from sae_core.kernels import gpu_triton  # here, not above: where there is no Triton the rest must still import
+    from sae_core.kernels import gpu_triton  # here, because this module must import where there is no Triton
 
     return gpu_triton

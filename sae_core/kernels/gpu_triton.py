@@ -1,6 +1,7 @@
-"""The Triton kernels of `gpu`, one program instance per block of tokens or picks. Shapes as in `autograd.Kernels`.
+"""The Triton kernels of `gpu`, one program instance per block of tokens or picks.
 
-Imported only when a GPU (or Triton's interpreter) is to be used: decorating a function already needs Triton.
+`autograd.Kernels` says the shapes. This module is imported only when a GPU (or Triton's interpreter) is to be used,
+because decorating a function already needs Triton.
 """
 # pyright: basic
 
@@ -11,12 +12,10 @@ import triton.language as tl
 
 
 @triton.jit
-def group_maxima(
-    x_by_row, values, support, bias, out, tokens, n, degree, GROUP: tl.constexpr, TOKENS: tl.constexpr
-):  # fmt: skip
-    """out (tokens, groups): the largest pre-activation of each group of GROUP consecutive latents, NaN as inf.
+def group_maxima(x_by_row, values, support, bias, out, tokens, n, degree, GROUP: tl.constexpr, TOKENS: tl.constexpr):
+    """Write the largest pre-activation of each group of GROUP consecutive latents to out (tokens, groups), NaN as inf.
 
-    x_by_row (d_in, tokens): the tokens of one row lie side by side, so every gather is coalesced.
+    In x_by_row (d_in, tokens) the tokens of one row lie side by side, so every gather is coalesced.
     """
     group = tl.program_id(0)
     token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
@@ -37,7 +36,7 @@ def group_maxima(
 def candidates(
     x, values, support, bias, groups, out, tokens, d_in, n, degree, count, GROUP: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """out (tokens, count): the pre-activations of the latents of each token's `groups` (tokens, count / GROUP)."""
+    """Write the pre-activations of latents in each token's groups (tokens, count / GROUP) to out (tokens, count)."""
     token = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     here = at < count
@@ -66,10 +65,10 @@ def add_picks(
     PICKS: tl.constexpr,
     DEGREE: tl.constexpr,
 ):
-    """One walk over the picks for two sums that mirror each other.
+    """Add up one of two sums over the picks that mirror each other.
 
-    TO_ATOMS False: out (tokens, d_in) += weight * atom, `read` being the values. True: out (n, degree) += weight * y
-    on the atom's support, `read` being y.
+    Without TO_ATOMS `read` has the values, and out (tokens, d_in) += weight * atom. With it `read` is y, and
+    out (n, degree) += weight * y on the atom's support.
     """
     token = tl.program_id(0).to(tl.int64)
     pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
@@ -90,10 +89,8 @@ def add_picks(
 
 
 @triton.jit
-def atom_products(
-    y, indices, values, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr
-):  # fmt: skip
-    """out (tokens, k) = <atom picked, y of the token>."""
+def atom_products(y, indices, values, support, out, tokens, d_in, degree, k, PICKS: tl.constexpr, DEGREE: tl.constexpr):
+    """Write <atom picked, y of the token> to out (tokens, k)."""
     token = tl.program_id(0).to(tl.int64)
     pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
     here = pick < k

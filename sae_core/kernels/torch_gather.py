@@ -1,8 +1,8 @@
-"""The portable backend: gathers and bags of plain PyTorch, any device, cost degree * n_latents.
+"""The portable backend: gathers and bags of plain PyTorch on any device, at a cost of degree * n_latents.
 
-`embedding_bag` is PyTorch's fused gather-multiply-sum; it carries the encoder and every dense sum, so nothing of size
-(d_in, n_latents) is ever made. It does hold all pre-activations, (n_latents, tokens), and the picked atoms' terms,
-(tokens, k, degree). Shapes as in `autograd.Kernels`.
+`embedding_bag` is PyTorch's fused gather-multiply-sum; the encoder and every dense sum are made of it, so nothing of
+size (d_in, n_latents) is ever made. All pre-activations, (n_latents, tokens), and the picked atoms' terms,
+(tokens, k, degree), are held. `autograd.Kernels` says the shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.encode_topk` defines."""
     if support is None:
         return torch.addmm(bias, x, values.T).topk(k, dim=1, sorted=False)
     by_row = x.T.contiguous()  # (d_in, tokens): a row is gathered whole
@@ -26,7 +26,7 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
 def weighted_atoms(
     weights: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int, start: Tensor | None = None
 ) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.weighted_atoms` defines."""
     if support is None:
         out = F.embedding_bag(indices, values, mode="sum", per_sample_weights=weights)
         return out if start is None else out.add_(start)
@@ -37,7 +37,7 @@ def weighted_atoms(
 
 
 def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.atom_products` defines."""
     if support is None:
         # Differentiating the bag by its weights is the fused inner product: no (tokens, k, d_in) gather.
         with torch.enable_grad():
@@ -49,10 +49,10 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
 
 
 def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor | None, n_latents: int) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.atom_gradient` defines."""
     k = indices.shape[1]
     if support is None:
-        # One bag per latent over the tokens that picked it; three times faster than index_add (2 cores, 2026-11).
+        # One bag per latent over the tokens that picked it is three times faster than index_add (2 cores, 2026-11).
         flat = indices.flatten()
         latents, order = flat.sort(stable=True)
         offsets = torch.searchsorted(latents, torch.arange(n_latents, device=flat.device))
@@ -63,17 +63,20 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
 
 
 def unit_norm(values: Tensor) -> tuple[Tensor, Tensor]:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.unit_norm` defines."""
     inverse = values.norm(dim=1).clamp_min_(torch.finfo(values.dtype).tiny).reciprocal_()
     return values * inverse[:, None], inverse
 
 
 def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
-    """See `autograd.Kernels`."""
+    """Compute what `autograd.Kernels.unit_norm_gradient` defines."""
     along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
     return torch.addcmul(grad, unit, along, value=-1).mul_(inverse[:, None])
 
 
 def _pick(per_latent: Tensor, indices: Tensor) -> Tensor:
-    """per_latent[indices] for (n_latents, degree) and (tokens, k); index_select copies whole rows at once."""
+    """Return per_latent (n_latents, degree) at indices (tokens, k): (tokens, k, degree).
+
+    index_select copies whole rows at once.
+    """
     return per_latent.index_select(0, indices.flatten()).view(*indices.shape, per_latent.shape[1])

@@ -1,12 +1,12 @@
-"""The readable truth of every pursuit: one target at a time, dense atoms, meant for float64. Never used in training.
+"""The definition of every pursuit: one target at a time, dense atoms, meant for float64. Never used in training.
 
 Each approximates a target y (d_in,) by k of the atoms (n_latents, d_in; rows of unit norm) and returns a `Pursuit`.
 Nothing depends on the target's scale, as long as its square neither over- nor underflows: every tolerance is relative
-to ||y||. (The batched ones scale their targets first.)
+to ||y||. (The batched pursuits scale their targets first.)
 
 Where the definitions of the literature leave a choice, ours are:
 
-- `signed` picks the largest correlation, as the paper does; otherwise the largest magnitude.
+- With `signed` the largest correlation is picked, as in the paper; otherwise the largest magnitude.
 - No atom is picked twice, so k picks are k atoms (matching pursuit included).
 - Once ||r||, or the best atom's correlation with it, is within rounding * ||y|| of 0, nothing is left to approximate:
   the picks that remain are the unused atoms of lowest index, with code 0. A zero target is the extreme case.
@@ -24,13 +24,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STEPS = 50  # of the two that iterate to a fixed point
-SHRINK = 0.5  # NIHT: how a step that is too long is shortened
-MARGIN = 0.01  # NIHT: the paper's c, how far below the stability bound a step must stay
+STEPS = 50  # most steps of NIHT and CoSaMP, which iterate to a fixed point
+SHRINK = 0.5  # NIHT multiplies a step that is too long by this
+MARGIN = 0.01  # NIHT: c of Blumensath & Davies, how far below the stability bound a step must stay
 
 
 class Pursuit(NamedTuple):
-    """k atoms and what they leave."""
+    """The k atoms picked for a target, their codes, and the norm of what they leave of it."""
 
     indices: Tensor  # int64 (k,), distinct, in the order picked where there is one
     codes: Tensor  # (k,)
@@ -38,17 +38,20 @@ class Pursuit(NamedTuple):
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """eps ** 0.75, of the whole: a residual, or an atom's squared distance from a span, this small is rounding."""
+    """Return eps ** 0.75, the share of the whole below which a size is rounding.
+
+    It is held against residuals, and against an atom's squared distance from the span of others.
+    """
     return torch.finfo(dtype).eps ** 0.75
 
 
 def omp(atoms: Tensor, y: Tensor, k: int, signed: bool = True) -> Pursuit:
-    """Orthogonal matching pursuit: pick the best atom, refit all picked by least squares, k times."""
+    """Find codes by orthogonal matching pursuit: pick the best atom, refit all picked by least squares, k times."""
     return gomp(atoms, y, k, 1, signed)
 
 
 def gomp(atoms: Tensor, y: Tensor, k: int, block: int, signed: bool = True) -> Pursuit:
-    """Generalised (block) OMP: the `block` best atoms a step; the last step takes what is left to k."""
+    """Find codes by generalised (block) OMP: pick the `block` best atoms a step, in the last step what is left to k."""
     picked, residual = y.new_zeros(0, dtype=torch.int64), y
     while len(picked) < k and not _exhausted(residual, y):
         scores, best = _scores(atoms, residual, picked, signed).topk(min(block, k - len(picked)))
@@ -56,11 +59,14 @@ def gomp(atoms: Tensor, y: Tensor, k: int, block: int, signed: bool = True) -> P
             break
         picked = torch.cat([picked, best])
         residual = y - least_squares(atoms, y, picked) @ atoms[picked]
-    return _filled(atoms, y, picked, least_squares(atoms, y, picked), k)
+    return _padded(atoms, y, picked, least_squares(atoms, y, picked), k)
 
 
 def matching_pursuit(atoms: Tensor, y: Tensor, k: int, signed: bool = True, refit: bool = True) -> Pursuit:
-    """Pick the best atom, subtract its projection, k times; `refit` ends with least squares on the picked."""
+    """Find codes by matching pursuit: pick the best atom, subtract its projection, k times.
+
+    `refit` ends it with least squares on the picked atoms.
+    """
     picked, residual = y.new_zeros(0, dtype=torch.int64), y
     codes = y.new_zeros(0)
     while len(picked) < k and not _exhausted(residual, y):
@@ -70,19 +76,19 @@ def matching_pursuit(atoms: Tensor, y: Tensor, k: int, signed: bool = True, refi
             break
         residual = residual - code * atoms[best]
         picked, codes = torch.cat([picked, best[None]]), torch.cat([codes, code[None]])
-    return _filled(atoms, y, picked, least_squares(atoms, y, picked) if refit else codes, k)
+    return _padded(atoms, y, picked, least_squares(atoms, y, picked) if refit else codes, k)
 
 
 def refit(atoms: Tensor, y: Tensor, indices: Tensor) -> Pursuit:
-    """Least squares on given atoms: any encoder's support with the best codes it can have."""
-    return _filled(atoms, y, indices, least_squares(atoms, y, indices), len(indices))
+    """Find codes by least squares on given atoms: the best codes that any encoder's picks can have."""
+    return _padded(atoms, y, indices, least_squares(atoms, y, indices), len(indices))
 
 
 def niht(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
-    """Normalised iterative hard thresholding: gradient steps, the k largest magnitudes kept after each.
+    """Find codes by normalised iterative hard thresholding: gradient steps, each keeping the k largest magnitudes.
 
     The step is the exact one on the current support; where the support would change, it is shortened until the
-    objective cannot grow. The codes are the iterate's own (no refit).
+    objective cannot grow. The codes are those of the last step, without a refit.
     """
     codes = y.new_zeros(len(atoms))
     if not _exhausted(y, y):
@@ -95,7 +101,7 @@ def niht(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
                 break
     indices = codes.abs().topk(k).indices
     indices = indices[codes[indices] != 0]
-    return _filled(atoms, y, indices, codes[indices], k)
+    return _padded(atoms, y, indices, codes[indices], k)
 
 
 def _niht_step(atoms: Tensor, y: Tensor, codes: Tensor, support: Tensor, k: int) -> Tensor:
@@ -104,7 +110,7 @@ def _niht_step(atoms: Tensor, y: Tensor, codes: Tensor, support: Tensor, k: int)
     length = (on_support @ atoms).square().sum()
     step = on_support.square().sum() / length if length > 0 else length.new_tensor(1.0)
     while True:
-        new = _largest(codes + step * gradient, k)
+        new = _keep_largest(codes + step * gradient, k)
         change = new - codes
         image = (change @ atoms).square().sum()
         same = set(new.nonzero().flatten().tolist()) <= set(support.tolist())
@@ -114,11 +120,12 @@ def _niht_step(atoms: Tensor, y: Tensor, codes: Tensor, support: Tensor, k: int)
 
 
 def cosamp(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
-    """Compressive sampling matching pursuit: join the 2k best correlations to the support, refit, keep the k largest.
+    """Find codes by compressive sampling matching pursuit.
 
-    Ends when a round no longer lowers the residual, and keeps the best round.
+    A round joins the 2k best correlations to the support, refits and keeps the k largest codes. The pursuit ends when a
+    round no longer lowers the residual, and keeps the best round.
     """
-    best = _filled(atoms, y, y.new_zeros(0, dtype=torch.int64), y.new_zeros(0), k)
+    best = _padded(atoms, y, y.new_zeros(0, dtype=torch.int64), y.new_zeros(0), k)
     picked, residual = y.new_zeros(0, dtype=torch.int64), y
     for _ in range(STEPS):
         if _exhausted(residual, y):
@@ -136,12 +143,12 @@ def cosamp(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
 
 
 def least_squares(atoms: Tensor, y: Tensor, picked: Tensor) -> Tensor:
-    """Codes (picked,) of least ||y - codes @ atoms[picked]||; 0 for an atom in the span of those before it."""
+    """Return codes (picked,) of least ||y - codes @ atoms[picked]||; 0 for an atom in the span of those before it."""
     basis: list[Tensor] = []
     kept: list[int] = []
     for i, atom in enumerate(atoms[picked]):
         rest = atom
-        for _ in range(2):  # once more: what the first pass's rounding left
+        for _ in range(2):  # a second pass removes what the first pass's rounding left
             for direction in basis:
                 rest = rest - (direction @ rest) * direction
         if rest @ rest > rounding(y.dtype) * (atom @ atom):
@@ -163,13 +170,13 @@ def _exhausted(residual: Tensor, y: Tensor) -> bool:
     return not bool(residual.norm() > rounding(y.dtype) * y.norm())
 
 
-def _largest(codes: Tensor, k: int) -> Tensor:
+def _keep_largest(codes: Tensor, k: int) -> Tensor:
     kept = codes.abs().topk(k).indices
     return torch.zeros_like(codes).scatter(0, kept, codes[kept])
 
 
-def _filled(atoms: Tensor, y: Tensor, picked: Tensor, codes: Tensor, k: int) -> Pursuit:
-    """The result, padded to k picks with unused atoms of code 0."""
+def _padded(atoms: Tensor, y: Tensor, picked: Tensor, codes: Tensor, k: int) -> Pursuit:
+    """Return the result, padded to k picks with unused atoms of code 0."""
     unused = torch.ones(len(atoms), dtype=torch.bool).scatter(0, picked, False).nonzero().flatten()
     padding = unused[: k - len(picked)]
     if not torch.isfinite(y).all():

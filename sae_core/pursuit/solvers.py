@@ -4,8 +4,8 @@
     gomp{L}, block{L}  generalised OMP, L atoms a step   mp_refit   the same, ended with one least squares
     niht               normalised iterative thresholding cosamp     compressive sampling matching pursuit
 
-`omp`, `gomp{L}`, `mp` and `mp_refit` pick the largest correlations, as the paper's do; with `_magnitude` after the
-name, the largest in magnitude.
+`omp`, `gomp{L}`, `mp` and `mp_refit` pick the largest correlations, as the paper's pursuits do; with `_magnitude` after
+the name, the largest in magnitude.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _BLOCK = re.compile(r"(?:gomp|block)([1-9][0-9]*)(_magnitude)?")
 
 
 def canonical(name: str) -> str:
-    """The one name of a pursuit that has several: block4 is gomp4, gomp1 is omp.
+    """Return the one name of a pursuit that may have several: block4 is gomp4, gomp1 is omp.
 
     Raises:
-        ValueError: no pursuit is called so.
+        ValueError: no pursuit has this name.
     """
     block = _BLOCK.fullmatch(name)
     if block:
@@ -40,12 +40,15 @@ def canonical(name: str) -> str:
 
 
 def ends_in_least_squares(name: str) -> bool:
-    """Whether its codes minimise the error on its picks, so that training may ignore their gradient."""
+    """Return whether a pursuit's codes minimise the error on its picks, so that training may ignore their gradient.
+
+    Raises ValueError where no pursuit has this name.
+    """
     return not canonical(name).startswith("niht") and canonical(name) not in ("mp", "mp_magnitude")
 
 
 def solver(name: str) -> Solver:
-    """The pursuit called `name`. Raises ValueError for a name that is none."""
+    """Return the pursuit called `name`. Raises ValueError where no pursuit has this name."""
     name = canonical(name)
     signed, base = not name.endswith("_magnitude"), name.removesuffix("_magnitude")
     if base in ("niht", "cosamp"):
@@ -56,14 +59,16 @@ def solver(name: str) -> Solver:
 
 
 def block_of(name: str) -> int:
-    """Atoms a step of OMP or generalised OMP."""
+    """Return how many atoms a step of OMP or generalised OMP picks."""
     block = _BLOCK.fullmatch(canonical(name))
     return int(block[1]) if block else 1
 
 
 def gomp_solver(block: int, signed: bool) -> Solver:
+    """Return generalised OMP of `block` atoms a step."""
     return lambda backend, x, values, support, k: backend.gomp(x, values, support, k, block, signed)
 
 
 def matching_pursuit_solver(signed: bool, refit: bool) -> Solver:
+    """Return matching pursuit, ended with least squares on the picks if `refit`."""
     return lambda backend, x, values, support, k: backend.matching_pursuit(x, values, support, k, signed, refit)

@@ -1,7 +1,7 @@
-"""NIHT and CoSaMP for a batch of targets, of a backend's kernels; defined in `reference`, shapes as in `kernels`.
+"""NIHT and CoSaMP for a batch of targets, made of a backend's kernels; `reference` defines both.
 
-Codes stay k-sparse throughout: what thresholding keeps is among the atoms picked before and those of largest gradient,
-so nothing of size n_latents is made.
+Codes stay k-sparse throughout: the atoms that thresholding keeps are among those picked before and those of largest
+gradient, so nothing of size n_latents is made. `sae_core.kernels.reference` says the shapes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from sae_core.pursuit.reference import MARGIN, SHRINK, STEPS, rounding
 
 @torch.no_grad()
 def niht(backend: Backend, x: Tensor, values: Tensor, support: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    """(codes, indices) by normalised iterative hard thresholding."""
+    """Return (codes, indices), each (tokens, k), by normalised iterative hard thresholding."""
     return _Problem(backend, x, values, support, k).niht()
 
 
 @torch.no_grad()
 def cosamp(backend: Backend, x: Tensor, values: Tensor, support: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
-    """(codes, indices) by compressive sampling matching pursuit."""
+    """Return (codes, indices), each (tokens, k), by compressive sampling matching pursuit."""
     return _Problem(backend, x, values, support, k).cosamp()
 
 
 class _Problem:
-    """Targets in the scale they are solved in, and the sums that both algorithms are made of."""
+    """Targets scaled for the computation, and the sums that both algorithms are made of."""
 
     def __init__(self, backend: Backend, x: Tensor, values: Tensor, support: Tensor | None, k: int):
         self.backend, self.values, self.support, self.k, self.dtype = backend, widened(values), support, k, x.dtype
@@ -54,7 +54,7 @@ class _Problem:
         on_support = self.backend.atom_products(residual, picks, self.values, self.support)
         length = self._image(on_support, picks).square().sum(1)
         step = torch.where(length > 0, on_support.square().sum(1) / length, 1.0)
-        # Others than the k picked can only enter if they are among the 2k largest gradients.
+        # An atom that is not among the k picked can only enter if its gradient is among the 2k largest.
         gradient, latents = self._largest_correlations(residual, min(2 * self.k, len(self.values)))
         of_others = gradient.masked_fill((latents[:, :, None] == picks[:, None]).any(-1), 0.0)
         joined = torch.cat([picks, latents], 1)
@@ -86,7 +86,7 @@ class _Problem:
             latents = self._largest_correlations(residual, min(2 * k, len(self.values)))[1]
             joined = (latents if joined is None else torch.cat([picks, latents], 1)).sort(dim=1).values
             again = torch.zeros_like(joined, dtype=torch.bool)
-            again[:, 1:] = joined[:, 1:] == joined[:, :-1]  # dependent on the first of them: its code is 0
+            again[:, 1:] = joined[:, 1:] == joined[:, :-1]  # an atom named twice: the second one's code is 0
             scores = self.backend.refit(self.y, joined, self.values, self.support).abs().masked_fill(again, -1.0)
             picks = joined.gather(1, scores.topk(k, dim=1).indices)
             codes = self.backend.refit(self.y, picks, self.values, self.support)
@@ -98,25 +98,27 @@ class _Problem:
         return self._result(best_codes, best_picks)
 
     def _largest_correlations(self, residual: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """(correlations, latents), each (tokens, count), of the largest magnitudes."""
+        """Return (correlations, latents), each (tokens, count), of the largest magnitudes."""
         return largest_magnitudes(self.backend, residual, self.values, self.support, count)
 
     def _image(self, codes: Tensor, picks: Tensor) -> Tensor:
+        """Return the reconstruction (tokens, d_in) that codes at picks make."""
         return self.backend.decode(codes, picks, self.values, self.support, self.y.shape[1])
 
     def _result(self, codes: Tensor, picks: Tensor) -> tuple[Tensor, Tensor]:
+        """Return codes in the targets' units and picks; a target of zeros or not finite takes the lowest latents."""
         solved = self.finite & (self.norm > 0)
         codes = (codes * self.scale).masked_fill(~self.finite[:, None], float("nan"))
         return codes.to(self.dtype), _where(solved, picks, self.lowest)
 
 
 def _where(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """`new` for the tokens in `which` (tokens,), else `old`."""
+    """Return `new` for the tokens in `which`, bool (tokens,), and `old` for the others."""
     return torch.where(which[:, None] if new.ndim == 2 else which, new, old)
 
 
 def _merged_norm(codes: Tensor, picks: Tensor) -> Tensor:
-    """l2 norms (tokens,) of the sparse vectors that have `codes` (tokens, j) at `picks`; an index may come twice."""
+    """Return l2 norms (tokens,) of sparse vectors that have `codes` (tokens, j) at `picks`; an index may come twice."""
     order = picks.argsort(dim=1)
     picks, codes = picks.gather(1, order), codes.gather(1, order)
     same = picks[:, 1:] == picks[:, :-1]

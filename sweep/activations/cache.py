@@ -1,9 +1,10 @@
 """The activation cache: one LM pass feeds a whole sweep.
 
-An entry is a folder named by the hash of all that determines its content. It holds fixed-size raw shards (rows of
-d_in values, shuffled once when written) and `manifest.json` with a checksum per shard and the pool's statistics.
-It is written under a temporary name and renamed when whole, so a killed writer leaves nothing that looks complete;
-a file lock that the kernel drops with its holder makes one process write while the others wait.
+An entry holds the activations of one layer and is a folder named by the hash of all that determines its content. In it
+lie raw shards of a fixed size (rows of d_in values, shuffled once when written) and `manifest.json`, with a checksum
+per shard and the statistics of all rows. An entry is written under a temporary name and renamed when it is whole, so a
+killed writer leaves nothing that looks complete. A file lock, which the operating system releases when its holder ends,
+makes one process write while the others wait.
 """
 
 from __future__ import annotations
@@ -21,53 +22,58 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from sae_core.hashed import hashed_fields
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM
 from sweep.store.files import write_json
 from sweep.store.hashes import file_hash, short_hash
 
-SHARD_ROWS = 65_536
-FORMAT = 1
+SHARD_ROWS = 65_536  # rows of a shard; the last shard may have fewer
+FORMAT = 1  # version of an entry's layout; part of its name
 MANIFEST = "manifest.json"
-DIGEST = "digest"  # in a manifest: of all else in it
+DIGEST = "digest"  # the manifest's own checksum, a key in it: the hash of all its other keys
 
 
 class CacheError(ValueError):
-    """The cache cannot be written (disk) or read (damage)."""
+    """The cache cannot be written, for want of disk space, or not be read, because of damage."""
 
 
 class DamagedEntryError(CacheError):
-    """An entry is not what was written; it has been moved aside and can be made again."""
+    """An entry is not as it was written; it has been moved aside and can be made again."""
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that determines an entry's content."""
+    """Everything that determines an entry's content: the LM, the hook point, the text and the way of storing."""
 
     lm: str  # hash of the LM's weights, config and tokenizer
     lm_dtype: str
     layer: int
-    hook: str
+    hook: str  # the place in the block: "resid_post"
     corpus: str  # the corpus's fingerprint
-    window: int
-    bos: str
-    tokens: int
-    dtype: str  # float16 or bfloat16, as stored
-    seed: int  # of the shuffle
+    window: int  # tokens per window
+    bos: str  # where beginning-of-sequence tokens stand, see `sweep.corpus.windows.WindowConfig`
+    tokens: int  # rows of the entry
+    dtype: str  # as stored: float16 or bfloat16
+    seed: int  # seed of the shuffle
 
     @property
     def name(self) -> str:
-        return short_hash(FORMAT, asdict(self))
+        """The name of the entry's folder: 16 hex digits."""
+        return short_hash(FORMAT, hashed_fields(self))
 
 
 class Pool:
-    """A finished entry, read by memory map.
+    """A finished entry of the cache, read by memory map: a pool of activations to train on.
 
     Attributes:
-        tokens, d_in: rows and columns.
-        mean: float32 (d_in,), the mean activation: what mean ablation puts in its place.
-        mean_norm: mean l2 norm of a row.
-        total_variance: mean of ||h - mean||^2 over rows.
+        tokens, d_in: the number of rows (one per token) and of columns.
+        mean: float32 (d_in,), the mean of all rows; mean ablation puts it in place of the activations.
+        mean_norm: mean over rows h of ||h||.
+        total_variance: mean over rows h of ||h - mean||^2.
+
+    Raises:
+        CacheError: the manifest or a shard is damaged.
     """
 
     def __init__(self, folder: Path):
@@ -78,7 +84,7 @@ class Pool:
             self.mean_norm, self.total_variance = manifest["mean_norm"], manifest["total_variance"]
             self._bf16 = manifest["key"]["dtype"] == "bfloat16"
             shards = [(s["file"], s["rows"], s["sha256"]) for s in manifest["shards"]]
-            if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: written before there was one
+            if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: an older entry without one
                 raise ValueError("it does not match its checksum")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
@@ -90,7 +96,7 @@ class Pool:
         ]
 
     def rows(self, indices: np.ndarray) -> torch.Tensor:
-        """Rows `indices` (batch,) as stored (float16 or bfloat16): (batch, d_in)."""
+        """Return the rows `indices` (batch,) in the stored dtype, float16 or bfloat16: (batch, d_in)."""
         if len(self._maps) == 1:
             out = self._maps[0][indices]
         else:
@@ -104,7 +110,7 @@ class Pool:
 
 
 def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
-    """The entry of `key`, or None where there is none yet.
+    """Open the entry of `key`; return None if there is none yet.
 
     A damaged entry is moved aside, so that `ensure_pools` rebuilds it.
 
@@ -132,22 +138,23 @@ def ensure_pools(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make sure that every key has an entry, capturing all missing layers in one LM pass.
+    """Make sure that every key has an entry; capture all missing layers in one LM pass.
 
     Args:
-        keys: differ in `layer` only.
-        load: gives the LM and the training windows; called only when something is missing.
-        on_progress: told (tokens done, tokens in all) during the pass.
-        on_wait: told once when another process is already writing.
+        keys: the keys of the entries, which differ in `layer` only.
+        load: returns the LM and the training windows; called only if an entry is missing.
+        batch_size: windows per forward pass of the LM.
+        on_progress: called with (tokens done, tokens in all) during the pass.
+        on_wait: called when another process is already writing one of the entries, before waiting for it.
 
     Raises:
-        CacheError: not enough disk, or activations beyond the range of the stored dtype.
+        CacheError: the disk is too small, or an activation is beyond the range of the stored dtype.
     """
     if all((cache_dir / key.name).is_dir() for key in keys):
         return
     cache_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:
-        # One order for everybody, so that two processes with overlapping layers cannot wait for each other.
+        # All processes take the locks in the same order, so that two with overlapping layers never wait for each other.
         for key in sorted(keys, key=lambda k: k.name):
             lock = FileLock(cache_dir / f"{key.name}.lock")
             try:
@@ -164,18 +171,18 @@ def ensure_pools(
 
 
 def writing(cache_dir: Path, key: CacheKey) -> Path:
-    """Where an entry is made before it is whole."""
+    """Return the folder in which this process writes an entry before it is whole."""
     return cache_dir / f"{key.name}.writing-{socket.gethostname()}-{os.getpid()}"
 
 
 def remove_stale(cache_dir: Path, key: CacheKey) -> None:
-    """Remove what a killed writer left; the caller holds the entry's lock."""
+    """Remove the half-written folders that killed writers of an entry left; the caller holds the entry's lock."""
     for stale in cache_dir.glob(f"{key.name}.writing-*"):
         shutil.rmtree(stale)
 
 
 def check_disk(folder: Path, n_bytes: int, key: str = "cache_dir") -> None:
-    """Raise CacheError unless `n_bytes` fit on the disk of `folder`, which the setting `key` names."""
+    """Raise CacheError unless `n_bytes` fit on the disk of `folder`; `key` is the setting that the message names."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if n_bytes > free:
@@ -186,11 +193,12 @@ def check_disk(folder: Path, n_bytes: int, key: str = "cache_dir") -> None:
 
 
 def entry_bytes(tokens: int, d_in: int) -> int:
-    """Bytes of one entry's shards: two per value."""
+    """Return the bytes of one entry's shards, two per value."""
     return 2 * tokens * d_in
 
 
 def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size: int, on_progress) -> None:
+    """Write the entries of all `keys` in one LM pass; if that fails, leave nothing of them behind."""
     n = windows.n_tokens
     check_disk(cache_dir, len(keys) * entry_bytes(n, lm.d_model))
     try:
@@ -216,7 +224,7 @@ def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size
 
 
 class _EntryWriter:
-    """Writes one entry's rows, each at its shuffled place, and its statistics."""
+    """Writes one entry: every row at its shuffled place, then the manifest with the statistics."""
 
     def __init__(self, cache_dir: Path, key: CacheKey, n: int, d_in: int):
         self.key, self.n, self.d_in = key, n, d_in
@@ -227,22 +235,24 @@ class _EntryWriter:
         self._files = [f"shard-{i:05d}.bin" for i in range(len(self._sizes))]
         self._maps = []
         for file, rows in zip(self._files, self._sizes, strict=True):
-            with open(self.temporary / file, "wb") as stream:  # reserve the blocks: a full disk shows now, not mid-map
+            with open(self.temporary / file, "wb") as stream:
+                # Reserve the blocks, so that a full disk shows now and not in the middle of writing to the memory map.
                 os.posix_fallocate(stream.fileno(), 0, rows * d_in * 2)
             self._maps.append(np.memmap(self.temporary / file, dtype=np.uint16, mode="r+", shape=(rows, d_in)))
-        # The shuffle: where token i goes. Raw PCG64 draws, stable on every platform and numpy version.
+        # The shuffle: token i goes to row _place[i]. Raw PCG64 draws are the same on every platform and numpy version.
         self._place = np.argsort(np.random.PCG64(key.seed).random_raw(n), kind="stable")
         self._done = 0
         self._sum = torch.zeros(d_in, dtype=torch.float64)
         self._norms = self._squares = 0.0
 
     def add(self, hidden: torch.Tensor) -> None:
+        """Write the next rows (tokens, d_in), in the order of the text."""
         stored = hidden.to(torch.bfloat16 if self.key.dtype == "bfloat16" else torch.float16)
         exact = stored.double()
         if not bool(torch.isfinite(exact).all()):
             raise CacheError(
                 f"layer={self.key.layer}: an activation is not finite in {self.key.dtype}; "
-                "try cache_dtype=bfloat16, which reaches further"
+                "try cache_dtype=bfloat16, which has a wider range"
             )
         self._sum += exact.sum(0)
         self._norms += float(exact.norm(dim=1).sum())
@@ -256,6 +266,7 @@ class _EntryWriter:
             self._maps[s][row[here]] = bits[here]
 
     def finish(self) -> None:
+        """Write the manifest and give the entry its final name."""
         for mapped in self._maps:
             mapped.flush()
         self._maps.clear()
@@ -279,6 +290,7 @@ class _EntryWriter:
 
 
 def _check_shard(path: Path, sha256: str) -> None:
+    """Raise CacheError unless the file has this checksum."""
     try:
         whole = file_hash(path) == sha256
     except OSError as error:

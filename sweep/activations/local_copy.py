@@ -1,4 +1,4 @@
-"""Copies of activation entries on a disk of the machine's own, where the cache is on a shared one."""
+"""Copies of the activation cache's entries on the machine's own disk, for caches that lie on a shared one."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from filelock import FileLock
 from sweep.activations.cache import CacheError, CacheKey, check_disk, remove_stale, writing
 
 
-def stage(cache_dir: Path, key: CacheKey, local: Path, on_copy: Callable[[], None] = lambda: None) -> None:
-    """Make sure that `local` has a copy of `cache_dir`'s entry; one process of the machine copies, others wait.
+def copy_to_local_disk(cache_dir: Path, key: CacheKey, local: Path, on_copy: Callable[[], None] = lambda: None) -> None:
+    """Make sure that the folder `local` has a copy of the entry `key` of `cache_dir`.
 
-    `open_pool(local, key)` checks it against the manifest's checksums.
+    One process of the machine copies while the others wait. `open_pool(local, key)` checks the copy against the
+    manifest's checksums.
 
     Args:
-        on_copy: told once before something is copied.
+        on_copy: called once before the entry is copied; not called if the copy is there already.
 
     Raises:
-        CacheError: it does not fit on the local disk, or copying fails.
+        CacheError: the entry does not fit on the local disk, or copying fails.
     """
     original, copy = cache_dir / key.name, local / key.name
     if copy.is_dir():

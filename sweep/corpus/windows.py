@@ -1,7 +1,7 @@
-"""Documents -> token windows of fixed length.
+"""Documents are cut into windows of tokens, the pieces that the LM reads.
 
-A window never spans two documents. A document's last window may be shorter: it is padded on the right, which a
-causal LM cannot see, and its padding is neither captured nor measured.
+A window never spans two documents. A document's last window may be shorter than the others: it is padded on the right,
+which a causal LM cannot see, and its padding is neither captured nor measured.
 """
 
 from __future__ import annotations
@@ -16,38 +16,41 @@ from sweep.corpus.documents import Corpus, CorpusError
 from sweep.store.hashes import short_hash
 
 BOS_POLICIES = ("window", "document", "none")
-_DOCUMENTS_PER_CALL = 64  # tokenised together
+_DOCUMENTS_PER_CALL = 64  # documents that the tokenizer gets at a time
 
 
-@dataclass(frozen=True, eq=False)  # one object is one set of windows: caches are keyed by it
+@dataclass(frozen=True, eq=False)  # compared by identity: caches are keyed by the object
 class Windows:
-    """Token ids (n, length) int64, padded on the right, and how many of each row are real: lengths (n,)."""
+    """A set of n windows of tokens."""
 
-    tokens: np.ndarray
-    lengths: np.ndarray
+    tokens: np.ndarray  # int64 (n, length): token ids, padded on the right
+    lengths: np.ndarray  # int (n,): how many tokens of each window are real
 
     @property
     def n_tokens(self) -> int:
-        """Real tokens, BOS included."""
+        """The number of real tokens, the beginning-of-sequence tokens (BOS) included."""
         return int(self.lengths.sum())
 
     def mask(self) -> np.ndarray:
-        """True at real tokens: (n, length)."""
+        """Return bool (n, length), True at real tokens."""
         return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def digest(self) -> str:
-        """16 hex digits that name this content."""
+        """Return 16 hex digits that name the windows' content."""
         return short_hash(self.tokens.shape, self.tokens.tolist(), self.lengths.tolist())
 
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How text becomes windows.
+    """The settings by which text becomes windows.
 
     Args:
-        length: tokens per window, BOS included.
-        bos: whether the tokenizer's beginning-of-sequence token opens every "document", every "window", or "none";
-            without effect where the tokenizer has none.
+        length: tokens per window, the beginning-of-sequence token (BOS) included.
+        bos: whether the tokenizer's BOS token opens every "document", every "window", or "none"; without effect if the
+            tokenizer has no such token.
+
+    Raises:
+        CorpusError: `bos` is none of these words.
     """
 
     length: int
@@ -59,10 +62,10 @@ class WindowConfig:
 
 
 def train_windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, n_tokens: int) -> Windows:
-    """The first windows of the training side that hold `n_tokens` tokens, the last one cut to fit.
+    """Return the first windows of the training side, with `n_tokens` real tokens in all; the last one is cut to fit.
 
     Raises:
-        CorpusError: the training side is smaller than that.
+        CorpusError: the training side has fewer tokens.
     """
     rows: list[list[int]] = []
     total = 0
@@ -78,10 +81,10 @@ def train_windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, n_tokens
 
 
 def held_out_windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, n_windows: int) -> Windows:
-    """`n_windows` windows of held-out documents: full ones first, in the corpus's order, then shorter ones.
+    """Return `n_windows` windows of held-out documents: full ones first, in the corpus's order, then shorter ones.
 
     Raises:
-        CorpusError: the held-out side is smaller than that.
+        CorpusError: the held-out side has fewer windows.
     """
     full: list[list[int]] = []
     short: list[list[int]] = []
@@ -100,6 +103,7 @@ def held_out_windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, n_win
 
 
 def _windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, held_out: bool) -> Iterator[list[int]]:
+    """Yield the token ids of each window of one side, unpadded and in the corpus's order."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     opening = bos if config.bos == "window" else []
     for ids in _tokenised(corpus, tokenizer, held_out):
@@ -111,7 +115,7 @@ def _windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, held_out: boo
 
 
 def _tokenised(corpus: Corpus, tokenizer: Any, held_out: bool) -> Iterator[list[int]]:
-    """Token ids of each document of one side, tokenised a few documents at a time."""
+    """Yield the token ids of each document of one side; the tokenizer gets a few documents at a time."""
     pending: list[str] = []
     for document in corpus.documents():
         if document.held_out == held_out:
@@ -124,6 +128,7 @@ def _tokenised(corpus: Corpus, tokenizer: Any, held_out: bool) -> Iterator[list[
 
 
 def _pack(rows: list[list[int]], length: int) -> Windows:
+    """Pad the rows on the right to `length` tokens."""
     tokens = np.zeros((len(rows), length), dtype=np.int64)
     for i, row in enumerate(rows):
         tokens[i, : len(row)] = row

@@ -2,4 +2,5 @@
 
 from pathlib import Path
 
+# The model's folder, in transformers layout.
 WEIGHTS = Path(__file__).parent / "weights"

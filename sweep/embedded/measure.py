@@ -26,17 +26,23 @@ from sweep.store.hashes import short_hash
 
 
 class HeldOut(NamedTuple):
-    files: int
-    bytes: int
-    tokens: int
-    nats_per_token: float
-    bits_per_byte: float
-    xz_bits_per_byte: float  # xz -9e on all files in one stream
-    data_hash: str  # of the held-out files' names and texts
+    """The held-out text, and how well the LM and xz predict it."""
+
+    files: int  # number of files
+    bytes: int  # their size as UTF-8
+    tokens: int  # tokens predicted
+    nats_per_token: float  # the LM's cross-entropy
+    bits_per_byte: float  # the same per byte of text
+    xz_bits_per_byte: float  # compressed size by xz -9e, all files in one stream
+    data_hash: str  # 16 hex digits over the files' names and texts
 
 
 def measure_held_out(folder: Path, documents: list[Document]) -> HeldOut:
-    """Every token of every document is predicted once, from at least half a context where the document has it."""
+    """Measure the model in `folder` on `documents`.
+
+    Every token of every document is predicted once, from at least half a context of earlier tokens if the document has
+    so many.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     encoded = encode_documents(tokenizer, documents)
@@ -56,7 +62,11 @@ def measure_held_out(folder: Path, documents: list[Document]) -> HeldOut:
 
 @torch.inference_mode()
 def _document_nats(model, ids: np.ndarray, batch_size: int = 16) -> float:
-    """Sum over the document of -ln p(token | what came before, at most one context); `ids` open with end-of-text."""
+    """Return the sum over a document's tokens of -ln p(token | the tokens before it, at most one context).
+
+    Args:
+        ids: the document's token ids (tokens,), which open with the end-of-text token.
+    """
     context = model.config.max_position_embeddings
     stride = context // 2
     tokens = torch.from_numpy(ids.astype(np.int64))
@@ -74,12 +84,12 @@ def _document_nats(model, ids: np.ndarray, batch_size: int = 16) -> float:
 
 
 def documents_hash(documents: list[Document]) -> str:
-    """16 hex digits over names and texts."""
+    """Return 16 hex digits that name the documents' names and texts."""
     return short_hash([[d.name, d.text] for d in documents])
 
 
 def write_card(folder: Path) -> HeldOut:
-    """Measure and write `README.md`, the model card, into `folder`."""
+    """Measure the model in `folder` and write its model card, `README.md`, there."""
     train_documents, held_out_documents = split_documents()
     held_out = measure_held_out(folder, held_out_documents)
     training = json.loads((folder / "training.json").read_text())
@@ -119,10 +129,12 @@ Training loss (mean over {_spacing(curve)} tokens each; the whole curve is in `t
 
 
 def _size(folder: Path) -> str:
+    """Return the size of the weights in megabytes (10^6 bytes)."""
     return f"{(folder / 'model.safetensors').stat().st_size / 1e6:.1f}"
 
 
 def _spacing(curve: list) -> str:
+    """Return the number of tokens between two points of the loss curve."""
     return f"{curve[0][0]:,}"
 
 

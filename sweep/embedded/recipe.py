@@ -1,4 +1,4 @@
-"""What the embedded LM is: its sizes, its tokenizer, its text. `train.py` turns this into weights.
+"""The recipe of the embedded LM: its sizes, its tokenizer and its text. `train.py` turns the recipe into weights.
 
 Architecture: GPT-NeoX (Pythia's) through transformers; text: the Python standard library, see `sweep.corpus.documents`.
 """
@@ -11,14 +11,15 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from sweep.corpus.documents import Document, StdlibCorpus
+from sweep.corpus.documents import Document
+from sweep.corpus.stdlib import StdlibCorpus
 
 END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number that decides the weights.
+    """Every number that determines the weights.
 
     The learning rate warms up, stays, and falls linearly to zero over the last `decay_fraction` of the steps.
     """
@@ -27,11 +28,11 @@ class Recipe:
     d_model: int = 256
     n_layers: int = 4
     n_heads: int = 4
-    context: int = 256
-    batch_size: int = 16  # windows a step
-    tokens: int = 12_000_000
-    muon_lr: float = 4e-3
-    adam_lr: float = 2e-3
+    context: int = 256  # tokens per window
+    batch_size: int = 16  # windows per step
+    tokens: int = 12_000_000  # training tokens
+    muon_lr: float = 4e-3  # for the matrices inside the blocks
+    adam_lr: float = 2e-3  # for all other parameters
     weight_decay: float = 0.1
     warmup_steps: int = 200
     decay_fraction: float = 0.3
@@ -39,22 +40,23 @@ class Recipe:
 
     @property
     def steps(self) -> int:
+        """The number of training steps."""
         return self.tokens // (self.batch_size * self.context)
 
     def lr_scale(self, step: int) -> float:
-        """Multiplier of both learning rates at `step`, in (0, 1]."""
+        """Return the factor in (0, 1] by which both learning rates are multiplied at `step`."""
         decay_steps = max(1, int(self.decay_fraction * self.steps))
         return min(1.0, (step + 1) / self.warmup_steps, (self.steps - step) / decay_steps)
 
 
 def split_documents() -> tuple[list[Document], list[Document]]:
-    """(train, held-out) files of the running interpreter's standard library."""
+    """Return the (training, held-out) files of the running interpreter's standard library, by name."""
     documents = sorted(StdlibCorpus().documents(), key=lambda d: d.name)
     return [d for d in documents if not d.held_out], [d for d in documents if d.held_out]
 
 
 def train_tokenizer(texts: list[str], recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text round-trips, so bits per byte are well defined."""
+    """Train a byte-level BPE tokenizer. Any text survives a round trip through it, so bits per byte are defined."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -75,7 +77,7 @@ def train_tokenizer(texts: list[str], recipe: Recipe) -> PreTrainedTokenizerFast
 
 
 def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: list[Document]) -> list[np.ndarray]:
-    """Token ids (uint16) of each document, each opened by the end-of-text token."""
+    """Return the token ids of each document as uint16 (tokens,), opened by the end-of-text token."""
     encoded = tokenizer([d.text for d in documents], add_special_tokens=False, verbose=False)["input_ids"]
     return [np.array([tokenizer.bos_token_id, *ids], dtype=np.uint16) for ids in encoded]
 
@@ -83,8 +85,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, documents: list[Documen
 def batches(encoded: list[np.ndarray], recipe: Recipe, first_step: int):
     """Yield (step, windows) of shape (batch_size, context + 1) from `first_step` on.
 
-    Each epoch shuffles the files, joins them and cuts windows at a random offset; what an epoch yields depends
-    on the seed and the epoch alone, so a resumed run sees the data it would have seen.
+    Each epoch shuffles the files, joins them and cuts windows at a random offset. An epoch's windows depend on the seed
+    and the epoch alone, so a resumed training sees the same data as one that was never interrupted.
     """
     step = 0
     for epoch in range(10**9):
@@ -104,7 +106,7 @@ def batches(encoded: list[np.ndarray], recipe: Recipe, first_step: int):
 
 
 def new_model(recipe: Recipe) -> GPTNeoXForCausalLM:
-    """Untrained GPT-NeoX of the recipe's sizes; the caller seeds torch first."""
+    """Return an untrained GPT-NeoX of the recipe's sizes; the caller seeds torch first."""
     return GPTNeoXForCausalLM(
         GPTNeoXConfig(
             vocab_size=recipe.vocab_size,

@@ -1,8 +1,8 @@
 """Train the embedded LM: `python -m sweep.embedded.train [--work DIR] [--out DIR] [--tokens N]`.
 
-bf16 autocast with fp32 master weights; Muon moves the blocks' matrices, AdamW the rest. A checkpoint every few
-minutes makes the same command go on where it stopped. At the end the weights are exported as fp16 safetensors
-and measured (`sweep.embedded.measure`).
+Training runs under bf16 autocast with fp32 master weights; Muon updates the blocks' matrices, AdamW the rest. A
+checkpoint is written every few minutes, from which the same command goes on after an interruption. At the end the
+weights are exported as fp16 safetensors and measured (`sweep.embedded.measure`).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sweep.embedded.measure import write_card
 from sweep.embedded.recipe import Recipe, batches, encode_documents, new_model, split_documents, train_tokenizer
 from sweep.machine.process import keep_freed_memory
 
-LOSS_CHUNK = 2048  # rows of logits alive at once
-LOG_EVERY = 50  # steps
+LOSS_CHUNK = 2048  # rows of logits that are in memory at the same time
+LOG_EVERY = 50  # steps between two points of the loss curve
 
 
 def optimizers(model: GPTNeoXForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, AdamW for embeddings, unembedding, norms and biases."""
+    """Return Muon for the matrices inside the blocks, and AdamW for embeddings, unembedding, norms and biases."""
     inside = {id(p) for p in model.gpt_neox.layers.parameters() if p.ndim == 2}
     matrices = [p for p in model.parameters() if id(p) in inside]
     rest = [p for p in model.parameters() if id(p) not in inside]
@@ -42,7 +42,10 @@ def optimizers(model: GPTNeoXForCausalLM, recipe: Recipe) -> list[torch.optim.Op
 def backward(model: GPTNeoXForCausalLM, windows: torch.Tensor) -> float:
     """Accumulate the gradient of the mean next-token loss; return that loss in nats per token.
 
-    The unembedding runs in chunks, each followed by its backward, so the logits stay small.
+    The unembedding runs in chunks of rows, each followed by its backward pass, so that the logits take little memory.
+
+    Args:
+        windows: token ids (batch_size, context + 1).
     """
     inputs, targets = windows[:, :-1], windows[:, 1:].reshape(-1)
     with torch.autocast("cpu", torch.bfloat16):
@@ -58,21 +61,41 @@ def backward(model: GPTNeoXForCausalLM, windows: torch.Tensor) -> float:
 
 
 def save_checkpoint(path: Path, model, opts, step: int, curve: list) -> None:
+    """Write the state after `step` steps to `path`, whole or not at all."""
     state = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step, "curve": curve}
     torch.save(state, path.with_suffix(".tmp"))
     os.replace(path.with_suffix(".tmp"), path)
 
 
+def load_checkpoint(path: Path, model, opts) -> tuple[int, list]:
+    """Put the state in `path` into the model and its optimizers; return (steps done, loss curve so far)."""
+    state = torch.load(path, weights_only=True)
+    model.load_state_dict(state["model"])
+    for opt, saved in zip(opts, state["opts"], strict=True):
+        opt.load_state_dict(saved)
+    print(f"going on from step {state['step']}", flush=True)
+    return state["step"], state["curve"]
+
+
+def _trained_tokenizer(folder: Path, texts: list[str], recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Return the tokenizer in `folder`; train it on `texts` and save it there if it is missing."""
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    print(f"training the tokenizer on {len(texts)} files", flush=True)
+    tokenizer = train_tokenizer(texts, recipe)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def train(recipe: Recipe, work: Path, checkpoint_every: int = 250):
-    """Return (model, tokenizer, loss curve [[tokens, nats/token], ...]); resumes from `work` if it can."""
+    """Train the LM, going on from a checkpoint in the folder `work` if there is one.
+
+    Returns:
+        (model, tokenizer, loss curve [[tokens, nats per token], ...]).
+    """
     train_documents, _ = split_documents()
-    tokenizer_dir, checkpoint = work / "tokenizer", work / "checkpoint.pt"
-    if (tokenizer_dir / "tokenizer.json").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_dir)
-    else:
-        print(f"training the tokenizer on {len(train_documents)} files", flush=True)
-        tokenizer = train_tokenizer([d.text for d in train_documents], recipe)
-        tokenizer.save_pretrained(tokenizer_dir)
+    checkpoint = work / "checkpoint.pt"
+    tokenizer = _trained_tokenizer(work / "tokenizer", [d.text for d in train_documents], recipe)
     encoded = encode_documents(tokenizer, train_documents)
     print(f"{sum(map(len, encoded)) / 1e6:.2f} M training tokens, {recipe.steps} steps", flush=True)
 
@@ -80,14 +103,7 @@ def train(recipe: Recipe, work: Path, checkpoint_every: int = 250):
     model = new_model(recipe)
     opts = optimizers(model, recipe)
     base_lrs = [[g["lr"] for g in o.param_groups] for o in opts]
-    first, curve = 0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        for opt, saved in zip(opts, state["opts"], strict=True):
-            opt.load_state_dict(saved)
-        first, curve = state["step"], state["curve"]
-        print(f"going on from step {first}", flush=True)
+    first, curve = load_checkpoint(checkpoint, model, opts) if checkpoint.exists() else (0, [])
 
     bar = tqdm(total=recipe.steps, initial=first, desc="LM", unit="step", mininterval=5)
     recent: list[float] = []

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
+
+from sweep.private_names import apply_overrides
 
 
 class Composer:
@@ -32,7 +33,7 @@ class Composer:
             self._composed[chosen] = pickle.dumps(self._compose(list(chosen)))
         cfg: DictConfig = pickle.loads(self._composed[chosen])
         values = [self._parse(text) for text in overrides if not self._chooses_a_group(text)]
-        ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+        apply_overrides(values, cfg)
         OmegaConf.set_struct(cfg, False)
         return cfg
 

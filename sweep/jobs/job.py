@@ -1,4 +1,4 @@
-"""A run, ready to start."""
+"""A job is a run that is ready to start. `Job` trains an SAE; `RecoveryJob` runs a synthetic experiment."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ from sae_core.arms import Arm, DenseTied, Sizes
 from sae_core.arms.base import DerivedArm
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
-from sweep.jobs.spec import RunSpec
+from sweep.jobs.recovery import RecoveryJob
+from sweep.jobs.spec import AXES, RunSpec
 from sweep.lm.find import ModelConfig, ModelInfo
 from sweep.measures.config import EvalConfig
-from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured
+from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured_inference
 from sweep.tracking.wandb_tracker import TrackerConfig
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, ready to start: its spec and what is needed to carry it out."""
+    """One run, ready to start: the spec that determines its result, and what is needed to carry it out.
+
+    Args:
+        spec: every setting that determines the result.
+        settings: the whole resolved config, for the tracker and for measuring the run again later.
+        launch: the name of the launch that the run is made in; it groups runs. Records call this label `sweep`.
+        model, info: which LM to load, and what its config says.
+        corpus, windows: the text, and how it becomes token windows.
+        cache_local: a folder on a disk of this machine's own that activations are copied to; None to read the cache.
+        layers_together: every layer that the LM pass captures if it has to be made for this run.
+        save_artifact: whether the tracker keeps the SAE as an artifact.
+    """
 
     spec: RunSpec
-    axes: dict[str, int]
-    labels: dict[str, str]
-    sizes: Sizes
+    settings: dict[str, Any]
+    launch: str
     model: ModelConfig
     info: ModelInfo
     corpus: Corpus
@@ -32,24 +43,43 @@ class Job:
     tracker: TrackerConfig
     runs_dir: Path
     cache_dir: Path
-    cache_local: Path | None  # a disk of the machine's own that activations are copied to
+    cache_local: Path | None
     device: str
     backend: str
     threads: int | None
     layers_together: tuple[int, ...]
     save_artifact: bool
-    settings: dict[str, Any]  # the whole resolved config, for the tracker and for measuring again
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The sweep's axes as they were asked for: layer, d, k, n and seed."""
+        return {axis: self.settings[axis] for axis in AXES}
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes that the arm builds on this LM."""
+        return self.spec.arm.sizes(self.info.d_model)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The names by which people know the run's LM, text, arm and launch."""
+        return {
+            "model": self.model.label,
+            "corpus": self.corpus.label,
+            "arm": self.spec.arm.label,
+            "sweep": self.launch,
+        }
 
     @property
     def title(self) -> str:
-        """The cell in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
+        """The run in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
         n, degree, k = self.sizes
-        return f"{self.labels['arm']} d={degree} k={k} n={n} L{self.axes['layer']} s{self.axes['seed']}"
+        return f"{self.spec.arm.label} d={degree} k={k} n={n} L{self.axes['layer']} s{self.spec.seed}"
 
     def lacking(self, record: Record) -> list[str]:
-        """The measurements asked for that a complete record lacks."""
+        """Return the measurements that this job asks for and a complete record does not have."""
         evaluation = self.spec.eval
-        lacking = unmeasured(record, evaluation.inference)
+        lacking = unmeasured_inference(record, evaluation.inference)
         latents = record.get("latents", {})
         if evaluation.novelty and self.spec.arm.sparse_codes and "reference" not in latents.get("novelty", {}):
             lacking.append("novelty")
@@ -60,32 +90,32 @@ class Job:
 
     @property
     def starts_from(self) -> Job | None:
-        """The run whose SAE this one starts from."""
+        """The run whose trained SAE this one starts from; None where the arm starts from fresh values."""
         arm = self.spec.arm
-        return self.of(arm.starts_from) if isinstance(arm, DerivedArm) else None
+        return self.with_arm(arm.starts_from) if isinstance(arm, DerivedArm) else None
 
     @property
     def reference(self) -> Job:
-        """The run that its latents are compared with: dense_tied of the same layer, n and k, and another seed."""
-        return self.of(DenseTied(self.axes["n"], self.axes["k"]), seed=1 if self.spec.seed == 0 else 0)
+        """The run that novelty compares latents with: dense_tied of the same layer, n and k, and of another seed."""
+        return self.with_arm(DenseTied(self.axes["n"], self.axes["k"]), seed=1 if self.spec.seed == 0 else 0)
 
-    def of(self, arm: Arm, seed: int | None = None) -> Job:
-        """The run of another arm in the same cell, with no measurement beside its own encoder's."""
+    def with_arm(self, arm: Arm, seed: int | None = None) -> Job:
+        """Return the run of another arm at the same layer, d, k and n, measured with its own encoder alone."""
         seed = self.spec.seed if seed is None else seed
         evaluation = EvalConfig(self.spec.eval.windows)
-        plain_eval = {"_target_": f"{EvalConfig.__module__}.{EvalConfig.__name__}", **asdict(evaluation)}
+        plain_eval = {"_target_": "sweep.measures.EvalConfig", **asdict(evaluation)}
         return replace(
             self,
             spec=replace(self.spec, arm=arm, eval=evaluation, seed=seed),
-            axes={**self.axes, "seed": seed},
-            labels={**self.labels, "arm": arm.label},
-            sizes=arm.sizes(self.info.d_model),
             settings={**self.settings, "sae": _arm_config(arm), "eval": plain_eval, "seed": seed},
         )
 
 
+AnyJob = Job | RecoveryJob
+
+
 def _arm_config(arm: Arm) -> dict[str, Any]:
-    """The config group that builds `arm`."""
+    """Return the config group that builds `arm`."""
     values = {field.name: getattr(arm, field.name) for field in fields(arm)}  # type: ignore[arg-type]
     plain = {key: _arm_config(value) if isinstance(value, Arm) else value for key, value in values.items()}
     return {"_target_": f"sae_core.arms.{type(arm).__name__}", **plain}

@@ -1,22 +1,23 @@
-"""A synthetic recovery experiment: its conditions, its spec and its job."""
+"""A synthetic recovery experiment: its conditions, the spec that determines its result, and its job."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sae_core.arms import CellError, Sizes
+from sae_core.arms import Sizes
+from sae_core.hashed import hashed_fields
 from sae_core.pursuit.solvers import canonical
-from sae_core.supports import check_degree
+from sae_core.sizes import check_degree, check_sparsity
 from sweep.store.hashes import short_hash
 from sweep.store.records import Record
 from sweep.tracking.wandb_tracker import TrackerConfig
 
-MASKS, VALUES, CODES = ("expander", "clustered", "dense"), ("gaussian", "flat"), ("gaussian", "positive", "signs")
-
-
-ONE_SHOT = ("topk", "topk_magnitude")  # the k best correlations at once, then least squares
+MASKS = ("expander", "clustered", "dense")
+VALUES = ("gaussian", "flat")
+CODES = ("gaussian", "positive", "signs")
+ONE_SHOT = ("topk", "topk_magnitude")  # they pick the k best correlations at once, then solve for the codes
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class RecoveryConfig:
 
     Args:
         d_in: rows of the dictionary.
-        mask: expander, clustered or dense.
-        values: of the atoms, before each is scaled to unit norm: "gaussian" or "flat" (+-1).
-        codes: planted on k atoms drawn at random: "gaussian", "positive" (its magnitude) or "signs" (+-1).
-        noise: Gaussian noise added to each target, its norm as a fraction of the target's.
-        trials: targets.
+        mask: which rows an atom may use: expander, clustered or dense.
+        values: how an atom's values are drawn, before the atom is scaled to unit norm: "gaussian", or "flat" (+-1).
+        codes: how the codes of the k planted atoms are drawn: "gaussian", "positive" (its magnitude) or "signs" (+-1).
+        noise: the norm of the Gaussian noise added to each target, as a fraction of the target's norm.
+        trials: how many targets are planted.
         algorithms: pursuits by name (`sae_core.pursuit.solvers`), or topk, topk_magnitude.
     """
 
@@ -61,50 +62,68 @@ class RecoveryConfig:
 
 @dataclass(frozen=True)
 class RecoverySpec:
-    """What determines the result; the degree is d_in where atoms are dense."""
+    """Everything that determines an experiment's result; `degree` is d_in where atoms are dense."""
 
     config: RecoveryConfig
     n_latents: int
     degree: int
     k: int
     seed: int
-    run_id: str = field(init=False, repr=False, compare=False)  # hash of the spec
+    run_id: str = field(init=False, repr=False, compare=False)  # 16 hex digits: the hash of all the rest
 
     def __post_init__(self):
         object.__setattr__(self, "run_id", short_hash(self.as_json()))
         check_degree(self.config.d_in, self.degree)
-        if self.n_latents <= 2 * self.k:
-            raise CellError(f"n={self.n_latents} <= 2k={2 * self.k}: {self.k}-sparse codes cannot be unique")
+        check_sparsity(self.n_latents, self.k)
 
     def as_json(self) -> dict[str, Any]:
+        """Return the spec as plain values, as records keep it."""
         sizes = {"n_latents": self.n_latents, "degree": self.degree, "k": self.k, "seed": self.seed}
-        return {"recovery": asdict(self.config), **sizes}
+        return {"recovery": hashed_fields(self.config), **sizes}
 
 
 @dataclass(frozen=True)
 class RecoveryJob:
-    """One cell, ready to start."""
+    """One synthetic experiment, ready to start: its spec, and what is needed to carry it out.
+
+    Args:
+        settings: the whole resolved config.
+        launch: the name of the launch that it is made in.
+    """
 
     spec: RecoverySpec
-    axes: dict[str, int]
-    labels: dict[str, str]
+    settings: dict[str, Any]
+    launch: str
     tracker: TrackerConfig
     runs_dir: Path
     device: str
     backend: str
     threads: int | None
-    settings: dict[str, Any]  # the whole resolved config
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """The sweep's axes: d, k, n and seed; there is no layer."""
+        spec = self.spec
+        return {"d": spec.degree, "k": spec.k, "n": spec.n_latents, "seed": spec.seed}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The experiment's names, where a run of an SAE has those of its LM, text, arm and launch."""
+        config = self.spec.config
+        return {"model": "synthetic", "corpus": f"codes:{config.codes}", "arm": config.mask, "sweep": self.launch}
 
     @property
     def sizes(self) -> Sizes:
+        """The sizes of the dictionary and the number of planted atoms."""
         return Sizes(self.spec.n_latents, self.spec.degree, self.spec.k)
-
-    def lacking(self, record: Record) -> list[str]:
-        """What a complete record still lacks: nothing."""
-        return []
 
     @property
     def title(self) -> str:
+        """The experiment in a few words: `expander d=7 k=8 n=512 noise=0 s0`."""
         spec = self.spec
         sizes = f"d={spec.degree} k={spec.k} n={spec.n_latents}"
         return f"{spec.config.mask} {sizes} noise={spec.config.noise:g} s{spec.seed}"
+
+    def lacking(self, record: Record) -> list[str]:
+        """Return the measurements that a complete record does not have: none, as all are made at once."""
+        return []

@@ -1,14 +1,15 @@
-"""RunSpec: what determines a run's result, as canonical JSON, and the run id hashed from it.
+"""The settings that determine a run's result, as canonical JSON, and the run id hashed from it.
 
-Paths, tracker, device, threads, checkpoints and names are not in it: they change no result.
+Paths, tracker, device, threads, checkpoints and names change no result, so they are not part of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from sae_core.arms import Arm
+from sae_core.hashed import hashed_fields
 from sweep.activations.cache import CacheKey
 from sweep.measures.config import MASK_POLICY, EvalConfig
 from sweep.store.hashes import short_hash
@@ -16,55 +17,55 @@ from sweep.train.config import TrainConfig
 
 AXES = ("layer", "d", "k", "n", "seed")
 HOOK = "resid_post"  # the residual stream after a block
-SHUFFLE_SEED = 0  # of the cached pool; the order of training data is the run's own seed's
+SHUFFLE_SEED = 0  # shuffles the cached activations; the order of training data follows from the run's own seed
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run. `activations` names the LM, the hook point and the text; the rest is the SAE's."""
+    """Everything that determines the result of one run.
+
+    Args:
+        activations: names the LM, the hook point and the text.
+        arm: the kind of SAE with its sizes.
+        train, eval: how it is trained and measured.
+        seed: draws the support, the initial values and the order of the data.
+    """
 
     activations: CacheKey
     arm: Arm
     train: TrainConfig
     eval: EvalConfig
     seed: int
-    run_id: str = field(init=False, repr=False, compare=False)  # hash of the spec
+    run_id: str = field(init=False, repr=False, compare=False)  # 16 hex digits: the hash of all the rest
 
     def __post_init__(self):
         object.__setattr__(self, "run_id", short_hash(self.as_json()))
 
     def as_json(self) -> dict[str, Any]:
-        train = asdict(self.train)
-        del train["checkpoint_every"]  # changes no result
+        """Return the spec as plain values, as records keep it. Fields that change no result are left out."""
         return {
-            "activations": asdict(self.activations),
+            "activations": hashed_fields(self.activations),
             "sae": _described(self.arm),
-            "train": train,
-            "eval": {"windows": self.eval.windows, "mask_policy": MASK_POLICY},  # what else is measured changes nothing
+            "train": hashed_fields(self.train),
+            "eval": {**hashed_fields(self.eval), "mask_policy": MASK_POLICY},
             "seed": self.seed,
         }
 
 
 def _described(arm: Arm) -> dict[str, Any]:
-    """Name and fields; less those that came later and are at their default, so that older runs keep their id."""
-    values = {field.name: getattr(arm, field.name) for field in fields(arm) if not _as_before(field, arm)}  # type: ignore[arg-type]
-    plain = {key: _described(value) if isinstance(value, Arm) else value for key, value in values.items()}
-    return {"arm": arm.name, **plain}
-
-
-def _as_before(field: Any, arm: Arm) -> bool:
-    return bool(field.metadata.get("later")) and getattr(arm, field.name) == field.default
+    """Return the arm's name and its fields, an arm inside it likewise."""
+    return {"arm": arm.name, **hashed_fields(arm, _described)}
 
 
 def whole_number(key: str, value: Any, least: int) -> int:
-    """`value` as an int. Raises ValueError unless it is a whole number of at least `least`."""
+    """Return `value` as an int. Raise ValueError unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{key}={value} must be a whole number of at least {least}")
     return value
 
 
 def latents_from(n: Any, d_in: int) -> int:
-    """`n` as a count: a whole number, or "8m" for 8 * d_in. Raises ValueError for anything else."""
+    """Return `n` as a number of latents: a whole number, or "8m" for 8 * d_in. Raise ValueError for anything else."""
     if isinstance(n, str) and n.endswith("m") and n[:-1].isdigit():
         n = int(n[:-1]) * d_in
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:

@@ -1,4 +1,4 @@
-"""Find a causal LM on disk or on the hub, and read what its config says. No weights are loaded."""
+"""Find a causal LM on disk or on the Hugging Face hub and read its config. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from sweep.store.hashes import remembered_hash
 
 # Files of a model folder that change its results: weights, config, tokenizer.
-_CONTENT = ("*.safetensors", "*.bin", "config.json", "tokenizer*", "*.model", "vocab.*", "merges.txt",
-            "special_tokens_map.json", "added_tokens.json", "*.py")  # fmt: skip
+_WEIGHTS = ("*.safetensors", "*.bin")
+_TOKENIZER = ("tokenizer*", "*.model", "vocab.*", "merges.txt", "special_tokens_map.json", "added_tokens.json")
+_CONTENT = (*_WEIGHTS, "config.json", *_TOKENIZER, "*.py")
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,23 +25,26 @@ class ModelError(ValueError):
 
 
 class ModelNotHereError(ModelError):
-    """A hub model is neither on this disk nor to be had: a sweep over several LMs goes on with the others."""
+    """A hub model is not on this disk and cannot be downloaded; a sweep over several LMs goes on with the others."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which LM, and how to run it.
+    """The settings that say which LM to use and how to run it.
 
     Args:
-        name: what people call it; labels figures.
-        hub_id, revision: where it is on the hub; not needed when `path` is given.
-        path: a folder in transformers layout; takes the place of the hub.
-        window: tokens per context in every LM pass.
+        name: the LM's name for people; it labels figures.
+        hub_id, revision: the LM's place on the hub; not needed if `path` is given.
+        path: a folder in transformers layout, used in place of the hub.
+        window: tokens per window in every LM pass.
         dtype: float32, bfloat16 or float16.
-        batch_size: windows per LM forward.
-        blocks: module path of the list of blocks, for architectures not in `BLOCKS`.
+        batch_size: windows per forward pass of the LM.
+        blocks: module path of the list of blocks, for architectures that are not in `sweep.lm.model.BLOCKS`.
         trust_remote_code: run Python code that comes with the model.
         allow_pickle: load weights that are not safetensors (a pickle can run code).
+
+    Raises:
+        ModelError: the dtype is unknown, the window shorter than 2 tokens, or the batch size below 1.
     """
 
     name: str
@@ -62,23 +66,29 @@ class ModelConfig:
         if self.batch_size < 1:
             raise ModelError(f"model.batch_size={self.batch_size} must be at least 1")
 
+    @property
+    def label(self) -> str:
+        """The LM's name in figures and records: `name`, or the folder's name of a local model."""
+        return Path(self.path).name if self.name == "local" and self.path else self.name
+
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of an LM before its weights are loaded."""
+    """The facts about an LM that are known before its weights are loaded."""
 
-    folder: Path  # on this disk
+    folder: Path  # the model's folder on this disk
     architecture: str  # transformers' model_type
     d_model: int
     n_layers: int
-    context: int | None  # longest context, None if the config does not say
+    context: int | None  # the longest context in tokens; None if the config does not say
 
 
 def find_model(config: ModelConfig) -> ModelInfo:
-    """Locate the LM on disk (downloading it if it is a hub model and the network allows) and read its config.
+    """Find the LM on disk and read its config; a hub model that is not on disk is downloaded.
 
     Raises:
-        ModelError: not there, not readable, or a window longer than the model's context.
+        ModelError: the LM is not there or cannot be read, or model.window is longer than its context.
+        ModelNotHereError: a hub model is not on this disk and cannot be downloaded.
     """
     folder = _folder(config)
     from transformers import AutoConfig
@@ -102,12 +112,13 @@ def check_layer(layer: int, info: ModelInfo, name: str) -> None:
 
 
 def model_hash(info: ModelInfo, cache_dir: Path) -> str:
-    """sha256 over the files that determine tokens and logits, 16 hex digits: the same wherever the folder lies."""
+    """Return 16 hex digits of the sha256 over the files that determine tokens and logits, wherever the folder lies."""
     files = sorted({file for pattern in _CONTENT for file in info.folder.glob(pattern)})
     return remembered_hash(files, [f.name for f in files], cache_dir)
 
 
 def _folder(config: ModelConfig) -> Path:
+    """Return the model's folder on this disk, downloading a hub model that is not there."""
     if config.path:
         folder = Path(os.path.expanduser(config.path))
         if not (folder / "config.json").is_file():
@@ -119,7 +130,7 @@ def _folder(config: ModelConfig) -> Path:
 
 
 def _download(config: ModelConfig, hub_id: str) -> Path:
-    """The hub's snapshot: from the local hub cache if it is there, else downloaded."""
+    """Return the folder of the hub's snapshot: from the local hub cache if it is there, else downloaded."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -135,15 +146,14 @@ def _download(config: ModelConfig, hub_id: str) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError):
         pass
     try:
-        HfApi().model_info(
-            hub_id, revision=config.revision, timeout=10
-        )  # one try: a download retries for half a minute
+        # Ask once whether the hub answers: a download would retry for half a minute.
+        HfApi().model_info(hub_id, revision=config.revision, timeout=10)
         return Path(snapshot_download(**ask))
     except GatedRepoError:
         raise ModelNotHereError(
             f"{where} is gated: accept its licence on the hub and set HF_TOKEN, or set model.path to a copy on disk"
         ) from None
-    except Exception as error:  # the HTTP library's own kinds among them
+    except Exception as error:  # the HTTP library raises its own kinds
         raise ModelNotHereError(
             f"{where} is not on this disk and cannot be downloaded ({type(error).__name__}): "
             "set model.path to a folder that holds it"
@@ -151,9 +161,11 @@ def _download(config: ModelConfig, hub_id: str) -> Path:
 
 
 def _has_code(folder: Path) -> bool:
+    """Return whether Python code comes with the model."""
     return any(folder.glob("*.py"))
 
 
 def first_line(error: BaseException) -> str:
+    """Return the error's kind and the first line of its message."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,7 +1,7 @@
-"""Load a causal LM, capture a hook point, run the LM with the hook point replaced.
+"""Load a causal LM, capture its activations at a hook point, and run it with the hook point's activations replaced.
 
 The hook point of layer L is the residual stream after block L, counted from 0 (TransformerLens'
-`blocks.L.hook_resid_post`). Nothing here knows about SAEs.
+`blocks.L.hook_resid_post`). This module knows nothing about SAEs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 from sweep.lm.find import DTYPES, ModelConfig, ModelError, ModelInfo, first_line
 
-# Module path of the list of blocks, by transformers' model_type.
+# {transformers' model_type: module path of the list of blocks}
 BLOCKS = {
     "gpt_neox": "gpt_neox.layers",
     "llama": "model.layers",
@@ -26,7 +26,7 @@ BLOCKS = {
 
 
 def load_tokenizer(config: ModelConfig, info: ModelInfo):
-    """The LM's own tokenizer."""
+    """Load the LM's own tokenizer. Raise ModelError if there is none that can be read."""
     from transformers import AutoTokenizer
 
     try:
@@ -43,9 +43,12 @@ class LM:
 
     @torch.inference_mode()
     def capture(self, tokens: torch.Tensor, layers: Sequence[int]) -> dict[int, torch.Tensor]:
-        """Residual stream after each of `layers` for tokens (windows, length): {layer: (windows, length, d_model)}.
+        """Return the residual stream after each of `layers`: {layer: (windows, length, d_model)}.
 
-        The forward pass ends at the deepest layer asked for.
+        The forward pass ends at the deepest of the layers.
+
+        Args:
+            tokens: token ids (windows, length).
         """
         captured: dict[int, torch.Tensor] = {}
         deepest = max(layers)
@@ -53,9 +56,9 @@ class LM:
         def keep(layer: int, hidden: torch.Tensor) -> None:
             captured[layer] = hidden.clone()
             if layer == deepest:
-                raise _Enough
+                raise _PassEnded
 
-        with self._hooked({layer: (lambda h, at=layer: keep(at, h)) for layer in layers}), suppress(_Enough):
+        with self._hooked({layer: (lambda h, at=layer: keep(at, h)) for layer in layers}), suppress(_PassEnded):
             self._forward(tokens)
         return captured
 
@@ -63,15 +66,24 @@ class LM:
     def logits(
         self, tokens: torch.Tensor, layer: int, edit: Callable[[torch.Tensor], torch.Tensor | None]
     ) -> torch.Tensor:
-        """Logits (windows, length, vocabulary) with the hook point replaced by what `edit` gives, if not None."""
+        """Return the logits (windows, length, vocabulary) when `edit` replaces the hook point's activations.
+
+        Args:
+            tokens: token ids (windows, length).
+            edit: is given the activations (windows, length, d_model) and returns those to go on with, or None to leave
+                them as they are.
+        """
         with self._hooked({layer: edit}):
             return self._forward(tokens).logits
 
     def _forward(self, tokens: torch.Tensor):
+        """Run the model on token ids (windows, length)."""
         return self.model(input_ids=tokens.to(self.device), use_cache=False)
 
     @contextmanager
     def _hooked(self, edits: dict[int, Callable[[torch.Tensor], Any]]) -> Iterator[None]:
+        """Apply {layer: edit} to the blocks' outputs while the context lasts; an edit's None changes nothing."""
+
         def hook(edit, output):
             # A block returns its hidden state alone or first in a tuple, depending on the architecture.
             hidden = output[0] if isinstance(output, tuple) else output
@@ -92,12 +104,17 @@ class LM:
                 handle.remove()
 
 
-class _Enough(Exception):
-    """Ends a forward pass whose remaining blocks nobody needs."""
+class _PassEnded(Exception):
+    """Raised in a forward pass to end it early, when nobody needs the remaining blocks."""
 
 
 def next_token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy in nats of tokens[:, 1:] under logits (windows, length, vocabulary): (windows, length - 1)."""
+    """Return the cross-entropy of each next token in nats: (windows, length - 1).
+
+    Args:
+        logits: (windows, length, vocabulary); the logits at position t predict tokens[:, t + 1].
+        tokens: token ids (windows, length).
+    """
     flat = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
     return flat.view(len(tokens), -1)
 
@@ -106,12 +123,13 @@ def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
     """Load the weights of the LM that `find_model` found.
 
     Raises:
-        ModelError: no safetensors weights (and pickles not allowed), unknown architecture, wrong model.blocks.
+        ModelError: there are no safetensors weights (and pickles are not allowed), the weights cannot be loaded, the
+            architecture is unknown, or model.blocks is wrong.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # the run's own line says what is going on
+    disable_progress_bar()  # the run's own line on the terminal shows what it is doing
     if not config.allow_pickle and not any(info.folder.glob("*.safetensors")):
         raise ModelError(
             f"{info.folder} holds no safetensors weights; set model.allow_pickle=true to load pickled ones "
@@ -131,7 +149,11 @@ def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
 
 
 def find_blocks(model: nn.Module, blocks: str | None, info: ModelInfo) -> nn.ModuleList:
-    """The list of blocks: at `blocks` if given, else where `BLOCKS` says."""
+    """Return the model's list of blocks: the one at module path `blocks` if given, else at the path in `BLOCKS`.
+
+    Raises:
+        ModelError: the architecture is not in `BLOCKS`, or there is no list of as many blocks as the model has layers.
+    """
     path = blocks or BLOCKS.get(info.architecture)
     candidates = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == info.n_layers]
     if path is None:

@@ -1,6 +1,7 @@
-"""The devices that runs compute on, and how GPUs are shared out: each run holds one GPU alone.
+"""The devices that runs compute on, and the locks that give each GPU to one run at a time.
 
-Whoever holds a GPU's file lock has that GPU; the kernel drops the lock when its holder ends, however it ends.
+The process that holds a GPU's file lock has that GPU; the operating system releases the lock when its holder ends,
+however it ends.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class DeviceError(ValueError):
 
 
 def device_from(name: str) -> torch.device:
-    """The torch device that `name` means: `auto` is CUDA where there is one, else the CPU; other names are torch's own.
+    """Return the torch device that `name` means.
+
+    `auto` is CUDA where there is a GPU, else the CPU; other names are torch's own.
 
     Raises:
         DeviceError: this machine has no such device.
@@ -45,34 +48,35 @@ def device_from(name: str) -> torch.device:
 
 
 @contextmanager
-def allotted(device: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The device that a run with `device` in its config gets, for as long as the context lasts.
+def hold_device(device: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """Hold a device for a run whose config says `device`, and yield the held device's name.
 
-    `auto` and `cuda` get the first GPU that no other run of this user on this machine has, `cuda:1` that one; while
-    none is free they wait. Without a GPU, and for `cpu`, it is `device` itself. Not to be nested in one process: the
-    inner one would wait for the outer.
+    `auto` and `cuda` get the first GPU that no other run of this user on this machine has; `cuda:1` gets GPU 1. They
+    wait while none is free. On a machine without a GPU, and for `cpu`, the name is `device` itself and nothing is held.
+    One process must not nest this: the inner context would wait for the outer one.
 
     Args:
         on_wait: called once, before waiting.
     """
-    keys = _keys(device)
-    if not keys:
+    candidates = _candidate_gpus(device)
+    if not candidates:
         yield device
         return
-    with one_of(keys, _folder(), on_wait) as name:
+    with hold_first_free(candidates, _lock_folder(), on_wait) as name:
         yield name
 
 
 @contextmanager
-def one_of(
+def hold_first_free(
     keys: Mapping[str, str], folder: Path, on_wait: Callable[[], None] = lambda: None, poll: float = POLL_SECONDS
 ) -> Iterator[str]:
-    """Hold the first of several devices that no other holder has, waiting while all are taken.
+    """Hold the first of several devices that no other process holds, and yield its name; wait while all are held.
 
     Args:
-        keys: {device name: what identifies it on this machine}, in the order of preference.
-        folder: where the locks lie; made if it is not there.
-        poll: seconds between two looks while all are taken.
+        keys: {device name: its identity on this machine}, in the order of preference.
+        folder: the folder of the lock files; it is made if it is not there.
+        on_wait: called once, before waiting.
+        poll: seconds between two attempts while all devices are held.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     locks = {name: FileLock(folder / f"{re.sub(r'[^A-Za-z0-9-]', '_', key)}.lock") for name, key in keys.items()}
@@ -94,18 +98,22 @@ def one_of(
         time.sleep(poll)
 
 
-def _keys(device: str) -> dict[str, str]:
-    """{`cuda:<index>`: the GPU's UUID} of the GPUs that `device` may mean; CUDA_VISIBLE_DEVICES has numbered them."""
+def _candidate_gpus(device: str) -> dict[str, str]:
+    """Return {`cuda:<index>`: the GPU's UUID} for the GPUs that `device` may mean.
+
+    The indices are torch's: they count the GPUs that CUDA_VISIBLE_DEVICES leaves visible.
+    """
     import torch  # imported here: see device_from
 
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cuda") or not torch.cuda.is_available():
         return {}
     visible = range(torch.cuda.device_count())
-    if index:  # a number that is not there is for device_from to refuse
+    if index:  # device_from reports an index that does not exist
         visible = [number for number in visible if str(number) == index]
     return {f"cuda:{number}": str(torch.cuda.get_device_properties(number).uuid) for number in visible}
 
 
-def _folder() -> Path:
+def _lock_folder() -> Path:
+    """Return the folder of this user's GPU locks on this machine."""
     return Path(tempfile.gettempdir()) / f"expander-sae-sweep-gpus-{os.getuid()}"

@@ -1,4 +1,4 @@
-"""What a process that trains asks of its operating system."""
+"""Settings of the present process, made once before it trains, and the machine's memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from functools import lru_cache
 def keep_freed_memory() -> None:
     """Ask glibc to keep large freed blocks for the next step instead of returning them page by page.
 
-    A training step frees and takes the same buffers again; faulting their pages in anew took half of the first
-    compiled one (m=2048, n=16384: 43 ms a step without this, 20 with it). Where the environment has MALLOC_* or
-    GLIBC_TUNABLES settings they stay as they are; elsewhere than on glibc nothing happens.
+    Every training step frees buffers and takes them again. Mapping their pages in anew took half of the step in the
+    first compiled version (m=2048, n=16384: 43 ms a step without this, 20 with it). If the environment sets MALLOC_* or
+    GLIBC_TUNABLES, these settings stay as they are; without glibc nothing happens.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
@@ -27,23 +27,23 @@ def keep_freed_memory() -> None:
 
 
 @lru_cache
-def settle() -> None:
-    """What a process does once, before it trains."""
+def prepare_process() -> None:
+    """Prepare the present process for training; further calls do nothing."""
     keep_freed_memory()
     spare_long_lived_objects()
-    atexit.register(gc.unfreeze)  # extensions that look for leaks at exit would find all that is spared
+    atexit.register(gc.unfreeze)  # else extensions that look for leaks at exit report every spared object
 
 
 def spare_long_lived_objects() -> None:
-    """Python's garbage collector does not look again and again through what lives by now: modules, the LM.
+    """Keep Python's garbage collector from looking again and again through the objects alive now: modules, the LM.
 
-    That took 6 % of the main job's small steps (perf, 2 cores, 2026-11).
+    Looking through them took 6 % of the main job's small steps (perf, 2 cores, 2026-11).
     """
-    gc.unfreeze()  # what has gone since the last time can be collected
+    gc.unfreeze()  # so that spared objects which are no longer used can be collected
     gc.collect()
     gc.freeze()
 
 
 def machine_memory() -> int:
-    """Bytes."""
+    """Return the size of this machine's memory in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""How many workers a launcher starts, and how many CPU threads each may use, so that they don't fight for the CPUs."""
+"""The number of workers that a launcher starts and of CPU threads that each may use, so that they share the CPUs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 
 class Workers(NamedTuple):
+    """The workers that a launcher starts."""
+
     count: int  # pyright: ignore[reportIncompatibleMethodOverride]
-    threads: int | None  # CPU threads of each; None leaves it to torch
+    threads: int | None  # CPU threads of each worker; None leaves the number to torch
 
 
 def workers_of(launcher: DictConfig, threads: int | None, asked: int | None = None) -> Workers:
-    """What the launcher's config asks for, read by its keys and not by its name.
+    """Return the workers that a launcher's config asks for.
+
+    The kind of launcher is told by the keys of its config and not by its name.
 
     Args:
-        launcher: `hydra.launcher` of the composed config: `n_jobs` (joblib), `cpus_per_task` with `array_parallelism`
-            (Slurm) or without (this machine), `ray.remote.num_cpus` (Ray); with none of them, one worker.
-        threads: of each worker, as the user asked; None shares a machine's CPUs out among its workers, and gives a
-            scheduler's worker the CPUs that the scheduler gives it.
-        asked: how many workers the user asked for, which wins over the launcher's config.
+        launcher: `hydra.launcher` of the composed config. It has `n_jobs` (joblib), `cpus_per_task` with
+            `array_parallelism` (Slurm) or without it (this machine), or `ray.remote.num_cpus` (Ray); a launcher with
+            none of these keys starts one worker.
+        threads: the CPU threads of each worker that the user asked for. If it is None, the workers of one machine share
+            its CPUs, and a scheduler's worker gets the CPUs that the scheduler gives it.
+        asked: the number of workers that the user asked for; it wins over the launcher's config.
 
     Raises:
-        ValueError: a count below 1, or one that only the user can know; names the key.
+        ValueError: a count is below 1, or it is missing and only the user can know it; the message names the key.
     """
     if asked is not None and _whole("launch.workers", asked) < 1:
         raise ValueError(f"launch.workers={asked} must be at least 1")
@@ -41,57 +46,64 @@ def workers_of(launcher: DictConfig, threads: int | None, asked: int | None = No
     return Workers(count, threads or given or max(1, usable_cpus() // count))
 
 
-def heed(config: DictConfig) -> DictConfig:
-    """`config` with the launcher's own limit on workers at a time replaced by launch.workers, where that is set."""
+def with_asked_workers(config: DictConfig) -> DictConfig:
+    """Return `config` with launch.workers, if it is set, in place of the launcher's own limit on workers at a time."""
     asked = OmegaConf.select(config, "launch.workers")
     limit = next((key for key in ("n_jobs", "array_parallelism") if key in config.hydra.launcher), None)
     if asked is None or limit is None:
         return config
-    heeding = copy.deepcopy(config)
-    OmegaConf.copy_cache(from_config=config, to_config=heeding)  # one time stamp for the launch's folder
-    with flag_override(heeding, "readonly", False):
-        heeding.hydra.launcher[limit] = asked
-    return heeding
+    changed = copy.deepcopy(config)
+    # The cache holds the time stamp in the name of the launch's folder, which must stay the same.
+    OmegaConf.copy_cache(from_config=config, to_config=changed)
+    with flag_override(changed, "readonly", False):
+        changed.hydra.launcher[limit] = asked
+    return changed
 
 
-def no_more_processes_than(launcher: Launcher, count: int) -> None:
-    """joblib's single worker is this process itself: another would load everything once more."""
+def limit_joblib_processes(launcher: Launcher, count: int) -> None:
+    """Let a joblib launcher start at most `count` processes; leave other launchers as they are.
+
+    With one process, joblib works in the present one; a second process would load everything once more.
+    """
     if isinstance(settings := getattr(launcher, "joblib", None), dict):
         settings["n_jobs"] = count
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use: those of its affinity, within its container's quota and its Slurm task's."""
-    from joblib import cpu_count  # here: it takes 0.1 s to import, at every start of a process that may not need it
+    """Return the number of CPUs that this process may use.
+
+    It is limited by the process's affinity, its container's quota and its Slurm task.
+    """
+    from joblib import cpu_count  # imported here because it takes 0.1 s, and not every process needs it
 
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return min(cpu_count(), int(slurm)) if slurm.isdigit() and int(slurm) > 0 else cpu_count()
 
 
 def visible_gpus(device: str = "auto", at_most: int | None = None) -> int:
-    """GPUs of this machine that runs may be given where the config says `device`."""
+    """Return the number of this machine's GPUs that runs may use if the config says `device`, at most `at_most`."""
     if device == "cpu":
         return 0
-    import torch  # here: 2 s, and not every preset asks
+    import torch  # imported here because it takes 2 s, and not every preset asks for GPUs
 
     found = torch.cuda.device_count()
-    most = 1 if device.startswith("cuda:") else found
-    return min(found, most, found if at_most is None else at_most)
+    meant = 1 if device.startswith("cuda:") else found
+    return min(found, meant, found if at_most is None else at_most)
 
 
-def one_for_each(device: str = "auto") -> int:
-    """Workers of this machine: one for each GPU, else one for each usable CPU."""
+def default_worker_count(device: str = "auto") -> int:
+    """Return the number of workers for this machine: one per GPU, or without a GPU one per usable CPU."""
     return visible_gpus(device) or usable_cpus()
 
 
 def register_resolvers() -> None:
     """Let configs say `${workers:${device}}` and `${gpus:${device}}`."""
-    OmegaConf.register_new_resolver("workers", one_for_each, replace=True)
+    OmegaConf.register_new_resolver("workers", default_worker_count, replace=True)
     OmegaConf.register_new_resolver("gpus", visible_gpus, replace=True)
 
 
 def _joblib_count(n_jobs: int | None) -> int:
-    """joblib's rule: -1 is all CPUs, -2 all but one."""
+    """Return the number of workers that joblib's `n_jobs` means: -1 is all CPUs, -2 all but one."""
     if n_jobs is None:
         return 1
     if _whole("hydra.launcher.n_jobs", n_jobs) == 0:
@@ -100,6 +112,7 @@ def _joblib_count(n_jobs: int | None) -> int:
 
 
 def _submitit(launcher: DictConfig, asked: int | None) -> tuple[int, int]:
+    """Return (workers, CPUs of each) for a submitit launcher, on Slurm or on this machine."""
     cpus = _positive("hydra.launcher.cpus_per_task", launcher.cpus_per_task, 1)
     if "array_parallelism" in launcher:
         return asked or _positive("hydra.launcher.array_parallelism", launcher.array_parallelism, 1), cpus
@@ -107,17 +120,22 @@ def _submitit(launcher: DictConfig, asked: int | None) -> tuple[int, int]:
 
 
 def _ray(ray: DictConfig, asked: int | None) -> tuple[int, int]:
+    """Return (workers, CPUs of each) for a Ray launcher; its settings say how many fit on this machine."""
     init, remote = ray.get("init") or {}, ray.get("remote") or {}
     cpus = _positive("hydra.launcher.ray.remote.num_cpus", remote.get("num_cpus"), 1)
     if asked is None and init.get("address") is not None:
-        raise ValueError("launch.workers must be given with hydra.launcher.ray.init.address: how many of its workers?")
-    here = (init.get("num_cpus") or usable_cpus()) // cpus
-    if of_each := remote.get("num_gpus"):
-        here = min(here, int((init.get("num_gpus") or visible_gpus()) / of_each))
-    return asked or max(1, here), cpus
+        raise ValueError(
+            "launch.workers must be given with hydra.launcher.ray.init.address: "
+            "it says how many workers to start on that cluster"
+        )
+    fitting = (init.get("num_cpus") or usable_cpus()) // cpus
+    if gpus := remote.get("num_gpus"):
+        fitting = min(fitting, int((init.get("num_gpus") or visible_gpus()) / gpus))
+    return asked or max(1, fitting), cpus
 
 
 def _positive(key: str, value: int | None, default: int) -> int:
+    """Return `value`, or `default` for None. Raise ValueError unless it is a whole number of at least 1."""
     if value is None:
         return default
     if _whole(key, value) < 1:
@@ -126,6 +144,7 @@ def _positive(key: str, value: int | None, default: int) -> int:
 
 
 def _whole(key: str, value: object) -> int:
+    """Return `value`. Raise ValueError unless it is a whole number."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{key}={value} must be a whole number")
     return value

@@ -1,4 +1,4 @@
-"""What is measured of a trained SAE on held-out text.
+"""The measurements of a trained SAE on held-out text.
 
 Records and conf/eval/ name `EvalConfig` as a member of this package, so it stays importable from it.
 """

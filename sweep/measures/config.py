@@ -1,13 +1,14 @@
-"""The settings of the measures, and the error that they raise."""
+"""The settings of the measurements, and the error that they raise."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sae_core.hashed import changes_no_result
 from sae_core.inference import ENCODER, inference_name
 from sweep.corpus.documents import CorpusError
 
-MASK_POLICY = "all_tokens"
+MASK_POLICY = "all_tokens"  # which positions are replaced and measured, see `sweep.measures.measures`
 
 
 class EvaluationError(ValueError):
@@ -16,22 +17,28 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What is measured.
+    """The settings that say what is measured on the held-out text.
+
+    `inference`, `novelty` and `contexts` only add measurements and change no other result. So they are no part of the
+    run's id, and they can be added to a finished run without training again.
 
     Args:
-        windows: held-out windows measured, each of model.window tokens.
-        inference: ways to read codes that are measured, by the names of `sae_core.inference`; `encoder`, the SAE's own,
-            always is. They change no result of another, so they are no part of the run's id, and a finished run can be
-            measured in further ways without training again. So it is with the next two.
-        novelty: compare the latents with those of the dense_tied SAE of the same layer, n and k, trained where it is
-            not there yet; of seed 0, or of seed 1 for SAEs of seed 0.
-        contexts: strongest held-out contexts of each latent that are written to the run's folder; 0 for no file.
+        windows: the number of held-out windows, each of model.window tokens.
+        inference: the ways of finding codes that are measured, by the names of `sae_core.inference`; `encoder`, the
+            SAE's own, always is.
+        novelty: compare the latents with those of the dense_tied SAE of the same layer, n and k, which is trained if it
+            is not there yet. Its seed is 0, or 1 for SAEs of seed 0.
+        contexts: how many of each latent's strongest held-out contexts are written to the run's folder; 0 for no file.
+
+    Raises:
+        CorpusError: there are fewer than 1 windows.
+        ValueError: an inference is unknown, or `contexts` is below 0.
     """
 
     windows: int = 100
-    inference: tuple[str, ...] = (ENCODER,)
-    novelty: bool = False
-    contexts: int = 0
+    inference: tuple[str, ...] = changes_no_result((ENCODER,))
+    novelty: bool = changes_no_result(False)
+    contexts: int = changes_no_result(0)
 
     def __post_init__(self):
         if self.windows < 1:

@@ -1,11 +1,12 @@
-"""What each latent fires on: its strongest activations on held-out text and the tokens around them, for people to read.
+"""The contexts in which each latent fires, for people to read: its strongest activations and the tokens around them.
 
-`contexts.jsonl.gz` has one JSON object a line, in order of latents; those that never fired are left out:
+The contexts come from held-out text. `contexts.jsonl.gz` has one JSON object a line, in order of latents; latents that
+never fired are left out:
 
-    latent       which
+    latent       the latent's index
     firing_rate  share of tokens on which it fires
-    contexts     strongest first, at most one from a window: {"tokens": texts, "codes": how strongly the latent fires at
-                 each, 0 where it does not}
+    contexts     its contexts, strongest first, at most one from a window. Each is {"tokens": the texts of its tokens,
+                 "codes": the latent's code on each token, 0 where it does not fire}
 
 Encoders keep the largest *signed* codes, so a latent can fire with a negative code. "Strongest" is the largest code,
 not the largest magnitude: a latent that fires only below 0 shows the codes nearest to 0.
@@ -28,17 +29,17 @@ from torch import Tensor
 from sae_core.activity import Activity
 from sweep.store.files import replaced
 
-_COMPRESSION = 6
+_COMPRESSION = 6  # gzip's level
 
 
 def token_texts(decode: Callable[[list[int]], str]) -> Callable[[int], str]:
-    """The text of one token id as it reads inside a text, remembered by id; keep it for all SAEs of an LM.
+    """Return a function that gives the text of a token id as it reads inside a text, and remembers it.
+
+    Some tokenizers drop the space that opens a text. So the text of a token is what the second of two equal tokens
+    adds, which has that space. A token that is only a part of a character reads as a replacement character.
 
     Args:
-        decode: the tokenizer's, cleaning up nothing and keeping special tokens.
-
-    Some tokenizers drop the space that opens a text: what the second of two equal tokens adds has it. A token that is a
-    part of a character reads as a replacement character.
+        decode: the tokenizer's method, set to clean up nothing and to keep special tokens.
     """
 
     @cache
@@ -52,21 +53,23 @@ def token_texts(decode: Callable[[list[int]], str]) -> Callable[[int], str]:
 def top_contexts(
     activity: Activity, codes: Tensor, text: Callable[[int], str], per_latent: int = 5, before: int = 12, after: int = 6
 ) -> Iterator[dict[str, Any]]:
-    """Each live latent with its `per_latent` strongest contexts, as they are written (see above).
+    """Return an iterator over live latents, each with its strongest contexts, in the form of `contexts.jsonl.gz`.
 
-    A context is the token with the latent's largest code in a window, `before` tokens in front of it and `after`
-    behind, as far as the window goes. Of equal codes the earlier token comes first. Numbers are kept to 4 significant
-    digits.
+    A context is the token with the latent's largest code in a window, with the `before` tokens in front of it and the
+    `after` tokens behind it, as far as the window goes. Of equal codes the earlier token comes first. Numbers are
+    rounded to 4 significant digits.
 
     Args:
-        codes: (T, k), those of `activity.latents`; where these are -1, without meaning.
-        text: of a token id, see `token_texts`.
+        codes: (T, k), the codes of `activity.latents`; they mean nothing where these are -1.
+        text: returns the text of a token id, see `token_texts`.
+        per_latent: contexts of each latent, at most.
 
     Raises:
-        ValueError: codes of another shape, per_latent below 1, before or after below 0.
+        ValueError: `codes` has another shape than the latents, `per_latent` is below 1, or `before` or `after` below 0.
     """
     if codes.shape != activity.latents.shape:
-        raise ValueError(f"codes of shape {tuple(codes.shape)} must be {tuple(activity.latents.shape)}, as the latents")
+        wanted = tuple(activity.latents.shape)
+        raise ValueError(f"codes of shape {tuple(codes.shape)} must have the shape of the latents, {wanted}")
     for name, value, least in (("per_latent", per_latent, 1), ("before", before, 0), ("after", after, 0)):
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
@@ -74,10 +77,10 @@ def top_contexts(
 
 
 def write_contexts(path: Path, found: Iterable[dict[str, Any]]) -> None:
-    """Write what `top_contexts` finds: whole or not at all, the same bytes each time."""
+    """Write the latents that `top_contexts` finds to `path`: whole or not at all, and the same bytes each time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path) as temporary, open(temporary, "wb") as stream:
-        # Neither time nor name go into the header: equal contexts are equal files.
+        # Neither time nor name go into gzip's header, so that equal contexts are equal files.
         with gzip.GzipFile("", "wb", _COMPRESSION, stream, mtime=0) as packed:
             for latent in found:
                 packed.write(json.dumps(latent, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
@@ -110,15 +113,15 @@ def _top_contexts(
 
 
 class _Firings(NamedTuple):
-    """Each time that a latent fired, in order of tokens: three of (firings,)."""
+    """Every time that a latent fired, in order of tokens."""
 
-    token: Tensor
-    latent: Tensor
-    code: Tensor
+    token: Tensor  # int64 (firings,)
+    latent: Tensor  # int64 (firings,)
+    code: Tensor  # float64 (firings,)
 
 
 def _peaks(activity: Activity, fired: _Firings, per_latent: int) -> Tensor:
-    """Which firings stand in the middle of a context: by latent, its strongest first, at most one from a window."""
+    """Return the firings around which contexts lie: by latent, the strongest first, at most one from a window."""
     order = fired.code.argsort(descending=True, stable=True)
     order = order[fired.latent[order].argsort(stable=True)]
     windows = int(activity.windows.max()) + 1
@@ -130,7 +133,7 @@ def _peaks(activity: Activity, fired: _Firings, per_latent: int) -> Tensor:
 
 
 def _first_of_each(keys: Tensor) -> Tensor:
-    """True where a key comes for the first time."""
+    """Return a bool for each key, True where the key comes for the first time."""
     ordered, order = keys.sort(stable=True)
     first = torch.ones_like(keys, dtype=torch.bool)
     first[order[1:]] = ordered[1:] != ordered[:-1]
@@ -138,7 +141,7 @@ def _first_of_each(keys: Tensor) -> Tensor:
 
 
 def _around(activity: Activity, centre: Tensor, before: int, after: int) -> tuple[Tensor, Tensor]:
-    """(tokens around each of `centre`, whether they are of its window): two of (centres, before + 1 + after)."""
+    """Return (tokens around each of `centre`, whether they are of its window), both (centres, before + 1 + after)."""
     last = len(activity.tokens) - 1
     wanted = centre[:, None] + torch.arange(-before, after + 1, device=centre.device)
     at = wanted.clamp(0, last)
@@ -146,7 +149,7 @@ def _around(activity: Activity, centre: Tensor, before: int, after: int) -> tupl
 
 
 def _codes_at(fired: _Firings, latent: Tensor, at: Tensor, count: int) -> Tensor:
-    """Code of latent[c] on tokens at[c], 0 where it does not fire: the shape of `at` (contexts, tokens)."""
+    """Return the code of latent[c] on each token at[c], 0 where it does not fire; `at` is (contexts, tokens)."""
     order = fired.latent.argsort(stable=True)
     keys = (fired.latent * count + fired.token)[order]
     wanted = latent[:, None] * count + at
@@ -155,4 +158,5 @@ def _codes_at(fired: _Firings, latent: Tensor, at: Tensor, count: int) -> Tensor
 
 
 def _short(value: float) -> float:
+    """Round to 4 significant digits."""
     return float(f"{value:.4g}") if value else 0.0

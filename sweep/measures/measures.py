@@ -1,6 +1,7 @@
-"""What an SAE preserves: reconstruction and LM-in-the-loop measures on held-out text.
+"""The measures of what an SAE preserves on held-out text: of its reconstruction, and with the LM in the loop.
 
-Mask policy "all_tokens": the hook point is replaced at every real token, BOS included, as the paper does; padding is
+The hook point is the place in the LM whose activations the SAE replaces: the residual stream after a block.
+Mask policy "all_tokens": it is replaced at every real token, BOS included, as the paper does; padding is
 neither replaced nor measured. Every cross-entropy is a sum over the same predicted tokens divided by their number.
 """
 
@@ -23,15 +24,15 @@ from sweep.lm.model import LM, next_token_losses
 from sweep.measures.baselines import Baselines, batch_of
 from sweep.measures.config import MASK_POLICY, EvaluationError
 
-Tick = Callable[[int, int], None]  # windows done, windows in all
-Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Tick = Callable[[int, int], None]  # called with (windows done, windows in all)
+Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # activations -> (codes, indices)
 
 
 class CleanPass:
-    """The unchanged LM on held-out windows, a batch at a time: what every SAE of a layer is compared with.
+    """The unchanged LM's pass over held-out windows, a batch at a time; every SAE of a layer is compared with it.
 
-    Batches are remembered, so that the next SAE needs one forward pass each instead of two, as long as all of them
-    fit into KEPT_BYTES together (an LM with few windows or a small vocabulary).
+    If all batches together fit into KEPT_BYTES (for few windows or a small vocabulary), they are remembered: the next
+    SAE then needs one forward pass per batch instead of two.
     """
 
     KEPT_BYTES = 1 << 28
@@ -41,7 +42,11 @@ class CleanPass:
         self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(hook point (windows, length, d_model), logits (windows, length, vocabulary)) from window `start` on."""
+        """Return the batch from window `start` on.
+
+        Returns:
+            (activations at the hook point (windows, length, d_model), logits (windows, length, vocabulary)).
+        """
         if start in self._kept:
             return self._kept[start]
         seen: list[torch.Tensor] = []
@@ -54,21 +59,24 @@ class CleanPass:
 
 
 def measure_reading(
-    sae: SAE, inference: str, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None
+    sae: SAE, inference: str, clean: CleanPass, base: Baselines, tick: Tick = lambda done, total: None
 ) -> dict[str, dict[str, Any]]:
-    """`sae` read by `inference` (see `sae_core.inference`): `metrics` as `evaluate` gives them, and `cost`:
+    """Measure `sae` with its codes found in the way `inference` (see `sae_core.inference`).
 
-    - multiply_adds: to find the codes of one token, counted;
-    - tokens_per_second: of finding them, measured on these windows with `threads` CPU threads, the first batch apart.
+    Returns:
+        {"metrics": those of `evaluate`, "cost": the cost of finding codes}. The cost has
+        - multiply_adds: the counted number of multiply-adds for one token;
+        - tokens_per_second: the speed measured on these windows, the first batch left out if there are others;
+        - threads: the CPU threads at which that was measured.
 
     Raises:
-        EvaluationError: as `evaluate`.
+        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation leaves the latter as it is.
     """
-    other = infer_by(sae, inference)
-    watch = _Stopwatch(other)
-    metrics = evaluate(other, clean, base, tick, watch.encode)
+    reader = infer_by(sae, inference)
+    watch = _Stopwatch(reader)
+    metrics = evaluate(reader, clean, base, tick, watch.encode)
     cost = {
-        "multiply_adds": multiply_adds(other),
+        "multiply_adds": multiply_adds(reader),
         "tokens_per_second": watch.rate(),
         "threads": torch.get_num_threads(),
     }
@@ -76,8 +84,13 @@ def measure_reading(
 
 
 @torch.inference_mode()
-def all_codes(sae: SAE, clean: CleanPass) -> tuple[torch.Tensor, torch.Tensor, Activity]:
-    """(codes, indices) of all held-out tokens in order, each (tokens, k), and who fired; all on the CPU."""
+def held_out_codes(sae: SAE, clean: CleanPass) -> tuple[torch.Tensor, torch.Tensor, Activity]:
+    """Find the codes of all held-out tokens with the SAE's own encoder.
+
+    Returns:
+        (codes, indices, activity), on the CPU: codes and indices (tokens, k) in the order of the text, and which
+        latents fired on each token.
+    """
     windows = clean.windows
     codes, indices = [], []
     for start in range(0, len(windows.tokens), clean.batch_size):
@@ -92,12 +105,13 @@ def all_codes(sae: SAE, clean: CleanPass) -> tuple[torch.Tensor, torch.Tensor, A
 
 
 class _Stopwatch:
-    """Times an SAE's encode, a batch at a time."""
+    """Measures how long an SAE's encoder takes, a batch at a time."""
 
     def __init__(self, sae: SAE):
         self.sae, self._batches = sae, []
 
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the SAE's (codes, indices) for `h` and note the time that this took."""
         _wait_for(h.device)
         started = time.perf_counter()
         found = self.sae.encode(h)
@@ -106,30 +120,33 @@ class _Stopwatch:
         return found
 
     def rate(self) -> int:
-        """Tokens per second; the first batch, which pays for what is set up once, does not count beside others."""
+        """Return tokens per second. The first batch, which bears the set-up costs, counts only if there is no other."""
         counted = self._batches[1:] or self._batches
         return round(sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted))
 
 
 def _wait_for(device: torch.device) -> None:
+    """Wait until a GPU has finished its work, which it does in the background."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @torch.inference_mode()
 def evaluate(
-    sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda d, n: None, encode: Encode | None = None
+    sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda done, total: None, encode: Encode | None = None
 ) -> dict[str, Any]:
-    """Every measure of one SAE on `clean`'s windows, by the names that records and trackers use.
+    """Return every measure of one SAE on the windows of `clean`, by the names that records and trackers use.
+
+    The clean pass gives the activations, and the logits that the KL divergence refers to. In a second pass the SAE's
+    reconstruction replaces the activations at the hook point.
 
     Args:
-        encode: the SAE's own, or the same watched.
-
-    The clean pass gives the activations and the logits that the KL refers to; a second pass has the hook point
-    replaced by the SAE's reconstruction.
+        base: the cross-entropies of the LM alone on the same windows.
+        tick: called with (windows done, windows in all) after each batch.
+        encode: finds the codes in place of `sae.encode`, of which it must be a wrapper; None for the method itself.
 
     Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite.
+        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation leaves the latter as it is.
     """
     lm, layer, windows, batch_size = clean.lm, clean.layer, clean.windows, clean.batch_size
     sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
@@ -157,9 +174,12 @@ def evaluate(
 
 
 def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
+    """Return the cross-entropies, and the measures that compare the SAE's with the others."""
     for name, ablated in (("zero", base.ce_zero), ("mean", base.ce_mean)):
         if ablated == base.ce_clean:
-            raise EvaluationError(f"{name} ablation leaves the LM's cross-entropy at {ablated}: nothing to recover")
+            raise EvaluationError(
+                f"{name} ablation leaves the LM's cross-entropy unchanged at {ablated}: there is nothing to recover"
+            )
     return {
         **asdict(base),
         "ce_sae": ce_sae,
@@ -170,7 +190,7 @@ def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
 
 
 def _kl_sum(clean: torch.Tensor, logits: torch.Tensor, predicted: torch.Tensor) -> float:
-    """sum over predicted positions of KL(clean || replaced) in nats."""
+    """Return the sum over predicted positions of KL(clean || replaced) in nats."""
     log_p = clean[:, :-1][predicted].float().log_softmax(-1)
     log_q = logits[:, :-1][predicted].float().log_softmax(-1)
     return float((log_p.exp() * (log_p - log_q)).sum(-1).double().sum())

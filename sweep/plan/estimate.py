@@ -1,280 +1,246 @@
-"""What a plan would take: storage to the byte, and about how much time and memory. Nothing is loaded or written."""
+"""Estimate how much time and memory a plan's runs would take. No LM is loaded and nothing is written."""
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from sae_core.arms.base import FittedArm
-from sae_core.storage import NO_SUPPORT, Layout, planned_bytes, planned_counts
+from sae_core.storage import NO_SUPPORT, Layout
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import DTYPES
 from sweep.machine.gpus import device_from
-from sweep.measures.measures import CleanPass
-from sweep.plan.past import Evaluations, Past, past, said
-from sweep.plan.steps import Cell, Known, Setup, as_in_a_worker, cell_of, matmul_rate, probed, setup_of, step_of
-from sweep.plan.steps import training_bytes as _training_bytes
-from sweep.plan.workload import CONTEXTS, EXAMINED, NOVELTY, evaluation_work, recovery_work, steps_of
+from sweep.plan.footprint import (
+    LMSize,
+    clean_pass_is_kept,
+    held_out_tokens,
+    job_shape,
+    lm_size,
+    recovery_memory,
+    run_memory,
+)
+from sweep.plan.past import Evaluations, Past, counted_records, read_past
+from sweep.plan.steps import (
+    MeasuredStep,
+    Setup,
+    StepShape,
+    as_in_a_worker,
+    estimated_step,
+    matmul_rate,
+    setup_of,
+    with_probes,
+)
+from sweep.plan.workload import (
+    CONTEXTS,
+    EXAMINED,
+    NOVELTY,
+    equivalent_steps,
+    evaluation_work,
+    measurements,
+    recovery_work,
+)
 
 PROBING = 5.0  # seconds that all probes of a plan may take
-_PROCESS = 440 << 20  # of a worker before it has an LM: torch, transformers and what they import
-_CUDA_PROCESS = 500 << 20  # on the GPU; as much again and more in the process
-_LOGITS = 10  # copies of a batch's logits alive at once
-_PAIRS = 3 * 4 << 24  # of atoms compared at once, see `sae_core.theory`
-_OF_THE_RATE = 0.9  # of a lone product's speed is what the LM's blocks reach
-_FIXED = 0.4  # seconds of any run
-
-
-class PlannedStorage(NamedTuple):
-    """As the record's `storage` will be."""
-
-    learned_decoder_values: int
-    compression: float
-    learned_parameters: int
-    index_bits: int
-    value_bits: int
-    artifact_bytes: int  # of sae.safetensors, exactly
+_LM_SPEED = 0.9  # the speed of the LM as a fraction of the speed of one large matrix product
+_FIXED = 0.4  # seconds that training and evaluation each take whatever their sizes
+_DRAW_VALUE = 3e-7  # seconds to draw one value of a dictionary that is not trained; a guess
 
 
 class Estimate(NamedTuple):
-    """Of what is left to do of one run, its LM pass apart."""
+    """The time and memory of what is left to do of one run, without its LM pass."""
 
     training: float  # seconds
-    evaluation: float
-    origin: str  # of the larger of the two: "21 records", "probed", "scaled", "guessed"
+    evaluation: float  # seconds
+    origin: str  # where the larger of the two comes from: "21 records", "probed", "scaled", "guessed"
     memory: int  # bytes, the most that its worker has resident
     gpu: int  # bytes on a GPU, 0 on a CPU
 
     @property
     def seconds(self) -> float:
+        """The time of training and evaluation together."""
         return self.training + self.evaluation
 
 
-class LMSize(NamedTuple):
-    blocks: int  # parameters of all blocks
-    parameters: int
-    vocabulary: int
-
-
 class Remaining(NamedTuple):
-    """A run to be estimated."""
+    """A run, and the part of it that is left to do."""
 
     job: Job | RecoveryJob
-    lacking: list[str] | None  # what is to be measured of a trained run; None where it is to be trained
+    lacking: list[str] | None  # what is still to be measured of a trained run; None where it is to be trained
 
 
 class Basis(NamedTuple):
-    """What estimates are made from."""
+    """The measured times that estimates are made from."""
 
     past: Past
-    steps: dict[Setup, dict[Cell, Known]]  # seconds of a training step, of the past and of probes
-    setups: dict[tuple[str, str], Setup]  # by a job's device and backend
-    rates: dict[Any, float]  # multiply-adds a second
-    ratios: dict[Any, float]  # seconds of evaluations to those by their work, as they are found
+    steps: dict[Setup, dict[StepShape, MeasuredStep]]  # times of a training step, from the past and from probes
+    setups: dict[tuple[str, str], Setup]  # {(device, backend) of a job: how its worker runs}
+    rates: dict[Any, float]  # the LM's multiply-adds a second
+    ratios: dict[Any, float]  # measured / predicted seconds of past evaluations; filled in by `_evaluation`
 
 
-def planned_storage(job: Job) -> PlannedStorage:
-    """What the run's SAE will store, from its sizes alone."""
-    layout = job.spec.arm.layout(job.info.d_model)
-    return PlannedStorage(*planned_counts(layout), planned_bytes(layout))
-
-
-def planned_memory(job: Job | RecoveryJob) -> int:
-    """Bytes that the run's worker will have resident at most."""
-    if isinstance(job, RecoveryJob):
-        return _recovery_memory(job)
-    return _memory(job, setup_of(job.device, job.backend, 1).cuda)[0]
-
-
-def basis(wanted: Sequence[Remaining], threads: int, budget: float = PROBING) -> Basis:
-    """What is known of the time that `wanted` will take in workers of `threads` CPU threads.
+def gather_basis(remaining: Sequence[Remaining], threads: int, budget: float = PROBING) -> Basis:
+    """Collect the times that estimates of `remaining` need, in workers of `threads` CPU threads.
 
     Args:
-        budget: seconds for probes of training steps, in all.
+        budget: seconds that probes of training steps may take together.
     """
-    known = past({job.runs_dir for job, _ in wanted})
-    one_each = {(job.device, job.backend): job for job, _ in wanted}
+    past = read_past({job.runs_dir for job, _ in remaining})
+    one_each = {(job.device, job.backend): job for job, _ in remaining}
     setups = {key: setup_of(job.device, job.backend, threads) for key, job in one_each.items()}
-    found = Basis(known, dict(known.steps), setups, {}, {})
+    basis = Basis(past, dict(past.steps), setups, {}, {})
     for key, setup in setups.items():
-        here = [(job, lacking) for job, lacking in wanted if isinstance(job, Job) and _key(job) == key]
-        steps: dict[Cell, float] = {}
+        here = [(job, lacking) for job, lacking in remaining if isinstance(job, Job) and _setup_key(job) == key]
+        steps: dict[StepShape, float] = {}
         for job in (job for job, lacking in here if lacking is None and job.spec.arm.by_gradient):
-            steps[_cell(job)] = steps.get(_cell(job), 0) + _steps(job)
-        found.steps[setup] = probed(steps, found.steps.get(setup, {}), *key, setup.threads, budget / len(setups))
+            steps[job_shape(job)] = steps.get(job_shape(job), 0) + _steps_of(job)
+        measured = basis.steps.get(setup, {})
+        basis.steps[setup] = with_probes(steps, measured, *key, setup.threads, budget / len(setups))
         with as_in_a_worker(threads):
-            for rate in {(setup, job.info.d_model, job.model.dtype) for job, _ in here}:
-                found.rates[rate] = _OF_THE_RATE * matmul_rate(rate[1], device_from(key[0]), DTYPES[rate[2]])
-    return found
+            for width, dtype in {(job.info.d_model, job.model.dtype) for job, _ in here}:
+                rate = matmul_rate(width, device_from(key[0]), DTYPES[dtype])
+                basis.rates[setup, width, dtype] = _LM_SPEED * rate
+    return basis
 
 
-def estimated(wanted: Remaining, known: Basis) -> Estimate:
-    """Time and memory of one run."""
-    job, lacking = wanted
-    setup = known.setups[_key(job)]
+def estimate_run(remaining: Remaining, basis: Basis) -> Estimate:
+    """Return the time and memory that what is left of a run will take."""
+    job, lacking = remaining
+    setup = basis.setups[_setup_key(job)]
     if isinstance(job, RecoveryJob):
-        return _recovery(job, setup, known)
-    training, from_ = (0.0, "") if lacking is not None else _training(job, setup, known)
-    evaluation, measured_from = _evaluation(job, lacking, setup, known)
-    origin = from_ if training > evaluation else measured_from
-    return Estimate(training, evaluation, origin, *_memory(job, setup.cuda))
+        return _recovery(job, setup, basis)
+    training, training_origin = (0.0, "") if lacking is not None else _training(job, setup, basis)
+    evaluation, evaluation_origin = _evaluation(job, lacking, setup, basis)
+    origin = training_origin if training > evaluation else evaluation_origin
+    return Estimate(training, evaluation, origin, *run_memory(job, setup.cuda))
 
 
-def pass_seconds(job: Job, layers: Sequence[int], known: Basis) -> float:
-    """Of the LM pass that captures `layers` for `job`, and of their baselines: three passes over the held-out text."""
+def pass_seconds(job: Job, layers: Sequence[int], basis: Basis) -> float:
+    """Return the seconds of the LM pass that captures `layers` for `job`, and of their baselines.
+
+    Baselines are three passes over the held-out text for each layer.
+    """
     size, info = lm_size(job.info.folder, job.info.d_model), job.info
-    through = size.blocks * (max(layers) + 1) / info.n_layers
-    held_out = 3 * len(layers) * _held_out(job) * _whole(size, job)
-    return (job.spec.activations.tokens * through + held_out) / _rate(job, known)
+    to_last_layer = size.blocks * (max(layers) + 1) / info.n_layers  # multiply-adds a token
+    baselines = 3 * len(layers) * held_out_tokens(job) * _products_a_token(size, job)
+    return (job.spec.activations.tokens * to_last_layer + baselines) / _lm_rate(job, basis)
 
 
-@lru_cache
-def lm_size(folder: Path, d_model: int) -> LMSize:
-    """From the headers of the LM's safetensors files, else their size at two bytes a parameter; and its config."""
-    config = json.loads((folder / "config.json").read_text())
-    config = config.get("text_config", config)
-    vocabulary = config.get("vocab_size", 0)
-    parameters = sum(map(_parameters, folder.glob("*.safetensors")))
-    parameters = parameters or sum(file.stat().st_size for file in folder.glob("*.bin")) // 2
-    embeddings = vocabulary * d_model * (1 if config.get("tie_word_embeddings") else 2)
-    return LMSize(max(parameters - embeddings, 0), parameters, vocabulary)
-
-
-def _parameters(file: Path) -> int:
-    with open(file, "rb") as stream:
-        header = json.loads(stream.read(struct.unpack("<Q", stream.read(8))[0]))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def _training(job: Job, setup: Setup, known: Basis) -> tuple[float, str]:
-    arm, cell = job.spec.arm, _cell(job)
+def _training(job: Job, setup: Setup, basis: Basis) -> tuple[float, str]:
+    """Return the seconds of the run's training, and where they come from."""
+    arm, shape = job.spec.arm, job_shape(job)
     if arm.by_gradient:
-        step = step_of(cell, known.steps[setup])
-        return _FIXED + _steps(job) * step.seconds, step.origin
-    fits = known.past.fits.get((setup, arm.label, cell))
+        step = estimated_step(shape, basis.steps[setup])
+        return _FIXED + _steps_of(job) * step.seconds, step.origin
+    fits = basis.past.fits.get((setup, arm.label, shape))
     if fits:
-        return median(fits), said(len(fits))
-    if isinstance(arm, FittedArm):  # moments in float64, eigenvectors
+        return median(fits), counted_records(len(fits))
+    if isinstance(arm, FittedArm):  # PCA: second moments, then eigenvectors
         products = 2 * job.spec.activations.tokens * job.info.d_model**2 + 20 * job.info.d_model**3
-        return _FIXED + products / _rate(job, known), "scaled"
-    return _FIXED + 3e-7 * cell.layout.n_latents * cell.layout.degree, "guessed"
+        return _FIXED + products / _lm_rate(job, basis), "scaled"
+    return _FIXED + _DRAW_VALUE * shape.layout.n_latents * shape.layout.degree, "guessed"
 
 
-def _evaluation(job: Job, lacking: list[str] | None, setup: Setup, known: Basis) -> tuple[float, str]:
-    """From runs that were asked the same of the same cell, else scaled from those with this LM and text, else from the
-    LM's size."""
-    cell, asked = _cell(job), _asked(job) if lacking is None else frozenset(lacking)
+def _evaluation(job: Job, lacking: list[str] | None, setup: Setup, basis: Basis) -> tuple[float, str]:
+    """Return the seconds of the run's evaluation, and where they come from.
+
+    1. It is the median of finished runs of the same shape that made the same measurements.
+    2. Where there are none, the work predicts it, corrected by finished runs on the same LM and text.
+    3. Where there are none of these either, the predicted work alone says it.
+    """
+    shape, measured = job_shape(job), _measured_by(job) if lacking is None else frozenset(lacking)
     text = setup, (job.spec.activations.lm, job.spec.eval.windows)
-    same = known.past.evaluations.get(text, {}).get((cell, asked))
+    runs = basis.past.evaluations.get(text, {})
+    same = runs.get((shape, measured))
     if same:
-        return median(same), said(len(same))
-    if (text, asked) not in known.ratios:
-        known.ratios[text, asked] = _ratio(job, asked, setup, known.past.evaluations.get(text, {}), known)
-    return _evaluation_by_work(job, cell, asked, setup, known) * known.ratios[text, asked], "scaled"
+        return median(same), counted_records(len(same))
+    if (text, measured) not in basis.ratios:
+        basis.ratios[text, measured] = _ratio_to_work(job, measured, setup, runs, basis)
+    return _evaluation_by_work(job, shape, measured, setup, basis) * basis.ratios[text, measured], "scaled"
 
 
-def _ratio(job: Job, asked: frozenset[str], setup: Setup, runs: Evaluations, known: Basis) -> float:
-    """How much longer than by their work `runs` took, those that were asked the same if there are any."""
-    like = {key: seconds for key, seconds in runs.items() if key[1] == asked} or runs
-    return median(
-        [taken / _evaluation_by_work(job, *key, setup, known) for key, seconds in like.items() for taken in seconds]
-        or [1.0]
-    )
+def _ratio_to_work(job: Job, measured: frozenset[str], setup: Setup, runs: Evaluations, basis: Basis) -> float:
+    """Return how much longer than predicted by work past evaluations took, or 1 where there is none.
+
+    Evaluations that measured the same are preferred.
+    """
+    alike = {key: seconds for key, seconds in runs.items() if key[1] == measured} or runs
+    ratios: list[float] = []
+    for (shape, what), times in alike.items():
+        predicted = _evaluation_by_work(job, shape, what, setup, basis)
+        ratios += [seconds / predicted for seconds in times]
+    return median(ratios or [1.0])
 
 
-def _evaluation_by_work(job: Job, cell: Cell, asked: frozenset[str], setup: Setup, known: Basis) -> float:
-    tokens, size = _held_out(job), lm_size(job.info.folder, job.info.d_model)
-    ours = evaluation_work(cell.layout, cell.k, asked, tokens, size.vocabulary)
-    readings = len(asked - {EXAMINED, NOVELTY, CONTEXTS})
-    passes = readings if _kept(job, size) else len(asked) + readings
-    return _FIXED + ours * _speed(setup, known) + passes * tokens * _whole(size, job) / _rate(job, known)
+def _evaluation_by_work(job: Job, shape: StepShape, measured: frozenset[str], setup: Setup, basis: Basis) -> float:
+    """Return the seconds of an evaluation as its work and the LM's size predict them."""
+    tokens, size = held_out_tokens(job), lm_size(job.info.folder, job.info.d_model)
+    sae_work = evaluation_work(shape.layout, shape.k, measured, tokens, size.vocabulary)
+    readings = len(measured - {EXAMINED, NOVELTY, CONTEXTS})
+    # The LM runs once for each reading, and once more for each measurement where its clean pass is not remembered.
+    passes = readings if clean_pass_is_kept(job, size) else len(measured) + readings
+    lm = passes * tokens * _products_a_token(size, job) / _lm_rate(job, basis)
+    return _FIXED + sae_work * _measured_over_predicted(setup, basis) + lm
 
 
-def _recovery(job: RecoveryJob, setup: Setup, known: Basis) -> Estimate:
-    """From runs of the same experiment, else scaled from any, else from its work."""
+def _recovery(job: RecoveryJob, setup: Setup, basis: Basis) -> Estimate:
+    """Return a recovery experiment's time from runs of the same one, else scaled from any, else from its work."""
     spec = {key: value for key, value in json.loads(json.dumps(job.spec.as_json())).items() if key != "seed"}
-    alike = [run for run in known.past.recoveries if run.backend == setup.backend]
+    alike = [run for run in basis.past.recoveries if run.backend == setup.backend]
     same = [run.seconds for run in alike if run.spec == spec]
-    memory = _recovery_memory(job)
+    memory = recovery_memory(job)
     if same:
-        return Estimate(median(same), 0.0, said(len(same)), memory, 0)
-    seconds = _FIXED + _recovery_work(spec) * _speed(setup, known)
-    if alike:
-        seconds *= median(run.seconds / (_FIXED + _recovery_work(run.spec) * _speed(setup, known)) for run in alike)
-    return Estimate(seconds, 0.0, "scaled" if alike else "guessed", memory, 0)
+        return Estimate(median(same), 0.0, counted_records(len(same)), memory, 0)
 
+    def by_work(of: Mapping[str, Any]) -> float:
+        return _FIXED + _recovery_work(of) * _measured_over_predicted(setup, basis)
 
-def _recovery_memory(job: RecoveryJob) -> int:
-    return _PROCESS + 8 * job.spec.config.trials * job.spec.n_latents
+    ratio = median(run.seconds / by_work(run.spec) for run in alike) if alike else 1.0
+    return Estimate(by_work(spec) * ratio, 0.0, "scaled" if alike else "guessed", memory, 0)
 
 
 def _recovery_work(spec: Mapping[str, Any]) -> float:
-    how = spec["recovery"]
-    support = NO_SUPPORT if how["mask"] == "dense" else how["mask"]
-    layout = Layout(how["d_in"], spec["n_latents"], spec["degree"], support)
-    return recovery_work(layout, spec["k"], how["algorithms"], how["trials"])
+    """Return the predicted work, in ns, of the recovery experiment with this spec."""
+    config = spec["recovery"]
+    support = NO_SUPPORT if config["mask"] == "dense" else config["mask"]
+    layout = Layout(config["d_in"], spec["n_latents"], spec["degree"], support)
+    return recovery_work(layout, spec["k"], config["algorithms"], config["trials"])
 
 
-def _memory(job: Job, cuda: bool) -> tuple[int, int]:
-    """(resident bytes, bytes on the GPU): training's and evaluation's own needs don't add up."""
-    size, cell, pool = lm_size(job.info.folder, job.info.d_model), _cell(job), job.spec.activations.tokens
-    lm = size.parameters * DTYPES[job.model.dtype].itemsize
-    a_batch = job.model.batch_size * job.model.window * size.vocabulary * DTYPES[job.model.dtype].itemsize
-    kept = _held_out(job) * size.vocabulary * DTYPES[job.model.dtype].itemsize if _kept(job, size) else 0
-    pairs = min(_PAIRS, 12 * cell.layout.n_latents**2)
-    work = lm + kept + _LOGITS * a_batch + max(_training_bytes(cell), pairs)
-    mapped = 2 * pool * job.info.d_model
-    return (_PROCESS + 2 * _CUDA_PROCESS + mapped, _CUDA_PROCESS + work) if cuda else (_PROCESS + mapped + work, 0)
+def _measured_over_predicted(setup: Setup, basis: Basis) -> float:
+    """Return the seconds measured on this machine for each nanosecond that `sweep.plan.workload` predicts.
 
-
-def _kept(job: Job, size: LMSize) -> bool:
-    """Whether the clean pass is remembered: `sweep.measures.measures.CleanPass`."""
-    a_token = (job.info.d_model + size.vocabulary) * DTYPES[job.model.dtype].itemsize
-    return _held_out(job) * a_token <= CleanPass.KEPT_BYTES
-
-
-def _speed(setup: Setup, known: Basis) -> float:
-    """Seconds that a nanosecond's work of `sweep.plan.workload` takes here."""
-    steps = known.steps.get(setup)
+    Where nothing has been measured it is 1e-9.
+    """
+    steps = basis.steps.get(setup)
     if not steps:
         return 1e-9
-    return math.exp(fmean(math.log(found.seconds / cell.work) for cell, found in steps.items()))
+    return math.exp(fmean(math.log(measured.seconds / shape.work) for shape, measured in steps.items()))
 
 
-def _rate(job: Job, known: Basis) -> float:
-    return known.rates[known.setups[_key(job)], job.info.d_model, job.model.dtype]
+def _lm_rate(job: Job, basis: Basis) -> float:
+    """Return the multiply-adds a second of the job's LM."""
+    return basis.rates[basis.setups[_setup_key(job)], job.info.d_model, job.model.dtype]
 
 
-def _whole(size: LMSize, job: Job) -> int:
-    """Multiply-adds of a token's whole pass."""
+def _products_a_token(size: LMSize, job: Job) -> int:
+    """Return the multiply-adds of one token's pass through the whole LM."""
     return size.blocks + size.vocabulary * job.info.d_model
 
 
-def _held_out(job: Job) -> int:
-    return job.spec.eval.windows * job.model.window
+def _measured_by(job: Job) -> frozenset[str]:
+    asked = job.spec.eval
+    return measurements(asked.inference, asked.novelty, asked.contexts)
 
 
-def _asked(job: Job) -> frozenset[str]:
-    how = job.spec.eval
-    also = {NOVELTY: how.novelty, CONTEXTS: how.contexts, EXAMINED: True}
-    return frozenset({*how.inference, *(name for name, wanted in also.items() if wanted)})
+def _steps_of(job: Job) -> float:
+    """Return how many plain steps take as long as the job's training."""
+    recipe, layout = job.spec.train, job_shape(job).layout
+    return equivalent_steps(recipe.steps, recipe.batch_size, layout.degree, job.spec.arm.schedule)
 
 
-def _steps(job: Job) -> float:
-    recipe, layout = job.spec.train, _cell(job).layout
-    return steps_of(recipe.steps, recipe.batch_size, layout.degree, job.spec.arm.schedule)
-
-
-def _cell(job: Job) -> Cell:
-    return cell_of(job.spec.arm.layout(job.info.d_model), job.sizes.k, job.spec.train.batch_size)
-
-
-def _key(job: Job | RecoveryJob) -> tuple[str, str]:
+def _setup_key(job: Job | RecoveryJob) -> tuple[str, str]:
     return job.device, job.backend

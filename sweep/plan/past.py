@@ -1,6 +1,7 @@
-"""What finished runs say about time. Runs of another backend, device, torch or number of threads say nothing.
+"""Read from finished runs how long their training and evaluation took.
 
-Those that shared their machine with others say what that cost too, which no probe does.
+Runs of another backend, device, torch or number of threads say nothing. Those that shared their machine with others say
+what that cost too, which no probe does.
 """
 
 from __future__ import annotations
@@ -12,68 +13,72 @@ from typing import Any, NamedTuple
 
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
-from sweep.plan.steps import Cell, Known, Setup, cell_of
-from sweep.plan.workload import CONTEXTS, EXAMINED, NOVELTY, steps_of
+from sweep.plan.steps import MeasuredStep, Setup, StepShape, shape_of
+from sweep.plan.workload import equivalent_steps, measurements
 from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records
 
-Evaluations = dict[tuple[Cell, frozenset[str]], list[float]]  # seconds, by what was asked of which cell
+Evaluations = dict[tuple[StepShape, frozenset[str]], list[float]]  # seconds, by the SAE's shape and what was measured
 
 
-class Recovered(NamedTuple):
+class PastRecovery(NamedTuple):
+    """A synthetic recovery experiment that has been carried out."""
+
     backend: str
     spec: dict[str, Any]  # less its seed
     seconds: float
 
 
 class Past(NamedTuple):
-    """Of complete runs."""
+    """The times of complete runs."""
 
-    steps: dict[Setup, dict[Cell, Known]]  # median seconds of a training step
-    fits: dict[tuple[Setup, str, Cell], list[float]]  # seconds, where an arm's parameters are not found by gradient
-    evaluations: dict[tuple[Setup, tuple[str, int]], Evaluations]  # by the LM's hash and the held-out windows
-    recoveries: list[Recovered]
+    steps: dict[Setup, dict[StepShape, MeasuredStep]]  # the median time of a training step
+    fits: dict[tuple[Setup, str, StepShape], list[float]]  # seconds by arm, of arms that are not trained by gradient
+    evaluations: dict[tuple[Setup, tuple[str, int]], Evaluations]  # keyed by the LM's hash and the held-out windows
+    recoveries: list[PastRecovery]
 
 
-def past(folders: Iterable[Path]) -> Past:
-    """Of the run stores at `folders`."""
-    steps: dict[Setup, dict[Cell, list[float]]] = {}
+def read_past(folders: Iterable[Path]) -> Past:
+    """Return what the run stores at `folders` say; records that are damaged or too old to say it are passed over."""
+    steps: dict[Setup, dict[StepShape, list[float]]] = {}
     found = Past({}, {}, {}, [])
     for record in (record for folder in folders for _, record in iterate_records(folder)):
         if record is None or record["status"] != COMPLETE:
             continue
         try:
             if record.get("kind") == RECOVERY:
-                found.recoveries.append(_recovered(record))
+                found.recoveries.append(_recovery_in(record))
                 continue
-            setup, cell, done = setup_in(record), cell_in(record), record["training"]
-            if done["steps"]:
-                steps.setdefault(setup, {}).setdefault(cell, []).append(done["seconds"] / _steps(record, cell))
+            setup, shape, training = setup_in(record), shape_in(record), record["training"]
+            if training["steps"]:
+                a_step = training["seconds"] / _steps_in(record, shape)
+                steps.setdefault(setup, {}).setdefault(shape, []).append(a_step)
             else:
-                found.fits.setdefault((setup, record["labels"]["arm"], cell), []).append(done["seconds"])
+                found.fits.setdefault((setup, record["labels"]["arm"], shape), []).append(training["seconds"])
             text = record["spec"]["activations"]["lm"], record["spec"]["eval"]["windows"]
             evaluations = found.evaluations.setdefault((setup, text), {})
-            evaluations.setdefault((cell, _asked(record)), []).append(record["timings"]["evaluation"])
+            evaluations.setdefault((shape, _measured_in(record)), []).append(record["timings"]["evaluation"])
         except (KeyError, TypeError):  # an older record, which does not say
             continue
-    for setup, cells in steps.items():
-        found.steps[setup] = {cell: Known(median(seconds), said(len(seconds))) for cell, seconds in cells.items()}
+    for setup, taken in steps.items():
+        found.steps[setup] = {s: MeasuredStep(median(each), counted_records(len(each))) for s, each in taken.items()}
     return found
 
 
-def said(records: int) -> str:
-    return f"{records} record{'s' * (records > 1)}"
+def counted_records(count: int) -> str:
+    """Return `1 record` or `3 records`, the origin of an estimate that is made from so many."""
+    return f"{count} record{'s' * (count > 1)}"
 
 
 def setup_in(record: Record) -> Setup:
-    """How the run ran."""
+    """Return how the run of `record` computed."""
     device, backend, version = record["config"]["device"], record["versions"]["backend"], record["versions"]["torch"]
     maybe = device == "auto" and "+cpu" not in version and backend not in ("cpu", "reference")
     cuda = backend == "gpu" or device.startswith("cuda") or maybe
     return Setup(backend, cuda, record["inference"]["encoder"]["cost"]["threads"], version)
 
 
-def cell_in(record: Record) -> Cell:
-    """The cell that the run's arm has."""
+def shape_in(record: Record) -> StepShape:
+    """Return the shape of the training steps of `record`'s run."""
     sizes, counts, spec = record["sizes"], record["storage"], record["spec"]
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
@@ -87,23 +92,22 @@ def cell_in(record: Record) -> Cell:
         own_encoder=counts["learned_parameters"] > values + n + d_in,
         pursuit=None if pursuit == "topk" else pursuit,
     )
-    return cell_of(layout, sizes["k"], spec["train"]["batch_size"])
+    return shape_of(layout, sizes["k"], spec["train"]["batch_size"])
 
 
-def _steps(record: Record, cell: Cell) -> float:
-    """As `steps_of`."""
-    described, schedule = record["spec"]["sae"], None
-    if "exchanged" in record["training"] or "until" in described:
-        schedule = SupportSchedule(*(described[key] for key in ("every", "drop", "until", "tokens")))
-    return steps_of(record["training"]["steps"], cell.batch, cell.layout.degree, schedule)
+def _steps_in(record: Record, shape: StepShape) -> float:
+    """Return how many plain steps would have taken as long as the training of `record`."""
+    arm, schedule = record["spec"]["sae"], None
+    if "exchanged" in record["training"] or "until" in arm:
+        schedule = SupportSchedule(*(arm[key] for key in ("every", "drop", "until", "tokens")))
+    return equivalent_steps(record["training"]["steps"], shape.batch, shape.layout.degree, schedule)
 
 
-def _asked(record: Record) -> frozenset[str]:
-    how = record["config"]["eval"]
-    also = {NOVELTY: how["novelty"], CONTEXTS: how["contexts"], EXAMINED: True}
-    return frozenset({*how["inference"], *(name for name, wanted in also.items() if wanted)})
+def _measured_in(record: Record) -> frozenset[str]:
+    asked = record["config"]["eval"]
+    return measurements(asked["inference"], asked["novelty"], asked["contexts"])
 
 
-def _recovered(record: Record) -> Recovered:
+def _recovery_in(record: Record) -> PastRecovery:
     spec = {key: value for key, value in record["spec"].items() if key != "seed"}
-    return Recovered(record["versions"]["backend"], spec, record["timings"]["total"])
+    return PastRecovery(record["versions"]["backend"], spec, record["timings"]["total"])

@@ -1,4 +1,4 @@
-"""Which runs a sweep makes: every distinct cell once, impossible cells left out with the reason."""
+"""Decide which runs a sweep makes: every distinct cell once, and impossible cells left out with the reason."""
 
 from __future__ import annotations
 
@@ -14,47 +14,55 @@ from sweep.jobs.build import build
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import ModelNotHereError
-from sweep.plan.estimate import planned_storage
+from sweep.plan.footprint import planned_storage
 from sweep.store.records import COMPLETE, read_record
 
 
 class Planned(NamedTuple):
-    overrides: list[str]  # what sets the cell apart from the others of its sweep
+    """A run of a sweep, and how much of it the run store has already."""
+
+    overrides: list[str]  # those that set the cell apart from the others of its sweep
     job: Job | RecoveryJob
     trained: bool  # its record is complete already
-    done: bool  # and has every measurement asked for
+    done: bool  # it is trained, and its record has every measurement asked for
 
 
 class LeftOut(NamedTuple):
+    """A cell that no run can have."""
+
     overrides: list[str]
     reason: str
 
 
 class Plan(NamedTuple):
+    """The runs of a sweep, and the cells that it leaves out."""
+
     runs: list[Planned]  # distinct run ids, in the order asked
     left_out: list[LeftOut]
 
     @property
     def todo(self) -> list[Planned]:
+        """The runs that are not done."""
         return [run for run in self.runs if not run.done]
 
 
-def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan:
-    """Build and sort all cells.
+def make_plan(cells: Iterable[tuple[list[str], DictConfig]], launch: str) -> Plan:
+    """Build the run of every cell and sort runs from cells that are impossible.
 
     Args:
-        cells: (overrides that set it apart, composed config) of every combination.
+        cells: (overrides that set the cell apart, composed config) of every combination.
+        sweep: the launch's name.
 
     Raises:
-        ValueError: a setting is wrong, or no LM asked for is to be had; nothing should be launched.
+        ValueError: a setting is wrong, or none of the LMs asked for is there; nothing should be launched.
     """
     runs: dict[str, Planned] = {}
     left_out: list[LeftOut] = []
     not_here: ModelNotHereError | None = None
     for overrides, cfg in cells:
         try:
-            job = build(cfg, sweep)
-            _check_budget(job, cfg.budget_bytes)
+            job = build(cfg, launch)
+            check_budget(job, cfg.budget_bytes)
         except (CellError, ModelNotHereError) as reason:
             left_out.append(LeftOut(overrides, str(reason)))
             not_here = not_here or (reason if isinstance(reason, ModelNotHereError) else None)
@@ -71,22 +79,22 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], sweep: str) -> Plan
     return Plan(_with_layers(list(runs.values())), left_out)
 
 
-def _check_budget(job: Job | RecoveryJob, budget: int | None) -> None:
-    """Raise CellError where the file of the job's SAE would be larger than `budget` bytes."""
+def check_budget(job: Job | RecoveryJob, budget: int | None) -> None:
+    """Raise CellError if the file of the job's SAE would be larger than `budget` bytes; None allows any size."""
     if budget is not None and isinstance(job, Job) and (size := planned_storage(job).artifact_bytes) > budget:
         raise CellError(f"its file of {size:,} bytes is larger than budget_bytes={budget:,}")
 
 
 def _with_layers(runs: list[Planned]) -> list[Planned]:
-    """`runs`, each knowing the layers of all untrained ones that read the same LM and text: one pass captures them."""
+    """Return `runs`, each knowing the layers of all untrained runs on the same LM and text: one pass captures them."""
     layers: dict[CacheKey, set[int]] = {}
     for run in runs:
         if isinstance(run.job, Job) and not run.trained:
             layers.setdefault(_lm_and_text(run.job), set(run.job.layers_together)).add(run.job.axes["layer"])
-    return [run if run.trained else run._replace(job=_together(run.job, layers)) for run in runs]
+    return [run if run.trained else run._replace(job=_with_layers_together(run.job, layers)) for run in runs]
 
 
-def _together(job: Job | RecoveryJob, layers: dict[CacheKey, set[int]]) -> Job | RecoveryJob:
+def _with_layers_together(job: Job | RecoveryJob, layers: dict[CacheKey, set[int]]) -> Job | RecoveryJob:
     if isinstance(job, RecoveryJob):
         return job
     return replace(job, layers_together=tuple(sorted(layers[_lm_and_text(job)])))
@@ -97,7 +105,7 @@ def _lm_and_text(job: Job) -> CacheKey:
 
 
 def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
-    """A line for each reason, with the cells that were left out for it."""
+    """Return a line for each reason, with the cells that are left out for it."""
     found: dict[str, list[LeftOut]] = {}
     for cell in left_out:
         found.setdefault(cell.reason, []).append(cell)

@@ -1,4 +1,4 @@
-"""`plan=true`: every run that a sweep would do, what it stores and takes, and the totals; nothing is trained."""
+"""Print a plan (`plan=true`): every run that a sweep would do, what it stores and takes, and the totals."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from rich.table import Table
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.workers import Workers
-from sweep.plan.estimate import PROBING, Estimate, planned_storage
+from sweep.plan.estimate import PROBING, Estimate
+from sweep.plan.footprint import planned_storage
 from sweep.plan.plan import Plan, left_out_lines
 from sweep.plan.rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan.totals import duration, passes_of, totals
-from sweep.store.sizes import human_size
+from sweep.store.human_size import human_size
 
-_COLUMNS = ("run", "arm", "d", "k", "n", "layer", "seed", "values", "parameters", "compr.", "stored", "time", "from",
-            "memory", "state")  # fmt: skip
-_WIDE = 165  # columns that the table needs
+_SIZES = ("d", "k", "n", "layer", "seed")
+_STORED = ("values", "parameters", "compr.", "stored")
+_TAKEN = ("time", "from", "memory")
+_WIDE = 165  # characters a line that the table needs
 
 
 def print_plan(plan: Plan, workers: Workers, console: Console | None = None, budget: float = PROBING) -> None:
-    """Print one row per run, the cells left out, and the totals.
+    """Print one row per run, the cells left out, and the totals. Nothing is trained.
 
     Args:
-        workers: those that the launch would have.
-        budget: seconds for timing training steps where no finished run tells.
+        workers: the workers that the launch would have.
+        budget: seconds for timing training steps that no finished run has timed.
     """
     threads = workers.threads or torch.get_num_threads()
-    rows, known = rows_of(plan, threads, budget)
-    passes = passes_of(rows, known)
+    rows, basis = rows_of(plan, threads, budget)
+    passes = passes_of(rows, basis)
     console = console or Console(highlight=False)
     if not console.is_terminal:  # a file, or a pipe: as wide as it takes
         console.width = max(console.width, _WIDE)
     saes = [row for row in rows if isinstance(row.job, Job)]
     if saes:
-        console.print(_table(saes) if console.width >= _WIDE else _narrow(saes))
+        console.print(_wide_table(saes) if console.width >= _WIDE else _narrow_table(saes))
     synthetic = [row for row in rows if isinstance(row.job, RecoveryJob)]
     if synthetic:
         console.print(_recovery_table(synthetic))
     for row in rows:
-        if row.why:
-            say(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.why}")
-    for line in left_out_lines(plan.left_out):
-        say(console, line)
-    for line in totals(plan, rows, passes, workers, threads):
-        say(console, line)
+        if row.error:
+            _print_line(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.error}")
+    for line in [*left_out_lines(plan.left_out), *totals(plan, rows, passes, workers, threads)]:
+        _print_line(console, line)
 
 
-def say(console: Console, line: str) -> None:
-    """One line, however long."""
+def _print_line(console: Console, line: str) -> None:
+    """Print a line uncut, however long it is."""
     console.print(line, markup=False, soft_wrap=True)
 
 
-def _table(rows: Sequence[Row]) -> Table:
+def _wide_table(rows: Sequence[Row]) -> Table:
     gpu = any(row.estimate and row.estimate.gpu for row in rows)
-    table = _new([*_COLUMNS[:-1], *(["GPU"] if gpu else []), _COLUMNS[-1]])
+    table = _new_table(["run", "arm", *_SIZES, *_STORED, *_TAKEN, *(["GPU"] if gpu else []), "state"])
     for row in rows:
-        table.add_row(*_cells(row, gpu))
+        table.add_row(*_row_cells(row, gpu))
     return table
 
 
-def _cells(row: Row, gpu: bool) -> list[str]:
+def _row_cells(row: Row, gpu: bool) -> list[str]:
     job, estimate = row.job, row.estimate
     assert isinstance(job, Job)
     n, degree, k = job.sizes
@@ -72,21 +72,21 @@ def _cells(row: Row, gpu: bool) -> list[str]:
     cells = [row.run_id, job.labels["arm"], str(degree), str(k), str(n), str(job.axes["layer"])]
     cells += [str(job.axes["seed"]), f"{storage.learned_decoder_values:,}", f"{storage.learned_parameters:,}"]
     cells += [f"{storage.compression:.1f}x", human_size(storage.artifact_bytes)]
-    cells += ["", "", ""] if estimate is None else _taken(estimate)
+    cells += ["", "", ""] if estimate is None else _estimate_cells(estimate)
     cells += [] if not gpu else [human_size(estimate.gpu) if estimate else ""]
     return [*cells, row.state]
 
 
-def _taken(estimate: Estimate) -> list[str]:
+def _estimate_cells(estimate: Estimate) -> list[str]:
     return [duration(estimate.seconds), estimate.origin, human_size(estimate.memory)]
 
 
-def _narrow(rows: Sequence[Row]) -> Table:
-    """Two lines a run, for a terminal that the whole table does not fit in."""
-    table = _new(("run", "what it is, and what it stores", "takes"))
-    table.columns[0].width = 16  # a run id; what is longer folds
+def _narrow_table(rows: Sequence[Row]) -> Table:
+    """Return a table of two lines a run, for a terminal that the whole table does not fit in."""
+    table = _new_table(("run", "what it is, and what it stores", "takes"))
+    table.columns[0].width = 16  # as wide as a run id; a longer state is folded
     for row in rows:
-        cells = _cells(row, False)
+        cells = _row_cells(row, gpu=False)
         values, parameters, compression, stored, time, origin, memory, state = cells[7:]
         assert isinstance(row.job, Job)
         what = f"{row.job.title}\n{values} values of {parameters}, {compression}, {stored}"
@@ -96,17 +96,17 @@ def _narrow(rows: Sequence[Row]) -> Table:
 
 
 def _recovery_table(rows: Sequence[Row]) -> Table:
-    table = _new(("run", "mask", "d", "k", "n", "noise", "seed", "time", "from", "memory", "state"))
+    table = _new_table(("run", "mask", "d", "k", "n", "noise", "seed", "time", "from", "memory", "state"))
     for row in rows:
         assert isinstance(row.job, RecoveryJob)
         spec = row.job.spec
         sizes = (spec.degree, spec.k, spec.n_latents, spec.config.noise, spec.seed)
-        taken = ["", "", ""] if row.estimate is None else _taken(row.estimate)
+        taken = ["", "", ""] if row.estimate is None else _estimate_cells(row.estimate)
         table.add_row(row.run_id, spec.config.mask, *(f"{value:g}" for value in sizes), *taken, row.state)
     return table
 
 
-def _new(columns: Sequence[str]) -> Table:
+def _new_table(columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         left = column in ("run", "arm", "mask", "from", "state") or column.startswith("what")

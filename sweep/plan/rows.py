@@ -1,4 +1,4 @@
-"""The runs of a plan as they stand, with those that they need first, and what each is estimated to take."""
+"""List a plan's runs as they stand, the runs that they need first, and the time and memory that each will take."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
-from sweep.plan.estimate import Basis, Estimate, Remaining, basis, estimated
+from sweep.plan.estimate import Basis, Estimate, Remaining, estimate_run, gather_basis
 from sweep.plan.plan import Plan, Planned
 from sweep.run.once import unfinished_needs
-from sweep.store.owners import running
+from sweep.store.lock_holders import find_holder
 from sweep.store.records import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
 
 TO_DO, FAILED_BEFORE = "to do", "failed last time"
@@ -22,35 +22,49 @@ class Row(NamedTuple):
     run_id: str
     job: Job | RecoveryJob
     state: str
-    why: str  # it failed
-    wanted: Remaining | None  # None where nothing is left to do
+    error: str  # why it failed last time; empty where it did not
+    remaining: Remaining | None  # None where nothing is left to do
     estimate: Estimate | None
+
+    @property
+    def to_be_trained(self) -> bool:
+        """True if an SAE is to be trained for this run."""
+        return isinstance(self.job, Job) and self.remaining is not None and self.remaining.lacking is None
 
 
 def rows_of(plan: Plan, threads: int, budget: float) -> tuple[list[Row], Basis]:
-    """The plan's runs, each after those that it needs and that are neither in the plan nor done."""
+    """Return a row for each run, with its estimate, and what the estimates are made from.
+
+    A run that another one needs first, and that is neither in the plan nor done, stands before that one.
+
+    Args:
+        threads: CPU threads of a worker.
+        budget: seconds that probes of training steps may take together.
+    """
     found: dict[str, Row] = {}
     asked = {run.job.spec.run_id: run for run in plan.runs}
     for run_id, run in asked.items():
         record = read_record(run.job.runs_dir, run_id)
         lacking = run.job.lacking(record) if run.trained and record else None
-        wanted = None if run.done else Remaining(run.job, lacking)
-        for needed in unfinished_needs(run.job) if wanted and isinstance(run.job, Job) else ():
+        remaining = None if run.done else Remaining(run.job, lacking)
+        for needed in unfinished_needs(run.job) if remaining and isinstance(run.job, Job) else ():
             its_id = needed.spec.run_id
             if its_id not in asked and its_id not in found:
                 found[its_id] = Row(its_id, needed, f"{TO_DO} first, for {run_id}", "", Remaining(needed, None), None)
         state = _state(run, run_folder(run.job.runs_dir, run_id), record, lacking)
-        found[run_id] = Row(run_id, run.job, state, _why(record), wanted, None)
-    known = basis([row.wanted for row in found.values() if row.wanted], threads, budget)
-    return [row._replace(estimate=row.wanted and estimated(row.wanted, known)) for row in found.values()], known
+        found[run_id] = Row(run_id, run.job, state, _error_in(record), remaining, None)
+    basis = gather_basis([row.remaining for row in found.values() if row.remaining], threads, budget)
+    rows = [row._replace(estimate=row.remaining and estimate_run(row.remaining, basis)) for row in found.values()]
+    return rows, basis
 
 
 def _state(run: Planned, folder: Path, record: Record | None, lacking: list[str] | None) -> str:
+    """Return the state of the run in words."""
     if run.done:
         return COMPLETE
-    owner = running(folder)
-    if owner is not None:
-        who = ", ".join(f"{word} {value}" for word, value in (("on", owner.host), ("pid", owner.pid)) if value)
+    holder = find_holder(folder)
+    if holder is not None:
+        who = ", ".join(f"{word} {value}" for word, value in (("on", holder.host), ("pid", holder.pid)) if value)
         return f"running now ({who})" if who else "running now"
     if lacking is not None:
         return f"{COMPLETE}, lacks {', '.join(lacking)}"
@@ -59,5 +73,5 @@ def _state(run: Planned, folder: Path, record: Record | None, lacking: list[str]
     return FAILED_BEFORE if record else TO_DO
 
 
-def _why(record: Record | None) -> str:
+def _error_in(record: Record | None) -> str:
     return record.get("error", "unknown error") if record and record["status"] == FAILED else ""

@@ -1,10 +1,10 @@
-"""How long a training step takes here: as known from finished runs, from a short probe, or scaled from either."""
+"""Tell how long a training step takes here: as finished runs show, as a short probe finds, or scaled from either."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -20,13 +20,17 @@ from sweep.machine.process import keep_freed_memory, machine_memory
 from sweep.plan.workload import step_work
 from sweep.train.loop import train_step
 
-_WARM, _MOST, _ENOUGH = 2, 12, 0.3  # steps not timed; timed; seconds after which four of these are enough
-_AROUND = 1.1  # a step in training, beside one alone: batches, counts of firings, reports
-_MEMORY = 0.25  # share of the machine's memory that a probe may take
+PROBED = "probed"
+_WARM_UP = 2  # steps of a probe that are not timed
+_LEAST_TIMED = 4  # steps
+_MOST_TIMED = 12  # steps
+_LONG_ENOUGH = 0.3  # seconds after which the least number of timed steps will do
+_IN_TRAINING = 1.1  # a step's time in training to that of a step alone: batches, counts of firings, reports
+_MEMORY_SHARE = 0.25  # the most of the machine's memory that a probe may take
 
 
 class Setup(NamedTuple):
-    """What else decides how fast a run is."""
+    """The way a run computes: all that decides how fast it is, beside its sizes."""
 
     backend: str
     cuda: bool
@@ -34,102 +38,127 @@ class Setup(NamedTuple):
     torch: str  # its version
 
 
-class Cell(NamedTuple):
-    """What a training step's time depends on, the machine apart; supports of all kinds are alike."""
+class StepShape(NamedTuple):
+    """The sizes that a training step's time depends on. All kinds of sparse supports count as one."""
 
     layout: Layout
     k: int
-    batch: int
+    batch: int  # tokens
 
     @property
     def kind(self) -> tuple[bool, bool, str | None, bool]:
-        """Cells of one kind take the same path through the kernels."""
+        """The path through the kernels: steps of one kind run the same code."""
         layout = self.layout
         return layout.support != NO_SUPPORT, layout.own_encoder, layout.pursuit, layout.value_bits == 0
 
     @property
     def work(self) -> float:
+        """The predicted work of the step, in ns; see `sweep.plan.workload`."""
         return step_work(*self)
 
 
-class Known(NamedTuple):
-    seconds: float  # a step
+class MeasuredStep(NamedTuple):
+    """The time of a training step that has been measured."""
+
+    seconds: float
     origin: str  # "probed", or "3 records"
 
 
-class Step(NamedTuple):
-    """An estimate."""
+class StepEstimate(NamedTuple):
+    """The time that a training step is expected to take."""
 
     seconds: float
-    origin: str
+    origin: str  # a `MeasuredStep`'s, or "scaled", or "guessed"
     doubt: float  # about the logarithm of its error
 
 
 def setup_of(device: str, backend: str, threads: int) -> Setup:
-    """How a run whose config says so will run in a worker of `threads` CPU threads."""
+    """Return how a run with these settings will compute in a worker of `threads` CPU threads."""
     found = device_from(device)
     return Setup(backend_name(backend, found), found.type == "cuda", threads, str(torch.__version__))
 
 
-def cell_of(layout: Layout, k: int, batch: int) -> Cell:
-    kind = FROM_SEED if layout.support != NO_SUPPORT else NO_SUPPORT
-    return Cell(layout._replace(support=kind), k, batch)
+def shape_of(layout: Layout, k: int, batch: int) -> StepShape:
+    """Return the shape of a training step on `batch` tokens."""
+    support = FROM_SEED if layout.support != NO_SUPPORT else NO_SUPPORT
+    return StepShape(layout._replace(support=support), k, batch)
 
 
-def step_of(cell: Cell, known: Mapping[Cell, Known]) -> Step:
-    """Seconds of a step of `cell`: as known, or of the nearest known cell of its kind, else of any, by their work."""
-    if cell in known:
-        found = known[cell]
-        return Step(found.seconds, found.origin, 0.1)
-    alike = {other: found for other, found in known.items() if other.kind == cell.kind} or known
+def estimated_step(shape: StepShape, measured: Mapping[StepShape, MeasuredStep]) -> StepEstimate:
+    """Return the time of a step: as measured, else scaled by work from the nearest measured step of its kind.
+
+    Where no step of its kind is measured, the nearest of any kind serves; where none is, the predicted work alone.
+    """
+    if shape in measured:
+        found = measured[shape]
+        return StepEstimate(found.seconds, found.origin, 0.1)
+    alike = {other: found for other, found in measured.items() if other.kind == shape.kind} or measured
     if not alike:
-        return Step(cell.work * 1e-9, "guessed", 1.5)
-    distance, nearest = min(
-        ((abs(math.log(cell.work / other.work)), other) for other in alike), key=lambda pair: pair[0]
-    )
-    seconds = alike[nearest].seconds * cell.work / nearest.work
-    doubt = 0.3 + 0.2 * distance + (0 if nearest.kind == cell.kind else 0.7)
-    return Step(seconds, "scaled", doubt)
+        return StepEstimate(shape.work * 1e-9, "guessed", 1.5)
+    nearest = min(alike, key=lambda other: abs(math.log(shape.work / other.work)))
+    seconds = alike[nearest].seconds * shape.work / nearest.work
+    distance = abs(math.log(shape.work / nearest.work))
+    doubt = 0.3 + 0.2 * distance + (0 if nearest.kind == shape.kind else 0.7)
+    return StepEstimate(seconds, "scaled", doubt)
 
 
-def probed(
-    steps: Mapping[Cell, float], known: Mapping[Cell, Known], device: str, backend: str, threads: int, budget: float
-) -> dict[Cell, Known]:
-    """`known`, and what probes add: first where most seconds are in doubt, as long as the budget of seconds lasts.
+def with_probes(
+    steps: Mapping[StepShape, float],
+    measured: Mapping[StepShape, MeasuredStep],
+    device: str,
+    backend: str,
+    threads: int,
+    budget: float,
+) -> dict[StepShape, MeasuredStep]:
+    """Return `measured` and the steps that probes add to it.
+
+    The step whose estimate leaves most seconds in doubt is probed first, and so on until the budget is spent.
 
     Args:
-        steps: how many there will be in all, by cell.
+        steps: how many training steps of each shape there will be.
+        budget: seconds that the probes may take together.
     """
-    found, left = dict(known), {cell for cell in steps if cell not in known}
+    found, left = dict(measured), {shape for shape in steps if shape not in measured}
     ends = time.perf_counter() + budget
     with as_in_a_worker(threads):
         while left:
-            doubts = {cell: step_of(cell, found) for cell in left}
-            cell = max(left, key=lambda c: doubts[c].doubt * doubts[c].seconds * steps[c])
-            left.remove(cell)
-            cost = (4 + _WARM) * doubts[cell].seconds + cell.layout.n_latents * cell.layout.degree * 2e-8
-            if time.perf_counter() + cost < ends and training_bytes(cell) < _MEMORY * machine_memory():
-                found[cell] = Known(_AROUND * probe(cell, backend, device_from(device)), "probed")
+            estimates = {shape: estimated_step(shape, found) for shape in left}
+            shape = max(left, key=lambda s: estimates[s].doubt * estimates[s].seconds * steps[s])
+            left.remove(shape)
+            drawing = shape.layout.n_latents * shape.layout.degree * 2e-8
+            cost = (_LEAST_TIMED + _WARM_UP) * estimates[shape].seconds + drawing
+            fits = training_bytes(shape) < _MEMORY_SHARE * machine_memory()
+            if fits and time.perf_counter() + cost < ends:
+                found[shape] = MeasuredStep(_IN_TRAINING * probe(shape, backend, device_from(device)), PROBED)
     return found
 
 
-def probe(cell: Cell, backend: str, device: torch.device) -> float:
-    """Seconds of one step, the fastest of a few on random data: what else the machine does meanwhile soon changes."""
-    sae = stand_in(cell, backend).to(device)
+def probe(shape: StepShape, backend: str, device: torch.device) -> float:
+    """Return the seconds of one step on random data, the fastest of a few.
+
+    The fastest, because what else the machine does meanwhile soon changes.
+    """
+    sae = stand_in(shape, backend).to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
-    h, taken, started = torch.randn(cell.batch, cell.layout.d_in, device=device), [], time.perf_counter()
-    while len(taken) < _WARM + _MOST and (len(taken) < _WARM + 4 or time.perf_counter() - started < _ENOUGH):
+    h = torch.randn(shape.batch, shape.layout.d_in, device=device)
+    taken: list[float] = []
+    started = time.perf_counter()
+    while not _enough(len(taken) - _WARM_UP, time.perf_counter() - started):
         before = time.perf_counter()
         train_step(sae, optimizer, h, 1e-4, 1.0)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - before)
-    return min(taken[_WARM:])
+    return min(taken[_WARM_UP:])
 
 
-def stand_in(cell: Cell, backend: str = "auto") -> SAE:
-    """An SAE that computes as long as the cell's own; its support is quickly drawn, not uniform."""
-    layout, generator = cell.layout, torch.Generator().manual_seed(0)
+def _enough(timed: int, seconds: float) -> bool:
+    return timed >= _MOST_TIMED or (timed >= _LEAST_TIMED and seconds >= _LONG_ENOUGH)
+
+
+def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
+    """Return an SAE that computes as long as one of this shape does; its support is quickly drawn, not uniform."""
+    layout, generator = shape.layout, torch.Generator().manual_seed(0)
     n, m, degree = layout.n_latents, layout.d_in, layout.degree
     if layout.support == NO_SUPPORT:
         dictionary = DenseDictionary(m, n, generator)
@@ -142,11 +171,14 @@ def stand_in(cell: Cell, backend: str = "auto") -> SAE:
         encoder = OwnTopK(dictionary, "random", generator)
     else:
         encoder = ByPursuit(layout.pursuit) if layout.pursuit else TiedTopK(dictionary)
-    return SAE(dictionary, encoder, cell.k, backend=backend)
+    return SAE(dictionary, encoder, shape.k, backend=backend)
 
 
 def matmul_rate(width: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Multiply-adds per second of (1024, width) by (width, 4 * width), the largest products of an LM's blocks."""
+    """Return the multiply-adds per second of (1024, width) by (width, 4 * width).
+
+    These are the largest products of an LM's blocks.
+    """
     a = torch.randn(1024, width, device=device).to(dtype)
     b = torch.randn(width, 4 * width, device=device).to(dtype)
     (a @ b).flatten()[0].item()
@@ -158,8 +190,8 @@ def matmul_rate(width: int, device: torch.device, dtype: torch.dtype) -> float:
 
 
 @contextmanager
-def as_in_a_worker(threads: int):
-    """Within, torch computes with `threads` threads."""
+def as_in_a_worker(threads: int) -> Iterator[None]:
+    """Let torch compute with `threads` threads, and keep freed memory, as a worker does."""
     before = torch.get_num_threads()
     keep_freed_memory()
     torch.set_num_threads(threads)
@@ -169,7 +201,7 @@ def as_in_a_worker(threads: int):
         torch.set_num_threads(before)
 
 
-def training_bytes(cell: Cell) -> int:
-    """Values, gradients and Adam's two moments, and a batch's scores."""
-    layout = cell.layout
-    return 16 * (layout.n_latents * layout.degree + layout.encoder_values) + 12 * cell.batch * layout.n_latents
+def training_bytes(shape: StepShape) -> int:
+    """Return the bytes of values, gradients and Adam's two moments, and of a batch's scores."""
+    layout = shape.layout
+    return 16 * (layout.n_latents * layout.degree + layout.encoder_values) + 12 * shape.batch * layout.n_latents

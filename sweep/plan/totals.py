@@ -1,4 +1,4 @@
-"""What a plan takes in all: work, wall time, memory, LM passes, disk."""
+"""Add up what a plan takes in all: work, wall time, memory, LM passes and disk."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from sweep.activations.cache import entry_bytes
 from sweep.jobs.job import Job
 from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers
-from sweep.plan.estimate import Basis, pass_seconds, planned_storage
+from sweep.plan.estimate import Basis, Estimate, pass_seconds
+from sweep.plan.footprint import planned_storage
 from sweep.plan.plan import Plan
 from sweep.plan.rows import Row
-from sweep.store.sizes import human_size
+from sweep.store.human_size import human_size
 
 _START = 6.0  # seconds from a worker's start to its first run: Python, torch, the LM
 
 
-class Pass(NamedTuple):
+class LMPass(NamedTuple):
     """An LM pass that is still to be done."""
 
     job: Job
@@ -30,97 +31,117 @@ class Pass(NamedTuple):
     seconds: float
 
 
-def passes_of(rows: Sequence[Row], known: Basis) -> list[Pass]:
-    """One for each LM and text of the runs to be trained, with the layers that the cache lacks."""
-    layers: dict[object, dict[int, Job]] = {}
+def passes_of(rows: Sequence[Row], basis: Basis) -> list[LMPass]:
+    """Return one LM pass for each LM and text of the runs to be trained, with the layers that the cache lacks."""
+    lacking: dict[object, dict[int, Job]] = {}
     for row in rows:
         job = row.job
-        if isinstance(job, Job) and row.wanted and row.wanted.lacking is None:
+        if isinstance(job, Job) and row.to_be_trained:
             key = job.spec.activations
             if not (job.cache_dir / key.name).is_dir():
-                layers.setdefault((replace(key, layer=0), job.cache_dir), {}).setdefault(key.layer, job)
-    found: list[Pass] = []
-    for of in layers.values():
-        job = next(iter(of.values()))
-        n_bytes = len(of) * entry_bytes(job.spec.activations.tokens, job.info.d_model)
-        found.append(Pass(job, sorted(of), n_bytes, pass_seconds(job, sorted(of), known)))
+                lacking.setdefault((replace(key, layer=0), job.cache_dir), {}).setdefault(key.layer, job)
+    found: list[LMPass] = []
+    for layers in lacking.values():
+        job = next(iter(layers.values()))
+        n_bytes = len(layers) * entry_bytes(job.spec.activations.tokens, job.info.d_model)
+        found.append(LMPass(job, sorted(layers), n_bytes, pass_seconds(job, sorted(layers), basis)))
     return found
 
 
-def totals(plan: Plan, rows: Sequence[Row], passes: Sequence[Pass], workers: Workers, threads: int) -> Iterator[str]:
-    todo = [(row, row.estimate) for row in rows if row.estimate is not None]
-    first = len(rows) - len(plan.runs)
-    yield f"{_many(len(plan.runs), 'run')}: {len(plan.runs) - len(plan.todo)} complete, {len(plan.todo)} to do" + (
-        f", and {first} more that they need first" if first else ""
-    )
-    if not todo:
+def totals(plan: Plan, rows: Sequence[Row], passes: Sequence[LMPass], workers: Workers, threads: int) -> Iterator[str]:
+    """Yield the lines that end a printed plan.
+
+    Args:
+        threads: CPU threads of each worker.
+    """
+    needed_first = len(rows) - len(plan.runs)
+    also = f", and {needed_first} more that they need first" if needed_first else ""
+    complete = len(plan.runs) - len(plan.todo)
+    yield f"{_counted(len(plan.runs), 'run')}: {complete} complete, {len(plan.todo)} to do{also}"
+    estimates = [row.estimate for row in rows if row.estimate is not None]
+    if not estimates:
         return
-    training, evaluation = (sum(part) for part in zip(*(estimate[:2] for _, estimate in todo), strict=True))
-    capture = sum(a_pass.seconds for a_pass in passes)
-    wall = _START + capture + shared_out([estimate.seconds for _, estimate in todo], workers.count)
-    team = f"{_many(workers.count, 'worker')} of {_many(threads, 'thread')}"
+    yield _work_line(estimates, passes, workers, threads)
+    yield from _memory_lines(estimates, workers)
+    if any(isinstance(row.job, Job) for row in rows):  # synthetic experiments need no LM
+        yield from _cache_lines(passes)
+    saes = [row.job for row in rows if isinstance(row.job, Job) and row.to_be_trained]
+    if saes:
+        yield _files_line(saes, workers)
+
+
+def _work_line(estimates: Sequence[Estimate], passes: Sequence[LMPass], workers: Workers, threads: int) -> str:
+    training = sum(estimate.training for estimate in estimates)
+    evaluation = sum(estimate.evaluation for estimate in estimates)
+    capture = sum(lm_pass.seconds for lm_pass in passes)
+    wall = _START + capture + shared_out([estimate.seconds for estimate in estimates], workers.count)
+    parts = f"training {duration(training)}, evaluation {duration(evaluation)}, LM passes {duration(capture)}"
+    team = f"{_counted(workers.count, 'worker')} of {_counted(threads, 'thread')}"
+    return f"work: about {duration(training + evaluation + capture)} ({parts}); done in {duration(wall)} with {team}"
+
+
+def _memory_lines(estimates: Sequence[Estimate], workers: Workers) -> Iterator[str]:
+    most, there = max(estimate.memory for estimate in estimates), machine_memory()
+    together = most * min(workers.count, len(estimates))
+    warning = "" if together <= there else "; WARNING: the workers need more than there is"
     yield (
-        f"work: about {duration(training + evaluation + capture)} (training {duration(training)}, evaluation "
-        f"{duration(evaluation)}, LM passes {duration(capture)}): {duration(wall)} with {team}"
+        f"memory: up to {human_size(most)} a worker, {human_size(together)} together; "
+        f"this machine has {human_size(there)}{warning}"
     )
-    memory = max(estimate.memory for _, estimate in todo)
-    together = memory * min(workers.count, len(todo))
-    enough = "" if together <= machine_memory() else "; WARNING: more than there is"
-    yield (
-        f"memory: up to {human_size(memory)} a worker, {human_size(together)} together; "
-        f"this machine has {human_size(machine_memory())}{enough}"
-    )
-    gpu = max(estimate.gpu for _, estimate in todo)
+    gpu = max(estimate.gpu for estimate in estimates)
     if gpu:
         yield f"memory of a GPU: up to {human_size(gpu)} a run"
-    yield from _cache_lines(passes)
-    saes = [row.job for row, _ in todo if isinstance(row.job, Job) and row.wanted and row.wanted.lacking is None]
-    if saes:
-        stored = [planned_storage(job) for job in saes]
-        checkpoints = sorted((12 * storage.learned_parameters for storage in stored), reverse=True)[: workers.count]
-        total = sum(storage.artifact_bytes for storage in stored)
-        yield (
-            f"files of the SAEs: {human_size(total)}, and up to {human_size(sum(checkpoints))} for checkpoints in between; "
-            + (_room(total + sum(checkpoints), "runs_dir", saes[0].runs_dir))
-        )
 
 
-def _cache_lines(passes: Sequence[Pass]) -> Iterator[str]:
+def _cache_lines(passes: Sequence[LMPass]) -> Iterator[str]:
     if not passes:
         yield "LM passes: none to do, all activations are in the cache"
         return
     for job, layers, n_bytes, seconds in passes:
         which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {job.labels['model']}"
-        tokens = job.spec.activations.tokens
-        yield f"LM pass: {which}, {tokens:,} tokens of {job.labels['corpus']}: {duration(seconds)}, {human_size(n_bytes)}"
-    for folder in dict.fromkeys(a_pass.job.cache_dir for a_pass in passes):
-        total = sum(a_pass.bytes for a_pass in passes if a_pass.job.cache_dir == folder)
-        yield f"activation cache: {human_size(total)} more; {_room(total, 'cache_dir', folder)}"
+        text = f"{job.spec.activations.tokens:,} tokens of {job.labels['corpus']}"
+        yield f"LM pass: {which}, {text}: {duration(seconds)}, {human_size(n_bytes)}"
+    for folder in dict.fromkeys(lm_pass.job.cache_dir for lm_pass in passes):
+        total = sum(lm_pass.bytes for lm_pass in passes if lm_pass.job.cache_dir == folder)
+        yield f"activation cache: {human_size(total)} more; {_free_space(total, 'cache_dir', folder)}"
 
 
-def _room(needed: int, key: str, folder: Path) -> str:
+def _files_line(saes: Sequence[Job], workers: Workers) -> str:
+    stored = [planned_storage(job) for job in saes]
+    files = sum(storage.artifact_bytes for storage in stored)
+    # A checkpoint holds each parameter and Adam's two moments of it, 4 bytes each.
+    largest = sorted((12 * storage.learned_parameters for storage in stored), reverse=True)
+    checkpoints = sum(largest[: workers.count])
+    return (
+        f"files of the SAEs: {human_size(files)}, and up to {human_size(checkpoints)} of checkpoints while they train; "
+        + _free_space(files + checkpoints, "runs_dir", saes[0].runs_dir)
+    )
+
+
+def _free_space(needed: int, key: str, folder: Path) -> str:
+    """Say how much room there is at `folder`, and warn if it is less than needed."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
     free = shutil.disk_usage(there).free
-    fits = "" if needed <= free else f"; WARNING: it will not fit, point {key} at another disk"
-    return f"{human_size(free)} are free on the disk of {key}={folder}{fits}"
+    warning = "" if needed <= free else f"; WARNING: it will not fit, point {key} at another disk"
+    return f"{human_size(free)} are free on the disk of {key}={folder}{warning}"
 
 
 def shared_out(seconds: Iterable[float], workers: int) -> float:
-    """When the last of `workers` is done, each taking the next run when it has done one."""
+    """Return when the last of `workers` is done, if each takes the next run when it has done one."""
     ends = [0.0] * workers
     for taken in seconds:
         heapq.heapreplace(ends, ends[0] + taken)
     return max(ends)
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def duration(seconds: float) -> str:
-    """In words: `45 s`, `12 min`, `3.4 h`."""
+    """Return a time in words: `45 s`, `12 min`, `3.4 h`."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.{int(seconds < 10 * length)}f} {unit}"

@@ -1,8 +1,7 @@
-"""How much work a cell is, in nanoseconds of one CPU core: what estimates of time are scaled by.
+"""Predict the work of a training step, an evaluation or a recovery experiment, in nanoseconds of one CPU core.
 
-The factors are fitted to 72 training steps of 256 tokens on one core (m=64..1024, n=512..8192, d=3..60 and dense;
-one-shot, mp_refit, omp, gomp4), most of them within 1.4. Only ratios matter once a record or a probe of some cell is
-there.
+Estimates of time are scaled by these predictions: once a finished run or a probe is there, only the ratio of two
+predictions matters.
 """
 
 from __future__ import annotations
@@ -15,27 +14,63 @@ from sae_core.pursuit.solvers import block_of
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import NO_SUPPORT, Layout
 
-_STEP, _GATHERED, _MULTIPLIED, _SCANNED = 1.4e6, 0.041, 0.0055, 0.11  # a step; a product sparse, dense; a latent
-_CHANGED, _SOLVED, _DECODED = 0.19, 0.26, 0.42  # a correlation that a pick changes; k*k*d to solve; k*d
-_UPDATED = 5.2  # a parameter, a step
-_REGROWN = 2.5  # steps on as many tokens
-_ROUNDS, _FIT_ROUNDS = 50, 25  # of niht; of cosamp, as they come out
-_LOGIT = 12.0  # compared, its KL included
-_CO_FIRED, _CONTEXT, _DRAWN = 200.0, 5e5, 15.0  # two latents on a token; a latent's contexts; a number
-_SETS, _PAIR, _DENSE_PAIR = 0.5e9, 25.0, 12.0  # theory's sets of atoms; two atoms compared
+# Factors of a training step. They are fitted to 72 steps of 256 tokens on one core (m=64..1024, n=512..8192, d=3..60
+# and dense; one-shot, mp_refit, omp, gomp4), most of them within 1.4. Such steps are timed beside their predictions by
+#     python -m tests.benchmarks.workload
+_STEP = 1.4e6  # ns a step, whatever its sizes
+_SPARSE_PRODUCT = 0.041  # ns a product with a sparse atom's value
+_DENSE_PRODUCT = 0.0055  # ns a product with a dense atom's value
+_SCANNED = 0.11  # ns a latent, each time that all are searched for the largest
+_CHANGED = 0.19  # ns a correlation that a pick changes
+_SOLVED = 0.26  # ns for each of the k*k*d products of a least-squares solution
+_DECODED = 0.42  # ns for each of the k*d products that decode a token
+_UPDATED = 5.2  # ns a parameter
 
-EXAMINED, NOVELTY, CONTEXTS = "examined", "novelty", "contexts"  # what is measured beside ways to read codes
+# Factors of all else. No command repeats their measurement; `sweep.plan.estimate` corrects them by the ratio of the
+# times of finished runs to their predictions.
+_REGROWN = 2.5  # steps on as many tokens that a change of a learned support takes
+_NIHT_ROUNDS = 50  # iterations a token
+_COSAMP_ROUNDS = 25  # iterations a token, as they come out
+_LOGIT = 12.0  # ns a logit compared, its KL included
+_CO_FIRED = 200.0  # ns a pair of latents that fire on one token
+_CONTEXT = 5e5  # ns a latent whose contexts are collected
+_DRAWN = 15.0  # ns a random number
+_ATOM_SETS = 0.5e9  # ns an SAE: the sets of atoms that `sae_core.theory` looks at
+_SPARSE_PAIR = 25.0  # ns a pair of sparse atoms compared
+_DENSE_PAIR = 12.0  # ns a pair of dense atoms compared
+
+# What an evaluation measures beside ways to read codes.
+EXAMINED = "examined"
+NOVELTY = "novelty"
+CONTEXTS = "contexts"
+
+
+def measurements(inference: Iterable[str], novelty: bool | int, contexts: bool | int) -> frozenset[str]:
+    """Return the names of all that an evaluation with these settings of `eval` measures.
+
+    The names are those of ways to read codes (`sae_core.inference`), and `EXAMINED`, `NOVELTY`, `CONTEXTS`.
+    """
+    found = {*inference, EXAMINED}
+    if novelty:
+        found.add(NOVELTY)
+    if contexts:
+        found.add(CONTEXTS)
+    return frozenset(found)
 
 
 def step_work(layout: Layout, k: int, batch: int) -> float:
-    """One training step on `batch` tokens."""
+    """Return the work of one training step on `batch` tokens, in ns."""
     values = layout.n_latents * layout.degree + layout.encoder_values
     a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree
     return _STEP + batch * a_token + _UPDATED * values
 
 
-def steps_of(steps: int, batch: int, degree: int, schedule: SupportSchedule | None) -> float:
-    """Training in steps of it, what the changes of a learned support take included."""
+def equivalent_steps(steps: int, batch: int, degree: int, schedule: SupportSchedule | None) -> float:
+    """Return how many plain steps take as long as a training of `steps` with the changes of a learned support.
+
+    Args:
+        schedule: when the support changes; None where it is fixed.
+    """
     if schedule is None:
         return steps
     changes = sum(1 for step in range(0, steps, schedule.every) if schedule.count(step, steps, degree))
@@ -43,11 +78,11 @@ def steps_of(steps: int, batch: int, degree: int, schedule: SupportSchedule | No
 
 
 def codes_work(layout: Layout, k: int, inference: str) -> float:
-    """Finding one token's codes by `inference` (`sae_core.inference`)."""
+    """Return the work of finding one token's codes by `inference` (`sae_core.inference`), in ns."""
     sparse = layout.support != NO_SUPPORT
     products = layout.n_latents * (layout.d_in if layout.own_encoder else layout.degree)
     scan = _SCANNED * layout.n_latents
-    look = products * (_GATHERED if sparse else _MULTIPLIED) + scan
+    look = products * (_SPARSE_PRODUCT if sparse else _DENSE_PRODUCT) + scan
     solve = _SOLVED * k * k * layout.degree
     name = (layout.pursuit or TOPK) if inference in (ENCODER, REFIT) else inference
     name = name.removesuffix("_magnitude")
@@ -60,31 +95,41 @@ def codes_work(layout: Layout, k: int, inference: str) -> float:
         search = look + k * (_CHANGED * changed + scan) if sparse else k * look
         return search + (solve if name == "mp_refit" else 0)
     if name == "niht":
-        return _ROUNDS * look
+        return _NIHT_ROUNDS * look
     if name == "cosamp":
-        return _FIT_ROUNDS * (look + solve)
+        return _COSAMP_ROUNDS * (look + solve)
     return -(-k // block_of(name)) * look + solve * k / 8
 
 
 def examination_work(layout: Layout, k: int, tokens: int) -> float:
-    """Codes once more, and what is known of the dictionary (`sae_core.theory`)."""
-    sparse, pairs = layout.support != NO_SUPPORT, layout.n_latents**2
-    return tokens * codes_work(layout, k, ENCODER) + (_SETS + _PAIR * pairs if sparse else _DENSE_PAIR * pairs)
+    """Return the work of finding codes once more and of comparing the atoms (`sae_core.theory`), in ns."""
+    pairs = layout.n_latents**2
+    atoms = _DENSE_PAIR * pairs if layout.support == NO_SUPPORT else _ATOM_SETS + _SPARSE_PAIR * pairs
+    return tokens * codes_work(layout, k, ENCODER) + atoms
 
 
-def evaluation_work(layout: Layout, k: int, asked: Iterable[str], tokens: int, vocabulary: int) -> float:
-    """All that is `asked` on `tokens` held-out tokens, the LM's own work apart: ways to read codes, `EXAMINED`,
-    `novelty`, `contexts`."""
-    others = {EXAMINED: examination_work(layout, k, tokens), NOVELTY: _CO_FIRED * tokens * k * k,
-              CONTEXTS: _CONTEXT * layout.n_latents}  # fmt: skip
+def evaluation_work(layout: Layout, k: int, measured: Iterable[str], tokens: int, vocabulary: int) -> float:
+    """Return the work of an evaluation on `tokens` held-out tokens, less the LM's own, in ns.
+
+    Args:
+        measured: names as `measurements` gives them.
+    """
+    others = {
+        EXAMINED: examination_work(layout, k, tokens),
+        NOVELTY: _CO_FIRED * tokens * k * k,
+        CONTEXTS: _CONTEXT * layout.n_latents,
+    }
     return sum(
         others[name] if name in others else tokens * (codes_work(layout, k, name) + _LOGIT * vocabulary)
-        for name in asked
+        for name in measured
     )
 
 
 def recovery_work(layout: Layout, k: int, algorithms: Iterable[str], trials: int) -> float:
-    """A synthetic recovery experiment: dictionary and codes drawn, then found by each of `algorithms`."""
+    """Return the work of a synthetic recovery experiment, in ns.
+
+    A dictionary and codes are drawn, and then the codes are found by each of `algorithms`.
+    """
     drawn = _DRAWN * layout.n_latents * (layout.degree + trials)
     solved = _SOLVED * k * k * layout.degree
     return drawn + trials * sum(codes_work(layout, k, name) + solved for name in algorithms)

@@ -1,4 +1,4 @@
-"""A trained SAE -> the measurements in its record: each way of reading codes, its latents, its dictionary."""
+"""Measure a trained SAE, and put what is found into its record: each way of reading codes, latents, dictionary."""
 
 from __future__ import annotations
 
@@ -17,26 +17,34 @@ from sweep.jobs.job import Job
 from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures.measures import all_codes, measure_reading
+from sweep.measures.measures import held_out_codes, measure_reading
 from sweep.run.loaded import clean_pass_of, tokenizer_of
 from sweep.run.recording import log, one_line
 from sweep.store.progress import RunProgress
 from sweep.store.records import CONTEXTS, Record, run_folder
 
-THEORY_TOKENS = 4096  # whose active sets `theory` looks at
+THEORY_TOKENS = 4096  # tokens whose active sets of atoms `sae_core.theory` looks at
 
-Load = Callable[[Job], tuple[SAE, str]]  # a finished run's SAE and id
+Load = Callable[[Job], tuple[SAE, str]]  # returns a finished run's SAE and run id
 
 
 def examine(
     job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress, load: Load
 ) -> None:
-    """Put into the record what `job` asks for and it lacks. What fails is noted there, and the others go on."""
-    _read_codes(job, sae, device, base, record, say)
+    """Make the measurements that `job` asks for and its record lacks, and put them into the record.
+
+    A measurement that fails leaves its error in the record, and the others go on.
+
+    Args:
+        base: the LM's cross-entropies without the SAE.
+        say: told what is being measured.
+        load: gives the SAE that novelty compares with.
+    """
+    _measure_readings(job, sae, device, base, record, say)
     if "theory" in record and "latents" in record and not {"novelty", "contexts"} & set(job.lacking(record)):
         return
     say("latents")
-    codes, indices, activity = all_codes(sae, clean_pass_of(job, device))
+    codes, indices, activity = held_out_codes(sae, clean_pass_of(job, device))
     if "theory" not in record:
         record["theory"] = theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS])
     if "latents" not in record:
@@ -56,7 +64,9 @@ def examine(
         latents["contexts"] = job.spec.eval.contexts
 
 
-def _read_codes(job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress) -> None:
+def _measure_readings(
+    job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress
+) -> None:
     clean = clean_pass_of(job, device)
     measured = record.setdefault("inference", {})
     for name in job.spec.eval.inference:
@@ -72,9 +82,9 @@ def _read_codes(job: Job, sae: SAE, device: torch.device, base: Baselines, recor
 
 
 def _compared(job: Job, sae: SAE, activity: Activity, device: torch.device, load: Load) -> dict[str, Any]:
-    """`novelty` and `cosine` against the run's reference."""
+    """Compare the latents with those of the job's reference run: by activations (`novelty`) and by atoms (`cosine`)."""
     reference, run_id = load(job.reference)
-    *_, theirs = all_codes(reference, clean_pass_of(job, device))
+    *_, theirs = held_out_codes(reference, clean_pass_of(job, device))
     return {
         "novelty": {"reference": run_id, **novelty(activity, theirs)},
         "cosine": {"reference": run_id, **cosine_matches(sae.dictionary, reference.dictionary)},

@@ -1,6 +1,6 @@
-"""What the runs of one process share: LM, tokenizer, windows, the LM's clean pass.
+"""Loaded once, shared by all runs of a process: LM, tokenizer, windows, activations, the LM's clean pass.
 
-Pure functions of their arguments, so remembering the last answer of each changes nothing.
+Each function depends on its arguments alone, so remembering its last answers changes no result.
 """
 
 from __future__ import annotations
@@ -21,27 +21,33 @@ from sweep.measures.measures import CleanPass
 
 
 def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
-    """The opened activation entry, or None where there is none; its checksums are verified once per process."""
-    return _pool(cache_dir, key, (cache_dir / key.name).stat().st_mtime_ns) if (cache_dir / key.name).is_dir() else None
+    """Return the opened activation entry, or None where there is none. A process verifies its checksums once."""
+    folder = cache_dir / key.name
+    return _pool(cache_dir, key, folder.stat().st_mtime_ns) if folder.is_dir() else None
 
 
 def lm_of(job: Job, device: torch.device) -> LM:
+    """Return the job's LM with its weights on `device`."""
     return _lm(job.model, job.info, device)
 
 
 def tokenizer_of(job: Job):
+    """Return the tokenizer of the job's LM."""
     return _tokenizer(job.model, job.info)
 
 
 def train_windows_of(job: Job) -> Windows:
+    """Return the windows of training text whose activations the job trains on."""
     return _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
 
 
 def held_out_of(job: Job) -> Windows:
+    """Return the windows of held-out text that the job is measured on."""
     return _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
 
 
 def clean_pass_of(job: Job, device: torch.device) -> CleanPass:
+    """Return the pass of the unchanged LM over the held-out windows."""
     return _clean_pass(job.model, job.info, device, job.axes["layer"], held_out_of(job))
 
 

@@ -1,4 +1,4 @@
-"""Carrying runs out: each once, whoever asks; a complete one is not done again, several can share one pass."""
+"""Carry runs out. Each is done once, however often it is asked for, and several runs can share their batches."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ import torch
 from filelock import FileLock
 
 from sweep.activations.cache import check_disk, entry_bytes
-from sweep.jobs.job import Job
+from sweep.jobs.job import AnyJob, Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.gpus import device_from
-from sweep.machine.process import settle
+from sweep.machine.process import prepare_process
 from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.run.examine import examine
+from sweep.run.finished import load_sae, read_sae
 from sweep.run.loaded import held_out_of, train_windows_of
-from sweep.run.recording import guarded_tracker, log, recording
+from sweep.run.pools import cache_keys
+from sweep.run.recording import failsafe_tracker, log, recording
 from sweep.run.recovery import recover
-from sweep.run.stages import Steps, carry_out_stages, keys_of, load_sae, read_sae
+from sweep.run.stages import carry_out_stages
 from sweep.store.progress import RunProgress
 from sweep.store.records import CHECKPOINT, COMPLETE, LOCK, Record, read_record, run_folder, stop_file, write_record
-from sweep.train.streams import drive
+from sweep.train.streams import Trainee, drive
 
 
-def carry_out(job: Job | RecoveryJob) -> Record:
-    """Do what `job` asks for, whichever kind it is; return its record."""
+def carry_out(job: AnyJob) -> Record:
+    """Carry out a job of either kind, and return its record."""
     if not isinstance(job, RecoveryJob):
         return run(job)
     with lock_of(job):
@@ -37,11 +39,11 @@ def carry_out(job: Job | RecoveryJob) -> Record:
 
 
 def run(job: Job) -> Record:
-    """Carry out `job` unless its record is complete already; return the record.
+    """Carry out a run unless its record is complete already, and return the record.
 
     A complete record that lacks a measurement asked for gets it, without training again. After a failure the next
-    launch tries again, after an interrupt it resumes from the last checkpoint. Two processes that ask for the same run:
-    one works, the other waits.
+    launch tries again, after an interrupt it resumes from the last checkpoint. Where two processes ask for the same
+    run, one works and the other waits.
     """
     finish_needed(job)
     with lock_of(job):
@@ -51,15 +53,19 @@ def run(job: Job) -> Record:
     return result
 
 
-def lock_of(job: Job | RecoveryJob) -> FileLock:
-    """The lock of the job's run, not yet taken. Its folder is made."""
+def lock_of(job: AnyJob) -> FileLock:
+    """Return the lock of the job's run, not yet taken, and make the run's folder."""
     folder = run_folder(job.runs_dir, job.spec.run_id)
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / LOCK)
 
 
 def finish_needed(job: Job) -> None:
-    """Finish the runs that `job` starts from or is compared with. Before the own lock: two runs may need each other."""
+    """Finish the runs that a job starts from or is compared with.
+
+    This comes before the job's own lock is taken, as nobody may hold two locks: dense_tied of seed 0 and of seed 1 are
+    each other's reference for novelty, and would wait for each other for ever.
+    """
     folder = run_folder(job.runs_dir, job.spec.run_id)
     for needed in needed_by(job):
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +75,7 @@ def finish_needed(job: Job) -> None:
 
 
 def needed_by(job: Job) -> list[Job]:
-    """The runs that must be finished before this one can start or be measured."""
+    """Return the runs that must be finished before this one can start or be measured."""
     record = read_record(job.runs_dir, job.spec.run_id)
     complete = record is not None and record["status"] == COMPLETE
     start = None if complete else job.starts_from
@@ -78,7 +84,7 @@ def needed_by(job: Job) -> list[Job]:
 
 
 def unfinished_needs(job: Job) -> list[Job]:
-    """Every run without a complete record that must end before `job`, in the order in which they must."""
+    """Return every run without a complete record that must end before `job`, in the order in which they must."""
     needed = [other for other in needed_by(job) if _status(other) != COMPLETE]
     return [each for other in needed for each in (*unfinished_needs(other), other)]
 
@@ -88,43 +94,45 @@ def _status(job: Job) -> str | None:
 
 
 def run_together(jobs: Sequence[Job]) -> list[Record | Exception]:
-    """Carry out `jobs`, those that see the same batches reading each batch once; the caller holds their locks.
+    """Carry out several runs whose locks the caller holds; runs that train on the same batches read each batch once.
 
-    Returns the record of each (of status "stopped", and nowhere on disk, where somebody asked it to stop), or why there
-    is none.
+    Returns:
+        the record of each run, or the exception that left it without one. A run that was asked to stop has a record of
+        status "stopped" that is in memory only.
     """
-    settle()
+    prepare_process()
     if jobs[0].threads is not None:
         torch.set_num_threads(jobs[0].threads)
-    return drive([_one(job) for job in jobs])
+    return drive([_carry_out_one(job) for job in jobs])
 
 
-def _one(job: Job) -> Steps:
+def _carry_out_one(job: Job) -> Trainee[Record]:
     folder = run_folder(job.runs_dir, job.spec.run_id)
     record = read_record(job.runs_dir, job.spec.run_id)
     if record is not None and record["status"] == COMPLETE:
         if job.lacking(record):
-            _measure_again(job, record)
+            _measure_lacking(job, record)
         return record
-    stop_file(folder, job.labels["sweep"]).unlink(missing_ok=True)
+    stop_file(folder, job.launch).unlink(missing_ok=True)  # a request to stop that came before this start is over
     with recording(job, folder, job.info.d_model, job.save_artifact) as under_way:
         yield from carry_out_stages(job, folder, under_way)
-    if under_way.record["status"] == COMPLETE:  # what failed for its disk or memory can go on from there
+    # A failed run keeps its checkpoint: after a full disk the next launch resumes from it.
+    if under_way.record["status"] == COMPLETE:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return under_way.record
 
 
-def _measure_again(job: Job, record: Record) -> None:
-    """Add to a complete record, in place and on disk, the measurements that `job` asks for and it lacks."""
+def _measure_lacking(job: Job, record: Record) -> None:
+    """Add to a complete record, in place and on disk, the measurements that `job` asks for and the record lacks."""
     folder = run_folder(job.runs_dir, job.spec.run_id)
     say = RunProgress(folder)
-    tracker = guarded_tracker(job, record, folder)
+    tracker = failsafe_tracker(job, record, folder)
     try:
         device = device_from(job.device)
         sae = read_sae(device, job, record)
         if held_out_of(job).digest() != record["metrics"]["held_out_digest"]:
             raise EvaluationError(
-                "the held-out windows are not those of the run's other figures: has the text changed?"
+                "the held-out text has changed since this run was measured: restore it, or train the run anew"
             )
         base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
         examine(job, sae, device, base, record, say, partial(load_sae, device))
@@ -139,17 +147,17 @@ def _measure_again(job: Job, record: Record) -> None:
         tracker.finish(failed=False)
 
 
-def preflight(job: Job | RecoveryJob) -> None:
-    """Find out before any LM is loaded whether text and disk will do.
+def preflight(job: AnyJob) -> None:
+    """Check before any LM is loaded that there is enough text, and enough disk for the activations.
 
     Raises:
-        ValueError: one of them will not, which one and why.
+        ValueError: there is not; the message says of what, and what to do.
     """
     job.runs_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(job, RecoveryJob):
         return
-    missing = [key for key in keys_of(job, job.layers_together) if not (job.cache_dir / key.name).is_dir()]
-    if missing:
-        check_disk(job.cache_dir, len(missing) * entry_bytes(job.spec.activations.tokens, job.info.d_model))
+    absent = [key for key in cache_keys(job, job.layers_together) if not (job.cache_dir / key.name).is_dir()]
+    if absent:
+        check_disk(job.cache_dir, len(absent) * entry_bytes(job.spec.activations.tokens, job.info.d_model))
         train_windows_of(job)
     held_out_of(job)

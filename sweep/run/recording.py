@@ -1,4 +1,4 @@
-"""What every kind of run leaves behind: the start of its record, its log, its tracker."""
+"""The record, the log and the tracker that every run leaves behind, however it ends."""
 
 from __future__ import annotations
 
@@ -9,81 +9,46 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-from sae_core.arms import Sizes
+from sweep.jobs.job import AnyJob
 from sweep.store.files import remove_left
 from sweep.store.progress import RunProgress
 from sweep.store.records import COMPLETE, FAILED, SCHEMA, Record, write_record
 from sweep.store.versions import versions
 from sweep.tracking.outage import Outage, unreachable
-from sweep.tracking.wandb_tracker import Guarded, NoTracker, Tracker, TrackerConfig, WandbTracker
+from sweep.tracking.wandb_tracker import FailsafeTracker, NoTracker, Tracker, WandbTracker
 from sweep.train.loop import Stopped
 
 LOG = "run.log"
-STOPPED = "stopped"  # a status that no record on disk has
+STOPPED = "stopped"  # the status of a run that was asked to stop; no record on disk has it
 
 
 class UnwrittenError(ValueError):
-    """A run has ended and its record could not be written."""
-
-
-class Spec(Protocol):
-    @property
-    def run_id(self) -> str: ...
-
-    def as_json(self) -> dict[str, Any]: ...
-
-
-class Recorded(Protocol):
-    """The part of a job that recording needs."""
-
-    @property
-    def spec(self) -> Spec: ...
-
-    @property
-    def axes(self) -> dict[str, int]: ...
-
-    @property
-    def labels(self) -> dict[str, str]: ...
-
-    @property
-    def sizes(self) -> Sizes: ...
-
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def tracker(self) -> TrackerConfig: ...
-
-    @property
-    def settings(self) -> dict[str, Any]: ...
-
-    @property
-    def runs_dir(self) -> Path: ...
+    """A run has ended, and its record cannot be written."""
 
 
 class Recording(NamedTuple):
-    """What a run fills in and speaks to while it is under way."""
+    """The record that a run fills in while it is under way, and whom it tells of its progress."""
 
     record: Record
-    tracker: Guarded
+    tracker: FailsafeTracker
     say: RunProgress
 
 
 @contextmanager
-def recording(job: Recorded, folder: Path, d_in: int, artifact: bool = False) -> Iterator[Recording]:
-    """Around the work of one run: leaves its record, log and tracker behind, whatever becomes of it.
+def recording(job: AnyJob, folder: Path, d_in: int, artifact: bool = False) -> Iterator[Recording]:
+    """Surround the work of one run, and leave its record, log and tracker behind however the work ends.
 
-    A failure does not go further: it is a record of status "failed" with the error. An interrupt leaves no record, nor
-    does `Stopped`, whose record stays in memory with the status STOPPED.
+    A failure does not go further: it becomes a record of status "failed" with the error. An interrupt leaves no record,
+    nor does `Stopped`, whose record stays in memory with the status STOPPED.
 
     Args:
-        artifact: also hand the tracker the SAE in `folder`, where the work succeeds.
+        artifact: also hand the SAE in `folder` to the tracker if the work succeeds.
     """
     remove_left(folder)
     say, record, started = RunProgress(folder), new_record(job, d_in), time.perf_counter()
-    tracker = guarded_tracker(job, record, folder)
+    tracker = failsafe_tracker(job, record, folder)
     try:
         yield Recording(record, tracker, say)
         record["status"] = COMPLETE
@@ -118,8 +83,8 @@ def _write(runs_dir: Path, record: Record) -> None:
         raise UnwrittenError(f"runs_dir={runs_dir}: its record cannot be written ({error.strerror}){before}") from None
 
 
-def new_record(job: Recorded, d_in: int) -> Record:
-    """The record of a run that has not got anywhere yet: it counts as failed until it says otherwise."""
+def new_record(job: AnyJob, d_in: int) -> Record:
+    """Return the record of a run that has just begun. It counts as failed until the run is complete."""
     return {
         "schema": SCHEMA,
         "run_id": job.spec.run_id,
@@ -137,9 +102,12 @@ def new_record(job: Recorded, d_in: int) -> Record:
     }
 
 
-def guarded_tracker(job: Recorded, record: Record, folder: Path) -> Guarded:
-    """The tracker that the job's settings ask for; that it failed is said once a launch, and in each run's log."""
-    launch = job.runs_dir / "launches" / job.labels["sweep"]
+def failsafe_tracker(job: AnyJob, record: Record, folder: Path) -> FailsafeTracker:
+    """Return the tracker that the job's settings ask for.
+
+    If it fails, that is said once a launch on the terminal, and in the log of each run.
+    """
+    launch = job.runs_dir / "launches" / job.launch
     outage = Outage(launch)
 
     def say(reason: str) -> None:
@@ -152,10 +120,10 @@ def guarded_tracker(job: Recorded, record: Record, folder: Path) -> Guarded:
             _gather(tracker.files, launch / "wandb")
         return tracker
 
-    return Guarded(start, say)
+    return FailsafeTracker(start, say)
 
 
-def _start_tracker(job: Recorded, record: Record, folder: Path, outage: Outage, say: Callable[[str], None]) -> Tracker:
+def _start_tracker(job: AnyJob, record: Record, folder: Path, outage: Outage, say: Callable[[str], None]) -> Tracker:
     mode = job.tracker.mode
     if mode == "disabled":
         return NoTracker()
@@ -168,7 +136,7 @@ def _start_tracker(job: Recorded, record: Record, folder: Path, outage: Outage, 
 
 
 def _gather(files: Path, place: Path) -> None:
-    """Let `place` lead to a session's files, so that `wandb leet` shows a sweep's runs side by side."""
+    """Link a session's files into the folder `place`, so that `wandb leet` shows a sweep's runs side by side."""
     with suppress(OSError):
         place.mkdir(parents=True, exist_ok=True)
         run_id = files.name.rpartition("-")[2]
@@ -178,13 +146,13 @@ def _gather(files: Path, place: Path) -> None:
 
 
 def log(folder: Path, text: str) -> None:
-    """One more entry in the run's log, with the time; a full disk costs the entry, not the run."""
+    """Add an entry to the run's log, with the time. A full disk costs the entry, not the run."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     with suppress(OSError), open(folder / LOG, "a") as stream:
         stream.write(f"{now} {text.rstrip()}\n")
 
 
 def one_line(error: BaseException) -> str:
-    """The error as a record keeps it; its kind goes before it where the text alone may not say enough."""
+    """Return the error as one line, as a record keeps it; errors other than ValueError name their type first."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Synthetic recovery: k-sparse codes planted in a random dictionary, and which of them each pursuit finds. No LM."""
+"""Synthetic recovery: plant k-sparse codes in a random dictionary and see which of them each pursuit finds. No LM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sweep.store.records import COMPLETE, RECOVERY, Record, read_record, run_fol
 
 
 def recover(job: RecoveryJob) -> Record:
-    """Carry out `job` unless its record is complete already; return the record. A failure is a record too.
+    """Carry out an experiment unless its record is complete already, and return the record. A failure is a record too.
 
     The caller holds the run's lock.
     """
@@ -46,9 +46,9 @@ def recovery_measures(
     backend: str = "auto",
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
-    """`algorithm/measure` -> value, over the trials:
+    """Return {`algorithm/measure`: value}, measured over the trials:
 
-    - exact_recovery: share whose picks are exactly the planted atoms;
+    - exact_recovery: share of trials whose picks are exactly the planted atoms;
     - support_recovery: mean share of the planted atoms that were picked;
     - code_error: mean of ||x_hat - x|| / ||x||, codes as vectors of n;
     - relative_residual: mean of ||y - W x_hat|| / ||y||;
@@ -88,7 +88,7 @@ def _solver(name: str, k: int) -> Solver:
 def _planted(
     spec: RecoverySpec, device: torch.device, backend: str
 ) -> tuple[Dictionary, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(dictionary, targets (trials, d_in), codes and indices (trials, k)), all drawn from the spec's seed."""
+    """Return the dictionary, targets (trials, d_in), codes and indices (trials, k), all drawn from the spec's seed."""
     config, g = spec.config, torch.Generator().manual_seed(spec.seed)
     n, m, k, trials = spec.n_latents, config.d_in, spec.k, config.trials
     if config.mask == "dense":
@@ -114,7 +114,7 @@ def _signs(shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> t
 
 
 def _code_errors(found: Pursuit, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    """||x_hat - x|| / ||x|| by trial, the planted atoms that were not picked counting whole: float64 (trials,)."""
+    """Return ||x_hat - x|| / ||x|| of each trial, float64 (trials,). Planted atoms that were not picked count whole."""
     same = found.indices[:, :, None] == indices[:, None]  # (trials, picked, planted)
     planted_there = (same * codes[:, None].double()).sum(-1)
     missed = (codes.double() * ~same.any(1)).square().sum(1)

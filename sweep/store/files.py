@@ -13,13 +13,13 @@ from typing import Any
 _HOST = socket.gethostname().split(".")[0]
 
 
-def mine(name: str) -> str:
-    """A temporary name for `name` that no other process uses, on a shared file system either."""
+def temporary_name(name: str) -> str:
+    """Return a temporary name for the file `name` that no other process uses, not even on a shared file system."""
     return f".{name}.{_HOST}-{os.getpid()}"
 
 
 def remove_left(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in `folder`, where nobody but the caller writes."""
+    """Remove the temporary files that killed processes left in `folder`, where nobody but the caller may be writing."""
     for left in folder.glob(".*"):
         if left.is_file():
             left.unlink(missing_ok=True)
@@ -27,8 +27,11 @@ def remove_left(folder: Path) -> None:
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A name to write to; it becomes `path` at the end, and where writing fails it goes and `path` stays as it was."""
-    temporary = path.with_name(mine(path.name))
+    """Yield a temporary path to write to, which replaces `path` at the end.
+
+    If the writing fails, the temporary file is removed and `path` stays as it was.
+    """
+    temporary = path.with_name(temporary_name(path.name))
     try:
         yield temporary
         os.replace(temporary, path)
@@ -37,11 +40,11 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, on disk before it appears as `path`.
+    """Write `value` as JSON to `path`, which appears only once its content is on disk.
 
     Raises:
-        ValueError: for NaN and infinities.
-        OSError: naming `path`; it is as it was.
+        ValueError: `value` contains NaN or an infinity.
+        OSError: the file cannot be written; the error names `path`, which stays as it was.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,5 +52,5 @@ def write_json(path: Path, value: Any) -> None:
             json.dump(value, stream, indent=1, allow_nan=False)
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError as error:  # a write that finds the disk full doesn't say where
+    except OSError as error:  # the error of a full disk does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from None

@@ -1,4 +1,4 @@
-"""Hashes of large files, remembered by path, size and modification time so that a second run need not read them."""
+"""Hashes that name content, and a memory of large files' hashes so that a second run need not read the files again."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from sweep.store.files import write_json
 
 
 def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path) -> str:
-    """sha256 over each file's name and content, 16 hex digits.
+    """Return 16 hex digits of the sha256 over the name and content of every file.
+
+    The hash is remembered under the files' paths, sizes and modification times; files that have kept these are not read
+    again.
 
     Args:
-        names: what each file is called in the hash: a relative name, so that moving the folder changes nothing.
-        cache_dir: keeps the memory, one small JSON file per set of files.
+        names: the name of each file in the hash. A relative name keeps the hash the same when the folder moves.
+        cache_dir: the folder that keeps the remembered hashes, one small JSON file per set of files.
     """
     stats = [f.stat() for f in files]
     signature = [[str(f), s.st_size, s.st_mtime_ns] for f, s in zip(files, stats, strict=True)]
@@ -31,17 +34,17 @@ def remembered_hash(files: Sequence[Path], names: Sequence[str], cache_dir: Path
         digest.update(name.encode() + b"\0")
         digest.update(bytes.fromhex(file_hash(file)))
     value = digest.hexdigest()[:16]
-    with suppress(OSError):  # a full disk costs the memory; who needs much of it says so
+    with suppress(OSError):  # a full disk only costs the memory: the hash itself is right
         write_json(memo, {"sha256": value})
     return value
 
 
 def file_hash(file: Path) -> str:
-    """64 hex digits of the sha256 of the file's bytes."""
+    """Return the sha256 of the file's bytes as 64 hex digits."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def short_hash(*parts: object) -> str:
-    """16 hex digits of the sha256 of the parts as canonical JSON."""
+    """Return the first 16 hex digits of the sha256 of the parts, written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,4 +1,8 @@
-"""Launches as the run store has them: which runs each asked for, and how these stand now. Standard library only."""
+"""The launches in a run store: which runs each launch asked for, and the present state of these runs.
+
+A launch is one call of `python -m sweep`; its folder `<runs_dir>/launches/<name>/` describes it in `launch.json`.
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -8,111 +12,131 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sweep.store.owners import Holder, running
+from sweep.store.lock_holders import Holder, find_holder
 from sweep.store.records import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
 
-ALL = "all"  # in place of a launch's name
+ALL = "all"  # what a user writes in place of a launch's name to mean everything in the run store
 
-
+# Names of a run's states, beside `sweep.store.records.COMPLETE`.
 RUNNING, FAILED, TO_DO = "running", "failed", "to do"
 
+_REQUIRED_KEYS = {"started", "host", "pid", "command", "runs"}  # every launch.json has at least these
+_NAMES_SHOWN = 5  # launch names that an error message lists at most
 
-_SAID = {"started", "host", "pid", "command", "runs"}  # by a launch's own file
 
-
-class StatusError(ValueError):
-    """There is no such launch."""
+class LaunchNotFoundError(ValueError):
+    """The launch that was asked for does not exist, or its name fits several launches."""
 
 
 class Launch(NamedTuple):
-    """A launch as its own folder tells it."""
+    """One call of `python -m sweep`, as its folder under `launches/` describes it."""
 
     folder: Path
-    about: dict[str, Any]
+    about: dict[str, Any]  # the content of launch.json
 
     @property
     def runs(self) -> list[dict[str, Any]]:
+        """The runs that the launch asked for: `run_id`, `title`, `axes` and `arm` of each."""
         return self.about["runs"]
 
 
 class State(NamedTuple):
-    """Of one run."""
+    """The present state of one run of a launch."""
 
     run_id: str
     title: str
-    state: str
-    detail: str  # its result, who is at it since when, or why it failed
+    state: str  # COMPLETE, RUNNING, FAILED or TO_DO
+    detail: str  # the run's result, or who works on it since when, or the error that ended it
 
 
 def launches(runs_dir: Path) -> list[Launch]:
-    """Every launch of a run store, the oldest first; those that cannot be read are left out."""
+    """Return every launch of a run store, the oldest first; launches whose file cannot be read are left out."""
     found: list[Launch] = []
     for file in sorted(runs_dir.glob(f"launches/*/{LAUNCH}")):
         try:
             about = json.loads(file.read_text())
         except (OSError, ValueError):
             continue
-        if isinstance(about, dict) and about.keys() >= _SAID:
+        if isinstance(about, dict) and about.keys() >= _REQUIRED_KEYS:
             found.append(Launch(file.parent, about))
     return found
 
 
 def find_launch(runs_dir: Path, name: str | None) -> Launch:
-    """The launch whose name begins with `name`, or the latest. Raises StatusError where there is none, or several."""
+    """Return the launch whose name begins with `name`, or the latest launch where `name` is None.
+
+    Raises:
+        LaunchNotFoundError: the run store has no launch, none with such a name, or several.
+    """
     known = launches(runs_dir)
     if not known:
-        raise StatusError(f"--runs {runs_dir}: no launch in it; python -m sweep makes some")
+        raise LaunchNotFoundError(f"--runs {runs_dir}: there is no launch in it; python -m sweep makes one")
     if name is None:
         return known[-1]
     fitting = [launch for launch in known if launch.folder.name.startswith(name)]
-    if len(fitting) != 1:
-        names = ", ".join(launch.folder.name for launch in (fitting or known)[-5:])
-        raise StatusError(f"{name}: {len(fitting)} launches of {runs_dir} begin so; the last are {names}")
-    return fitting[0]
+    if len(fitting) == 1:
+        return fitting[0]
+    names = ", ".join(launch.folder.name for launch in (fitting or known)[-_NAMES_SHOWN:])
+    if fitting:
+        raise LaunchNotFoundError(
+            f"LAUNCH {name}: the names of {len(fitting)} launches in {runs_dir} begin so, give more of the name; "
+            f"the latest of them: {names}"
+        )
+    raise LaunchNotFoundError(
+        f"LAUNCH {name}: no launch in {runs_dir} has a name that begins so; the latest launches: {names}"
+    )
 
 
 def states(launch: Launch, runs_dir: Path) -> list[State]:
-    """Of every run of the launch, as the run store has them now."""
+    """Return the present state of every run of the launch, in the launch's order."""
     return [_state(runs_dir, run, launch.about["started"]) for run in launch.runs]
 
 
 def _state(runs_dir: Path, run: dict[str, Any], started: str) -> State:
+    """Return the state of one run; `started` is the ISO time at which its launch began."""
     run_id, title = run["run_id"], run["title"]
     folder = run_folder(runs_dir, run_id)
-    record, owner = read_record(runs_dir, run_id), running(folder)
-    if owner is not None:
-        return State(run_id, title, RUNNING, _said_by(owner))
+    record, holder = read_record(runs_dir, run_id), find_holder(folder)
+    if holder is not None:
+        return State(run_id, title, RUNNING, _holder_in_words(holder))
     if record is None:
         return State(run_id, title, TO_DO, "has a checkpoint" if (folder / CHECKPOINT).exists() else "")
-    if record["status"] != COMPLETE:
-        error = record.get("error", "unknown error")
-        before = datetime.fromisoformat(record["finished"]) < datetime.fromisoformat(started)
-        return State(run_id, title, TO_DO, f"failed before: {error}") if before else State(run_id, title, FAILED, error)
-    return State(run_id, title, COMPLETE, _result(record))
+    if record["status"] == COMPLETE:
+        return State(run_id, title, COMPLETE, _result_in_words(record))
+    error = record.get("error", "unknown error")
+    if datetime.fromisoformat(record["finished"]) < datetime.fromisoformat(started):  # this launch tries it again
+        return State(run_id, title, TO_DO, f"failed before: {error}")
+    return State(run_id, title, FAILED, error)
 
 
-def _said_by(owner: Holder) -> str:
-    where = f"{owner.host} pid {owner.pid}" if owner.host else "another process"
-    since = f" since {_clock(owner.since)}" if owner.since else ""
-    return f"{owner.stage or 'starting'}, {where}{since}"
+def _holder_in_words(holder: Holder) -> str:
+    """Return, for example, `training, node3 pid 4242 since 14:05:10 (3 min ago)`."""
+    where = f"{holder.host} pid {holder.pid}" if holder.host else "another process"
+    since = f" since {_local_time(holder.since)}" if holder.since else ""
+    return f"{holder.stage or 'starting'}, {where}{since}"
 
 
-def _clock(iso: str) -> str:
-    """`14:05:10 (3 min ago)` in local time."""
+def _local_time(iso: str) -> str:
+    """Return an ISO time in local time and how long ago it was: `14:05:10 (3 min ago)`."""
     then = datetime.fromisoformat(iso)
     minutes = (datetime.now(UTC) - then).total_seconds() / 60
     ago = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    return f"{then.astimezone():%H:%M:%S} ({ago})"
+    return f"{then.astimezone():%H:%M:%S} ({ago} ago)"
 
 
-def _result(record: Record) -> str:
+def _result_in_words(record: Record) -> str:
+    """Return, for example, `CE recovered 0.9877, 12 s`; only the time for records without a cross-entropy."""
     recovered = record["metrics"].get("ce_recovered")
     seconds = f"{record['timings']['total']:.0f} s"
     return seconds if recovered is None else f"CE recovered {recovered:.4f}, {seconds}"
 
 
-def add_launch(parser: argparse.ArgumentParser, all_is: str) -> None:
-    """The arguments that say which launch of which run store; `all_is`: what the word ALL is for."""
-    said = f"a launch's name, or how it begins (default: the latest); `{ALL}` {all_is}"
-    parser.add_argument("launch", nargs="?", help=said)
+def add_launch(parser: argparse.ArgumentParser, for_all: str) -> None:
+    """Add to `parser` the arguments LAUNCH and --runs, which say which launch of which run store is meant.
+
+    Args:
+        for_all: what the word `all` in place of a launch's name is for, as the help says it: "for every run".
+    """
+    explained = f"a launch's name, or how it begins (default: the latest); `{ALL}` {for_all}"
+    parser.add_argument("launch", nargs="?", metavar="LAUNCH", help=explained)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="the run store (default: runs)")

@@ -1,14 +1,17 @@
-"""The names of everything in Weights & Biases, each said once: the tracker logs them, the dashboard draws them, a test
-holds the README's table to them."""
+"""The names under which runs appear in Weights & Biases, each defined once.
+
+The tracker logs under these names and the dashboard draws them; a test checks that the
+table in `sweep/tracking/README.md` lists them.
+"""
 
 from __future__ import annotations
 
-# Config: what a run is, at the top where W&B groups and filters by it. The whole of a run's settings lies below.
+# Config: the keys that W&B groups and filters runs by. All of a run's settings lie one level below.
 LABELS = ("model", "corpus", "arm", "sweep")
 AXES = ("layer", "d", "k", "n", "seed")
 SIZES = ("d_in", "n_latents", "degree")
 
-# History: the curves of training, over STEP.
+# History: the curves of training. Their x axis is STEP.
 STEP = "train/tokens"
 FVU_CURVE, LOSS_CURVE, DEAD_CURVE = "train/fvu", "train/loss", "train/dead_fraction"
 CURVES = {  # name -> field of `sweep.train.state.Progress`
@@ -22,7 +25,7 @@ CURVES = {  # name -> field of `sweep.train.state.Progress`
     "train/resampled": "resampled",
 }
 
-# Summary: a record's parts, each under a prefix of its own; see `sweep.store.records` for what is in them.
+# Summary: the entries of a record, each under its own prefix. `sweep.store.records` explains the entries.
 PREFIXES = {
     "storage": "storage/",
     "metrics": "eval/",
@@ -41,6 +44,6 @@ DEAD_FRACTION = EVAL + "dead_fraction"
 STATUS, RUN_ID = "status", "run_id"
 
 
-def of_inference(name: str, measure: str) -> str:
-    """The name of a measure taken with the way `name` of reading codes, say "omp"."""
-    return f"{EVAL}{name}/{measure}"
+def inference_measure_name(inference: str, measure: str) -> str:
+    """Return the name of a measure whose codes were found in the way `inference`: "eval/omp/fvu", for example."""
+    return f"{EVAL}{inference}/{measure}"

@@ -1,36 +1,51 @@
-"""The run store: `<runs_dir>/<run_id>/record.json`, one writer each, appearing by rename. Standard library only.
+"""The run store: one record per run, in `<runs_dir>/<run_id>/record.json`. Standard library only.
 
-A record is a JSON object:
+Each record has one writer and appears by rename, so that a reader finds a whole record or none. A record is a JSON
+object with these entries:
 
-    schema      1
-    kind        "recovery" for a synthetic experiment (its metrics are `algorithm/measure`, see `sweep.run.recovery`);
-                missing for an SAE
-    run_id      hash of the spec
+    schema      version of this format: 1
+    kind        "recovery" for a synthetic experiment (see `sweep.run.recovery`); missing for the run of an SAE
+    run_id      16 hex digits: the hash of `spec`, and the name of the run's folder
     status      "complete" or "failed"
+    error       one line that says why the run failed; missing from a complete record
     spec        every setting that determines the result (see `sweep.jobs.spec`)
-    labels      names for people: model, corpus, arm, sweep
-    title       the run in a few words; records of before it had a place in W&B have none
-    axes        layer, d, k, n, seed as asked
-    sizes       d_in, n_latents, degree, k as built
-    storage     learned_decoder_values, compression, learned_parameters, index_bits, value_bits, artifact_bytes
-    metrics     reconstruction and LM-in-the-loop measures with the SAE's own encoder, see `sweep.measures.measures`
-    inference   by name of the way codes are read (`sae_core.inference`): metrics, and cost (multiply_adds,
-                tokens_per_second, threads), or the error that kept it from being measured
-    training    steps, tokens and seconds of this run's own training, through interruptions; of a learned support also
-                `exchanged`, how many entries changed their row
-    source      of an arm that starts from another's SAE: that run's run_id and arm, and the tokens and seconds that
-                training it took, its own source's included
-    curves      tokens, loss, fvu and dead_fraction in training: lists, at most CURVE_POINTS of each
-    latents     how latents are used on the held-out text (`sae_core.activity`), how supports lie, and where asked for
-                novelty and cosine against a dense reference (`sae_core.comparison`)
-    theory      what is known of the dictionary, see `sae_core.theory`: value, and whether exact, estimate or bound
-    config      the whole resolved config as launched, paths included
-    timings     seconds by stage; with launch.share, of all the runs that went through a stage together
-    versions    of python, torch, transformers, numpy and this project; `code`, a hash of its sources; `trained_by`,
-                where a training went on under other code than it began with: all of these hashes
-    error       why it failed, when it did
-    weights_sha256  of the run's sae.safetensors
-    finished    ISO time
+    config      the whole resolved config as it was launched, paths included
+    labels      names for people: model, corpus, arm, and sweep, the name of the launch
+    title       the run in a few words; records that were written before runs appeared in Weights & Biases have none
+    axes        layer, d, k, n and seed as they were asked for; a recovery run has no layer
+    sizes       d_in, n_latents, degree and k as they were built
+    storage     what the SAE stores (see `sae_core.storage`):
+                learned_decoder_values  number of values, d * n
+                compression             d_in / degree, the paper's m / d
+                learned_parameters      number of values, with the encoder's weights and the biases
+                index_bits              bits that the support takes
+                value_bits              bits of one stored decoder value
+                artifact_bytes          bytes of the file sae.safetensors
+    metrics     measures on held-out text, the codes found by the SAE's own encoder (`sweep.measures.measures` and
+                `sae_core.metrics` define them). Those named ce_*, delta_ce and kl are in nats per predicted token; fvu,
+                ce_recovered*, relative_error and *_fraction are ratios; l0 is in latents per token. `train_*` are from
+                the end of training. A recovery run has `algorithm/measure` instead
+    inference   {way of finding codes: its results}, by the names of `sae_core.inference`. The results are `metrics` as
+                above and `cost`: multiply_adds per token, tokens_per_second, and threads, the CPU threads that this
+                speed was measured with; or `error` alone, which says why this way could not be measured
+    latents     how latents are used on the held-out text (`sae_core.activity`) and how supports overlap; where the run
+                asked for them, also novelty and cosine against a dense reference (`sae_core.comparison`), and contexts,
+                the number of contexts per latent in CONTEXTS
+    theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
+                estimate or bound
+    training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support
+                also exchanged, the number of entries that changed their row
+    source      for an arm that starts from another run's SAE: the run_id and arm of that run, and the tokens and
+                seconds that its training took, together with those of the run that it started from in turn
+    curves      the course of training as lists of equal length, at most CURVE_POINTS values each: tokens seen so far,
+                loss (in scaled units), fvu and dead_fraction
+    timings     seconds by stage (activations, training, evaluation) and in total; train_tokens_per_second is a rate.
+                With launch.share, a stage's seconds are those of all the runs that went through it together
+    versions    of python, torch, transformers, numpy and this project; backend, the kernels that were used; code, a
+                hash of the project's code files; trained_by, if training went on under other code than it began with,
+                the hashes of all code that took part
+    weights_sha256  64 hex digits: the sha256 of the run's sae.safetensors
+    finished    ISO time at which the run ended
 """
 
 from __future__ import annotations
@@ -44,54 +59,61 @@ from typing import Any
 from sweep.store.files import write_json
 
 SCHEMA = 1
-_KEPT = {"run_id", "status"}  # in every record, whatever became of its run
+COMPLETE, FAILED = "complete", "failed"  # the values of `status`
+RECOVERY = "recovery"  # the value of `kind` for a synthetic experiment
+WEIGHTS = "weights_sha256"  # the key of the weights' checksum
+CURVE_POINTS = 200  # values in each list of `curves`, at most
+_REQUIRED_KEYS = {"run_id", "status"}  # every record has these, however its run ended
+
+# Files in a run's folder.
 RECORD = "record.json"
-COMPLETE, FAILED = "complete", "failed"
-CONTEXTS = "contexts.jsonl.gz"  # in a run's folder, see `sweep.measures.contexts`
-LOCK = "lock"  # in a run's folder: held by whoever works on it
-PROGRESS = "progress.json"  # in a run's folder, while somebody works on it: who, and at what
-CHECKPOINT = "checkpoint.pt"  # in a run's folder, until it is complete
-WEIGHTS = "weights_sha256"  # in a record
-LAUNCH = "launch.json"  # in `launches/NAME/`: what a launch is for
-CURVE = "curve.jsonl"  # in a run's folder: what training said at each report, a step again after a resume
-SENT = "wandb.json"  # in a run's folder: where in Weights & Biases it is whole, and a digest of its record there
-RECOVERY = "recovery"
-CURVE_POINTS = 200
+CONTEXTS = "contexts.jsonl.gz"  # the strongest contexts of each latent, see `sweep.measures.contexts`
+LOCK = "lock"  # its file lock is held by the process that works on the run
+PROGRESS = "progress.json"  # who works on the run and at which stage; there only while somebody does
+CHECKPOINT = "checkpoint.pt"  # the state of the training; removed once the run is complete
+CURVE = "curve.jsonl"  # every report of the training; after a resume the same steps may come again
+SENT = "wandb.json"  # the run's address in Weights & Biases once all of it is there, and a hash of the record sent
+
+LAUNCH = "launch.json"  # in `launches/<name>/`: the launch's command and the runs that it asked for
 
 Record = dict[str, Any]
 
 
 def run_folder(runs_dir: Path, run_id: str) -> Path:
+    """Return the folder of a run in the run store."""
     return runs_dir / run_id
 
 
 def stop_file(folder: Path, launch: str) -> Path:
-    """The file that asks the workers of `launch` to stop training this run, leaving a checkpoint and no record."""
+    """Return the file that tells the workers of `launch` to stop training the run in `folder`.
+
+    A run that is stopped in this way leaves a checkpoint and no record.
+    """
     return folder / f"stop.{launch}"
 
 
 def write_record(runs_dir: Path, record: Record) -> None:
-    """Put `record` in its run's folder, whole or not at all."""
+    """Write `record` to its run's folder, whole or not at all."""
     write_json(run_folder(runs_dir, record["run_id"]) / RECORD, record)
 
 
 def read_record(runs_dir: Path, run_id: str) -> Record | None:
-    """The run's record, or None where there is none that can be read (it is then as if never run)."""
+    """Return the run's record, or None if there is none that can be read; the run then counts as never made."""
     try:
         return _read(run_folder(runs_dir, run_id) / RECORD)
     except (OSError, ValueError):
         return None
 
 
-def unmeasured(record: Record, inference: Iterable[str]) -> list[str]:
-    """Those of the names `inference` that a complete record has no measurement of."""
+def unmeasured_inference(record: Record, inference: Iterable[str]) -> list[str]:
+    """Return the ways of finding codes among `inference` for which a complete record has no measurement."""
     measured = {name for name, found in record.get("inference", {}).items() if "metrics" in found}
-    measured.add("encoder")  # records of before there was a choice have it as `metrics` alone
+    measured.add("encoder")  # older records have its measurement as `metrics` only
     return [name for name in inference if name not in measured]
 
 
 def iterate_records(runs_dir: Path) -> Iterator[tuple[Path, Record | None]]:
-    """(path, record) of every run under `runs_dir`, in order of run id; None for one that cannot be read."""
+    """Yield (path, record) for every run under `runs_dir`, in order of run id; a record that cannot be read is None."""
     for path in sorted(runs_dir.glob(f"*/{RECORD}")):
         try:
             yield path, _read(path)
@@ -100,16 +122,17 @@ def iterate_records(runs_dir: Path) -> Iterator[tuple[Path, Record | None]]:
 
 
 def parse_record(text: str) -> Record:
-    """The record that `text` is. Raises ValueError where it is none of this schema."""
+    """Return the record that `text` holds as JSON. Raise ValueError unless it is a record of this schema."""
     record = json.loads(text)
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not record.keys() >= _KEPT:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not record.keys() >= _REQUIRED_KEYS:
         raise ValueError(f"not a record of schema {SCHEMA}")
     return record
 
 
 def read_curve(folder: Path) -> list[dict[str, Any]]:
-    """The reports of a run's training so far, each step once, rising. Half lines are left out: one being written, and
-    one that a killed writer left.
+    """Return the reports of a run's training so far, in order of steps and each step once.
+
+    Half a line is left out, be it one that is being written now or one that a killed writer left.
     """
     try:
         lines = (folder / CURVE).read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Of what a result was made: versions of the packages that can change it, and a hash of this project's own code."""
+"""The code that made a result: versions of the packages that can change it, and a hash of this project's own code."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-CODE = "code"
+CODE = "code"  # the key of this project's own code among the versions
 _PACKAGES = ("torch", "transformers", "numpy", "expander-sae-sweep")
-_CODE = {"sae_core": (".py", ".cpp", ".h"), "sweep": (".py",)}  # whose code a result comes from
+_CODE = {"sae_core": (".py", ".cpp", ".h"), "sweep": (".py",)}  # the packages and file endings that can change a result
 
 
 def versions() -> dict[str, str]:
-    """Of what can change a result."""
+    """Return {name: version} of everything that can change a result: Python, the packages, this project's code."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        except importlib.metadata.PackageNotFoundError:  # the project runs from a checkout that is not installed
             found[package] = "unknown"
     return {**found, CODE: code_hash()}
 
 
 @lru_cache
 def code_hash() -> str:
-    """12 hex digits of the sha256 of the sources of `sae_core` and `sweep`, as this process found them on disk."""
+    """Return 12 hex digits of the sha256 of the code files of `sae_core` and `sweep`.
+
+    The files are read once per process, so the hash is that of the code as this process found it on disk.
+    """
     digest = hashlib.sha256()
     for package, endings in _CODE.items():
         root = Path(str(files(package)))
@@ -39,15 +42,17 @@ def code_hash() -> str:
 
 
 def other_versions(made: Iterable[dict[str, Any]], now: dict[str, str]) -> dict[str, int]:
-    """{"code 1a2b (now 3c4d)": how many records} for what the records `made` say otherwise than `now`.
+    """Count the records in `made` whose versions differ from `now`.
 
-    Records of before there was an entry say nothing about it.
+    Returns:
+        {"code 1a2b (now 3c4d)": number of records}. A record that lacks an entry, because it is older than that entry,
+        is not counted for it.
     """
     found: dict[str, int] = {}
     for record in made:
         then = record.get("versions", {})
         for name, value in now.items():
             if name in then and then[name] != value:
-                said = f"{name} {then[name]} (now {value})"
-                found[said] = found.get(said, 0) + 1
+                difference = f"{name} {then[name]} (now {value})"
+                found[difference] = found.get(difference, 0) + 1
     return found

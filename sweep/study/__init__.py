@@ -1,7 +1,9 @@
-"""The search of `hydra/sweeper=optuna_frontier`: an Optuna study whose trials are runs of the run store.
+"""Search instead of running a grid (`hydra/sweeper=optuna_frontier`): an Optuna study whose trials are runs.
 
-`config` what is asked; `space` what is searched; `samplers` who draws; `storage` where the study is kept; `controller`
-who owns a trial; `trials` asking for one and freeing those of the dead; `outcome` what a run's record says of a trial;
-`pruning` stopping a bad run early; `search` the loop; `report` the CSVs and the table; `cells`, `opening` and
-`launch` join these to the config.
+`config` checks what is asked; `space` reads what is searched; `samplers` names who draws trials and who ends one early;
+`storage` opens the place where the study is kept, `opening` the study in it; `controller` tells who owns a trial;
+`trials` asks for trials and frees those of dead controllers; `cells` makes a run of a trial's values; `outcome` reads
+from the run's record how the trial ends; `pruning` stops bad runs early; `search` is the loop over all of these;
+`report` writes the CSVs and prints the table; `run_search` is the whole, as the sweeper calls it, and `preview` what
+`plan=true` prints instead.
 """

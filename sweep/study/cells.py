@@ -1,4 +1,4 @@
-"""From the values of a trial to the run that it asks for."""
+"""Make of the values of a trial the run that it asks for."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
-from sweep.jobs.job import Job
+from sae_core.arms import CellError
+from sae_core.inference import ENCODER, inference_name
 from sweep.lm.find import ModelNotHereError
-from sweep.plan.estimate import planned_storage
-from sweep.plan.plan import Planned, make_plan
+from sweep.plan.plan import Planned, check_budget, make_plan
 from sweep.study.config import KEY, SearchConfig
 from sweep.study.space import Space
 
@@ -21,24 +21,28 @@ class ImpossibleError(ValueError):
 
 
 class Cells(NamedTuple):
-    """What it takes to make a run of values."""
+    """Makes runs of drawn values."""
 
     config: SearchConfig
     space: Space
-    compose: Callable[[list[str]], DictConfig]
+    compose: Callable[[list[str]], DictConfig]  # overrides -> the config of that cell
     launch: str  # the launch's name
 
     def planned(self, params: Mapping[str, Any]) -> Planned:
-        """The run.
+        """Return the run that has the values `params`.
 
         Raises:
-            ImpossibleError: there is none of these values.
+            ImpossibleError: no run can have these values, or its file would be larger than the budget.
             ValueError, HydraException: a setting is wrong, whatever is drawn.
         """
         overrides = self.space.overrides(params)
         cfg = self.compose(overrides)
         try:
             plan = make_plan([(overrides, cfg)], self.launch)
+            if plan.runs:
+                check_budget(plan.runs[0].job, self.config.budget_bytes)
+        except CellError as error:
+            raise ImpossibleError(str(error)) from None
         except ModelNotHereError as error:
             if not any(name.split(".")[0] == "model" for name in self.space.distributions):
                 raise
@@ -50,27 +54,15 @@ class Cells(NamedTuple):
             raise ImpossibleError(str(error)) from None
         if plan.left_out:
             raise ImpossibleError(plan.left_out[0].reason)
-        self._check_size(plan.runs[0])
         return plan.runs[0]
-
-    def _check_size(self, run: Planned) -> None:
-        budget = self.config.budget_bytes
-        if budget is not None and isinstance(run.job, Job):
-            size = planned_storage(run.job).artifact_bytes
-            if size > budget:
-                raise ImpossibleError(f"its file of {size:,} bytes is larger than budget_bytes={budget:,}")
 
 
 def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:
-    """Raise ValueError where no trial at all could have what is searched."""
+    """Raise ValueError if no trial at all can have the CE recovered that is searched."""
     if cfg.get("recovery") is not None:
-        raise ValueError("recovery=...: a synthetic experiment has no CE recovered to search")
-    measured = cfg.eval.get("inference") or []
-    searched = {"eval", "eval.inference"} & set(space.distributions)
-    if config.inference != "encoder" and not searched:
-        from sae_core.inference import inference_name
-
-        if config.inference not in {inference_name(str(name)) for name in measured}:
-            raise ValueError(
-                f"{KEY}inference={config.inference} is not measured: add eval.inference=[{config.inference}]"
-            )
+        raise ValueError("recovery=... asks for a synthetic experiment, which has no CE recovered to search")
+    if config.inference == ENCODER or {"eval", "eval.inference"} & set(space.distributions):
+        return
+    measured = {inference_name(str(name)) for name in cfg.eval.get("inference") or []}
+    if config.inference not in measured:
+        raise ValueError(f"{KEY}inference={config.inference} is not measured: add eval.inference=[{config.inference}]")

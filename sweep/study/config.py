@@ -1,4 +1,4 @@
-"""What a search is asked to do: the keys of `hydra.sweeper`."""
+"""Check what a search is asked to do: the keys of `hydra.sweeper`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_type_hints
 
 from sae_core.inference import ENCODER, inference_name
-from sweep.jobs.checks import check_types
+from sweep.jobs.config_checks import check_types
 from sweep.study.samplers import GRID, PRUNERS, SAMPLERS
 
 KEY = "hydra.sweeper."
@@ -15,19 +15,23 @@ KEY = "hydra.sweeper."
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """Checked on construction. Raises ValueError for a value that is out of range.
+    """The settings of a search, checked on construction.
 
     Args:
-        n_trials: complete (or pruned) trials that the study shall have, those of earlier launches included; None, with
-            `grid` alone, for every combination.
+        n_trials: complete (or pruned) trials that the study shall have, those of earlier launches included; None means
+            every combination, which only `grid` has.
         sampler: a name of `SAMPLERS`, or `grid`.
-        seed: of the sampler; runs have their own.
-        storage: see `sweep.study.storage`; None keeps the study in memory.
-        budget_bytes: None searches stored bytes and CE recovered together; else CE recovered alone, among SAEs whose
-            file has at most so many bytes.
-        inference: whose reading of the codes CE recovered is taken from.
-        pruner: a name of `PRUNERS`, where CE recovered is searched alone.
-        batch: trials asked for at a time; None for as many as there are workers.
+        seed: the sampler's; runs have their own.
+        storage: where the study is kept, see `sweep.study.storage`; None keeps it in memory.
+        study_name: the study's name in the storage, and its folder's under `studies/`.
+        budget_bytes: None searches stored bytes and CE recovered together; a number searches CE recovered alone, among
+            SAEs whose file has at most so many bytes.
+        inference: the way to read codes (`sae_core.inference`) that CE recovered is taken from.
+        pruner: a name of `PRUNERS`; only for a search of CE recovered alone.
+        batch: trials asked for at a time; None is one for each worker, but at most a quarter of `n_trials`.
+
+    Raises:
+        ValueError: a value is out of range; names the key.
     """
 
     n_trials: int | None = 20
@@ -65,14 +69,14 @@ class SearchConfig:
 
     @property
     def objectives(self) -> dict[str, Literal["minimize", "maximize"]]:
-        """What is sought -> which way."""
+        """The direction of each objective, by its name."""
         if self.budget_bytes is None:
             return {"stored_bytes": "minimize", "ce_recovered": "maximize"}
         return {"ce_recovered": "maximize"}
 
 
 def search_config(given: dict[str, Any]) -> SearchConfig:
-    """As YAML and the command line give it: `budget_bytes=1e6` is a whole number too."""
+    """Return the settings that YAML and the command line give; `budget_bytes=1e6` is a whole number too."""
     budget = given.get("budget_bytes")
     if isinstance(budget, float) and budget.is_integer():
         given = {**given, "budget_bytes": int(budget)}

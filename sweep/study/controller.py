@@ -1,7 +1,9 @@
-"""Who owns a trial: each controller holds a lock file for its life, and its trials bear the lock's name.
+"""Tell who owns a trial, and whether that controller is alive.
 
-The kernel drops the lock with its holder, so a trial whose owner's lock can be taken is a dead controller's. Locks live
-in the run store; a trial of a controller that works on another run store is neither dead nor alive to us.
+A controller is the process of one search. It holds a lock file as long as it lives, and its trials bear the lock's
+name. The operating system releases the lock when the process ends, so a trial whose owner's lock can be taken is a dead
+controller's. Locks are kept in the run store: of a controller that works on another run store we cannot tell whether it
+is alive.
 """
 
 from __future__ import annotations
@@ -17,41 +19,48 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from sweep.store.owners import held
+from sweep.store.lock_holders import is_locked
 
 FOLDER = "controllers"
 
 
 class Owner(Enum):
+    """Whose a trial is, as one controller sees it."""
+
     US = "us"
     LIVE = "live"
     DEAD = "dead"
-    UNKNOWN = "unknown"  # works on another run store
+    UNKNOWN = "unknown"  # a controller of another run store, or another program
 
 
 class Controller(NamedTuple):
+    """The process of one search, as its trials name it."""
+
     runs_dir: Path
-    token: str
-    store: str
+    token: str  # the name of its lock
+    store: str  # the run store's id
 
     @property
     def marks(self) -> dict[str, Any]:
-        """What its trials bear."""
+        """The user attributes that its trials bear."""
         return {"owner": self.token, "store": self.store, "host": socket.gethostname(), "pid": os.getpid()}
 
     def owner(self, marks: Mapping[str, Any]) -> Owner:
-        """Whose a trial with such marks is. One without any is unknown: no controller of ours leaves one so."""
+        """Return whose a trial with these user attributes is.
+
+        A trial without any is of an unknown owner, because our controllers leave none without.
+        """
         token = marks.get("owner")
         if token == self.token:
             return Owner.US
         if token is None or marks.get("store") != self.store:
             return Owner.UNKNOWN
-        return Owner.LIVE if held(self.runs_dir / FOLDER / f"{token}.lock") else Owner.DEAD
+        return Owner.LIVE if is_locked(self.runs_dir / FOLDER / f"{token}.lock") else Owner.DEAD
 
 
 @contextmanager
 def controller(runs_dir: Path) -> Iterator[Controller]:
-    """A controller of this process, alive within."""
+    """Make this process a controller, which is alive as long as the context lasts."""
     folder = runs_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:12]
@@ -60,11 +69,11 @@ def controller(runs_dir: Path) -> Iterator[Controller]:
         try:
             yield Controller(runs_dir, token, _store_id(folder))
         finally:
-            path.unlink(missing_ok=True)  # no file, no owner
+            path.unlink(missing_ok=True)  # a token without a file is a dead controller's
 
 
 def _store_id(folder: Path) -> str:
-    """What tells this run store from others; made by whoever comes first."""
+    """Return the id that tells this run store from others; the first controller makes it."""
     path = folder / "store-id"
     if not path.exists():
         fresh = folder / f".store-id.{uuid.uuid4().hex}"

@@ -1,4 +1,4 @@
-"""Opening a study: new, or as the storage has it, if that is the same search."""
+"""Open a study: a new one, or the one that the storage has by that name if it is the same search."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from sweep.study.samplers import pruner_named
 from sweep.study.space import Space, differences, written
 from sweep.study.storage import open_storage
 
-ABOUT = "search"  # the study's attribute that says what is searched
+ABOUT = "search"  # the name of the study's attribute that says what is searched
 _GROUPS = ("model", "corpus", "sae", "train", "eval")
 _AXES = ("layer", "d", "k", "n", "seed", "cache_dtype")
+# Settings that may differ between the launches of one search, as they change no result.
 _NO_RESULT = {"eval.inference", "eval.novelty", "eval.contexts", "train.checkpoint_every", "model.batch_size"}
 
 
 class StudyError(ValueError):
-    """The study that the storage holds is another search."""
+    """The study that the storage has by that name is another search."""
 
 
 def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
-    """The study, made where the storage has none of its name.
+    """Return the study, and make it if the storage has none of its name.
 
     Args:
-        cfg: the composed config without anything drawn.
+        cfg: the config without any drawn value.
 
     Raises:
         StorageError: the storage cannot be used.
-        StudyError: the study there searches something else; the line says what differs.
+        StudyError: the study that is there searches something else; the message says what differs.
     """
     study = optuna.create_study(
         storage=open_storage(config.storage),
@@ -54,7 +55,7 @@ def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
 
 
 def about(config: SearchConfig, space: Space, cfg: DictConfig) -> dict[str, Any]:
-    """What makes it this search and no other."""
+    """Return what makes this search another than others, as the study's attribute keeps it."""
     return {
         "objectives": list(config.objectives),
         "budget_bytes": config.budget_bytes,
@@ -65,9 +66,10 @@ def about(config: SearchConfig, space: Space, cfg: DictConfig) -> dict[str, Any]
 
 
 def _check(study: Study, stored: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> None:
+    """Raise StudyError unless the study's attribute and ours describe the same search."""
     where = f"hydra.sweeper.study_name={study.study_name}"
     if stored is None:
-        raise StudyError(f"{where} is a study that another program made; give another name")
+        raise StudyError(f"{where} is a study that another program made; give this search another name")
     found = [
         f"{key} was {_listed(stored[key])} and is {_listed(asked[key])}"
         for key in ("objectives", "budget_bytes", "inference")
@@ -75,7 +77,7 @@ def _check(study: Study, stored: Mapping[str, Any] | None, asked: Mapping[str, A
     ]
     found += differences(stored["space"], asked["space"])
     before, now = stored["fixed"], asked["fixed"]
-    # What is searched in one and fixed in the other has been said.
+    # A key that is searched in one and fixed in the other is named already.
     keys = [key for key in {**before, **now} if not _within(key, {*stored["space"], *asked["space"]})]
     found += [f"{key} was {before.get(key)} and is {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
     if found:
@@ -84,10 +86,10 @@ def _check(study: Study, stored: Mapping[str, Any] | None, asked: Mapping[str, A
 
 
 def _fixed(space: Space, cfg: DictConfig) -> dict[str, str]:
-    """The settings that are the same for every trial and change its result, less those that follow what is drawn."""
+    """Return the settings that all trials share and that change their results."""
     flat: dict[str, str] = {axis: str(cfg.get(axis)) for axis in _AXES}
     for group in _GROUPS:
-        # Unresolved: sae.degree is ${d} whatever d is.
+        # Interpolations stay as they are: sae.degree is ${d}, whatever value of d is drawn.
         node = cfg.get(group)
         plain = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
         flat |= _flat(group, cast(dict[str, Any], plain))
@@ -97,13 +99,14 @@ def _fixed(space: Space, cfg: DictConfig) -> dict[str, str]:
 
 
 def _flat(prefix: str, node: Any) -> dict[str, str]:
+    """Return the leaves of a nested config by their dotted keys."""
     if not isinstance(node, dict):
         return {prefix: str(node)}
     return {key: value for name, item in node.items() for key, value in _flat(f"{prefix}.{name}", item).items()}
 
 
 def _within(key: str, searched: Any) -> bool:
-    """Whether `key` is searched, or part of a group that is."""
+    """Tell whether `key` is searched, or is part of a group that is."""
     return any(key == name or key.startswith(f"{name}.") for name in searched)
 
 

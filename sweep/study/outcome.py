@@ -1,4 +1,4 @@
-"""What a run and its record say of the trial that asked for it."""
+"""Read from a run and its record what becomes of the trial that asked for it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from sweep.study.config import SearchConfig
 
 
 class Outcome(NamedTuple):
+    """The end of a trial: its state, its values and what else is noted."""
+
     state: TrialState
-    values: list[float] | None  # of a complete trial, in the order of its study's objectives
+    values: list[float] | None  # a complete trial's, in the order of the study's objectives
     marks: dict[str, Any]  # the trial's user attributes
 
 
 def job_marks(job: Job) -> dict[str, Any]:
-    """What is known of a trial before its run: which run it is."""
+    """Return the user attributes that a trial has before its run: they say which run it is."""
     axes = job.axes
     return {
         "run_id": job.spec.run_id,
@@ -32,10 +34,10 @@ def job_marks(job: Job) -> dict[str, Any]:
 
 
 def outcome_of(record: Record | None, config: SearchConfig, why: str = "it left no record") -> Outcome:
-    """How the trial ends whose run has left `record`.
+    """Return how the trial ends whose run has left `record`.
 
     Args:
-        why: what to say where there is none.
+        why: the error of a run without a record.
     """
     if record is None:
         return failed(why)
@@ -58,15 +60,17 @@ def outcome_of(record: Record | None, config: SearchConfig, why: str = "it left 
 
 
 def failed(error: str) -> Outcome:
+    """Return the outcome of a trial whose run failed."""
     return Outcome(TrialState.FAIL, None, {"error": error})
 
 
 def impossible(reason: str) -> Outcome:
-    """A trial whose values make no run: never trained, and no part of the search's target."""
+    """Return the outcome of a trial whose values no run can have: it is never trained and does not count as a trial."""
     return Outcome(TrialState.FAIL, None, {"reason": reason})
 
 
 def metrics_of(record: Record, inference: str) -> Mapping[str, Any]:
+    """Return the metrics of a record with codes read by `inference`; empty where that was not measured."""
     if inference == ENCODER:
         return record["metrics"]
     return record.get("inference", {}).get(inference, {}).get("metrics", {})

@@ -1,8 +1,8 @@
-"""Runs that are stopped early: while they train, their curves are read and told to the study's pruner.
+"""Stop bad runs early: while runs train, report their curves to the study, whose pruner decides.
 
-A study that can be pruned maximises CE recovered, and training reports FVU, where less is better. What is told is
-1 - FVU, so that more is better throughout; the step is percent of the run's training, at each tenth, so that runs of
-different length compare. A pruned trial's value in the study is the last 1 - FVU it was told.
+A study that can be pruned maximises CE recovered, and training reports FVU, where less is better. So the study is told
+1 - FVU: more is better throughout. Its steps are percent of a run's training, at each tenth, so that runs of different
+length compare. A pruned trial's value in the study is the last 1 - FVU that was reported.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from sweep.store.records import Record, read_curve, run_folder, stop_file
 from sweep.study.samplers import RUNGS
 from sweep.study.storage import StorageError
 
-_INTERVAL = 0.25  # seconds between two looks
+_INTERVAL = 0.25  # seconds between two looks at the curves
 
 
 def rungs(curve: Iterable[tuple[float, float]], steps: int) -> Iterator[tuple[int, float]]:
-    """(percent of training, FVU) at the first report at or after each tenth of it.
+    """Yield (percent of training, FVU) of the first report at or after each tenth of the training.
 
     Args:
-        curve: (step, FVU) of the reports, rising.
-        steps: of the whole training.
+        curve: (step, FVU) of each report, by rising step.
+        steps: how many the whole training has.
     """
     reached = 0
     for step, fvu in curve:
@@ -38,19 +38,19 @@ def rungs(curve: Iterable[tuple[float, float]], steps: int) -> Iterator[tuple[in
 
 
 def curve_of(folder: Path) -> list[tuple[float, float]]:
-    """(step, FVU) of the run's reports so far."""
+    """Return (step, FVU) of the reports so far of the run in `folder`."""
     return [(report["step"], report["fvu"]) for report in read_curve(folder) if report.get("fvu") is not None]
 
 
 def recorded_curve(record: Record, batch_size: int) -> list[tuple[float, float]]:
-    """The same of a finished run's record, which keeps it thinned."""
+    """Return (step, FVU) of a finished run's curve, of which the record keeps a part of the points."""
     curves = record.get("curves", {})
     pairs = zip(curves.get("tokens", []), curves.get("fvu", []), strict=True)
     return [(tokens / batch_size, fvu) for tokens, fvu in pairs]
 
 
 def report(trial: Trial, curve: Iterable[tuple[float, float]], steps: int, told: int = 0) -> int:
-    """Tell the study of the rungs after `told` percent; return the last one told."""
+    """Report to the study the rungs after `told` percent; return the percent of the last one reported."""
     for percent, fvu in rungs(curve, steps):
         if percent > told:
             trial.report(1 - fvu, percent)
@@ -60,10 +60,11 @@ def report(trial: Trial, curve: Iterable[tuple[float, float]], steps: int, told:
 
 @contextmanager
 def pruned(trials: Mapping[str, tuple[Trial, Job]], launch: str) -> Iterator[set[str]]:
-    """Watch the runs of `trials` (by run id) while within; the set is of those asked to stop.
+    """Watch runs as long as the context lasts; its value is the set of run ids that were asked to stop.
 
     Args:
-        launch: the launch's name: its workers alone are asked.
+        trials: each run's trial and job, by run id.
+        launch: the launch's name; only its workers are asked.
     """
     stopped: set[str] = set()
     stops = {run_id: stop_file(run_folder(job.runs_dir, run_id), launch) for run_id, (_, job) in trials.items()}
@@ -94,5 +95,5 @@ def _watch(
                     stops[run_id].touch()
                     stopped.add(run_id)
                 told[run_id] = now
-            except StorageError:  # said by the next call that needs the storage
+            except StorageError:  # the next call that needs the storage ends the search with it
                 return

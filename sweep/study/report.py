@@ -1,4 +1,4 @@
-"""What a search leaves behind: the study's trials and its Pareto set as CSV, and a table on the terminal."""
+"""Write a study's trials and its Pareto set as CSV files, and print the table that ends a search."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.store.files import replaced
-from sweep.store.sizes import human_size
+from sweep.store.human_size import human_size
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Owner
 from sweep.study.search import Search
@@ -24,28 +24,16 @@ from sweep.study.trials import FINISHED, others, whose
 PARETO, TRIALS = "pareto.csv", "trials.csv"
 _WHICH = ("run_id", "trial", "arm", "d", "k", "n", "layer", "seed")
 _FOUND = ("stored_bytes", "learned_decoder_values", "ce_recovered", "delta_ce")
-_FATE = (
-    "state",
-    "value",
-    "seconds",
-    "from_store",
-    "draw",
-    "retry_of",
-    "reason",
-    "error",
-    "freed",
-    "given_back",
-    "host",
-    "pid",
-)
-_NAMED = 10  # rows of the terminal's table that a long Pareto set is cut to at its ends
+_ENDED = ("state", "value", "seconds", "from_store", "draw", "retry_of")
+_WHY = ("reason", "error", "freed", "given_back", "host", "pid")
+_SHOWN = 10  # rows at either end of a long Pareto set that the terminal's table shows
 
 
 def pareto_set(trials: Sequence[FrozenTrial], budget: int | None = None) -> list[FrozenTrial]:
-    """The runs that none betters in stored bytes and CE recovered at once, the smallest first; each run once.
+    """Return a trial of each run that no other run betters in both stored bytes and CE recovered, the smallest first.
 
     Args:
-        budget: only those of at most so many bytes.
+        budget: only runs of at most so many bytes; None for any.
     """
     runs: dict[str, FrozenTrial] = {}
     for trial in trials:
@@ -61,20 +49,20 @@ def pareto_set(trials: Sequence[FrozenTrial], budget: int | None = None) -> list
 
 
 def write_results(folder: Path, trials: Sequence[FrozenTrial], names: Sequence[str], config: SearchConfig) -> None:
-    """`pareto.csv` and `trials.csv` of a study into `folder`, each whole or not at all.
+    """Write `pareto.csv` and `trials.csv` of a study to `folder`, each whole or not at all.
 
     Args:
-        names: of the parameters searched.
+        names: the parameters that are searched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     own = [name for name in names if name not in _WHICH]
     best = pareto_set(trials, config.budget_bytes)
     _write(folder / PARETO, [*_WHICH, *own, *_FOUND], [_row(trial) for trial in best])
-    _write(folder / TRIALS, [*_WHICH, *own, *_FOUND, *_FATE], [_row(trial) for trial in trials])
+    _write(folder / TRIALS, [*_WHICH, *own, *_FOUND, *_ENDED, *_WHY], [_row(trial) for trial in trials])
 
 
 def print_results(to_do: Search, console: Console | None = None) -> None:
-    """The Pareto set, and what became of all trials."""
+    """Print the Pareto set, and what became of all trials."""
     asking = to_do.asking
     trials = asking.study.get_trials(deepcopy=False)
     best = pareto_set(trials, asking.config.budget_bytes)
@@ -85,10 +73,12 @@ def print_results(to_do: Search, console: Console | None = None) -> None:
     for line in _summary(to_do, trials):
         console.print(line, markup=False, soft_wrap=True)
     if best:
-        console.print(f"{len(best)} runs that none betters: {to_do.folder / PARETO}", markup=False, soft_wrap=True)
+        line = f"Pareto set of {len(best)} run{'s' * (len(best) > 1)}: {to_do.folder / PARETO}"
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _summary(to_do: Search, trials: Sequence[FrozenTrial]) -> list[str]:
+    """Return the lines that say what became of all trials."""
     asking, tally = to_do.asking, to_do.tally
     states = Counter(trial.state for trial in trials)
     marked = {key: [t.user_attrs[key] for t in trials if key in t.user_attrs] for key in ("reason", "error")}
@@ -114,7 +104,7 @@ def _summary(to_do: Search, trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def _grouped(what: str, reasons: Sequence[str]) -> list[str]:
-    """A line for each kind of reason; those that differ in numbers alone are one."""
+    """Return a line for each kind of reason; reasons that differ in their numbers alone are of one kind."""
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
         kinds.setdefault(re.sub(r"\d[\d,]*(\.\d+)?", "#", reason), []).append(reason)
@@ -143,9 +133,10 @@ def _table(best: Sequence[FrozenTrial], own: Sequence[str]) -> Table:
 
 
 def _ends(best: Sequence[FrozenTrial]) -> list[FrozenTrial | None]:
-    if len(best) <= 2 * _NAMED:
+    """Return the first and the last trials with None for those between, or all where they are few."""
+    if len(best) <= 2 * _SHOWN:
         return list(best)
-    return [*best[:_NAMED], None, *best[-_NAMED:]]
+    return [*best[:_SHOWN], None, *best[-_SHOWN:]]
 
 
 def _row(trial: FrozenTrial) -> dict[str, Any]:

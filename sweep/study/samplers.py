@@ -1,7 +1,7 @@
-"""Who draws the next trial, and who ends one early, by the names that a user gives.
+"""Make the sampler that draws the next trial, and the pruner that ends one early, by the names that a user gives.
 
-A sampler is made anew for each draw, seeded by (seed, number of the draw) alone. What it draws then follows from that
-and from the study's finished trials, and a study that was killed and resumed draws as if it had not been.
+A sampler is made anew for each draw, seeded by (seed, number of the draw) alone. What it draws then follows from these
+two and from the study's finished trials, so a study that was killed and resumed draws as an undisturbed one does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from optuna.pruners import (
 )
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-GRID = "grid"  # every combination in turn: nothing is left to a sampler
-POPULATION = 20  # of NSGA-II, whose first generation is random; Optuna's own 50 outlasts most searches here
+GRID = "grid"  # every combination in turn, without a sampler
+POPULATION = 20  # NSGA-II's; its first generation is random, and Optuna's own 50 outlasts most searches here
 RUNGS = 10  # a trial is compared with others at each tenth of its training
 PATIENCE = 5  # impossible trials in a row after which the next is drawn at random
 
-# Every choice that Optuna has changed between versions is named here.
+# Each option that Optuna has changed between versions is given explicitly.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(
         seed=seed, n_startup_trials=10, multivariate=True, constant_liar=True, warn_independent_sampling=False
@@ -44,15 +44,18 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 
 
 def sampler_for(name: str, seed: int, draw: int, impossible: int = 0) -> BaseSampler:
-    """The sampler of one draw.
+    """Return the sampler of one draw.
 
     Args:
-        impossible: how many draws before it, in a row, could not be trained. Samplers don't learn from those, and
-            Gaussian processes would propose the same again and again: after `PATIENCE` of them chance does.
+        name: a key of `SAMPLERS`, or `grid`.
+        draw: the number of the draw, counted from 0.
+        impossible: how many draws just before it could not be trained. Samplers don't learn from those, and Gaussian
+            processes would propose the same again and again; so after `PATIENCE` of them the draw is random.
     """
     own = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
     return SAMPLERS["random" if name == GRID or impossible >= PATIENCE else name](own)
 
 
 def pruner_named(name: str | None) -> BasePruner:
+    """Return the pruner of that name, or for None one that ends nothing."""
     return NopPruner() if name is None else PRUNERS[name]()

@@ -1,7 +1,7 @@
-"""The search: ask for trials, have the launcher's workers train them, tell the study; until it has enough.
+"""Search: ask for trials, have the launcher's workers train them and tell the study, until it has enough.
 
-Any number of controllers may work on one study. Those of one run store ask one at a time, under a lock; all look again
-before each trial at how many are still wanted.
+Any number of controllers may work on one study. Those of one run store ask one at a time, under a lock; and each looks
+before each trial at how many are still missing.
 """
 
 from __future__ import annotations
@@ -44,18 +44,21 @@ from sweep.study.trials import (
 from sweep.workers.display import outcome as in_words
 
 IMPOSSIBLE_IN_A_ROW = 200
-LEAST_FAILURES = 10  # that end a search, or as many as the trials asked for if those are more
+LEAST_FAILURES = 10  # failed runs that end a search; if more trials are asked for, as many as those
 _POLL = 1.0  # seconds between looks at what other controllers do
 
-# Carries runs out; by run id why one left no record: `sweep.workers.start.launch`.
+# A function that carries runs out and returns by run id why one left no record; see `sweep.workers.start.launch`.
+# Its arguments: the runs, how many trials are finished, how many there shall be.
 Launch = Callable[[Sequence[Planned], int, int | None], dict[str, str]]
 
 
 class SearchError(ValueError):
-    """The search ended before its target, and why."""
+    """The search ended before its target."""
 
 
 class Asked(NamedTuple):
+    """A trial that was asked for, with the run that it stands for."""
+
     trial: Trial
     run: Planned
     job: Job
@@ -63,15 +66,17 @@ class Asked(NamedTuple):
 
 @dataclass
 class Tally:
-    """Of this launch."""
+    """The trials of this launch, counted by what became of them."""
 
     failures: int = 0
-    impossible: int = 0  # in a row
+    impossible: int = 0  # since the last one that was possible
     from_store: int = 0
 
 
 @dataclass(frozen=True)
 class Search:
+    """One controller's search, ready to start."""
+
     asking: Asking
     cells: Cells
     launch: Launch
@@ -80,16 +85,16 @@ class Search:
 
     @property
     def folder(self) -> Path:
-        """Of what the search leaves behind."""
+        """The folder that the search leaves its results in."""
         return self.asking.controller.runs_dir / "studies" / self.asking.study.study_name
 
 
 def search(to_do: Search) -> None:
-    """Carry the search on to its target.
+    """Carry on the search to its target.
 
     Raises:
-        SearchError: it ends before: nothing that is drawn can be trained, or too many runs fail.
-        StorageError: the storage cannot be used any more.
+        SearchError: the search ended before: no values that are drawn can be trained, or too many runs fail.
+        StorageError: the storage can no longer be used.
         ValueError: a setting is wrong.
     """
     waited = False
@@ -114,6 +119,7 @@ def search(to_do: Search) -> None:
 
 @contextmanager
 def _asking_alone(to_do: Search) -> Iterator[None]:
+    """Keep the run store's other controllers from asking for trials of this study."""
     to_do.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(to_do.folder / "lock"):
         yield
@@ -121,7 +127,7 @@ def _asking_alone(to_do: Search) -> Iterator[None]:
 
 @contextmanager
 def _released_after(to_do: Search, batch: Sequence[Asked]) -> Iterator[None]:
-    """On Ctrl-C and errors, trials in hand wait for the next controller."""
+    """Let the trials of `batch` wait for the next controller if the search ends by Ctrl-C or an error."""
     try:
         yield
     except BaseException:
@@ -135,8 +141,11 @@ def _released_after(to_do: Search, batch: Sequence[Asked]) -> Iterator[None]:
 
 
 def _fill(to_do: Search, batch: list[Asked]) -> None:
-    """As many trials to train as there are workers and the target wants; what needs no training is told at once."""
-    while len({asked.job.spec.run_id for asked in batch}) < to_do.batch and _wanted(to_do):
+    """Ask for trials until `batch` is full or the target is met.
+
+    Trials that need no training are told at once and do not go into the batch.
+    """
+    while len({asked.job.spec.run_id for asked in batch}) < to_do.batch and _more_needed(to_do):
         trial = next_trial(to_do.asking)
         if trial is None:
             break
@@ -157,13 +166,13 @@ def _fill(to_do: Search, batch: list[Asked]) -> None:
             batch.append(asked)
 
 
-def _wanted(to_do: Search) -> bool:
+def _more_needed(to_do: Search) -> bool:
     target = to_do.asking.config.n_trials
     return target is None or len(counted(to_do.asking)) < target
 
 
 def _planned(to_do: Search, trial: Trial) -> Asked | None:
-    """The trial with its run; None for one that is impossible, which has been told then."""
+    """Return the trial with its run; None for an impossible one, whose end is told."""
     try:
         run = to_do.cells.planned(trial.params)
     except ImpossibleError as error:
@@ -172,7 +181,7 @@ def _planned(to_do: Search, trial: Trial) -> Asked | None:
         if to_do.tally.impossible == IMPOSSIBLE_IN_A_ROW and to_do.asking.config.sampler != "grid":
             raise SearchError(f"{IMPOSSIBLE_IN_A_ROW} trials in a row were impossible, the last: {error}") from None
         return None
-    except BaseException:  # a setting is wrong: the values drawn are not to blame
+    except BaseException:  # a setting is wrong, and the values drawn are not to blame
         study = to_do.asking.study
         frozen = study.get_trials(deepcopy=False)[trial.number]
         release(to_do.asking, frozen, "its search had a wrong setting")
@@ -183,8 +192,10 @@ def _planned(to_do: Search, trial: Trial) -> Asked | None:
 
 
 def _trained_elsewhere(to_do: Search, asked: Asked) -> int | None:
-    """The number of another controller's running trial with the same run. A grid's are waited for instead: their
-    combinations are all wanted."""
+    """Return the number of another controller's running trial with the same run, or None.
+
+    A grid looks for none: all its combinations are asked for, and it waits for the others' runs instead.
+    """
     if to_do.asking.config.sampler == "grid":
         return None
     for kind in (Owner.LIVE, Owner.UNKNOWN):
@@ -195,6 +206,7 @@ def _trained_elsewhere(to_do: Search, asked: Asked) -> int | None:
 
 
 def _tell_from_store(to_do: Search, asked: Asked) -> None:
+    """End a trial whose run the run store has already."""
     record = _record(asked)
     outcome = outcome_of(record, to_do.asking.config)
     _tell(to_do, asked, outcome._replace(marks={**outcome.marks, "from_store": True}), record)
@@ -203,7 +215,7 @@ def _tell_from_store(to_do: Search, asked: Asked) -> None:
 
 
 def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
-    """Train the batch's runs and tell what became of them."""
+    """Train the batch's runs and tell the study what became of them."""
     runs = {asked.job.spec.run_id: asked.run for asked in batch}
     for job in {asked.job.spec.activations: asked.job for asked in batch}.values():
         preflight(job)
@@ -217,17 +229,16 @@ def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
             _tell(to_do, asked, Outcome(TrialState.PRUNED, None, {}), None)
             _say(f"{_count(to_do)} {asked.job.title}: pruned")
             continue
-        # A record that a lost worker has not replaced is an earlier launch's.
-        outcome = outcome_of(
-            record if complete or run_id not in why else None, to_do.asking.config, why.get(run_id, "")
-        )
+        # A run with a reason in `why` left no record in this launch: a failed one that is there is an earlier launch's.
+        its_own = record if complete or run_id not in why else None
+        outcome = outcome_of(its_own, to_do.asking.config, why.get(run_id, ""))
         _tell(to_do, asked, outcome, record)
         if outcome.state == TrialState.FAIL:
-            _fail(to_do, outcome.marks["error"])
+            _count_failure(to_do, outcome.marks["error"])
 
 
 def _tell(to_do: Search, asked: Asked, outcome: Outcome, record: Record | None) -> None:
-    """End a trial; where trials are pruned, with the curve that others are compared with."""
+    """End a trial; if trials are pruned, report its curve, which others are compared with."""
     if to_do.asking.config.pruner and outcome.state == TrialState.COMPLETE and record is not None:
         train = asked.job.spec.train
         folder = run_folder(asked.job.runs_dir, asked.job.spec.run_id)
@@ -235,7 +246,8 @@ def _tell(to_do: Search, asked: Asked, outcome: Outcome, record: Record | None) 
     tell(to_do.asking.study, asked.trial, outcome)
 
 
-def _fail(to_do: Search, error: str) -> None:
+def _count_failure(to_do: Search, error: str) -> None:
+    """Count a failed run. Raises SearchError when there are too many."""
     to_do.tally.failures += 1
     most = max(LEAST_FAILURES, to_do.asking.config.n_trials or 0)
     if to_do.tally.failures >= most and to_do.asking.config.sampler != "grid":

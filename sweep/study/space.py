@@ -1,4 +1,4 @@
-"""The search space, in Hydra's own override grammar.
+"""Read the search space from overrides, in Hydra's own grammar.
 
 d=3,7,15  d=choice(3,7,15)  sae=expander,dynamic  sae=glob(*)    one of these
 d=range(3,61,step=3)                       3, 6, ..., 60: the end is excluded, as everywhere in Hydra
@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hydra._internal.grammar.functions import Functions
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -26,30 +25,34 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from sweep.private_names import grammar_functions
+
 
 class SpaceError(ValueError):
-    """What is to be searched cannot be."""
+    """A key cannot be searched in the values given."""
 
 
 class Space(NamedTuple):
+    """The parameters of a search, and what all its trials share."""
+
     distributions: dict[str, BaseDistribution]  # in order of their names: a search draws them in this order
-    keys: dict[str, str]  # name -> as an override has it before "=", with its + if it had one
+    keys: dict[str, str]  # the key of each parameter as its override has it, with a leading + if it has one
     fixed: list[str]  # overrides that every trial has
-    intervals: frozenset[str]  # those that have no list of values
+    intervals: frozenset[str]  # the parameters that have no list of values
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """The overrides of a trial: what is fixed, and the values drawn."""
+        """Return the overrides of a trial: the fixed ones, and the values drawn."""
         return [*self.fixed, *(f"{self.keys[name]}={_written(params[name])}" for name in self.distributions)]
 
 
 def space_from(params: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader | None = None) -> Space:
-    """What a YAML file lists in `params` and the command line in `arguments`, which wins.
+    """Return the space that a YAML file gives in `params` and the command line in `arguments`, which wins by key.
 
     Raises:
-        SpaceError: a range is empty or cannot be searched, or nothing is left to search.
+        SpaceError: a range is empty or cannot be searched, or no key has several values.
         HydraException: an argument is not of Hydra's grammar.
     """
-    parser = OverridesParser(_functions(), loader)
+    parser = OverridesParser(grammar_functions(interval=_interval_as_written), loader)
     given = parser.parse_overrides(list(arguments))
     named = {_name(override) for override in given}
     listed = parser.parse_overrides([f"{key}={_as_text(value)}" for key, value in params.items()])
@@ -66,7 +69,7 @@ def space_from(params: Mapping[str, Any], arguments: Sequence[str], loader: Conf
 
 
 def values_of(space: Space, name: str) -> Sequence[Any]:
-    """Every value of a parameter, in order, as an exhaustive grid tries them. Raises SpaceError for an interval."""
+    """Return every value of a parameter in the order of a grid. Raises SpaceError for an interval."""
     distribution = space.distributions[name]
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
@@ -78,7 +81,7 @@ def values_of(space: Space, name: str) -> Sequence[Any]:
 
 
 def differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:
-    """What keeps two spaces, as `written` gives them, from being one study; bounds of a range may move."""
+    """Return what keeps two spaces, as `written` gives them, from being one study; bounds of a range may move."""
     found = [f"{name} is searched now and was not" for name in asked if name not in stored]
     found += [f"{name} was searched and is not now" for name in stored if name not in asked]
     for name in asked:
@@ -89,12 +92,12 @@ def differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> list[str
 
 
 def written(space: Space) -> dict[str, str]:
-    """The space as a study's attribute keeps it."""
+    """Return the space as a study's attribute keeps it."""
     return {name: distribution_to_json(distribution) for name, distribution in space.distributions.items()}
 
 
 def described(distribution: BaseDistribution) -> str:
-    """As a user would write it."""
+    """Return a parameter's values as a user would write them."""
     if isinstance(distribution, CategoricalDistribution):
         return ",".join(str(_written(choice)) for choice in distribution.choices)
     assert isinstance(distribution, (IntDistribution, FloatDistribution))
@@ -106,7 +109,10 @@ def described(distribution: BaseDistribution) -> str:
 
 
 def _compatible(stored: str, asked: str) -> bool:
-    """As Optuna has it: same kind, same choices, same scale; beyond it, the same step."""
+    """Tell whether two distributions may be one parameter's: of one kind, with the same choices or scale and step.
+
+    Optuna demands all of this but the step.
+    """
     if stored == asked:
         return True
     before, now = json_to_distribution(stored), json_to_distribution(asked)
@@ -115,24 +121,19 @@ def _compatible(stored: str, asked: str) -> bool:
     return all(getattr(before, part) == getattr(now, part) for part in ("log", "step"))
 
 
-def _functions() -> Functions:
-    """Hydra's own, less that its `interval` makes every end a float."""
-    functions = create_functions()
-
-    def interval(start: int | float, end: int | float) -> IntervalSweep:
-        return IntervalSweep(start=start, end=end)
-
-    functions.functions["interval"] = interval
-    return functions
+def _interval_as_written(start: int | float, end: int | float) -> IntervalSweep:
+    """Return the interval with whole ends left whole, where Hydra's own function makes every end a float."""
+    return IntervalSweep(start=start, end=end)
 
 
 def _distribution(name: str, override: Override) -> BaseDistribution:
+    """Return the distribution that an override of several values stands for."""
     value = override.value()
     tags = getattr(value, "tags", set())
     if isinstance(value, IntervalSweep):
         return _interval(name, value.start, value.end, _log(name, tags))
     if _log(name, tags):
-        raise SpaceError(f"{override.input_line}: log is for interval(...)")
+        raise SpaceError(f"{override.input_line}: tag log is for interval(...)")
     if isinstance(value, RangeSweep):
         return _range(name, override, value)
     found = list(dict.fromkeys(_choice(item) for item in _items(override)))
@@ -142,6 +143,7 @@ def _distribution(name: str, override: Override) -> BaseDistribution:
 
 
 def _log(name: str, tags: Iterable[str]) -> bool:
+    """Tell whether `tags` ask for a logarithmic scale. Raises SpaceError for any other tag."""
     for tag in tags:
         if tag != "log":
             raise SpaceError(f"{name}=tag({tag},...) is unknown: the one tag is log")
@@ -159,7 +161,7 @@ def _interval(name: str, low: Any, high: Any, log: bool) -> BaseDistribution:
 def _range(name: str, override: Override, sweep: RangeSweep) -> BaseDistribution:
     try:
         values = sorted(sweep.range())
-    except Exception as error:  # whatever Python or Hydra say of step=0
+    except Exception as error:  # step=0, which Python and Hydra refuse in different ways
         raise SpaceError(f"{override.input_line}: {' '.join(str(error).split())}") from None
     if not values:
         raise SpaceError(f"{override.input_line} is empty (the end is excluded)")
@@ -172,25 +174,26 @@ def _range(name: str, override: Override, sweep: RangeSweep) -> BaseDistribution
 
 
 def _items(override: Override) -> Iterable[Any]:
-    """The choices in the order given, even where shuffle(...) asks for another: a study has one order."""
+    """Return the choices in the order given, even if shuffle(...) asks for another: a study has one order."""
     value = override.value()
     return getattr(value, "list", None) or override.sweep_iterator()
 
 
 def _choice(item: Any) -> Any:
-    """A choice as Optuna keeps it: numbers and words as they are, the rest as the text of its override."""
+    """Return a choice as Optuna keeps it: None, numbers and booleans as they are, others as an override's text."""
     plain = item is None or isinstance(item, (bool, int, float))
-    return item if plain else Override._get_value_element_as_str(item)
+    return item if plain else Transformer.str(item)
 
 
 def _written(value: Any) -> str:
+    """Return a drawn value as an override has it."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else Override._get_value_element_as_str(value)
+    return value if isinstance(value, str) else Transformer.str(value)
 
 
 def _name(override: Override) -> str:

@@ -1,12 +1,12 @@
-"""Where a study is kept, by its URL, and what is done when that place is in trouble.
+"""Open the storage of a study by its URL, and bear with it when it is in trouble.
 
     null                                       memory: gone with the process
     sqlite:///FILE.db                          one machine; any number of controllers
     FILE.journal, journal:///FILE.journal      a shared file system too
     postgresql+psycopg://USER:PASSWORD@HOST/DB a server; any other database of SQLAlchemy's likewise
 
-A call that fails is tried again for some seconds; then the search ends with one line. What it has told the study so far
-is there, and the same command goes on.
+A call that fails is tried again for some seconds; then the search ends with one line. What the study was told so far is
+kept, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -24,29 +24,30 @@ from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-RETRY_SECONDS = 10.0
-_PAUSE = 0.25
+RETRY_SECONDS = 10.0  # how long a failing call is tried again
+_PAUSE = 0.25  # seconds between two tries
 _KINDS = "null, sqlite:///FILE.db, FILE.journal, journal:///FILE.journal or postgresql+psycopg://USER@HOST/DB"
 
 
 class StorageError(ValueError):
-    """The study's storage cannot be used, and in one line why."""
+    """The study's storage cannot be used; the message says why in one line."""
 
 
 def quiet() -> None:
-    """Optuna's own log lines, and its warnings that an option is experimental, go nowhere: the options are our choice,
-    and what a user should know we say."""
+    """Silence Optuna's log lines and its warnings that an option is experimental.
+
+    The options are our choice, and our own lines say what a user should know.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     warnings.filterwarnings("ignore", module="optuna")
 
 
 def open_storage(url: str | None) -> BaseStorage:
-    """The storage at `url`. Raises StorageError where there is no such kind, or it cannot be reached."""
+    """Return the storage at `url`. Raises StorageError if it is of no known kind, or cannot be reached."""
     make = _maker(url)
     if url is None:
         return make()
@@ -54,13 +55,13 @@ def open_storage(url: str | None) -> BaseStorage:
 
 
 def exists(url: str | None) -> bool:
-    """Whether a file holds the study already; of a server one cannot say without asking it."""
+    """Tell whether the storage is there: a file if it exists, a server always, memory never."""
     path = _file(url)
     return url is not None and (path is None or path.exists())
 
 
 class Patient:
-    """A storage whose calls are tried again while it is in trouble."""
+    """Wraps a storage, and tries each call again while the storage is in trouble."""
 
     def __init__(self, storage: BaseStorage, url: str):
         self._storage, self._url = storage, url
@@ -72,14 +73,19 @@ class Patient:
         return lambda *args, **kwargs: _patiently(self._url, partial(member, *args, **kwargs))
 
 
-class KernelLock(BaseJournalFileLock):
-    """A journal's lock that goes with its holder, where Optuna's own stays when that is killed and holds everybody up
-    for half a minute. Whoever takes it finds whole lines."""
+class KernelLock:
+    """A journal's lock that the operating system releases when its holder ends.
+
+    Optuna's own lock stays when its holder is killed, and holds everybody up for half a minute. Whoever takes this one
+    finds whole lines in the journal. Optuna calls nothing but `acquire` and `release`; its base class for such locks is
+    a private name, so this class does without.
+    """
 
     def __init__(self, path: str):
         self._path, self._lock = Path(path), FileLock(f"{path}.flock")
 
     def acquire(self) -> bool:
+        """Wait for the lock, then cut off a line that a killed holder left unfinished."""
         self._lock.acquire()
         try:
             _drop_torn_end(self._path)
@@ -89,11 +95,12 @@ class KernelLock(BaseJournalFileLock):
         return True
 
     def release(self) -> None:
+        """Give the lock back."""
         self._lock.release()
 
 
 def _drop_torn_end(path: Path) -> None:
-    """Cut what stands after the last newline: an append that was cut short (a full disk) would spoil the next."""
+    """Cut off what stands after the last newline: a line cut short (by a full disk) would spoil the next one."""
     with open(path, "rb+") as stream:
         end = stream.seek(0, os.SEEK_END)
         back = min(end, 1 << 16)
@@ -104,13 +111,14 @@ def _drop_torn_end(path: Path) -> None:
 
 
 def _maker(url: str | None) -> Callable[[], BaseStorage]:
+    """Return a function that opens the storage at `url`. Raises StorageError if it is of no known kind."""
     if url is None:
         return InMemoryStorage
     path = _file(url)
     if url.startswith("journal:") or "://" not in url:
         if path is None:
             raise StorageError(f"hydra.sweeper.storage={url} is no storage: give {_KINDS}")
-        return lambda: _journal(_made(path))
+        return lambda: _journal(_with_folder(path))
     try:
         parsed = make_url(url)
         parsed.get_dialect().import_dbapi()
@@ -121,18 +129,18 @@ def _maker(url: str | None) -> Callable[[], BaseStorage]:
 
     def sqlite() -> BaseStorage:
         if path is not None:
-            _made(path)
+            _with_folder(path)
         return get_storage(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 20}}))
 
     return sqlite
 
 
 def _journal(path: str) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(path, KernelLock(path)))
+    return JournalStorage(JournalFileBackend(path, cast(Any, KernelLock(path))))
 
 
 def _file(url: str | None) -> Path | None:
-    """The file that a storage is, where it is one."""
+    """Return the file that holds the storage; None where no file does."""
     if url is None:
         return None
     if url.startswith("journal:///"):
@@ -145,13 +153,14 @@ def _file(url: str | None) -> Path | None:
     return None
 
 
-def _made(path: Path) -> str:
-    """The file's name, its folder made."""
+def _with_folder(path: Path) -> str:
+    """Make the file's folder, and return its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return str(path)
 
 
 def _patiently(url: str, call: Callable[[], Any]) -> Any:
+    """Return what `call` returns, and try it again while it fails. Raises StorageError after `RETRY_SECONDS`."""
     deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
@@ -167,13 +176,13 @@ def _patiently(url: str, call: Callable[[], Any]) -> Any:
 
 
 def _shown(url: str) -> str:
-    """The storage as an error names it, without a password."""
+    """Return the storage as error messages name it, without a password."""
     shown = make_url(url).render_as_string(hide_password=True) if _file(url) is None else url
     return f"hydra.sweeper.storage={shown}"
 
 
 def _first_line(error: BaseException) -> str:
-    """What the database or the system itself said, less what SQLAlchemy and Optuna wrap around it."""
+    """Return the first line of the database's or the system's own message, without what Optuna and SQLAlchemy add."""
     cause = error
     while (inner := getattr(cause, "orig", None) or cause.__cause__) is not None:
         cause = inner

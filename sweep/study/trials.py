@@ -1,15 +1,16 @@
-"""Trials of a study: asking for one, telling what became of it, counting them, freeing those of dead controllers.
+"""Ask for trials of a study, tell what became of them, count them, and free those of dead controllers.
 
-What is here is done by one controller of a run store at a time (`sweep.study.search` holds a lock). Between run stores,
-whose controllers share a database alone, the rules below keep the count right.
+Controllers that share a run store take turns: `sweep.study.search` holds a lock while it calls these functions.
+Controllers of different run stores share only the study's database; the rules below keep their count of trials right.
 
-A trial bears as user attributes its owner (`sweep.study.controller`), `draw` (which fresh draw it is: the sampler's
-seed follows from it), and when it ended badly one of
+A trial's user attributes name its owner (`sweep.study.controller`) and its `draw`, a counter of new proposals: the
+sampler is seeded with (seed, draw), and a retry keeps its draw. A trial that ended badly also has one of
 
     reason      its values are impossible; it was never trained
     error       its run failed
-    freed       its controller died or was interrupted; another trial has `retry_of` = its number, draw and values
-    given_back  it was one too many, or somebody else is training it
+    freed       its controller died or was interrupted; another trial has its draw, its values and, as `retry_of`, its
+                number
+    given_back  it was one too many, or another controller is training its run
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from sweep.private_names import set_trial_attribute
 from sweep.store.records import read_record
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Controller, Owner
@@ -34,7 +36,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Asking(NamedTuple):
-    """What it takes to ask for trials."""
+    """A study, and what it takes to ask it for trials."""
 
     study: Study
     config: SearchConfig
@@ -43,10 +45,10 @@ class Asking(NamedTuple):
 
 
 def next_trial(asking: Asking) -> Trial | None:
-    """The next trial: one that waits to be retried, else a fresh draw; None where a grid has no combination left.
+    """Return the next trial: one that waits to be retried, else a fresh draw; None if a grid has no combination left.
 
-    Killed at any point, this leaves a trial that waits, or one with its owner's mark: nothing is lost, and no draw is
-    skipped or made twice.
+    A controller that is killed at any point in here leaves a trial that waits, or one that names its owner. So no trial
+    is lost, and no draw is skipped or made twice.
     """
     study, marks = asking.study, asking.controller.marks
     trials = study.get_trials(deepcopy=False)
@@ -59,7 +61,7 @@ def next_trial(asking: Asking) -> Trial | None:
                 return None
         study.enqueue_trial(params, user_attrs={"draw": draw, **marks})
     else:
-        draw = waiting.user_attrs.get("draw", _next_draw(trials))  # a trial that somebody enqueued by hand has none
+        draw = waiting.user_attrs.get("draw", _next_draw(trials))  # a trial that was enqueued by hand has none
         mark(study, waiting, {"draw": draw, **marks})
     study.sampler = sampler_for(asking.config.sampler, asking.config.seed, draw, _impossible_in_a_row(trials))
     trial = study.ask(asking.space.distributions)
@@ -69,7 +71,7 @@ def next_trial(asking: Asking) -> Trial | None:
 
 
 def tell(study: Study, trial: Trial | FrozenTrial, outcome: Outcome) -> bool:
-    """End `trial`. False where somebody else has ended it."""
+    """End `trial`, and return True; return False if another controller has ended it in another way."""
     try:
         mark(study, trial, outcome.marks)
         study.tell(trial.number, outcome.values, outcome.state)
@@ -84,16 +86,17 @@ def tell(study: Study, trial: Trial | FrozenTrial, outcome: Outcome) -> bool:
 
 
 def mark(study: Study, trial: Trial | FrozenTrial, marks: Mapping[str, Any]) -> None:
-    """Set user attributes; Optuna's own way to do it wants a `Trial`, which nobody has of another's trial."""
+    """Set user attributes of a trial, also of another controller's."""
     for key, value in marks.items():
-        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        set_trial_attribute(study, trial, key, value)
 
 
 def free_dead(asking: Asking) -> int:
-    """End the running trials whose controller is dead; return how many were to be retried.
+    """End the running trials whose controller is dead; return how many are to be retried.
 
-    One whose run is complete takes its result; the others' values wait to be asked for again. Our own are among them:
-    called while none is in hand, an own running trial is one that got lost between us and the storage.
+    A trial whose run is complete takes its result; the values of the others wait to be asked for again. This
+    controller's own running trials are ended too: it calls this while it works on none, so such a trial was made in the
+    storage and the answer never arrived.
     """
     freed = 0
     for trial in asking.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -103,26 +106,27 @@ def free_dead(asking: Asking) -> int:
 
 
 def release(asking: Asking, trial: FrozenTrial, why: str) -> bool:
-    """End a running trial that nobody works on any more; whether it is to be retried."""
+    """End a running trial that no controller works on any more; return whether it is to be retried."""
     study, run_id = asking.study, trial.user_attrs.get("run_id")
     outcome = outcome_of(read_record(asking.controller.runs_dir, run_id) if run_id else None, asking.config)
     if outcome.state == TrialState.COMPLETE:
         tell(study, trial, outcome)
         return False
-    # First the new, then the end of the old: killed between, we find the old one again and the new one there.
+    # The new trial comes first: a controller killed in between leaves both, and the old one is ended later.
     if not any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False)):
         again = {"retry_of": trial.number, "draw": trial.user_attrs["draw"]}
-        study.enqueue_trial(_fixed(asking.space, trial), user_attrs=again)
+        study.enqueue_trial(_values_of_retry(asking.space, trial), user_attrs=again)
     tell(study, trial, Outcome(TrialState.FAIL, None, {"freed": why}))
     return True
 
 
 def give_back(asking: Asking, trial: Trial, why: str) -> None:
+    """End a trial that is not needed after all."""
     tell(asking.study, trial, Outcome(TrialState.FAIL, None, {"given_back": why}))
 
 
 def counted(asking: Asking) -> list[FrozenTrial]:
-    """The trials that are part of the target: finished ones, and running ones that may finish."""
+    """Return the trials that count towards the target: finished ones, and running ones that may finish."""
     return [
         trial
         for trial in asking.study.get_trials(deepcopy=False)
@@ -133,41 +137,48 @@ def counted(asking: Asking) -> list[FrozenTrial]:
 
 
 def one_too_many(asking: Asking, trial: Trial) -> bool:
-    """Whether the target is met without `trial`: of those asked for at once, the last to come gives way."""
+    """Tell whether the target is met without `trial`.
+
+    Where several controllers overshoot the target, the trials with the highest numbers are given back.
+    """
     target = asking.config.n_trials
     return target is not None and sum(other.number < trial.number for other in counted(asking)) >= target
 
 
 def others(asking: Asking, kind: Owner) -> list[FrozenTrial]:
-    """The running trials of other controllers of a kind."""
+    """Return the running trials whose owner is of that kind."""
     running = asking.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     return [trial for trial in running if asking.controller.owner(trial.user_attrs) == kind]
 
 
 def whose(trial: FrozenTrial) -> str:
+    """Return the host and process of the trial's controller, in words."""
     marks = trial.user_attrs
     return f"{marks.get('host', 'unknown host')}, pid {marks.get('pid', 'unknown')}"
 
 
 def combinations(space: Space) -> Iterator[dict[str, Any]]:
-    """Every combination, the last name's values changing fastest. Raises SpaceError where one has no list of values."""
+    """Yield every combination, the last name's values changing fastest.
+
+    Raises:
+        SpaceError: a parameter is an interval, which has no list of values.
+    """
     names = list(space.distributions)
     for values in itertools.product(*(values_of(space, name) for name in names)):
         yield dict(zip(names, values, strict=True))
 
 
 def _combinations_left(asking: Asking, trials: list[FrozenTrial]) -> Iterator[dict[str, Any]]:
-    """Those that no trial has; a run that failed in an earlier launch is tried again."""
+    """Return the combinations that no trial has; one whose run failed in an earlier launch is left again."""
     names = list(asking.space.distributions)
 
-    def taken(trial: FrozenTrial) -> bool:
-        failed_before = "error" in trial.user_attrs and trial.user_attrs.get("owner") != asking.controller.token
-        return trial.state != TrialState.FAIL or "reason" in trial.user_attrs or (
-            "error" in trial.user_attrs and not failed_before
-        )  # fmt: skip
+    def is_taken(trial: FrozenTrial) -> bool:
+        marks = trial.user_attrs
+        failed_here = "error" in marks and marks.get("owner") == asking.controller.token
+        return trial.state != TrialState.FAIL or "reason" in marks or failed_here
 
-    had = {_values(names, _drawn(trial)) for trial in trials if taken(trial)}
-    return (params for params in combinations(asking.space) if _values(names, params) not in had)
+    taken = {_values(names, _drawn(trial)) for trial in trials if is_taken(trial)}
+    return (params for params in combinations(asking.space) if _values(names, params) not in taken)
 
 
 def _values(names: list[str], params: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -175,21 +186,26 @@ def _values(names: list[str], params: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _drawn(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the trial's values, those included that it was enqueued with and has not drawn yet."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _fixed(space: Space, trial: FrozenTrial) -> dict[str, Any]:
-    """The values that its retry has; a trial killed while it was drawn is drawn again, whole, by the same seed."""
+def _values_of_retry(space: Space, trial: FrozenTrial) -> dict[str, Any]:
+    """Return the values that the trial's retry is enqueued with.
+
+    A trial whose controller was killed while it drew is drawn again as a whole, by the same seed.
+    """
     drawn = set(trial.params) == set(space.distributions)
     return dict(trial.params) if drawn else trial.system_attrs.get("fixed_params", {})
 
 
 def _next_draw(trials: list[FrozenTrial]) -> int:
+    """Return the number of the next fresh draw."""
     return max((trial.user_attrs["draw"] + 1 for trial in trials if "draw" in trial.user_attrs), default=0)
 
 
 def _impossible_in_a_row(trials: list[FrozenTrial]) -> int:
-    """How many of the last draws had impossible values; those that say nothing of values are passed over."""
+    """Return how many of the last draws had impossible values; freed trials and those given back are passed over."""
     told = [trial for trial in trials if not {"freed", "given_back"} & trial.user_attrs.keys()]
     ended = [trial for trial in told if trial.state.is_finished()]
     return sum(1 for _ in itertools.takewhile(lambda trial: "reason" in trial.user_attrs, reversed(ended)))

@@ -1,29 +1,31 @@
-"""The training recipe, and the error that a training raises."""
+"""The settings of a training, and the error that a training raises."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from sae_core.hashed import changes_no_result
+
 
 class TrainingError(ValueError):
-    """Training cannot go on; the message has the step."""
+    """A training cannot go on, or a setting of it is out of range."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. Defaults are the paper's (section 2), `input_scale` excepted.
+    """The recipe by which an SAE is trained. The defaults are the paper's (section 2), `input_scale` excepted.
 
     Args:
         steps, batch_size: SGD steps and tokens per step, drawn from the pool with replacement.
         lr, lr_final: Adam's learning rate falls from lr to lr_final by a cosine over all steps.
-        beta1, beta2: Adam's.
-        grad_clip: largest global l2 norm of the gradient.
+        beta1, beta2: the decay rates of Adam's two moments.
+        grad_clip: the largest l2 norm that the whole gradient may have; a longer one is scaled down to it.
         resample_min_steps, resample_fraction: dead latents are re-aimed every
             max(resample_min_steps, resample_fraction * steps) steps.
         input_scale: "unit" multiplies activations by one scalar, so that their mean norm over the pool is
             sqrt(d_in); "none" is the paper's.
-        checkpoint_every: steps between checkpoints; changes no result.
+        checkpoint_every: steps between checkpoints; it changes no result.
     """
 
     steps: int = 5000
@@ -36,7 +38,7 @@ class TrainConfig:
     resample_min_steps: int = 1000
     resample_fraction: float = 0.2
     input_scale: str = "unit"
-    checkpoint_every: int = 1000
+    checkpoint_every: int = changes_no_result(1000)
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "resample_min_steps", "checkpoint_every"):
@@ -57,9 +59,10 @@ class TrainConfig:
 
     @property
     def resample_every(self) -> int:
+        """Steps between two re-aimings of dead latents."""
         return max(self.resample_min_steps, int(self.resample_fraction * self.steps))
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of `step`, counted from 0."""
+        """Return the learning rate of `step`, counted from 0."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.lr_final + (self.lr - self.lr_final) * cosine

@@ -1,4 +1,4 @@
-"""Train an SAE on a stream of batches: a plain function, resumable, bit-identical on CPU when resumed."""
+"""Train an SAE on a stream of batches; a training can be resumed, and then ends bit-identical on a CPU."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sae_core.losses import squared_errors
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE, SAEResidual
 from sweep.train.config import TrainConfig, TrainingError
-from sweep.train.state import Progress, _State
-from sweep.train.streams import Rows, Stream, Trainee, drawn, drive
+from sweep.train.state import Progress, TrainingState
+from sweep.train.streams import BatchRequest, Rows, Stream, Trainee, drawn, drive
 
-LOG_EVERY = 50  # steps; also how often the host waits for the device
+LOG_EVERY = 50  # steps between two reports; at a report the host waits for the device
 
 
 class Training(NamedTuple):
-    """A finished training, what went before a checkpoint included."""
+    """A finished training. What was done before a checkpoint is included."""
 
     reports: list[Progress]
     seconds: float
     exchanged: int  # entries of the support that changed their row
-    codes: tuple[str, ...]  # `code` of every process that had a part in it, each once
+    code_hashes: tuple[str, ...]  # of the program code of every process that trained, each once
 
 
 class Stopped(Exception):
-    """Somebody asked the training to stop; its checkpoint has all that was done."""
+    """A training ended early because it was asked to; its checkpoint holds all that was done."""
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
     report: Callable[[Progress], None] = lambda progress: None,
     schedule: SupportSchedule | None = None,
 ) -> Training:
-    """Fit `sae` in place: `training` of one SAE, from its first batch to its last."""
+    """Train one SAE in place, from its first batch to its last. Arguments and errors are those of `training`."""
     stream = Stream(rows, n_rows, seed, config.batch_size, sae.b_dec.device, config.steps)
     (result,) = drive([training(sae, stream, variance, config, checkpoint, report, schedule)])
     if isinstance(result, Exception):
@@ -62,60 +62,78 @@ def training(
     stop: Callable[[], bool] = lambda: False,
     code: str = "",
 ) -> Trainee[Training]:
-    """Fit `sae` in place, batch by batch as `sweep.train.streams.drive` hands them over: several SAEs may share a stream.
+    """Train an SAE in place, a batch at a time.
+
+    This is a generator: it asks for each batch and is sent it, so that `sweep.train.streams.drive` can train several
+    SAEs on one stream.
 
     Args:
-        stream: of the pool and the run's seed.
-        variance: the pool's total variance in the LM's units, for the reported fvu.
-        checkpoint: file to resume from, if it exists, and to write to.
-        schedule: how the support changes meanwhile, where it does.
-        stop: asked after each report.
-        code: what this process runs, kept in checkpoints.
+        stream: the batches.
+        variance: the total variance of the activations in the LM's units, which turns the loss into the reported FVU.
+        checkpoint: the file to resume from, if it exists, and to write checkpoints to.
+        report: called every LOG_EVERY steps and at the end.
+        schedule: how the support changes during training; None where it stays.
+        stop: asked after each report whether to end early.
+        code: the hash of the code that this process runs; checkpoints keep it.
 
     Raises:
         TrainingError: a loss is NaN or infinite.
         CheckpointError: `checkpoint` is damaged; remove it and start over.
         UnsavedError: `checkpoint` cannot be written.
-        Stopped: `stop` said so.
+        Stopped: `stop` asked for it.
     """
-    state = _State(sae, config, stream.seed, code)
+    state = TrainingState(sae, config, stream.seed, code)
     if checkpoint is not None:
         state.load(checkpoint)
     scaled_variance = variance * float(sae.scale) ** 2
     losses: list[torch.Tensor] = []
-    saved = state.step
+    saved_at = state.step
     while state.step < config.steps:
-        h = yield from state.next_batch(stream)
-        output, errors = train_step(sae, state.optimizer, h, config.lr_at(state.step), config.grad_clip)
-        losses.append(errors.mean())
-        state.step += 1
-        state.count(output.indices)
-        if state.step % config.resample_every == 0 and state.step < config.steps:
-            _check_finite(losses, state.step)
-            state.resample(output.residual, errors)
-        if schedule is not None and (count := schedule.count(state.step, config.steps, sae.dictionary.degree)):
-            state.regrow(stream.rows(_regrow_indices(stream, state.step, schedule.tokens)).to(stream.device), count)
+        state.stop_clock()
+        delivery = yield BatchRequest(stream, state.step)
+        state.start_clock(delivery.seconds)
+        _advance(state, delivery.batch, stream, schedule, losses)
         if state.step % LOG_EVERY and state.step < config.steps:
             continue
-        loss = _check_finite(losses, state.step)
+        loss = _mean_loss(losses, state.step)
         losses.clear()
-        state.reports.append(state.progress(loss, loss / scaled_variance, config))
+        state.reports.append(state.progress(loss, loss / scaled_variance))
         report(state.reports[-1])
-        # Only right after a report: the losses since the last one are not part of a checkpoint.
-        asked = state.step < config.steps and stop()
-        due = state.step - saved >= config.checkpoint_every and state.step < config.steps
-        if checkpoint is not None and (due or asked):
+        # A checkpoint is written only right after a report: it does not hold the losses since the last one.
+        stopping = state.step < config.steps and stop()
+        due = state.step - saved_at >= config.checkpoint_every and state.step < config.steps
+        if checkpoint is not None and (due or stopping):
             state.save(checkpoint)
-            saved = state.step
-        if asked:
+            saved_at = state.step
+        if stopping:
             raise Stopped(f"stopped at step {state.step}")
-    return Training(state.reports, state.seconds(), state.exchanged, state.codes)
+    return Training(state.reports, state.seconds(), state.exchanged, state.code_hashes)
+
+
+def _advance(
+    state: TrainingState, h: torch.Tensor, stream: Stream, schedule: SupportSchedule | None, losses: list[torch.Tensor]
+) -> None:
+    """Do one step on the batch h: the optimizer's, and where they are due the re-aiming and the change of support."""
+    sae, config = state.sae, state.config
+    output, errors = train_step(sae, state.optimizer, h, config.lr_at(state.step), config.grad_clip)
+    losses.append(errors.mean())
+    state.step += 1
+    state.count_firings(output.indices)
+    if state.step % config.resample_every == 0 and state.step < config.steps:
+        _mean_loss(losses, state.step)
+        state.resample(output.residual, errors)
+    if schedule is not None and (count := schedule.count(state.step, config.steps, sae.dictionary.degree)):
+        state.regrow(stream.rows(_regrow_indices(stream, state.step, schedule.tokens)).to(stream.device), count)
 
 
 def train_step(
     sae: SAE, optimizer: torch.optim.Optimizer, h: torch.Tensor, lr: float, grad_clip: float
 ) -> tuple[SAEResidual, torch.Tensor]:
-    """One optimizer step on h (batch, d_in): the residual before it and each token's squared error, both detached."""
+    """Do one optimizer step on h (batch, d_in).
+
+    Returns:
+        the residual before the step, and each token's squared error (batch,), both detached.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
     output = sae.residual(h)
@@ -128,12 +146,12 @@ def train_step(
 
 
 def _regrow_indices(stream: Stream, step: int, count: int) -> np.ndarray:
-    """Rows of the pool that a change of the support after `step` looks at: (count,)."""
+    """Return the rows of the pool (count,) that the change of the support after `step` looks at."""
     return drawn(np.random.PCG64([stream.seed, step, 1]), count, stream.n_rows)
 
 
-def _check_finite(losses: list[torch.Tensor], done: int) -> float:
-    """Mean of the losses of the steps up to `done`; raises at the first that is not finite."""
+def _mean_loss(losses: list[torch.Tensor], done: int) -> float:
+    """Return the mean of the losses up to step `done`. Raise TrainingError at the first that is not finite."""
     values = torch.stack(losses).double().cpu()
     bad = torch.nonzero(~torch.isfinite(values)).flatten()
     if len(bad):

@@ -1,4 +1,4 @@
-"""Batches of a pool, in the order that a seed gives, read ahead and handed to everyone who trains on them."""
+"""Batches of activations in the order that a seed gives, read ahead and handed to every training that wants them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import numpy as np
 import torch
 
 _STEPS_A_BLOCK = 100  # steps whose row indices come from one random stream
-_AHEAD = 2  # batches that are being read while one is used
+_AHEAD = 2  # batches that are read while one is used
 
-Rows = Callable[[np.ndarray], torch.Tensor]  # row indices -> activations (batch, d_in), any float dtype
+Rows = Callable[[np.ndarray], torch.Tensor]  # row indices (batch,) -> activations (batch, d_in), any float dtype
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The batches of one seed. Equal streams give equal batches.
+    """The batches that one seed draws from one pool of activations. Equal streams give equal batches.
 
     Args:
-        rows: gives the pool's rows; two streams are of one pool where this is the same function of the same object.
+        rows: gives rows of the pool; two streams read the same pool if this is the same method of the same object.
         n_rows: rows in the pool.
-        steps: how many batches will be wanted; only saves reading further.
+        steps: how many batches will be wanted; reading ahead ends there.
     """
 
     rows: Rows
@@ -33,10 +33,10 @@ class Stream:
     seed: int
     batch_size: int
     device: torch.device
-    steps: int = field(compare=False)
+    steps: int = field(compare=False)  # trainings of different length still share their batches
 
     def read(self, step: int) -> torch.Tensor:
-        """The batch of `step`, in memory that the device can copy from."""
+        """Return the batch of `step`, in memory that the device can copy from without waiting."""
         batch = self.rows(batch_indices(self.seed, step, self.batch_size, self.n_rows))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
@@ -49,28 +49,30 @@ class BatchRequest(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """What it gets."""
+    """A batch, handed to the training that asked for it."""
 
     batch: torch.Tensor
-    seconds: float  # that waiting for it took, shared among those who got it
+    seconds: float  # the wait for it, divided by the number of trainings that got it
 
 
-Trainee = Generator[BatchRequest, Delivery, T]  # yields what it wants, is sent it, returns its result
+# A training under way: a generator that yields requests for batches, is sent them, and returns its result.
+Trainee = Generator[BatchRequest, Delivery, T]
 
 
 def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
-    """Run all trainees to their ends; the result of each in order, or the exception it ended with.
+    """Run all trainees to their ends; return each one's result in order, or the exception that it ended with.
 
-    Those that want the same batch get the same tensor: it is read, and copied to the device, once. Where they differ
-    the earliest step comes first, so that equal streams fall into step.
+    Trainees that want the same batch get the same tensor: it is read, and copied to the device, once. Where they want
+    different steps the earliest comes first, so that a training that starts or resumes later catches up.
     """
     results: dict[int, T | Exception] = {}
-    wanted: dict[int, BatchRequest] = {}
+    requests: dict[int, BatchRequest] = {}
 
-    def advance(index: int, given: Delivery | None) -> None:
-        wanted.pop(index, None)
+    def advance(index: int, delivery: Delivery | None) -> None:
+        requests.pop(index, None)
         try:
-            wanted[index] = next(trainees[index]) if given is None else trainees[index].send(given)
+            trainee = trainees[index]
+            requests[index] = next(trainee) if delivery is None else trainee.send(delivery)
         except StopIteration as end:
             results[index] = end.value
         except Exception as error:
@@ -80,41 +82,46 @@ def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
         with _Reader() as reader:
             for index in range(len(trainees)):
                 advance(index, None)
-            while wanted:
-                stream, step = min(wanted.values(), key=lambda want: want.step)
-                together = [i for i, want in wanted.items() if want.step == step and want.stream == stream]
-                last = max(wanted[i].stream.steps for i in together)
-                started = time.perf_counter()
-                try:
-                    batch = reader.get(stream, step, last).to(stream.device, non_blocking=True)
-                except Exception as error:
-                    for index in together:
-                        _throw(trainees[index], error, results, index)
-                        del wanted[index]
-                    continue
-                given = Delivery(batch, (time.perf_counter() - started) / len(together))
+            while requests:
+                together, outcome = _next_delivery(reader, requests)
                 for index in together:
-                    advance(index, given)
+                    if isinstance(outcome, Delivery):
+                        advance(index, outcome)
+                    else:
+                        results[index] = _ended_by(trainees[index], outcome)
+                        del requests[index]
     finally:
         for trainee in trainees:
             trainee.close()
     return [results[index] for index in range(len(trainees))]
 
 
-def _throw(trainee: Trainee[T], error: Exception, results: dict[int, T | Exception], index: int) -> None:
-    """Let the trainee end by the error of reading its batch."""
+def _next_delivery(reader: _Reader, requests: dict[int, BatchRequest]) -> tuple[list[int], Delivery | Exception]:
+    """Read the earliest batch that is wanted; return who wants it, and the batch or the error of reading it."""
+    stream, step = min(requests.values(), key=lambda request: request.step)
+    together = [i for i, request in requests.items() if request.step == step and request.stream == stream]
+    steps = max(requests[i].stream.steps for i in together)
+    started = time.perf_counter()
+    try:
+        batch = reader.get(stream, step, steps).to(stream.device, non_blocking=True)
+    except Exception as error:
+        return together, error
+    return together, Delivery(batch, (time.perf_counter() - started) / len(together))
+
+
+def _ended_by(trainee: Trainee[T], error: Exception) -> T | Exception:
+    """Raise the error of reading a batch inside the trainee that wanted it; return how the trainee ended."""
     try:
         trainee.throw(error)
     except StopIteration as end:
-        results[index] = end.value
+        return end.value
     except Exception as raised:
-        results[index] = raised
-    else:
-        results[index] = error
+        return raised
+    return error
 
 
 class _Reader:
-    """Reads batches in a thread, the next ones while the last is used."""
+    """Reads batches in a thread of its own: the next ones while the last is used."""
 
     def __init__(self):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
@@ -126,20 +133,21 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)  # an error or Ctrl-C does not wait for a slow disk
 
-    def get(self, stream: Stream, step: int, last: int) -> torch.Tensor:
-        for ahead in range(step, min(step + _AHEAD + 1, last)):
+    def get(self, stream: Stream, step: int, steps: int) -> torch.Tensor:
+        """Return the batch of `step`, and have the next ones read, as far as `steps` goes."""
+        for ahead in range(step, min(step + _AHEAD + 1, steps)):
             if (stream, ahead) not in self._coming:
                 self._coming[stream, ahead] = self._pool.submit(stream.read, ahead)
         return self._coming.pop((stream, step)).result()
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:
-    """Rows of the pool that `step` sees, drawn with replacement; depends on the arguments alone: (batch_size,)."""
+    """Return the rows of the pool (batch_size,) that `step` sees, drawn with replacement from seed and step alone."""
     block, within = divmod(step, _STEPS_A_BLOCK)
     return drawn(np.random.PCG64([seed, block]).advance(within * batch_size), batch_size, n_rows)
 
 
 def drawn(bits: np.random.PCG64, count: int, n_rows: int) -> np.ndarray:
-    """`count` row indices, with replacement, from raw draws: stable on every platform and numpy version."""
+    """Return `count` row indices, with replacement, from raw draws: stable on every platform and numpy version."""
     raw = bits.random_raw(count)
     return ((raw >> np.uint64(32)) * np.uint64(n_rows) >> np.uint64(32)).astype(np.int64)

@@ -1,6 +1,7 @@
-"""What a run is doing, said to a small file in its folder, and the terminal lines that read those files.
+"""Show on the terminal what each run of a sweep is doing.
 
-The file makes the display the same for every launcher: the runs may be in this process or in others.
+A run writes that to a small file in its folder (`sweep.store.progress`), which makes the display the same for every
+launcher: the runs may be in this process or in others.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sweep.store.progress import _INTERVAL
 from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, read_record, run_folder
 
-_LOOKS = 400  # runs looked at per second at most: the store may be on a network
+_REFRESH = 0.5  # seconds between two looks at least: a run writes its progress no more often
+_MOST_LOOKS = 400  # runs looked at per second at most: the store may be on a network
 
 
 class Display:
-    """One line for the sweep, one for each run under way, and a lasting line for each run that ends.
+    """Shows a line for the sweep, a line for each run under way, and a lasting line for each run that ends.
 
-    Use as a context manager around the launch. On a terminal the lines are live; elsewhere only the lasting ones
-    are printed.
+    It is a context manager around the launch. On a terminal the lines are live; elsewhere only the lasting ones are
+    printed.
 
     Args:
         runs: (run id, title) of every run to be done, in order.
-        shown, total: where these are a part of a sweep, its runs that ended before, and all of them.
+        shown: where the runs are a part of a sweep, how many of the sweep's runs ended before.
+        total: how many runs the whole sweep has; None if it is these.
     """
 
     def __init__(
@@ -51,12 +53,12 @@ class Display:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._before = {run_id: _stamp(runs_dir, run_id) for run_id, _ in runs}
+        self._before = {run_id: _record_time(runs_dir, run_id) for run_id, _ in runs}
         self._ended: set[str] = set()
         self._shown, self._total = shown, total or len(self._runs)
         self._tasks: dict[str, tuple[str, TaskID]] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread = threading.Thread(target=self._refresh_until_stopped, daemon=True)
         self._started = time.monotonic()
 
     def __enter__(self) -> Display:
@@ -71,25 +73,25 @@ class Display:
         self._refresh()
         self._bars.stop()
 
-    def _loop(self) -> None:
-        while not self._stop.wait(max(_INTERVAL, len(self._runs) / _LOOKS)):
+    def _refresh_until_stopped(self) -> None:
+        while not self._stop.wait(max(_REFRESH, len(self._runs) / _MOST_LOOKS)):
             self._refresh()
 
     def _refresh(self) -> None:
         for run_id, title in self._runs:
             if run_id in self._ended:
                 continue
-            stamp = _stamp(self._runs_dir, run_id)
-            if stamp is not None and stamp != self._before[run_id]:
-                self._end(run_id, title)
+            written = _record_time(self._runs_dir, run_id)
+            if written is not None and written != self._before[run_id]:
+                self._show_end(run_id, title)
             else:
-                self._show(run_id, title)
+                self._show_progress(run_id, title)
         done = len(self._ended)
         spent = time.monotonic() - self._started
         left = f"{_clock(spent / done * (self._total - self._shown - done))} left" if done else ""
         self._bars.update(self._sweep, completed=self._shown + done, note=left)
 
-    def _end(self, run_id: str, title: str) -> None:
+    def _show_end(self, run_id: str, title: str) -> None:
         self._ended.add(run_id)
         if run_id in self._tasks:
             self._bars.remove_task(self._tasks.pop(run_id)[1])
@@ -97,11 +99,11 @@ class Display:
         count = f"[{self._shown + len(self._ended)}/{self._total}]"
         self._console.print(f"{count} {title}: {outcome(record)}", markup=False, soft_wrap=True)
 
-    def _show(self, run_id: str, title: str) -> None:
+    def _show_progress(self, run_id: str, title: str) -> None:
         try:
-            said = json.loads((run_folder(self._runs_dir, run_id) / PROGRESS).read_text())
-            state = {key: said[key] for key in ("stage", "done", "total", "note")}
-        except (OSError, ValueError, LookupError, TypeError):  # gone meanwhile, or not what we write
+            written = json.loads((run_folder(self._runs_dir, run_id) / PROGRESS).read_text())
+            state = {key: written[key] for key in ("stage", "done", "total", "note")}
+        except (OSError, ValueError, LookupError, TypeError):  # removed meanwhile, or damaged
             return
         stage, task = self._tasks.get(run_id, ("", None))
         if task is None or stage != state["stage"]:  # a new stage starts its clock anew
@@ -113,7 +115,7 @@ class Display:
 
 
 def outcome(record: Record | None) -> str:
-    """How a run ended, in one line."""
+    """Return in one line how a run ended; None is a run without a record."""
     if record is None:
         return "no record"
     if record["status"] != COMPLETE:
@@ -125,7 +127,8 @@ def outcome(record: Record | None) -> str:
     return f"CE recovered {metrics['ce_recovered']:.4f}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
 
 
-def _stamp(runs_dir: Path, run_id: str) -> int | None:
+def _record_time(runs_dir: Path, run_id: str) -> int | None:
+    """Return when the run's record was written, in ns; None where there is none."""
     try:
         return (run_folder(runs_dir, run_id) / RECORD).stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""A sweep's runs -> workers, started by whichever Hydra launcher is chosen."""
+"""Start the workers that carry out a sweep's runs, by whichever Hydra launcher is chosen."""
 
 from __future__ import annotations
 
@@ -19,31 +19,39 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.jobs.job import Job
 from sweep.machine.process import machine_memory
-from sweep.machine.workers import Workers, no_more_processes_than, workers_of
-from sweep.plan.estimate import planned_memory
+from sweep.machine.workers import Workers, limit_joblib_processes, workers_of
+from sweep.plan.footprint import planned_memory
 from sweep.plan.plan import LeftOut, Planned
+from sweep.private_names import result_or_error
 from sweep.run.once import unfinished_needs
 from sweep.run.recording import one_line
 from sweep.store.files import write_json
-from sweep.store.owners import running
+from sweep.store.lock_holders import find_holder
 from sweep.store.records import LAUNCH, PROGRESS, read_record, run_folder
 from sweep.store.versions import code_hash
 from sweep.workers.display import Display
 from sweep.workers.worker import settled, write_work
 
-_STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # this process
+_STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # when this process did
 _POLL = 0.5  # seconds between looks at a lost worker's siblings
-_OF_MEMORY = 0.9  # of the machine's that workers may take together
-_MOST = 1000  # workers of one start: their folders' numbers stay apart
-_TRIES = 3  # launches in a row that may end without finishing a run
+_MEMORY_SHARE = 0.9  # the most of the machine's memory that workers may take together
+_MOST_WORKERS = 1000  # workers of one start, so that the numbers of their folders stay apart
+_MOST_TRIES = 3  # starts in a row that may end without finishing a run
 
 
 def launch_folder(master: DictConfig) -> Path:
+    """Return the launch's folder under `launches/`."""
     return Path(master.hydra.sweep.dir)
 
 
 def write_launch(folder: Path, runs: Sequence[Planned], left_out: Sequence[LeftOut], study: Any = None) -> None:
-    """Say in `folder` what this launch is for, for `sweep.status` and for people; a search says more as it goes on."""
+    """Write to `folder` what this launch is for, for `python -m sweep.status` and for people.
+
+    A search writes it again whenever it starts more runs.
+
+    Args:
+        study: a search's name, target and sampler; None for a grid.
+    """
     listed = [
         {"run_id": run.job.spec.run_id, "title": run.job.title, "axes": run.job.axes, "arm": run.job.labels["arm"]}
         for run in runs
@@ -62,9 +70,13 @@ def write_launch(folder: Path, runs: Sequence[Planned], left_out: Sequence[LeftO
 
 
 def workers(master: DictConfig, runs: Sequence[Planned] = ()) -> Workers:
-    """How many workers the sweep's config starts, for these runs where they are known, and the CPU threads of each.
+    """Return how many workers the sweep's config starts for `runs`, and the CPU threads of each.
 
-    Where neither launch.workers nor a scheduler says how many, no more than there is memory for.
+    There are no more workers than runs, and where neither launch.workers nor a scheduler says how many, no more than
+    there is memory for.
+
+    Args:
+        runs: empty where they are not known.
     """
     asked = OmegaConf.select(master, "launch.workers")
     launcher = master.hydra.launcher
@@ -74,51 +86,52 @@ def workers(master: DictConfig, runs: Sequence[Planned] = ()) -> Workers:
     useful = min(found.count, len(runs))
     if asked is None and "n_jobs" in launcher:
         largest = max(planned_memory(run.job) for run in runs)
-        useful = min(useful, max(1, int(_OF_MEMORY * machine_memory() / largest)))
+        useful = min(useful, max(1, int(_MEMORY_SHARE * machine_memory() / largest)))
     return found if useful == found.count else workers_of(launcher, master.threads, useful)  # fewer share the CPUs
 
 
 def launch(
     runs: Sequence[Planned], launcher: Launcher, master: DictConfig, shown: int = 0, total: int | None = None
 ) -> dict[str, str]:
-    """Have the launcher's workers carry out `runs`; returns by run id why a run left no record, where it left none.
+    """Have the launcher's workers carry out `runs`; return by run id why a run left no record, where it left none.
 
-    Workers that are lost (killed, out of memory) cost no other run: the rest goes on in new ones, what may have been
-    the reason last, and by one worker where no run was finished, unless that happens again and again.
+    A worker that is lost (killed, out of memory) costs no other run: new workers go on with the rest. Runs that may
+    have been the reason come last, and after a start that finished no run there is one worker alone. Three such starts
+    in a row end the launch.
 
     Args:
         master: the sweeper's own config, with its `hydra` node.
-        shown, total: runs of the sweep that ended before these, and of the whole sweep, for the display.
+        shown: for the display, how many runs of the sweep ended before these.
+        total: for the display, how many runs the whole sweep has; None if it is these.
     """
     folder = launch_folder(master)
     left, why, tries = list(runs), dict[str, str](), 0
     needed = [job for r in runs if isinstance(r.job, Job) for job in unfinished_needs(r.job)]
     titles = {job.spec.run_id: job.title for job in [*needed, *(r.job for r in runs)]}
     with Display(runs[0].job.runs_dir, list(titles.items()), shown, total):
-        while left and tries < _TRIES:
+        while left and tries < _MOST_TRIES:
             lost = _start(left, launcher, master, folder, why, alone=tries > 0)
             still = [r for r in left if r.job.spec.run_id not in why and not _settled(r)]
-            if not lost:
-                left = []
-            elif still:
-                tries = tries + 1 if len(still) == len(left) else 0
-                say = "the others go on" if tries < _TRIES else "given up"
-                print(f"a worker was lost ({lost}): {len(still)} run(s) left, {say}", file=sys.stderr)
-                why |= {r.job.spec.run_id: f"its worker was lost ({lost})" for r in still} if tries == _TRIES else {}
-                left = sorted(_without_siblings(still), key=_last_said)
-            else:
-                left = []
+            if not lost or not still:
+                break
+            tries = tries + 1 if len(still) == len(left) else 0
+            given_up = tries == _MOST_TRIES
+            what = "given up" if given_up else "the others go on"
+            print(f"a worker was lost ({lost}): {len(still)} run(s) left, {what}", file=sys.stderr)
+            if given_up:
+                why |= {r.job.spec.run_id: f"its worker was lost ({lost})" for r in still}
+            left = sorted(_once_siblings_have_ended(still), key=_last_progress)
     return why
 
 
-def _without_siblings(left: Sequence[Planned]) -> list[Planned]:
-    """Those of `left` that are left once no worker is at any of them.
+def _once_siblings_have_ended(left: Sequence[Planned]) -> list[Planned]:
+    """Wait until no worker is at any of `left`, and return those that are still to be done.
 
-    Some launchers leave a lost worker's siblings at work, and these take what is free.
+    Some launchers leave a lost worker's siblings at work, and these take the runs that are free.
     """
     quiet = 0
     while quiet < 2:  # between two runs a worker holds no lock
-        busy = any(running(run_folder(r.job.runs_dir, r.job.spec.run_id)) for r in left)
+        busy = any(find_holder(run_folder(r.job.runs_dir, r.job.spec.run_id)) for r in left)
         quiet = 0 if busy else quiet + 1
         time.sleep(_POLL)
     return [r for r in left if not _settled(r)]
@@ -127,50 +140,60 @@ def _without_siblings(left: Sequence[Planned]) -> list[Planned]:
 def _start(
     left: Sequence[Planned], launcher: Launcher, master: DictConfig, folder: Path, why: dict[str, str], alone: bool
 ) -> str | None:
-    """Launch workers once and wait for them; what they say goes into `why`. Returns how one was lost, if one was."""
+    """Launch workers once and wait for them; return how one was lost, or None.
+
+    Args:
+        why: gets the reasons that the workers return, by run id.
+        alone: start one worker only.
+    """
     number = next(n for n in itertools.count() if not (folder / f"work-{n}.json").exists())
     count, threads = workers(master, left[:1] if alone else left)
-    no_more_processes_than(launcher, count)
+    limit_joblib_processes(launcher, count)
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
     jobs = [[*_common(master), f"launch.work={work}"]] * count
     try:
         write_work(work, folder.name, share, [_settings(run, threads) for run in left])
-        ended = launcher.launch(jobs, initial_job_idx=number * _MOST)
-    except ValueError:  # the launcher's settings
+        ended = launcher.launch(jobs, initial_job_idx=number * _MOST_WORKERS)
+    except ValueError:  # the launcher's settings are wrong
         raise
-    except Exception as error:  # a worker that was killed: what it and its siblings finished is on disk
+    except Exception as error:  # a worker was killed; what it and its siblings finished is on disk
         return one_line(error) if isinstance(error, OSError) else type(error).__name__
     lost = None
     for job in ended:
-        lost = _said(job, why) or lost
+        lost = _error_of(job, why) or lost
     return lost
 
 
 def _common(master: DictConfig) -> list[str]:
-    """What all runs of the sweep are asked for. Hydra composes a worker's config anew, and `hydra.launcher.n_jobs=4`
-    has a place there only with the experiment that brings the launcher."""
+    """Return the command line's overrides that all runs of the sweep share.
+
+    A worker needs them because Hydra composes its config anew: `hydra.launcher.n_jobs=4`, for one, has a place there
+    only with the experiment that brings the launcher.
+    """
     asked = list(master.hydra.overrides.task)
     parsed = OverridesParser.create().parse_overrides(asked)
     return [argument for argument, override in zip(asked, parsed, strict=True) if not override.is_sweep_override()]
 
 
-def _said(job: JobReturn, why: dict[str, str]) -> str | None:
+def _error_of(job: JobReturn, why: dict[str, str]) -> str | None:
+    """Return how the worker was lost; None where it was not, and then the reasons that it returned go into `why`."""
     if job.status == JobStatus.COMPLETED:
         why.update(job.return_value or {})
         return None
-    error = job._return_value  # `return_value` would raise it
+    error = result_or_error(job)
     return one_line(error) if isinstance(error, BaseException) else str(error)
 
 
 def _settings(run: Planned, threads: int | None) -> dict[str, Any]:
+    """Return the run's whole config as a worker is given it."""
     settings = run.job.settings
     layers = list(run.job.layers_together) if isinstance(run.job, Job) else []
     return {**settings, "threads": settings["threads"] or threads, "layers_together": layers}
 
 
-def _last_said(run: Planned) -> int:
-    """When the run's worker last said something, where it came to no end."""
+def _last_progress(run: Planned) -> int:
+    """Return when the run's worker last wrote its progress; 0 where it has ended or never began."""
     try:
         return (run_folder(run.job.runs_dir, run.job.spec.run_id) / PROGRESS).stat().st_mtime_ns
     except OSError:

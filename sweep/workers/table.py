@@ -1,9 +1,8 @@
-"""The table that ends a launch."""
+"""Print the table that ends a launch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from rich import box
 from rich.console import Console
@@ -18,20 +17,9 @@ from sweep.store.versions import other_versions, versions
 
 NOT_FINISHED = "not finished"
 Records = Mapping[str, Record | None]  # by run id
-_COLUMNS = (
-    "run",
-    "arm",
-    "d",
-    "k",
-    "n",
-    "layer",
-    "seed",
-    "compression",
-    "CE recovered",
-    "delta CE",
-    "seconds",
-    "status",
-)
+_WHICH = ("run", "arm", "d", "k", "n", "layer", "seed")
+_FOUND = ("compression", "CE recovered")
+_ENDED = ("delta CE", "seconds", "status")
 
 
 def print_table(
@@ -40,42 +28,43 @@ def print_table(
     why: Mapping[str, str] | None = None,
     console: Console | None = None,
 ) -> int:
-    """Print one row per run and the cells left out; return how many runs are not complete.
+    """Print one row per run, what went wrong and the cells left out; return how many runs are not complete.
 
     Args:
         why: by run id, why a run has no record.
     """
-    errors: list[str] = []
+    why, errors = why or {}, list[str]()
     records = {run.job.spec.run_id: read_record(run.job.runs_dir, run.job.spec.run_id) for run in runs}
-    saes = [run for run in runs if isinstance(run.job, Job)]
-    others = list(
-        dict.fromkeys(name for run in saes for name in cast(Job, run.job).spec.eval.inference if name != ENCODER)
-    )
-    columns = [*_COLUMNS[:-3], *(f"by {name}" for name in others), *_COLUMNS[-3:]]
+    saes = [(run, run.job) for run in runs if isinstance(run.job, Job)]
+    readings = list(dict.fromkeys(name for _, job in saes for name in job.spec.eval.inference if name != ENCODER))
     # A terminal narrower than the table would cut its columns; long lines are left to wrap instead.
-    console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(others)))
+    console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(readings)))
     if saes:
-        errors += _print(console, columns, [_row(run, cast(Job, run.job), others, records, why or {}) for run in saes])
-    synthetic = [run for run in runs if isinstance(run.job, RecoveryJob)]
+        columns = [*_WHICH, *_FOUND, *(f"by {name}" for name in readings), *_ENDED]
+        errors += _print(console, columns, [_row(run, job, readings, records, why) for run, job in saes])
+    synthetic = [(run, run.job) for run in runs if isinstance(run.job, RecoveryJob)]
     if synthetic:
-        names = list(dict.fromkeys(n for run in synthetic for n in cast(RecoveryJob, run.job).spec.config.algorithms))
+        names = list(dict.fromkeys(name for _, job in synthetic for name in job.spec.config.algorithms))
         columns = ["run", "mask", "d", "k", "n", "noise", "seed", *names, "seconds", "status"]
-        print_width = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
-        rows = [_recovery_row(run, cast(RecoveryJob, run.job), names, records, why or {}) for run in synthetic]
-        errors += _print(print_width, columns, rows, "share of trials whose picks are exactly the planted atoms")
-    for error in _few(errors):
-        console.print(error, markup=False, soft_wrap=True)
-    for line in left_out_lines(left_out):
-        console.print(line, markup=False, soft_wrap=True)
+        wide = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
+        rows = [_recovery_row(run, job, names, records, why) for run, job in synthetic]
+        errors += _print(wide, columns, rows, "share of trials whose picks are exactly the planted atoms")
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
-    for difference, count in other_versions(complete, versions()).items():
-        note = f"note: {count} of {len(complete)} complete runs were made by {difference}; they stay as they are"
-        console.print(note, markup=False, soft_wrap=True)
+    for line in [*_shortened(errors), *left_out_lines(left_out), *_notes(complete)]:
+        console.print(line, markup=False, soft_wrap=True)
     return len(errors)
 
 
-def _few(errors: Sequence[str]) -> list[str]:
-    """The errors; runs that were not finished in one line where they are many."""
+def _notes(complete: Sequence[Record]) -> list[str]:
+    """Return a line for each way in which complete runs were made by other versions than today's."""
+    return [
+        f"note: {count} of {len(complete)} complete runs were made by {difference}; they stay as they are"
+        for difference, count in other_versions(complete, versions()).items()
+    ]
+
+
+def _shortened(errors: Sequence[str]) -> list[str]:
+    """Return the errors, with the runs that were not finished in one line at the end if they are more than three."""
     waiting = [error for error in errors if error.startswith(NOT_FINISHED)]
     if len(waiting) <= 3:
         return list(errors)
@@ -87,7 +76,7 @@ def _few(errors: Sequence[str]) -> list[str]:
 def _print(
     console: Console, columns: Sequence[str], rows: Sequence[tuple[list[str], str]], caption: str | None = None
 ) -> list[str]:
-    """The table; the errors that came with its rows."""
+    """Print the table of (cells, error) in `rows`, and return the errors that are not empty."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     for column in columns:
         left = column in ("run", "arm", "mask", "status")
@@ -99,22 +88,22 @@ def _print(
 
 
 def _row(
-    run: Planned, job: Job, others: Sequence[str], records: Records, why: Mapping[str, str]
+    run: Planned, job: Job, readings: Sequence[str], records: Records, why: Mapping[str, str]
 ) -> tuple[list[str], str]:
     sizes = job.sizes
     record = records[job.spec.run_id]
     cells = [job.spec.run_id, job.labels["arm"], str(sizes.degree), str(sizes.k), str(sizes.n_latents)]
     cells += [str(job.axes["layer"]), str(job.axes["seed"])]
     if record is None or record["status"] != COMPLETE:
-        return _unfinished(run, record, [*cells, *[""] * (4 + len(others))], why)
+        return _unfinished(run, record, [*cells, *[""] * (4 + len(readings))], why)
     metrics, seconds = record["metrics"], record["timings"]["total"]
     values = record["storage"]["learned_decoder_values"]
-    # Against dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
+    # The comparison is with dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
     compression = f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
     cells += [compression, f"{metrics['ce_recovered']:.4f}"]
-    by = {name: record.get("inference", {}).get(name, {}) for name in others}
+    by = {name: record.get("inference", {}).get(name, {}) for name in readings}
     cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
-    cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _how(run)]
+    cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
     measured = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
     lacking = [f"{name} ({measured.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
@@ -131,14 +120,15 @@ def _recovery_row(
         return _unfinished(run, record, [*cells, *[""] * (1 + len(names))], why)
     found = [record["metrics"].get(f"{name}/exact_recovery") for name in names]
     shown = ["" if value is None else f"{value:.2f}" for value in found]
-    return [*cells, *shown, f"{record['timings']['total']:.1f}", _how(run)], ""
+    return [*cells, *shown, f"{record['timings']['total']:.1f}", _ending(run)], ""
 
 
-def _how(run: Planned) -> str:
+def _ending(run: Planned) -> str:
     return "skipped: done" if run.done else COMPLETE
 
 
 def _unfinished(run: Planned, record: Record | None, cells: list[str], why: Mapping[str, str]) -> tuple[list[str], str]:
+    """Return the row and the error of a run that is not complete; `cells` is the row without its status."""
     run_id = run.job.spec.run_id
     which = f"{run_id} {run.job.title}"
     if record is None or run_id in why:

@@ -1,7 +1,7 @@
-"""A worker takes runs from a sweep's list until none is left: the unit that launchers start, on whichever machine.
+"""Take runs from a sweep's list until none is left: what each worker does that a launcher starts, on any machine.
 
-Nobody hands runs out. A run is taken by taking its lock, which the kernel drops with its holder; so workers may come,
-go and be killed, and two sweeps may want the same run.
+No process hands runs out. A worker takes a run by taking its lock, which the operating system releases when the worker
+ends. So workers may come, go and be killed, and two sweeps may want the same run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_core.kernels.dispatch import BackendWarning
 from sweep.jobs.build import build
-from sweep.jobs.job import Job
+from sweep.jobs.job import AnyJob, Job
 from sweep.jobs.recovery import RecoveryJob
-from sweep.machine.gpus import allotted
+from sweep.machine.gpus import hold_device
 from sweep.run.once import lock_of, needed_by, run_together
 from sweep.run.recording import STOPPED, one_line
 from sweep.run.recovery import recover
@@ -31,24 +31,27 @@ from sweep.store.records import COMPLETE, FAILED, Record, read_record
 
 _POLL = 0.5  # seconds between looks at runs that others have in hand
 
-AnyJob = Job | RecoveryJob
-
 
 def write_work(file: Path, launch: str, share: int, settings: Sequence[dict[str, Any]]) -> None:
-    """The list that workers take runs from: whole configs, so that files edited meanwhile change nothing."""
+    """Write the list that workers take runs from.
+
+    Args:
+        launch: the launch's name.
+        share: how many runs a worker may train at a time on the same batches.
+        settings: each run's whole config, so that files edited meanwhile change nothing.
+    """
     about = {"launch": launch, "folder": os.getcwd(), "share": share, "controller": os.getpid()}
     write_json(file, {**about, "runs": list(settings)})
 
 
 def work(file: Path) -> dict[str, str]:
-    """Carry out the runs listed in `file`, up to `share` at a time that see the same batches.
+    """Carry out the runs listed in `file`; return {run id: reason} for the runs that left no record.
 
-    Returns by run id why a run has no record after all, where it has none.
-
-    A run that another process has in hand is waited for at the end: that one may be killed. A run that has failed in
-    this launch is not tried again. A worker whose controller is killed ends its run and takes no other.
+    Runs that see the same batches are trained together, up to the list's `share` at a time. A run that another process
+    has in hand is waited for at the end, because that process may be killed. A run that has failed in this launch is
+    not tried again. A worker whose controller is killed finishes the run that it is on, then exits.
     """
-    warnings.simplefilter("ignore", BackendWarning)  # the sweep has said it when it planned
+    warnings.simplefilter("ignore", BackendWarning)  # the sweep has warned when it planned
     listed = json.loads(file.read_text())
     os.chdir(listed["folder"])  # paths in configs may be relative; a Ray worker starts wherever its cluster did
     orphaned = _orphaned(listed["controller"])
@@ -62,14 +65,15 @@ def work(file: Path) -> dict[str, str]:
             elif left:
                 time.sleep(_POLL)
     if orphaned():
-        os._exit(1)  # there is nobody to return to, and a pool's process would wait minutes for more to do
+        os._exit(1)  # no process is left to return to, and joblib's process would otherwise idle for minutes
     return why
 
 
 def _orphaned(controller: int) -> Callable[[], bool]:
-    """Tells whether this process is a child of the controller's that has lost it: a new launch has workers of its own.
+    """Return a function that tells whether the controller, this process's parent, has ended.
 
-    Where something else starts the workers, or the controller is its own worker, that is not asked.
+    A worker without its controller need not go on: a new launch has workers of its own. Where something else starts
+    the workers, or the controller is its own worker, the function always says no.
     """
     child = os.getppid() == controller
     return lambda: child and os.getppid() != controller
@@ -80,68 +84,75 @@ def _config(settings: dict[str, Any]) -> DictConfig:
 
 
 def settled(job: AnyJob, record: Record | None) -> bool:
-    """Whether this launch has nothing more to do about the run: it is done, or has failed in this launch."""
+    """Tell whether this launch has nothing more to do about the run: it is done, or has failed in this launch."""
     if record is None:
         return False
     if record["status"] == COMPLETE:
         return not job.lacking(record)
-    return record["status"] == FAILED and record["labels"]["sweep"] == job.labels["sweep"]
+    return record["status"] == FAILED and record["labels"]["sweep"] == job.launch
 
 
 def _take(left: list[AnyJob], share: int, why: dict[str, str], locks: ExitStack) -> list[AnyJob]:
-    """The first run of `left` that nobody has in hand, and up to share - 1 more that see the same batches, all locked.
+    """Lock the first run of `left` that is free, and up to share - 1 more that train on the same batches; return them.
 
-    What there is nothing to do about any more is removed from `left`, and so is what is taken. In place of a run that
-    needs another one first, that one is taken.
+    In place of a run that needs another one first, that other one is taken. Runs that are taken leave `left`, and so do
+    those that need nothing more done.
+
+    Args:
+        why: gets the reason of a run whose lock cannot be made.
+        locks: holds the locks that are taken.
     """
     mine: list[AnyJob] = []
     for job in list(left):
-        if len(mine) == share or (mine and not _alike(mine[0], job)):
+        if len(mine) == share or (mine and not _same_batches(mine[0], job)):
             continue
-        first = _first(job, why)
+        to_run = _next_run(job, why)
+        if mine and not _same_batches(mine[0], to_run):  # a needed run may have another seed
+            continue
         try:
-            lock = lock_of(first).acquire(timeout=0)
+            held = lock_of(to_run).acquire(timeout=0)
         except TimeoutError:
             continue
         except OSError as error:  # no folder can be made
             why[job.spec.run_id] = one_line(error)
             left.remove(job)
             continue
-        if _over(first, why):
-            lock.lock.release()
+        if _nothing_to_do(to_run, why):
+            held.lock.release()
         else:
-            locks.enter_context(lock)
-            mine.append(first)
-        if first is job:
+            locks.enter_context(held)
+            mine.append(to_run)
+        if to_run is job:
             left.remove(job)
     return mine
 
 
-def _first(job: AnyJob, why: dict[str, str]) -> AnyJob:
-    """`job`, or the run that must end before it, and so on."""
+def _next_run(job: AnyJob, why: dict[str, str]) -> AnyJob:
+    """Return the run to carry out next for `job`: one that it still needs, directly or not, or `job` itself."""
     if isinstance(job, Job):
         for needed in needed_by(job):
-            if not _over(needed, why):
-                return _first(needed, why)
+            if not _nothing_to_do(needed, why):
+                return _next_run(needed, why)
     return job
 
 
-def _over(job: AnyJob, why: dict[str, str]) -> bool:
+def _nothing_to_do(job: AnyJob, why: dict[str, str]) -> bool:
+    """Tell whether this launch has nothing more to do about `job`, with a record or without."""
     return job.spec.run_id in why or settled(job, read_record(job.runs_dir, job.spec.run_id))
 
 
-def _alike(one: AnyJob, other: AnyJob) -> bool:
-    """Whether the two see the same batches."""
-    return isinstance(one, Job) and isinstance(other, Job) and _stream(one) == _stream(other)
+def _same_batches(one: AnyJob, other: AnyJob) -> bool:
+    """Tell whether two runs train on the same batches."""
+    return isinstance(one, Job) and isinstance(other, Job) and _batches_of(one) == _batches_of(other)
 
 
-def _stream(job: Job) -> tuple[Any, ...]:
+def _batches_of(job: Job) -> tuple[Any, ...]:
     return job.spec.activations, job.spec.seed, job.spec.train.batch_size, job.device, job.cache_dir
 
 
 def _carry_out(jobs: Sequence[AnyJob]) -> dict[str, str]:
-    """{run id: why it left no record} for those that left none."""
-    with allotted(jobs[0].device) as device:
+    """Carry out runs whose locks this worker holds; return {run id: reason} for the runs that left no record."""
+    with hold_device(jobs[0].device) as device:
         results = _results([replace(job, device=device) for job in jobs])
     why: dict[str, str] = {}
     for job, result in zip(jobs, results, strict=True):

@@ -1,4 +1,4 @@
-"""What the benchmarks compare: each contender is a function from a cell to the callable that is timed.
+"""The contenders of the benchmarks: each is a function from a cell to the callable that is timed.
 
 A training step is forward, backward and Adam (fused) on one batch, in float32, for everybody. Ours also clips the
 gradient, as `sweep.train.loop` does; the peers' steps go without their trainers' own extras (clipping, decoder
@@ -28,7 +28,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Cell:
-    """The sizes of one measurement; `degree` is read by sparse contenders only."""
+    """The sizes of one measurement; only sparse contenders use `degree`."""
 
     d_in: int
     n_latents: int
@@ -38,27 +38,28 @@ class Cell:
     device: str = "cpu"
 
     def batch(self) -> torch.Tensor:
+        """Return random activations (tokens, d_in) on the cell's device."""
         return torch.randn(self.tokens, self.d_in, generator=torch.Generator().manual_seed(0)).to(self.device)
 
 
 def expander(cell: Cell) -> Call:
-    """Ours: an Expander SAE of cell.degree."""
-    return _ours(Expander(cell.n_latents, cell.degree, cell.k).build(cell.d_in, 0), cell)
+    """Make a training step of our Expander SAE of cell.degree."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k).build(cell.d_in, 0), cell)
 
 
 def dense_tied(cell: Cell) -> Call:
-    """Ours: dense tied atoms."""
-    return _ours(DenseTied(cell.n_latents, cell.k).build(cell.d_in, 0), cell)
+    """Make a training step of our SAE of dense tied atoms."""
+    return _our_step(DenseTied(cell.n_latents, cell.k).build(cell.d_in, 0), cell)
 
 
-def _ours(sae: nn.Module, cell: Cell) -> Call:
+def _our_step(sae: nn.Module, cell: Cell) -> Call:
     sae, h = sae.to(cell.device), cell.batch()
     optimizer = torch.optim.Adam(sae.parameters(), lr=LR, fused=True)
     return lambda: train_step(sae, optimizer, h, LR, 1.0)  # type: ignore[arg-type]
 
 
 class MaskedDense(nn.Module):
-    """The paper's own formulation: a dense matrix times a 0/1 mask, dense in every product."""
+    """An SAE as the paper formulates it: a dense matrix times a 0/1 mask, dense in every product."""
 
     def __init__(self, cell: Cell):
         super().__init__()
@@ -70,6 +71,7 @@ class MaskedDense(nn.Module):
         self.k = cell.k
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a batch h (tokens, d_in)."""
         atoms = nn.functional.normalize(self.values * self.mask, dim=1)
         z = (h - self.b_dec) @ atoms.T + self.b_enc
         top = z.topk(self.k, dim=1)
@@ -78,12 +80,15 @@ class MaskedDense(nn.Module):
 
 
 def masked_dense(cell: Cell) -> Call:
-    """An expander trained as a masked dense matrix, as the paper's code does it."""
-    return _plain(MaskedDense(cell), cell, lambda model, h: model(h))
+    """Make a training step of an expander that is a masked dense matrix, as in the paper's code."""
+    return _peer_step(MaskedDense(cell), cell, lambda model, h: model(h))
 
 
 def sae_lens(cell: Cell) -> Call:
-    """sae-lens' TopKTrainingSAE as it comes; with use_sparse_activations it raises on a CPU (6.54, torch 2.13)."""
+    """Make a training step of sae-lens' TopKTrainingSAE as it comes.
+
+    With use_sparse_activations it raises an error on a CPU (6.54, torch 2.13).
+    """
     from sae_lens.saes.sae import TrainStepInput
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 
@@ -92,18 +97,18 @@ def sae_lens(cell: Cell) -> Call:
     def loss(model: nn.Module, h: torch.Tensor) -> torch.Tensor:
         return model.training_forward_pass(TrainStepInput(h, {}, None, 0, False)).loss  # type: ignore[operator]
 
-    return _plain(model, cell, loss)
+    return _peer_step(model, cell, loss)
 
 
 def sparsify(cell: Cell) -> Call:
-    """eai-sparsify's SparseCoder as it comes (on a GPU it computes in bfloat16 by itself)."""
+    """Make a training step of eai-sparsify's SparseCoder as it comes; on a GPU it computes in bfloat16 by itself."""
     from sparsify import SparseCoder, SparseCoderConfig
 
     model = SparseCoder(cell.d_in, SparseCoderConfig(num_latents=cell.n_latents, k=cell.k))
-    return _plain(model, cell, lambda model, h: model(h).fvu)
+    return _peer_step(model, cell, lambda model, h: model(h).fvu)
 
 
-def _plain(model: nn.Module, cell: Cell, loss: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Call:
+def _peer_step(model: nn.Module, cell: Cell, loss: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> Call:
     model, h = model.to(cell.device), cell.batch()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
 
@@ -116,14 +121,14 @@ def _plain(model: nn.Module, cell: Cell, loss: Callable[[nn.Module, torch.Tensor
 
 
 def encode_expander(cell: Cell) -> Call:
-    """Ours: encode + TopK on sparse atoms."""
+    """Make our encode + TopK on sparse atoms."""
     support = expander_support(cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
     values = torch.randn(support.shape).to(cell.device)
     return _encode(cell, values, support)
 
 
 def encode_dense(cell: Cell) -> Call:
-    """Ours: encode + TopK on dense atoms."""
+    """Make our encode + TopK on dense atoms."""
     return _encode(cell, torch.randn(cell.n_latents, cell.d_in).to(cell.device), None)
 
 
@@ -134,12 +139,12 @@ def _encode(cell: Cell, values: torch.Tensor, support: torch.Tensor | None) -> C
 
 
 def encode_torch_fp32(cell: Cell) -> Call:
-    """torch.addmm + torch.topk."""
+    """Make torch.addmm + torch.topk on dense atoms, in float32."""
     return _encode_torch(cell, torch.float32)
 
 
 def encode_torch_bf16(cell: Cell) -> Call:
-    """The same in bfloat16."""
+    """Make torch.addmm + torch.topk on dense atoms, in bfloat16."""
     return _encode_torch(cell, torch.bfloat16)
 
 
@@ -151,7 +156,7 @@ def _encode_torch(cell: Cell, dtype: torch.dtype) -> Call:
 
 
 def pursuit(cell: Cell, name: str) -> Call:
-    """Ours: codes of a batch by the pursuit called `name`, on sparse atoms (`refit`: least squares on given picks)."""
+    """Make our pursuit called `name`, on a batch and sparse atoms; `refit` is least squares on given picks."""
     dictionary = drawn_dictionary("expander", cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
     values, support, x = dictionary.unit_values().detach(), dictionary.support, cell.batch()
     backend = get_backend("auto", torch.device(cell.device))
@@ -164,12 +169,12 @@ def pursuit(cell: Cell, name: str) -> Call:
 
 
 def train_by_mp_refit(cell: Cell) -> Call:
-    """Ours: a training step of an Expander SAE whose encoder is mp_refit."""
-    return _ours(Expander(cell.n_latents, cell.degree, cell.k, "mp_refit").build(cell.d_in, 0), cell)
+    """Make a training step of our Expander SAE whose encoder is mp_refit."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, "mp_refit").build(cell.d_in, 0), cell)
 
 
 def torch_omp(cell: Cell) -> Call:
-    """OMP as batched PyTorch has it: dense correlations, argmax and torch.linalg.lstsq on what was picked, k times."""
+    """Make OMP of plain batched PyTorch: dense correlations, argmax and torch.linalg.lstsq on the picks, k times."""
     atoms, x = _dense_atoms(cell), cell.batch()
 
     def solve() -> torch.Tensor:
@@ -187,7 +192,7 @@ def torch_omp(cell: Cell) -> Call:
 
 
 def sklearn_omp(cell: Cell) -> Call:
-    """scikit-learn's OMP on precomputed Gram matrix and correlations, which are not timed."""
+    """Make scikit-learn's OMP on a precomputed Gram matrix and correlations, which are not timed."""
     from sklearn.linear_model import orthogonal_mp_gram
 
     atoms, x = _dense_atoms(cell).double().numpy(), cell.batch().double().numpy()
@@ -200,6 +205,7 @@ def _dense_atoms(cell: Cell) -> torch.Tensor:
     return densify(dictionary.unit_values().detach(), dictionary.support, cell.d_in).to(cell.device)
 
 
+# By the names that the tables of results have.
 STEPS = {c.__name__: c for c in (expander, dense_tied, sae_lens, sparsify, masked_dense)}
 ENCODES = {c.__name__: c for c in (encode_expander, encode_dense, encode_torch_fp32, encode_torch_bf16)}
 SOLVERS = ("refit", "mp_refit", "gomp16", "gomp4", "omp", "cosamp")

@@ -1,11 +1,11 @@
-"""Kernels and training steps side by side with what they are to beat: `make bench`, twenty minutes on two cores.
+"""Our kernels and training steps side by side with those of others: `make bench`, twenty minutes on two cores.
 
-Everybody runs with `sweep.machine.process.keep_freed_memory`: sparsify's step at m=768 is 1.5 times as fast with it as by
-itself (2026-11-23). Every row runs in a process of its own, so that one row's memory is not another's, and rows take
-turns for several rounds, so that a busy machine slows all alike; a figure is the median over rounds of the median over
-repeats. Memory is the growth of the peak resident size (of allocated GPU memory) from just before anything of the
-row's is built. Results go to tests/benchmarks/results/: kernels.csv, kernels.md, kernels.png (kernels-cuda... where a
-GPU is measured).
+All contenders run with `sweep.machine.process.keep_freed_memory`: sparsify's step at m=768 is 1.5 times as fast with it
+as without (2026-11-23). Every row runs in a process of its own, so that one row's memory is not another's, and rows
+take turns for several rounds, so that a busy machine slows all alike; a figure is the median over rounds of the median
+over repeats. Memory is the growth of the peak resident size (of allocated GPU memory) since just before the row's
+contender is built. Results go to tests/benchmarks/results/: kernels.csv, kernels.md, kernels.png (kernels-cuda... where
+a GPU is measured).
 
     python -m tests.benchmarks.kernels [--device cpu|cuda] [--rounds 3] [--quick] [--without sae_lens,...]
 """
@@ -25,6 +25,7 @@ import time
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -33,16 +34,16 @@ from tests.benchmarks.contenders import CONTENDERS, ENCODES, Cell
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [(512, 4096), (768, 6144), (2048, 16384)]
-WIDE = (2048, 131072)  # ours alone: dense atoms would be 1 GiB, with gradient and moments 4
+WIDE = (2048, 131072)  # only for our expander: dense atoms would take 1 GiB, 4 with their gradient and moments
 DEGREES = (7, 30, 102)
 DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
 PEERS = ("sae-lens", "eai-sparsify", "scikit-learn")
-SECONDS = 1.5  # a row is repeated for about so long in each round, at least MIN_REPEATS times
+SECONDS = 1.5  # a row is repeated for about this long in each round, but at least MIN_REPEATS times
 MIN_REPEATS = 3
 
 
 def cells(device: str, quick: bool) -> list[tuple[str, Cell]]:
-    """Every (contender, cell) of the side-by-side table."""
+    """Return every (contender, cell) of the side-by-side table."""
     rows: list[tuple[str, Cell]] = []
     tokens = 8192 if device == "cuda" else 1024
     for d_in, n in SHAPES[:1] if quick else SHAPES:
@@ -58,7 +59,7 @@ def cells(device: str, quick: bool) -> list[tuple[str, Cell]]:
 
 
 def growth_cells(device: str) -> dict[str, list[Cell]]:
-    """One axis varied at a time around the middle of the table."""
+    """Return cells by axis, that axis alone varied around the middle of the table."""
     base = Cell(2048, 16384, 64, tokens=8192 if device == "cuda" else 1024, device=device)
     return {
         "degree": [replace(base, degree=d) for d in (1, 2, 4, 7, 15, 30, 60, 102)],
@@ -70,11 +71,11 @@ def growth_cells(device: str) -> dict[str, list[Cell]]:
 
 
 def measure(name: str, cell: Cell) -> dict[str, float]:
-    """Median seconds of one call and peak memory growth in bytes; in this process."""
+    """Measure, in this process, the median seconds of one call and the growth of peak memory in bytes."""
     from sweep.machine.process import keep_freed_memory
 
     keep_freed_memory()
-    (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # thread pools and BLAS are not the row's memory
+    (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # so that thread pools and BLAS do not count as the row's memory
     before = _memory_mark(cell.device)
     call = CONTENDERS[name](cell)
     _timed(call, cell.device)
@@ -93,11 +94,12 @@ def _timed(call, device: str) -> float:
 
 
 def _memory_mark(device: str) -> int:
+    """Reset the peak, and return the memory in use now."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    Path("/proc/self/clear_refs").write_text("5")  # 5 resets the peak resident size
     return _memory_peak(device)
 
 
@@ -109,7 +111,7 @@ def _memory_peak(device: str) -> int:
 
 
 def in_a_process(name: str, cell: Cell) -> dict[str, float] | None:
-    """`measure` in a fresh process; None, with the reason printed, where it fails."""
+    """Run `measure` in a fresh process; where it fails, print the reason and return None."""
     command = [sys.executable, "-m", "tests.benchmarks.kernels", "--row", json.dumps([name, asdict(cell)])]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
@@ -119,7 +121,7 @@ def in_a_process(name: str, cell: Cell) -> dict[str, float] | None:
 
 
 def collect(rows: list[tuple[str, str, Cell]], rounds: int) -> pd.DataFrame:
-    """Every (part, contender, cell), `rounds` times in turn; medians."""
+    """Measure every (part, contender, cell) of `rows`, `rounds` times in turn; return a table of the medians."""
     found: dict[int, list[dict[str, float]]] = {}
     for turn in range(rounds):
         for i, (_, name, cell) in enumerate(rows):
@@ -146,7 +148,7 @@ def collect(rows: list[tuple[str, str, Cell]], rounds: int) -> pd.DataFrame:
 
 
 def degree_line(table: pd.DataFrame) -> tuple[float, float]:
-    """(slope, intercept) in seconds of the training step against d, by least squares."""
+    """Return (slope, intercept) in seconds of the training step against d, by least squares."""
     rows = table[table["part"] == "growth: degree"]
     x, y = rows["degree"], rows["seconds"]
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
@@ -154,6 +156,7 @@ def degree_line(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def machine(device: str) -> str:
+    """Describe the processor or GPU, and the versions that are compared, in one line."""
     if device == "cuda":
         where = torch.cuda.get_device_name()
     else:
@@ -170,15 +173,15 @@ def machine(device: str) -> str:
 
 
 def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
+    """Return the page of results: a table for each shape, and the growth along each axis."""
     lines = ["# Kernels and training steps, side by side", "", f"{date.today()}; {about}. Command: `make bench`.", ""]
     lines += ["Medians. Freed memory is kept for every row (see the command's docstring), peers included."]
     lines += [f"A row's slowest round took {table['slowest_over_fastest'].median():.2f} times its fastest (median)", ""]
     side = table[table["part"] == "side by side"]
     for (d_in, n, k, tokens), shape in side.groupby(["d_in", "n_latents", "k", "tokens"]):
         lines += [f"## m={d_in}, n={n}, k={k}, batch {tokens}", ""]
-        for title, names in (("training step", lambda c: c not in ENCODES), ("encode + TopK", lambda c: c in ENCODES)):
-            rows = shape[shape["contender"].map(names)]
-            lines += _rows(title, rows)
+        encodes = shape["contender"].isin(list(ENCODES))
+        lines += _rows("training step", shape[~encodes]) + _rows("encode + TopK", shape[encodes])
     if (table["part"] == "growth: degree").any():
         slope, intercept = degree_line(table)
         lines += ["## Growth", ""]
@@ -200,6 +203,7 @@ def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
 
 
 def _rows(title: str, rows: pd.DataFrame) -> list[str]:
+    """Return the lines of one table, the fastest contender first."""
     ours = rows[(rows["contender"].isin(["expander", "encode_expander"])) & (rows["degree"] == 7)]["tokens_per_second"]
     base = float(ours.iloc[0]) if len(ours) else float("nan")
     lines = [f"| {title} | tokens/s | d=7 is faster by | peak memory growth |", "|---|---|---|---|"]
@@ -214,12 +218,25 @@ def _rows(title: str, rows: pd.DataFrame) -> list[str]:
 
 
 def draw(table: pd.DataFrame, about: str, file: Path) -> None:
-    import matplotlib
+    """Draw the speed of every training step, and the expander's time against d, into `file`."""
+    import matplotlib  # here and not above, because the process of a row does without
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    _draw_steps(left, table)
+    if (table["part"] == "growth: degree").any():
+        _draw_growth(right, table)
+    figure.supxlabel(about, fontsize=6)
+    figure.savefig(file, dpi=130)
+
+
+def _draw_steps(axes: Any, table: pd.DataFrame) -> None:
+    """Draw a bar for every contender's training step at every shape."""
+    from matplotlib import colormaps
+    from matplotlib.patches import Rectangle
+
     side = table[(table["part"] == "side by side") & ~table["contender"].isin(list(ENCODES))].copy()
     side["name"] = [
         f"{c} d={d}" if c in ("expander", "masked_dense") else c
@@ -227,29 +244,27 @@ def draw(table: pd.DataFrame, about: str, file: Path) -> None:
     ]
     shapes = list(side[["d_in", "n_latents"]].drop_duplicates().itertuples(index=False))
     names = list(side["name"].drop_duplicates())
-    ours = [plt.get_cmap("Blues")(tone) for tone in (0.9, 0.7, 0.5)]
-    colours = dict(zip(names, [*ours, *(f"C{i}" for i in (3, 4, 5, 6))], strict=False))
+    blues = [colormaps["Blues"](tone) for tone in (0.9, 0.7, 0.5)]
+    colours = dict(zip(names, [*blues, *(f"C{i}" for i in (3, 4, 5, 6))], strict=False))
     for x, shape in enumerate(shapes):
         rows = side[(side["d_in"] == shape.d_in) & (side["n_latents"] == shape.n_latents)]
         at = [x + (i - (len(rows) - 1) / 2) * 0.12 for i in range(len(rows))]
-        left.bar(at, rows["tokens_per_second"], 0.12, color=[colours[name] for name in rows["name"]])
-    left.set(yscale="log", ylabel="tokens per second", title="training step, batch 1024, k=64")
-    left.set_ylim(top=side["tokens_per_second"].max() * 8)
-    left.set_xticks(range(len(shapes)), [f"m={shape.d_in}\nn={shape.n_latents}" for shape in shapes])
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
-    left.legend(handles, names, fontsize=7, ncols=3, loc="upper right")
-    growth = table[table["part"] == "growth: degree"]
-    if len(growth):
-        slope, intercept = degree_line(table)
-        right.plot(growth["degree"], growth["seconds"] * 1e3, "o", color="C0", label="measured")
-        right.plot([0, 102], [intercept * 1e3, (intercept + 102 * slope) * 1e3], color="C0", lw=1, label="line")
-        right.set(
-            xlabel="d, values per atom", ylabel="ms a step", title="expander step against d: m=2048, n=16384, k=64"
-        )
-        right.set_ylim(bottom=0)
-        right.legend(fontsize=8)
-    figure.supxlabel(about, fontsize=6)
-    figure.savefig(file, dpi=130)
+        axes.bar(at, rows["tokens_per_second"], 0.12, color=[colours[name] for name in rows["name"]])
+    axes.set(yscale="log", ylabel="tokens per second", title="training step, batch 1024, k=64")
+    axes.set_ylim(top=side["tokens_per_second"].max() * 8)
+    axes.set_xticks(range(len(shapes)), [f"m={shape.d_in}\nn={shape.n_latents}" for shape in shapes])
+    handles = [Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
+    axes.legend(handles, names, fontsize=7, ncols=3, loc="upper right")
+
+
+def _draw_growth(axes: Any, table: pd.DataFrame) -> None:
+    """Draw the expander's step against d, with the line through it."""
+    growth, (slope, intercept) = table[table["part"] == "growth: degree"], degree_line(table)
+    axes.plot(growth["degree"], growth["seconds"] * 1e3, "o", color="C0", label="measured")
+    axes.plot([0, 102], [intercept * 1e3, (intercept + 102 * slope) * 1e3], color="C0", lw=1, label="line")
+    axes.set(xlabel="d, values per atom", ylabel="ms a step", title="expander step against d: m=2048, n=16384, k=64")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Ways to compute the portable backend's sums, side by side: `python -m tests.benchmarks.portable_kernels`.
 
-Medians in milliseconds of repeated calls in one process, at the main job's shapes. The first row of each block is what
-`sae_core.kernels.torch_gather` does.
+Figures are medians in milliseconds of repeated calls in one process, at the main job's shapes. The first row of each
+block is the way of `sae_core.kernels.torch_gather`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ D_IN, N, TOKENS, K, REPEATS = 256, 2048, 256, 32, 30
 
 
 def milliseconds(call) -> float:
+    """Return the median time of a call."""
     for _ in range(3):
         call()
     times = []
@@ -31,7 +32,7 @@ def milliseconds(call) -> float:
 
 
 def encode_rows(degree: int):
-    """Pre-activations (n, tokens) of sparse atoms."""
+    """Yield (name, call) of ways to compute pre-activations (n, tokens) of sparse atoms."""
     support = expander_support(D_IN, N, degree, 0)
     values, by_row = torch.randn(N, degree), torch.randn(D_IN, TOKENS)
     dense = torch.zeros(N, D_IN).scatter_(1, support, values)
@@ -51,6 +52,7 @@ def encode_rows(degree: int):
 
 
 def topk_rows():
+    """Yield (name, call) of ways to select the k largest of n for each token."""
     z = torch.randn(N, TOKENS)
     group = 8
 
@@ -64,7 +66,7 @@ def topk_rows():
 
 
 def dense_gradient_rows():
-    """Gradient of dense atoms from k active latents a token: (n, d_in)."""
+    """Yield (name, call) of ways to sum the gradient (n, d_in) of dense atoms from k active latents a token."""
     weights, y = torch.randn(TOKENS, K), torch.randn(TOKENS, D_IN)
     indices = torch.stack([torch.randperm(N)[:K] for _ in range(TOKENS)])
 
@@ -78,7 +80,7 @@ def dense_gradient_rows():
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # CSR is announced as beta
+    warnings.simplefilter("ignore")  # torch warns that its CSR tensors are in beta
     print(f"m={D_IN} n={N} tokens={TOKENS} k={K}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     blocks = [(f"encode, d={d}", encode_rows(d)) for d in (3, 15, 60)]
     for title, rows in [*blocks, ("TopK", topk_rows()), ("dense gradient", dense_gradient_rows())]:

@@ -1,7 +1,8 @@
 """Pursuits side by side with one-shot encoders, batched PyTorch and scikit-learn: the second half of `make bench`.
 
-Ours and the one-shot encoders take 1024 tokens; the slow contenders fewer, named in the table. Rows run as those of
-`tests.benchmarks.kernels` do. Results go to tests/benchmarks/results/pursuits.csv and pursuits.md (pursuits-cuda...).
+Our pursuits and the one-shot encoders take batches of 1024 tokens, slow contenders smaller ones that the table names.
+Rows are run in the way of `tests.benchmarks.kernels`. Results go to tests/benchmarks/results/pursuits.csv and
+pursuits.md (pursuits-cuda...).
 
     python -m tests.benchmarks.pursuits [--device cpu|cuda] [--rounds 3] [--quick]
 """
@@ -20,7 +21,7 @@ from tests.benchmarks.kernels import RESULTS, collect, machine
 SHAPES = [(512, 4096, 7), (512, 4096, 50), (2048, 16384, 7)]
 ONE_SHOT = ("encode_expander", "encode_torch_fp32", "encode_torch_bf16")
 TRAINING = ("expander", "train_by_mp_refit")
-SLOW = {"torch_omp": 64, "sklearn_omp": 16}  # tokens of a batch; at the smallest shape
+SLOW = {"torch_omp": 64, "sklearn_omp": 16}  # tokens of a batch; these run at the smallest shape only
 TARGETS = {  # tokens a second on two cores
     ("omp", 512, 7): 4000,
     ("omp", 512, 50): 1000,
@@ -31,6 +32,7 @@ TARGETS = {  # tokens a second on two cores
 
 
 def rows(device: str, quick: bool) -> list[tuple[str, str, Cell]]:
+    """Return every (part, contender, cell) of the table."""
     found: list[tuple[str, str, Cell]] = []
     for d_in, n, degree in SHAPES[:1] if quick else SHAPES:
         cell = Cell(d_in, n, 64, degree, tokens=8192 if device == "cuda" else 1024, device=device)
@@ -41,6 +43,7 @@ def rows(device: str, quick: bool) -> list[tuple[str, str, Cell]]:
 
 
 def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
+    """Return the page of results, with a table for each shape; `about` says which machine and versions."""
     lines = ["# Pursuits, side by side", "", f"{date.today()}; {about}. Command: `make bench`.", ""]
     lines += ["Codes of k=64 atoms for random targets; medians. `refit` is least squares on given picks alone."]
     lines += [

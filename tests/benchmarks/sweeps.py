@@ -1,4 +1,4 @@
-"""What launching costs: time outside the work itself, asking again, workers against threads, SAEs sharing a pass.
+"""Measure what launching costs: time outside the runs' work, asking again, workers against threads, shared passes.
 
     python -m tests.benchmarks.sweeps [overhead|again|workers|share ...]     about 15 minutes in all on two cores
 
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ STAGES = ("activations", "training", "evaluation")
 
 
 def sweep(folder: Path, *arguments: str) -> float:
-    """Seconds of a multirun whose runs go to `folder`."""
+    """Return the seconds of a multirun whose runs go to `folder`."""
     command = [sys.executable, "-m", "sweep", "-m", f"runs_dir={folder}", f"cache_dir={CACHE}", *arguments]
     started = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True)
@@ -43,11 +43,12 @@ def sweep(folder: Path, *arguments: str) -> float:
 
 
 def records(folder: Path) -> list[dict]:
+    """Return the records of all runs in `folder`."""
     return [record for _, record in iterate_records(folder) if record]
 
 
 def overhead(folder: Path) -> Iterator[str]:
-    """200 smoke runs: wall time of both workers that was no stage of a run."""
+    """Measure which share of two workers' wall time over 200 smoke runs was no stage of a run."""
     wall = sweep(folder, "d=range(3,53)", "seed=0,1,2,3", *SMOKE, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     made = records(folder)
     inside = {stage: sum(record["timings"][stage] for record in made) for stage in STAGES}
@@ -59,7 +60,7 @@ def overhead(folder: Path) -> Iterator[str]:
 
 
 def again(folder: Path) -> Iterator[str]:
-    """Asking for 1,000 runs that are all finished: copies of one real record under the ids asked for."""
+    """Measure a sweep of 1,000 runs that are all finished: copies of one real record stand for them."""
     asked = ["d=range(1,101)", "k=2,4,8,16,32", "seed=0,1", "n=512", "train.steps=50", "eval.windows=4"]
     sweep(folder, "d=3", "k=32", *asked[3:])
     (one,) = records(folder)
@@ -82,7 +83,7 @@ def _finish(folder: Path, one: dict, asked: list[str]) -> None:
 
 
 def workers(folder: Path) -> Iterator[str]:
-    """Two single-threaded workers against one with two threads, on runs like the main job's."""
+    """Compare two single-threaded workers with one of two threads, on runs like the main job's."""
     asked = ["sae=expander,dense_tied", "d=7,30", "k=32", "seed=0,1", "n=2048", "train.steps=2000"]
     sides = {
         "1 worker, 2 threads": ["threads=2", "hydra/launcher=basic"],
@@ -96,12 +97,12 @@ def workers(folder: Path) -> Iterator[str]:
     one, two = best.values()
     yield "## Workers against threads\n"
     yield "6 runs like the main job's (expander d=7, 30 and dense_tied, two seeds, 2,000 steps), start included: "
-    said = "; ".join(f"{name} {seconds:.0f} s" for name, seconds in best.items())
-    yield f"{said}: **{one / two:.2f} times as fast**.\n"
+    times_taken = "; ".join(f"{name} {seconds:.0f} s" for name, seconds in best.items())
+    yield f"{times_taken}: **{one / two:.2f} times as fast**.\n"
 
 
 def share(folder: Path) -> Iterator[str]:
-    """Four SAEs one after the other, and together on one pass."""
+    """Compare training four SAEs one after the other with training them together on one pass."""
     yield "## SAEs that share a pass\n"
     yield "Training alone, seconds one after the other / together on one pass over the same batches:\n"
     yield "| SAEs | pool | one after the other | together | times as fast |"
@@ -112,14 +113,14 @@ def share(folder: Path) -> Iterator[str]:
         arms = [Expander(n, degree, 32) for degree in (3, 7, 15, 30)]
         for pool, before in (("in memory", lambda: None), ("not in memory", rows.forget)):
             alone, together = _both(arms, rows, TrainConfig(steps=steps, batch_size=batch), before)
-            yield (f"| 4 expanders, {name}: m={d_in}, n={n}, batch {batch} | {pool} ({tokens * d_in * 2 >> 20} MiB) | "
-                   f"{alone:.1f} | {together:.1f} | {alone / together:.2f} |")  # fmt: skip
+            saes, mib = f"4 expanders, {name}: m={d_in}, n={n}, batch {batch}", tokens * d_in * 2 >> 20
+            yield f"| {saes} | {pool} ({mib} MiB) | {alone:.1f} | {together:.1f} | {alone / together:.2f} |"
         rows.file.unlink()
     yield ""
 
 
 class Rows:
-    """A pool of random rows in a file, as the cache's: read by memory map."""
+    """A pool of random rows in a file that is read by memory map, as the cache's pools are."""
 
     def __init__(self, file: Path, tokens: int, d_in: int):
         self.file, self.tokens = file, tokens
@@ -134,7 +135,7 @@ class Rows:
         return torch.from_numpy(self.map[indices])
 
     def forget(self) -> None:
-        """Drop the file from the page cache."""
+        """Drop the file from the system's page cache."""
         shape = self.map.shape
         del self.map
         with open(self.file, "rb") as stream:
@@ -143,8 +144,12 @@ class Rows:
         self.map = np.memmap(self.file, np.float16, "r", shape=shape)
 
 
-def _both(arms: list[Arm], rows: Rows, config: TrainConfig, before: Callable[[], None]) -> tuple[float, float]:
-    """Best of two, in turn: (one after the other, together)."""
+def _both(arms: Sequence[Arm], rows: Rows, config: TrainConfig, before: Callable[[], None]) -> tuple[float, float]:
+    """Return the seconds of training `arms` one after the other, and together; the best of two, taken in turn.
+
+    Args:
+        before: called before each reading of the pool.
+    """
 
     def trainees():
         stream = Stream(rows, rows.tokens, 0, config.batch_size, torch.device("cpu"), config.steps)
@@ -174,6 +179,7 @@ PARTS = {"overhead": overhead, "again": again, "workers": workers, "share": shar
 
 @contextmanager
 def scratch() -> Iterator[Path]:
+    """Make a temporary folder, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="sweeps-"))
     try:
         yield folder
@@ -182,6 +188,7 @@ def scratch() -> Iterator[Path]:
 
 
 def main(names: list[str]) -> None:
+    """Measure the parts of these names, or all, and replace their sections of the page."""
     done = sections(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names or PARTS:
         with scratch() as folder:
@@ -192,7 +199,7 @@ def main(names: list[str]) -> None:
 
 
 def sections(text: str) -> dict[str, str]:
-    """heading -> section, of a page."""
+    """Return the sections of a page by their headings."""
     parts = ["## " + part for part in text.split("## ")[1:]]
     return {part.split("\n", 1)[0]: part.rstrip() + "\n" for part in parts}
 

@@ -1,4 +1,4 @@
-"""Two controllers on one study that a real PostgreSQL server keeps: `make test-postgres` starts it."""
+"""Two controllers share one study in a real PostgreSQL server, which `make test-postgres` starts."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def world(tmp_path, model_folders, text_file):
 
 
 @pytest.fixture(autouse=True)
-def quiet():
+def quiet_optuna():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def search(study, n_trials):
+def search_arguments(study, n_trials):
     sweeper = {"storage": URL, "study_name": study, "n_trials": n_trials, "sampler": "random", "batch": 1}
-    return ["-m", "hydra/sweeper=optuna_frontier", *(f"hydra.sweeper.{key}={value}" for key, value in sweeper.items()),
-            *SPACE]  # fmt: skip
+    settings = [f"hydra.sweeper.{key}={value}" for key, value in sweeper.items()]
+    return ["-m", "hydra/sweeper=optuna_frontier", *settings, *SPACE]
 
 
-def states(study):
+def trial_states(study):
     return [trial.state for trial in optuna.load_study(study_name=study, storage=URL).trials]
 
 
@@ -50,10 +50,10 @@ def start_server():
     subprocess.run([os.environ["SWEEP_POSTGRES_START"]], check=True, timeout=60)
 
 
-def test_two_controllers_at_once_on_an_empty_database_do_the_trials_together(world):
-    controllers = [world.start(*search("together", 8)) for _ in range(2)]
-    ended = [controller.communicate(timeout=240) for controller in controllers]
-    assert [controller.returncode for controller in controllers] == [0, 0], ended
+def test_two_controllers_that_start_on_an_empty_database_share_the_trials(world):
+    controllers = [world.start(*search_arguments("together", 8)) for _ in range(2)]
+    outputs = [controller.communicate(timeout=240) for controller in controllers]
+    assert [controller.returncode for controller in controllers] == [0, 0], outputs
     trials = optuna.load_study(study_name="together", storage=URL).trials
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(done) == 8 and not [trial for trial in trials if not trial.state.is_finished()]
@@ -62,24 +62,24 @@ def test_two_controllers_at_once_on_an_empty_database_do_the_trials_together(wor
     assert {trial.user_attrs["run_id"] for trial in done} == records
 
 
-def test_a_killed_server_ends_both_in_one_line_and_the_same_command_goes_on(world):
+def test_a_killed_server_ends_both_controllers_with_one_line_and_the_same_command_goes_on(world):
     target = 12
-    controllers = [world.start(*search("killed", target)) for _ in range(2)]
+    controllers = [world.start(*search_arguments("killed", target)) for _ in range(2)]
     deadline = time.monotonic() + 120
     while len(world.records()) < 2:
         assert time.monotonic() < deadline and all(c.poll() is None for c in controllers)
         time.sleep(0.1)
     kill_server()
     try:
-        ended = [controller.communicate(timeout=120) for controller in controllers]
+        outputs = [controller.communicate(timeout=120) for controller in controllers]
     finally:
         start_server()
-    for controller, (_, err) in zip(controllers, ended, strict=True):
+    for controller, (_, err) in zip(controllers, outputs, strict=True):
         last = err.strip().splitlines()[-1]
         assert controller.returncode == 1 and "Traceback" not in err and last.startswith("error: "), err
         assert err.count("error: ") == 1 and "sqlalche.me" not in err, err
-    assert 1 <= states("killed").count(TrialState.COMPLETE) < target
-    code, _, err = world.sweep(*search("killed", target))
+    assert 1 <= trial_states("killed").count(TrialState.COMPLETE) < target
+    code, _, err = world.sweep(*search_arguments("killed", target))
     assert code == 0, err
-    left = states("killed")
-    assert left.count(TrialState.COMPLETE) == target and all(state.is_finished() for state in left)
+    states = trial_states("killed")
+    assert states.count(TrialState.COMPLETE) == target and all(state.is_finished() for state in states)

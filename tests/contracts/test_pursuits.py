@@ -1,18 +1,18 @@
-"""Every backend's pursuits against the float64 references: support and residual, edges, scale, dtypes, memory."""
+"""The contract of every backend's pursuits, held against the float64 references: picks, residual, odd cases, dtypes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from sae_core.kernels import cpu, reference
+from sae_core.kernels import reference
 from sae_core.kernels.dispatch import BACKENDS, why_unavailable
 from sae_core.supports import expander_support
 
 CPU = torch.device("cpu")
 HERE = [name for name in BACKENDS if name != "reference" and why_unavailable(name, CPU) is None]
-# The GPU's pursuits are composed of kernels that their own suite covers; interpreted they take a minute a test, so
-# here they get one of their own.
+# The GPU's pursuits are composed of kernels that their own suite covers. A test of interpreted ones takes a minute, so
+# they get one test of their own.
 FAST = [name for name in HERE if name != "gpu"]
 PURSUITS = {
     "omp": lambda b, x, v, s, k: b.gomp(x, v, s, k, 1, True),
@@ -25,8 +25,8 @@ PURSUITS = {
 }
 each_backend = pytest.mark.parametrize("backend", FAST)
 each_pursuit = pytest.mark.parametrize("name", PURSUITS)
-# (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token,
-# and degrees on both sides of where changing correlations stops being cheaper than making them anew (d_in / 24).
+# Each is (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one
+# token, and degrees below and above d_in / 24, from where on making correlations anew is cheaper than changing them.
 SHAPES = [
     (7, 26, 29, 3, 5),
     (5, 11, 17, 11, 3),
@@ -42,7 +42,7 @@ SHAPES = [
 
 
 def problem(tokens, d_in, n_latents, degree, dtype=torch.float64, seed=0):
-    """Targets, unit atoms' values and their support."""
+    """Random targets, the values of unit atoms, and their support (None for dense atoms)."""
     g = torch.Generator().manual_seed(seed)
     support = None if degree is None else expander_support(d_in, n_latents, degree, seed)
     x = torch.randn(tokens, d_in, generator=g, dtype=torch.float64)
@@ -62,15 +62,15 @@ def picks(found):
 @each_backend
 @each_pursuit
 @pytest.mark.parametrize("tokens, d_in, n, degree, k", SHAPES)
-def test_support_and_residual_are_the_reference_s(backend, name, tokens, d_in, n, degree, k):
+def test_picks_and_residual_are_those_of_the_reference(backend, name, tokens, d_in, n, degree, k):
     x, values, support = problem(tokens, d_in, n, degree)
-    if degree == 1:  # atoms on one row are +-e_r: keep one of each, or which of equals wins is open
+    if degree == 1:  # atoms on one row are +-e_r: keep one for each row, because which of equal atoms wins is open
         values, support = values[:d_in].abs(), torch.arange(d_in)[:, None]
     wanted = PURSUITS[name](reference, x, values, support, k)
     found = PURSUITS[name](BACKENDS[backend], x, values, support, k)
     assert found[0].shape == found[1].shape == (tokens, k)
     assert all(len(row) == k for row in picks(found))
-    # Blocks beyond the rank hold nearly dependent atoms: there it hangs on rounding when nothing is left to pick.
+    # A block beyond the rank holds nearly dependent atoms; then rounding decides when nothing is left to pick.
     if k <= d_in or "gomp" not in name:
         assert picks(found) == picks(wanted)
     norms = x.norm(dim=1)
@@ -81,7 +81,7 @@ def test_support_and_residual_are_the_reference_s(backend, name, tokens, d_in, n
 
 @pytest.mark.skipif("gpu" not in HERE, reason="no Triton")
 @pytest.mark.parametrize("name", ["omp", "gomp3_magnitude", "mp_refit"])
-def test_pursuits_composed_of_gpu_kernels(name):
+def test_pursuits_composed_of_gpu_kernels_are_those_of_the_reference(name):
     x, values, support = problem(2, 12, 20, 3)
     wanted = PURSUITS[name](reference, x, values, support, 4)
     found = PURSUITS[name](BACKENDS["gpu"], x, values, support, 4)
@@ -105,15 +105,15 @@ def test_refit_is_least_squares_on_any_picks(backend, degree, kind):
         torch.testing.assert_close((y - code @ atoms[picked]).norm(), (y - best @ atoms[picked]).norm())
     if kind == "twice":
         assert not codes[:, 4].any()
-    if kind != "beyond_rank":  # there codes may be huge and nearly cancel
+    if kind != "beyond_rank":  # beyond the rank codes may be huge and nearly cancel
         torch.testing.assert_close(codes, reference.refit(x, indices, values, support))
 
 
 @each_backend
 @each_pursuit
 @pytest.mark.parametrize("degree", [3, None])
-def test_no_scale_is_special(backend, name, degree):
-    """A power of two changes nothing but the codes, bit for bit; squares must neither over- nor underflow."""
+def test_targets_of_any_scale_give_the_same_picks_and_scaled_codes(backend, name, degree):
+    """A power of two scales the codes bit for bit and changes nothing else; squares neither over- nor underflow."""
     x, values, support = problem(5, 75, 90, degree, torch.float32)
     codes, indices = PURSUITS[name](BACKENDS[backend], x, values, support, 6)
     for exponent in (-110, -20, 3, 110):
@@ -125,7 +125,7 @@ def test_no_scale_is_special(backend, name, degree):
 @each_backend
 @each_pursuit
 @pytest.mark.parametrize("degree", [3, None])
-def test_targets_that_are_zero_or_not_finite(backend, name, degree):
+def test_zero_targets_have_zero_codes_and_targets_that_are_not_finite_have_nan_codes(backend, name, degree):
     x, values, support = problem(6, 75, 90, degree)
     alone = PURSUITS[name](BACKENDS[backend], x[5:], values, support, 6)
     x[0], x[1, 7], x[2, 3], x[3, 0] = 0, float("nan"), float("inf"), float("-inf")
@@ -158,10 +158,16 @@ def test_atoms_that_do_not_correlate_at_all_are_picked_once(backend, block):
     assert len(set(indices[0].tolist())) == 5
 
 
+def pairs_with_codes(found):
+    """For each token the pairs of equal atoms, j and j + 20, of which one has a code other than 0."""
+    codes, indices = found
+    return [{int(j) % 20 for j in row[code != 0]} for row, code in zip(indices, codes, strict=True)]
+
+
 @each_backend
 @each_pursuit
 @pytest.mark.parametrize("sparse", [True, False])
-def test_duplicate_atoms_and_a_span_that_is_used_up(backend, name, sparse):
+def test_duplicate_atoms_and_more_picks_than_the_rank_are_handled_as_by_the_reference(backend, name, sparse):
     """Each atom is there twice and they span 8 dimensions: nothing is NaN, picks stay distinct, the fit is as good."""
     x, values, support = problem(9, 200, 20, 8 if sparse else None)
     if sparse:
@@ -173,14 +179,8 @@ def test_duplicate_atoms_and_a_span_that_is_used_up(backend, name, sparse):
         wanted = PURSUITS[name](reference, x, values, support, k)
         found = PURSUITS[name](BACKENDS[backend], x, values, support, k)
         assert torch.isfinite(found[0]).all() and all(len(row) == k for row in picks(found))
-        if "gomp" not in name:  # a block takes both of a pair at once, and which first is open
-            of_pair = [
-                {int(j) % 20 for j, c in zip(*row, strict=True) if c} for row in zip(found[1], found[0], strict=True)
-            ]
-            wanted_of_pair = [
-                {int(j) % 20 for j, c in zip(*row, strict=True) if c} for row in zip(wanted[1], wanted[0], strict=True)
-            ]
-            assert of_pair == wanted_of_pair
+        if "gomp" not in name:  # a block takes both atoms of a pair at once, and which comes first is open
+            assert pairs_with_codes(found) == pairs_with_codes(wanted)
         torch.testing.assert_close(
             residual_norms(x, found, values, support), residual_norms(x, wanted, values, support)
         )
@@ -189,8 +189,8 @@ def test_duplicate_atoms_and_a_span_that_is_used_up(backend, name, sparse):
 @each_backend
 @each_pursuit
 @pytest.mark.parametrize("degree", [2, 9, None])
-def test_among_many_atoms(backend, name, degree):
-    """Enough atoms that a fast selection guesses, and more tokens than one tile."""
+def test_picks_among_many_atoms_are_those_of_the_reference(backend, name, degree):
+    """There are so many atoms that a fast selection guesses, and more tokens than one tile holds."""
     x, values, support = problem(70, 64, 3000, degree)
     wanted = PURSUITS[name](reference, x[:6], values, support, 10)
     found = PURSUITS[name](BACKENDS[backend], x, values, support, 10)
@@ -205,8 +205,8 @@ def test_among_many_atoms(backend, name, degree):
 @pytest.mark.parametrize("name", [name for name in PURSUITS if name not in ("mp", "mp_magnitude")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("degree", [3, 9, None])
-def test_error_at_most_twice_plain_pytorch(backend, name, dtype, degree):
-    """On the backend's own picks, against least squares by torch.linalg.lstsq in float32 rounded to dtype."""
+def test_the_error_is_at_most_twice_that_of_plain_pytorch(backend, name, dtype, degree):
+    """Plain PyTorch is torch.linalg.lstsq in float32 on the backend's own picks, rounded to dtype."""
     x, values, support = problem(48, 96, 200, degree, dtype)
     codes, indices = PURSUITS[name](BACKENDS[backend], x, values, support, 16)
     assert codes.dtype == dtype
@@ -264,38 +264,3 @@ def test_no_tokens_give_no_codes(backend):
     for pursue in PURSUITS.values():
         codes, indices = pursue(BACKENDS[backend], torch.zeros(0, 75, dtype=torch.float64), values, support, 4)
         assert codes.shape == indices.shape == (0, 4)
-
-
-compiled = pytest.mark.skipif("cpu" not in FAST, reason="the compiled library is not built")
-
-
-@compiled
-@pytest.mark.parametrize("name", [*PURSUITS])
-@pytest.mark.parametrize("degree", [3, 9, None])
-def test_compiled_results_depend_neither_on_threads_nor_on_instructions(name, degree):
-    x, values, support = problem(75, 96, 500, degree)
-    pursue = lambda: PURSUITS[name](BACKENDS["cpu"], x, values, support, 12)  # noqa: E731
-    wanted, threads = pursue(), torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        found = pursue()
-        assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
-        torch.set_num_threads(threads)
-        for level in (0, 1):
-            if cpu.limit_instructions(level) == level:
-                found = pursue()
-                assert picks(found) == picks(wanted)
-                torch.testing.assert_close(*(residual_norms(x, f, values, support) for f in (found, wanted)))
-    finally:
-        torch.set_num_threads(threads)
-        cpu.limit_instructions(2)
-
-
-@compiled
-def test_matching_pursuit_on_dense_atoms_with_and_without_their_gram_matrix(monkeypatch):
-    x, values, _ = problem(40, 30, 90, None)
-    with_gram = cpu.matching_pursuit(x, values, None, 6, True, True)
-    monkeypatch.setattr(cpu, "_GRAM_VALUES", 0)
-    without = cpu.matching_pursuit(x, values, None, 6, True, True)
-    assert torch.equal(with_gram[1], without[1])
-    torch.testing.assert_close(with_gram[0], without[0])

@@ -1,4 +1,4 @@
-"""Each measure against a plain count over tokens and latents, and against values known by hand."""
+"""Each measure of activity against a plain count over tokens and latents, and against values known by hand."""
 
 from __future__ import annotations
 
@@ -27,25 +27,35 @@ from sae_core.activity import (
 from sae_core.dictionary import DenseDictionary, SparseDictionary
 
 LENGTHS = (7, 1, 12, 5, 9, 3)
-WINDOWS = (4, 1, 0, 9, 3, 6)  # any numbers, in any order
+WINDOWS = (4, 1, 0, 9, 3, 6)  # windows may have any numbers, in any order
 M = 15
 KEYS = {
-    "tokens", "dead_fraction", "near_dead_fraction", "near_dead_rate", "firing_rate_quantiles",
-    "firing_rate_histogram", "token_entropy", "split_half_reliability", "collisions",
-}  # fmt: skip
+    "tokens",
+    "dead_fraction",
+    "near_dead_fraction",
+    "near_dead_rate",
+    "firing_rate_quantiles",
+    "firing_rate_histogram",
+    "token_entropy",
+    "split_half_reliability",
+    "collisions",
+}
 
 
 def some_activity(n=30, k=4, seed=0, lengths=LENGTHS, windows=WINDOWS, silent=0.2, vocabulary=6):
-    """Few latents often and many seldom (so ties and dead ones), and codes that are 0 with probability `silent`."""
+    """Activity in which few latents fire often and many seldom, so that there are ties and dead latents.
+
+    A code is 0 with probability `silent`.
+    """
     rng = random.Random(seed)
     count = sum(lengths)
-    often = sorted(range(n), key=lambda j: rng.random())
-    rows = [sorted(often, key=lambda j: rng.expovariate(1 / (1 + often.index(j) ** 2)))[:k] for _ in range(count)]
+    by_rank = sorted(range(n), key=lambda j: rng.random())
+    rows = [sorted(by_rank, key=lambda j: rng.expovariate(1 / (1 + by_rank.index(j) ** 2)))[:k] for _ in range(count)]
     codes = torch.tensor([[0.0 if rng.random() < silent else rng.gauss(0.5, 1) for _ in range(k)] for _ in rows])
-    text = random.Random(count)  # the same for all seeds
+    text = random.Random(count)  # the text is the same for all seeds
     tokens = torch.tensor([text.randrange(vocabulary) for _ in rows])
-    of = torch.tensor([w for w, length in zip(windows, lengths, strict=True) for _ in range(length)])
-    return activity_of(codes, torch.tensor(rows), n, tokens, of)
+    window_of_token = torch.tensor([w for w, length in zip(windows, lengths, strict=True) for _ in range(length)])
+    return activity_of(codes, torch.tensor(rows), n, tokens, window_of_token)
 
 
 def cases():
@@ -53,13 +63,13 @@ def cases():
         some_activity(),
         some_activity(k=1, seed=1),
         some_activity(n=5, k=5, seed=2, silent=0.5),
-        some_activity(n=80, silent=0.9, seed=3),  # most latents dead, some tokens without any
+        some_activity(n=80, silent=0.9, seed=3),  # most latents are dead, and nothing fires on some tokens
         some_activity(lengths=(37,), windows=(2,), seed=4),
     ]
 
 
 def fired_on(activity):
-    """The tokens on which each latent fires: a list of sets."""
+    """The set of tokens on which each latent fires, in a list."""
     found = [set() for _ in range(activity.n_latents)]
     for token, row in enumerate(activity.latents.tolist()):
         for latent in row:
@@ -74,7 +84,7 @@ def mean(values):
 
 
 @pytest.mark.parametrize("activity", cases())
-def test_rates_and_dead_latents_are_counts(activity):
+def test_firing_rates_and_dead_latents_are_those_counted_one_by_one(activity):
     sets, count = fired_on(activity), len(activity.tokens)
     rates = [len(s) / count for s in sets]
     found = activity_measures(activity, None)
@@ -98,37 +108,37 @@ def test_rates_and_dead_latents_are_counts(activity):
 def test_near_dead_latents_fire_but_below_the_rate():
     count = 4000
     latents = torch.full((count, 3), -1)
-    latents[:, 0] = 0  # always
-    latents[:4, 1] = 1  # at the rate itself
-    latents[-3:, 2] = 2  # below; 3 and 4 never
-    where = torch.zeros(count, dtype=torch.int64)
-    found = activity_measures(Activity(latents, 5, where, where), None)
+    latents[:, 0] = 0  # latent 0 always fires
+    latents[:4, 1] = 1  # latent 1 fires at the rate itself
+    latents[-3:, 2] = 2  # latent 2 fires below it, and latents 3 and 4 never
+    zeros = torch.zeros(count, dtype=torch.int64)
+    found = activity_measures(Activity(latents, 5, zeros, zeros), None)
     assert 4 / count == NEAR_DEAD_RATE
     assert found["near_dead_fraction"] == pytest.approx(1 / 5) and found["dead_fraction"] == pytest.approx(2 / 5)
     assert found["firing_rate_histogram"]["counts"] == [0] * 7 + [1] + [1] + [0] * 10 + [1]
 
 
-def test_rates_below_the_lowest_edge_are_counted_with_it():
+def test_rates_below_the_lowest_edge_are_counted_in_the_first_bin():
     latents = torch.full((200_000, 1), -1)
     latents[0] = 0
-    where = torch.zeros(200_000, dtype=torch.int64)
-    assert activity_measures(Activity(latents, 2, where, where), None)["firing_rate_histogram"]["counts"][0] == 1
+    zeros = torch.zeros(200_000, dtype=torch.int64)
+    assert activity_measures(Activity(latents, 2, zeros, zeros), None)["firing_rate_histogram"]["counts"][0] == 1
 
 
 @pytest.mark.parametrize("activity", cases())
-def test_token_entropy_of_each_latent(activity):
+def test_the_token_entropy_of_each_latent_is_that_of_its_firings(activity):
     found, live = token_entropies(activity), []
-    for latent, where in enumerate(fired_on(activity)):
-        seen = Counter(int(activity.tokens[t]) for t in where)
-        wanted = -sum(c / len(where) * math.log2(c / len(where)) for c in seen.values())
-        assert (found[latent].isnan() and not where) or found[latent] == pytest.approx(wanted, abs=1e-12)
-        live += [wanted] if where else []
+    for latent, firings in enumerate(fired_on(activity)):
+        seen = Counter(int(activity.tokens[t]) for t in firings)
+        wanted = -sum(c / len(firings) * math.log2(c / len(firings)) for c in seen.values())
+        assert (found[latent].isnan() and not firings) or found[latent] == pytest.approx(wanted, abs=1e-12)
+        live += [wanted] if firings else []
     assert activity_measures(activity, None)["token_entropy"] == pytest.approx(fmean(live))
 
 
 def slow_reliability(activity):
     parity = activity.windows.tolist()
-    halves = [[sum(parity[t] % 2 == odd for t in where) for where in fired_on(activity)] for odd in (0, 1)]
+    halves = [[sum(parity[t] % 2 == odd for t in firings) for firings in fired_on(activity)] for odd in (0, 1)]
 
     def rank(values, value):
         return sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2
@@ -141,25 +151,26 @@ def slow_reliability(activity):
 
 
 @pytest.mark.parametrize("activity", cases())
-def test_split_half_reliability_by_plain_ranks(activity):
+def test_split_half_reliability_is_that_of_plain_ranks(activity):
     wanted = slow_reliability(activity)
     assert split_half_reliability(activity) == (None if wanted is None else pytest.approx(wanted))
 
 
-def of_pairs(rows, n=4, windows=None):
+def activity_from(rows, n=4, windows=None):
+    """The activity with given latents on each token; every token is a window of its own unless windows are given."""
     rows = torch.tensor(rows)
     windows = torch.arange(len(rows)) if windows is None else torch.tensor(windows)
     return Activity(rows, n, torch.zeros(len(rows), dtype=torch.int64), windows)
 
 
-def test_split_half_reliability_by_hand():
-    assert split_half_reliability(of_pairs([[0, 1], [0, 1], [0, -1], [0, -1]])) == pytest.approx(1)
-    assert split_half_reliability(of_pairs([[0], [1]], n=2)) == pytest.approx(-1)  # each rests where the other fires
+def test_split_half_reliability_has_the_values_known_by_hand():
+    assert split_half_reliability(activity_from([[0, 1], [0, 1], [0, -1], [0, -1]])) == pytest.approx(1)
+    assert split_half_reliability(activity_from([[0], [1]], n=2)) == pytest.approx(-1)  # they take turns
     # counts 2, 1, 0, 0 and 1, 2, 0, 0: ranks 4, 3, 1.5, 1.5 and 3, 4, 1.5, 1.5, so r = 7/9
-    swapped = of_pairs([[0, 1], [0, 1], [0, -1], [1, -1]], windows=[0, 1, 2, 3])
+    swapped = activity_from([[0, 1], [0, 1], [0, -1], [1, -1]], windows=[0, 1, 2, 3])
     assert split_half_reliability(swapped) == pytest.approx(2 * (7 / 9) / (1 + 7 / 9))
-    assert split_half_reliability(of_pairs([[0], [0]], windows=[2, 4])) is None  # no odd window
-    assert split_half_reliability(of_pairs([[0, 1], [0, 1]], n=2)) is None  # no difference to be reliable about
+    assert split_half_reliability(activity_from([[0], [0]], windows=[2, 4])) is None  # there is no odd window
+    assert split_half_reliability(activity_from([[0, 1], [0, 1]], n=2)) is None  # all latents fire equally often
 
 
 def some_support(n, degree, seed=0):
@@ -169,8 +180,8 @@ def some_support(n, degree, seed=0):
 
 @pytest.mark.parametrize("activity", cases())
 @pytest.mark.parametrize("degree", [1, 3, M])
-def test_collisions_of_each_token(activity, degree, monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK_VALUES", 5 * M * degree)  # several chunks, the last one short
+def test_collisions_are_those_of_each_token_counted_one_by_one(activity, degree, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_VALUES", 5 * M * degree)  # there are several chunks, the last one short
     support = some_support(activity.n_latents, degree)
     shares = []
     for row in activity.latents.tolist():
@@ -180,8 +191,8 @@ def test_collisions_of_each_token(activity, degree, monkeypatch):
     assert activity_measures(activity, support)["collisions"] == pytest.approx(fmean(shares))
 
 
-def test_where_nothing_fires_nothing_is_claimed():
-    found = activity_measures(of_pairs([[-1, -1], [-1, -1]]), some_support(4, 2))
+def test_measures_of_latents_that_never_fire_are_none():
+    found = activity_measures(activity_from([[-1, -1], [-1, -1]]), some_support(4, 2))
     assert found["dead_fraction"] == 1 and found["near_dead_fraction"] == 0
     assert found["token_entropy"] is found["split_half_reliability"] is found["collisions"] is None
     assert not any(found["firing_rate_histogram"]["counts"])
@@ -193,44 +204,48 @@ def test_a_code_of_zero_is_no_firing_and_a_negative_one_is():
     assert activity.latents.tolist() == [[0, -1], [2, -1]] and activity.counts().tolist() == [1, 0, 1]
 
 
-@pytest.mark.parametrize("what, message", [
-    ({"latents": torch.tensor([[0], [4]])}, r"latents 0\.\.4 must be in -1\.\.3"),
-    ({"latents": torch.tensor([[-2], [0]])}, r"latents -2\.\.0"),
-    ({"latents": torch.tensor([[0, 1], [2, 2]])}, "twice"),
-    ({"latents": torch.zeros(0, 2, dtype=torch.int64)}, "both at least 1"),
-    ({"tokens": torch.tensor([1, 2, 3])}, "tokens of shape"),
-    ({"tokens": torch.tensor([1, -2])}, "tokens: -2"),
-    ({"windows": torch.tensor([[0], [0]])}, "windows of shape"),
-])  # fmt: skip
-def test_bad_input_is_named(what, message):
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("latents", [[0], [4]], r"latents 0\.\.4 must be in -1\.\.3"),
+        ("latents", [[-2], [0]], r"latents -2\.\.0"),
+        ("latents", [[0, 1], [2, 2]], "twice"),
+        ("latents", torch.zeros(0, 2), "both at least 1"),
+        ("tokens", [1, 2, 3], "tokens of shape"),
+        ("tokens", [1, -2], "tokens: -2"),
+        ("windows", [[0], [0]], "windows of shape"),
+    ],
+)
+def test_bad_input_is_an_error_that_names_it(key, value, message):
     good = {"latents": torch.tensor([[0], [3]]), "tokens": torch.tensor([1, 2]), "windows": torch.tensor([0, 0])}
     Activity(n_latents=4, **good)
+    bad = torch.as_tensor(value).to(torch.int64)
     with pytest.raises(ValueError, match=message):
-        Activity(n_latents=4, **{**good, **what})
+        Activity(n_latents=4, **{**good, key: bad})
 
 
-def test_a_window_that_is_entered_again_is_an_error():
+def test_a_window_whose_tokens_do_not_lie_together_is_an_error():
     with pytest.raises(ValueError, match="lie together"):
-        of_pairs([[0], [0], [0]], windows=[0, 1, 0])
+        activity_from([[0], [0], [0]], windows=[0, 1, 0])
 
 
-def sparse(support):
+def dictionary_on(support):
     return SparseDictionary(M, support, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("n, degree", [(2, 1), (12, 3), (40, 2), (9, M)])
-def test_supports_against_all_pairs(n, degree):
+def test_measures_of_supports_are_those_found_over_all_pairs(n, degree):
     support = some_support(n, degree)
     rows = [set(atom.tolist()) for atom in support]
-    assert support_measures(sparse(support)) == pytest.approx({
-        "distinct_fraction": len({frozenset(atom) for atom in rows}) / n,
-        "mean_overlap": fmean(len(a & b) / degree for a, b in itertools.combinations(rows, 2)),
-    })  # fmt: skip
+    distinct = len({frozenset(atom) for atom in rows})
+    overlaps = [len(a & b) / degree for a, b in itertools.combinations(rows, 2)]
+    wanted = {"distinct_fraction": distinct / n, "mean_overlap": fmean(overlaps)}
+    assert support_measures(dictionary_on(support)) == pytest.approx(wanted)
 
 
-def test_supports_by_hand():
-    found = support_measures(sparse(torch.tensor([[0, 1], [0, 1], [1, 2]])))
+def test_measures_of_supports_have_the_values_known_by_hand():
+    found = support_measures(dictionary_on(torch.tensor([[0, 1], [0, 1], [1, 2]])))
     assert found["distinct_fraction"] == pytest.approx(2 / 3)
     assert found["mean_overlap"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
-    assert support_measures(sparse(torch.tensor([[0, 1]])))["mean_overlap"] is None
+    assert support_measures(dictionary_on(torch.tensor([[0, 1]])))["mean_overlap"] is None
     assert support_measures(DenseDictionary(M, 4, torch.Generator())) is None

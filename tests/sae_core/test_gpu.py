@@ -1,4 +1,4 @@
-"""On a real GPU: what the interpreter cannot show. `make test-gpu`."""
+"""Tests that need a real GPU, because Triton's interpreter cannot stand in for one: `make test-gpu`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
     ],
     ids=str,
 )
-def test_loss_and_gradients_are_the_reference_s(arm):
+def test_loss_and_gradients_are_those_of_the_reference(arm):
     results = []
     for device, backend in (("cpu", "reference"), ("cuda", "auto")):
         sae = arm.build(200, seed=0, scale=0.7).double().to(device)
@@ -40,7 +40,7 @@ def test_a_training_step_never_holds_all_pre_activations():
     tokens, n = 8192, 65536
     sae = Expander(n, 7, 64).build(1024, seed=0).to("cuda")
     h = torch.randn(tokens, 1024, device="cuda")
-    reconstruction_loss(sae.residual(h).residual).backward()  # compiles
+    reconstruction_loss(sae.residual(h).residual).backward()  # the first call compiles
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     reconstruction_loss(sae.residual(h).residual).backward()

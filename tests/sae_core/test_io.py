@@ -1,46 +1,70 @@
-"""A damaged file is one kind of error, said before anything is computed with it."""
+"""Saving and loading: every damaged file ends in one kind of error, before anything is computed with it."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import pytest
 import torch
 
 from sae_core import io
 from sae_core.arms import DenseWarmTied, Expander
+from sae_core.inference import infer_by
 
 
-def edited(folder, **changes):
+def edit_config(folder, **changes):
     file = folder / "cfg.json"
     config = {**json.loads(file.read_text()), **changes}
     file.write_text(json.dumps({key: value for key, value in config.items() if value != "remove"}))
 
 
-@pytest.mark.parametrize("change", [
-    {"d_in": "remove"}, {"k": 1.5}, {"k": "4"}, {"scale": "x"}, {"sparse": False}, {"tied": "remove"},
-    {"n_latents": 10**12}, {"degree": 4}, {"support_seed": None}, {"support_seed": "a"}, {"support_seed": 1},
-    {"support_sha256": "remove"}, {"format": 2}, {"tied": False}, {"d_in": 17},
-])  # fmt: skip
-def test_a_config_that_does_not_fit_its_tensors(tmp_path, change):
+WRONG_SETTINGS = [
+    ("d_in", "remove"),
+    ("d_in", 17),
+    ("n_latents", 10**12),
+    ("degree", 4),
+    ("k", 1.5),
+    ("k", "4"),
+    ("scale", "x"),
+    ("sparse", False),
+    ("tied", "remove"),
+    ("tied", False),
+    ("support_seed", None),
+    ("support_seed", "remove"),
+    ("support_seed", "a"),
+    ("support_seed", 1),
+    ("support_sha256", "remove"),
+    ("format", 2),
+]
+
+
+@pytest.mark.parametrize("key, value", WRONG_SETTINGS)
+def test_a_config_that_does_not_fit_its_tensors_is_an_error_that_names_the_folder(tmp_path, key, value):
     io.save(Expander(64, 3, 4).build(16, seed=0), tmp_path)
-    edited(tmp_path, **change)
+    edit_config(tmp_path, **{key: value})
     with pytest.raises(io.SAEFileError, match=str(tmp_path)):
         io.load(tmp_path)
 
 
-@pytest.mark.parametrize("file, content", [
-    ("cfg.json", b"[]"), ("cfg.json", b"null"), ("cfg.json", b"\xff\xfe"), ("cfg.json", b"{"),
-    ("sae.safetensors", b""), ("sae.safetensors", b"torn"),
-])  # fmt: skip
-def test_a_torn_file(tmp_path, file, content):
+@pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])
+def test_a_damaged_config_is_an_error(tmp_path, content):
     io.save(DenseWarmTied(64, 4).build(16, seed=0), tmp_path)
-    (tmp_path / file).write_bytes(content)
+    (tmp_path / "cfg.json").write_bytes(content)
     with pytest.raises(io.SAEFileError):
         io.load(tmp_path)
 
 
-def test_nothing_there(tmp_path):
+@pytest.mark.parametrize("content", [b"", b"torn"])
+def test_a_torn_file_of_weights_is_an_error(tmp_path, content):
+    io.save(DenseWarmTied(64, 4).build(16, seed=0), tmp_path)
+    (tmp_path / "sae.safetensors").write_bytes(content)
+    with pytest.raises(io.SAEFileError):
+        io.load(tmp_path)
+
+
+def test_a_folder_without_an_sae_is_an_error(tmp_path):
     with pytest.raises(io.SAEFileError, match="no readable SAE"):
         io.load(tmp_path / "none")
 
@@ -51,9 +75,23 @@ def test_activations_of_the_wrong_shape_are_named(shape):
         Expander(64, 3, 4).build(16, seed=0)(torch.zeros(shape))
 
 
-def test_a_pursuit_comes_back_and_a_reading_is_not_saved(tmp_path):
-    from sae_core.inference import infer_by
+def test_two_machines_that_share_a_disk_write_under_different_temporary_names(tmp_path, monkeypatch):
+    sae, renamed, replace = Expander(64, 3, 4).build(16, seed=0), [], os.replace
 
+    def watched(source, target):
+        renamed.append((os.path.basename(source), os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    for host in ("node7.cluster", "node8.cluster"):
+        monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+        io.save(sae, tmp_path)
+    for host, names in (("node7", renamed[:2]), ("node8", renamed[2:])):
+        assert names == [(f".{name}.{host}-{os.getpid()}", name) for name in ("sae.safetensors", "cfg.json")]
+    assert {path.name for path in tmp_path.iterdir()} == {"sae.safetensors", "cfg.json"}
+
+
+def test_a_pursuit_comes_back_and_a_reading_by_refit_is_not_saved(tmp_path):
     sae = Expander(64, 5, 4, encoder="block2").build(16, seed=0)
     h = torch.randn(20, 16)
     io.save(sae, tmp_path)

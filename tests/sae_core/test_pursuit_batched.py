@@ -1,4 +1,4 @@
-"""The pursuits' public face: one signature, names, encoders that use them, costs, gradients."""
+"""Pursuits as they are called: by function and by name, as encoders, their costs and their gradients."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def planted(d, count=20, k=3):
     return torch.einsum("tk,tkm->tm", codes, atoms_of(d)[indices])
 
 
+# Each pursuit by name: on a dictionary and a batch of targets, and on dense atoms and a single target.
 CALLS = {
     "omp": (lambda d, x, k: batched.omp(d, x, k), lambda a, y, k: reference.omp(a, y, k)),
     "omp_magnitude": (
@@ -64,7 +65,7 @@ kinds = pytest.mark.parametrize("kind", ["dense", "sparse"])
 @each
 @kinds
 @pytest.mark.parametrize("what", ["random", "planted"])
-def test_the_batched_pursuit_is_the_reference(name, kind, what):
+def test_a_batched_pursuit_picks_and_leaves_what_the_reference_does(name, kind, what):
     d = dictionary(kind)
     x, k = (targets(), K) if what == "random" else (planted(d), 3)
     found = CALLS[name][0](d, x, k)
@@ -78,7 +79,7 @@ def test_the_batched_pursuit_is_the_reference(name, kind, what):
 
 @each
 @kinds
-def test_no_scale_is_special_and_odd_targets_are_defined(name, kind):
+def test_targets_of_any_scale_and_targets_of_zeros_or_nan_are_handled(name, kind):
     d, x = dictionary(kind).float(), targets(6).float()
     x[4], x[5, 3] = 0, float("nan")
     plain = CALLS[name][0](d, x, K)
@@ -92,7 +93,7 @@ def test_no_scale_is_special_and_odd_targets_are_defined(name, kind):
 
 @kinds
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_omp_by_magnitude_is_scikit_learn_s(kind, k):
+def test_omp_by_magnitude_gives_the_codes_of_scikit_learn(kind, k):
     d, x = dictionary(kind), targets(8)
     found = batched.omp(d, x, k, signed=False)
     theirs = torch.from_numpy(orthogonal_mp(atoms_of(d).T.numpy(), x.T.numpy(), n_nonzero_coefs=k)).view(N, -1).T
@@ -107,29 +108,35 @@ def test_refit_on_given_atoms_never_does_worse_than_the_codes_that_came_with_the
     assert (again.residual_norm < plain.residual_norm).all()
 
 
-@pytest.mark.parametrize(
-    "name, one",
-    [("block4", "gomp4"), ("gomp1", "omp"), ("block1_magnitude", "omp_magnitude"),
-     ("block16_magnitude", "gomp16_magnitude"), ("mp_refit", "mp_refit"), ("niht", "niht")],
-)  # fmt: skip
-def test_a_pursuit_has_one_name(name, one):
-    assert solvers.canonical(name) == inference_name(name) == one
+ONE_NAMES = {
+    "block4": "gomp4",
+    "gomp1": "omp",
+    "block1_magnitude": "omp_magnitude",
+    "block16_magnitude": "gomp16_magnitude",
+    "mp_refit": "mp_refit",
+    "niht": "niht",
+}
+
+
+@pytest.mark.parametrize("name, one_name", ONE_NAMES.items())
+def test_a_pursuit_of_several_names_is_recorded_under_one(name, one_name):
+    assert solvers.canonical(name) == inference_name(name) == one_name
 
 
 @pytest.mark.parametrize("name", ["gomp0", "gomp", "block-1", "OMP", "niht_magnitude", "mp_refit_refit", ""])
-def test_other_names_are_refused_with_those_there_are(name):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name):
     with pytest.raises(ValueError, match="choose from .*mp_refit"):
         inference_name(name)
 
 
 @pytest.mark.parametrize("name", ["mp", "niht", "encoder", "refit", "nonsense"])
-def test_what_cannot_be_trained_with_is_refused(name):
+def test_an_encoder_that_cannot_be_trained_with_is_refused(name):
     with pytest.raises(ValueError, match="sae.encoder=" + name):
         Expander(N, 5, K, encoder=name)
 
 
 def test_the_gradient_is_that_of_the_least_squares_optimum():
-    """Autograd through the solve itself, on the picks: the envelope theorem says that both are one."""
+    """It is held against autograd through the solve itself: by the envelope theorem both are the same."""
     sae = Expander(N, 5, K, encoder="mp_refit").build(M, seed=0).double()
     with torch.no_grad():
         sae.b_dec += 0.1
@@ -161,7 +168,7 @@ def test_every_inference_reads_codes_from_every_sae_and_better_ones_fit_better(a
     assert multiply_adds(infer_by(sae, "gomp4")) < multiply_adds(infer_by(sae, "omp"))
 
 
-def test_multiply_adds_by_hand():
+def test_multiply_adds_are_those_counted_by_hand():
     sae = Expander(N, 5, K).build(M, seed=0)
     degrees = sae.dictionary.support.flatten().bincount(minlength=M)
     changed = round(sum(int(degrees[row]) for atom in sae.dictionary.support for row in atom) / N)

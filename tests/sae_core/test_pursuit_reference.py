@@ -1,4 +1,4 @@
-"""The references against scikit-learn, planted codes and each other; and what is defined where the books are silent."""
+"""The reference pursuits against scikit-learn, planted codes and each other, also where the literature is silent."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
 
-from sae_core.pursuit import reference as R
+from sae_core.pursuit import reference
 from sae_core.supports import expander_support
 
 M, N, K = 40, 90, 6
@@ -36,22 +36,22 @@ def planted(atoms, k, seed=2, positive=False):
 
 
 ALGORITHMS = {
-    "omp": lambda a, y, k: R.omp(a, y, k),
-    "omp_magnitude": lambda a, y, k: R.omp(a, y, k, signed=False),
-    "gomp": lambda a, y, k: R.gomp(a, y, k, 4),
-    "mp": lambda a, y, k: R.matching_pursuit(a, y, k, refit=False),
-    "mp_refit": lambda a, y, k: R.matching_pursuit(a, y, k),
-    "niht": R.niht,
-    "cosamp": R.cosamp,
+    "omp": lambda a, y, k: reference.omp(a, y, k),
+    "omp_magnitude": lambda a, y, k: reference.omp(a, y, k, signed=False),
+    "gomp": lambda a, y, k: reference.gomp(a, y, k, 4),
+    "mp": lambda a, y, k: reference.matching_pursuit(a, y, k, refit=False),
+    "mp_refit": lambda a, y, k: reference.matching_pursuit(a, y, k),
+    "niht": reference.niht,
+    "cosamp": reference.cosamp,
 }
 each = pytest.mark.parametrize("name", ALGORITHMS)
 
 
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize("k", [1, 3, 12, 30])
-def test_omp_by_magnitude_is_scikit_learn_s(kind, k):
+def test_omp_by_magnitude_gives_the_codes_of_scikit_learn(kind, k):
     atoms, y = dictionary(kind), target()
-    found = R.omp(atoms, y, k, signed=False)
+    found = reference.omp(atoms, y, k, signed=False)
     theirs = torch.from_numpy(orthogonal_mp(atoms.T.numpy(), y.numpy(), n_nonzero_coefs=k))
     assert set(found.indices.tolist()) == set(theirs.nonzero().flatten().tolist())
     torch.testing.assert_close(found.codes, theirs[found.indices])
@@ -87,7 +87,7 @@ def test_scaling_the_target_scales_the_codes(name, scale):
 
 
 @each
-def test_a_zero_target_takes_nothing(name):
+def test_a_zero_target_has_codes_of_zero_on_the_first_atoms(name):
     found = ALGORITHMS[name](dictionary(), torch.zeros(M, dtype=torch.float64), K)
     assert found.indices.tolist() == list(range(K))
     assert not found.codes.any() and found.residual_norm == 0
@@ -95,7 +95,7 @@ def test_a_zero_target_takes_nothing(name):
 
 @each
 @pytest.mark.parametrize("k", [8, 12])
-def test_as_many_or_more_atoms_than_the_rank_and_duplicates(name, k):
+def test_duplicate_atoms_and_picks_up_to_the_rank_or_beyond_are_handled(name, k):
     """Atoms span 8 dimensions only, and each is there twice."""
     g = torch.Generator().manual_seed(3)
     basis = torch.randn(8, M, generator=g, dtype=torch.float64)
@@ -109,26 +109,26 @@ def test_as_many_or_more_atoms_than_the_rank_and_duplicates(name, k):
     assert found.residual_norm >= best - 1e-9
 
 
-def test_signed_and_magnitude_differ_as_defined():
+def test_signed_omp_picks_the_largest_correlation_and_the_other_the_largest_magnitude():
     atoms = torch.eye(4, dtype=torch.float64)
     y = torch.tensor([-5.0, 3.0, 1.0, 0.5], dtype=torch.float64)
-    assert R.omp(atoms, y, 2).indices.tolist() == [1, 2]
-    assert R.omp(atoms, y, 2, signed=False).indices.tolist() == [0, 1]
+    assert reference.omp(atoms, y, 2).indices.tolist() == [1, 2]
+    assert reference.omp(atoms, y, 2, signed=False).indices.tolist() == [0, 1]
 
 
-def test_blocks_between_omp_and_the_one_shot_choice():
+def test_blocks_of_one_are_omp_and_a_block_of_k_is_the_one_shot_choice():
     atoms, y = dictionary(), target()
-    assert torch.equal(R.gomp(atoms, y, K, 1).indices, R.omp(atoms, y, K).indices)
+    assert torch.equal(reference.gomp(atoms, y, K, 1).indices, reference.omp(atoms, y, K).indices)
     one_shot = (atoms @ y).topk(K).indices
-    assert torch.equal(R.gomp(atoms, y, K, K).indices, one_shot)
-    assert torch.equal(R.gomp(atoms, y, K, 4).indices[:4], one_shot[:4])
-    torch.testing.assert_close(R.gomp(atoms, y, K, K).codes, R.refit(atoms, y, one_shot).codes)
+    assert torch.equal(reference.gomp(atoms, y, K, K).indices, one_shot)
+    assert torch.equal(reference.gomp(atoms, y, K, 4).indices[:4], one_shot[:4])
+    torch.testing.assert_close(reference.gomp(atoms, y, K, K).codes, reference.refit(atoms, y, one_shot).codes)
 
 
-def test_each_step_of_omp_is_orthogonal_to_what_it_picked_and_greedy():
+def test_each_step_of_omp_is_greedy_and_leaves_a_residual_orthogonal_to_its_picks():
     atoms, y = dictionary(), target()
     for k in range(1, K):
-        shorter, longer = R.omp(atoms, y, k), R.omp(atoms, y, k + 1)
+        shorter, longer = reference.omp(atoms, y, k), reference.omp(atoms, y, k + 1)
         residual = y - shorter.codes @ atoms[shorter.indices]
         assert (atoms[shorter.indices] @ residual).abs().max() < 1e-9
         assert torch.equal(longer.indices[:k], shorter.indices)
@@ -138,7 +138,7 @@ def test_each_step_of_omp_is_orthogonal_to_what_it_picked_and_greedy():
 
 def test_matching_pursuit_subtracts_projections_and_its_refit_can_only_help():
     atoms, y = dictionary(), target()
-    plain, refitted = R.matching_pursuit(atoms, y, K, refit=False), R.matching_pursuit(atoms, y, K)
+    plain, refitted = reference.matching_pursuit(atoms, y, K, refit=False), reference.matching_pursuit(atoms, y, K)
     residual = y.clone()
     for index, code in zip(plain.indices, plain.codes, strict=True):
         torch.testing.assert_close(code, atoms[index] @ residual)
@@ -146,11 +146,11 @@ def test_matching_pursuit_subtracts_projections_and_its_refit_can_only_help():
     assert torch.equal(plain.indices, refitted.indices) and refitted.residual_norm < plain.residual_norm
 
 
-def test_the_thresholding_pursuits_are_fixed_points():
+def test_the_thresholding_pursuits_end_in_fixed_points():
     """NIHT's codes are a stationary point on their support; CoSaMP's are its least squares."""
-    atoms, _ = dictionary(), None
+    atoms = dictionary()
     y, support = planted(atoms, 3)
     y = y + 0.01 * target()
-    for found in (R.niht(atoms, y, 3), R.cosamp(atoms, y, 3)):
+    for found in (reference.niht(atoms, y, 3), reference.cosamp(atoms, y, 3)):
         assert set(found.indices.tolist()) == support
-        torch.testing.assert_close(found.codes, R.refit(atoms, y, found.indices).codes, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(found.codes, reference.refit(atoms, y, found.indices).codes, rtol=1e-3, atol=1e-3)

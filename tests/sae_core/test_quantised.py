@@ -1,3 +1,5 @@
+"""Atoms of whole numbers: they point nearly the same way, and quantising leaves its source alone."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ from sae_core.quantised import quantised, whole_numbers
 
 
 @pytest.mark.parametrize("bits, largest, cosine", [(8, 127, 0.9999), (4, 7, 0.985)])
-def test_whole_numbers_of_so_many_bits_in_nearly_the_same_direction(bits, largest, cosine):
+def test_whole_numbers_fit_their_bits_and_point_in_nearly_the_same_direction(bits, largest, cosine):
     values = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-20, 20, 500)[:, None]
     numbers = whole_numbers(values, bits)
     assert torch.equal(numbers, numbers.round()) and numbers.abs().max() == largest
@@ -20,12 +22,12 @@ def test_whole_numbers_of_so_many_bits_in_nearly_the_same_direction(bits, larges
     assert bits == 8 or float(found.mean() - torch.cosine_similarity(plain.double(), values.double()).mean()) > 5e-4
 
 
-def test_exact_values_stay_exact():
+def test_values_that_are_whole_numbers_up_to_a_factor_stay_exact():
     numbers = torch.tensor([[7.0, -3.0, 0.0], [0.0, 0.0, 0.0], [-7.0, 7.0, 1.0]])
     assert torch.equal(whole_numbers(numbers / 3, 4), numbers)
 
 
-def test_a_copy_and_its_source_unchanged():
+def test_quantising_makes_a_copy_and_leaves_its_source_unchanged():
     sae = Expander(64, 5, 4).build(16, seed=0)
     before = sae.dictionary.values.clone()
     other = quantised(sae, 4)
@@ -35,7 +37,7 @@ def test_a_copy_and_its_source_unchanged():
     assert (other(h).reconstruction - sae(h).reconstruction).norm() < 0.3 * sae(h).reconstruction.norm()
 
 
-def test_what_cannot_be_quantised_is_named():
+def test_an_sae_or_a_number_of_bits_that_cannot_be_quantised_is_an_error():
     with pytest.raises(ValueError, match="weights of its own"):
         quantised(DenseWarmTied(64, 4).build(16, 0), 8)
     with pytest.raises(ValueError, match="bits=5"):

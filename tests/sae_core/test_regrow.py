@@ -1,3 +1,5 @@
+"""The exchange of a support's entries, against autograd through dense atoms, and its schedule."""
+
 from __future__ import annotations
 
 import pytest
@@ -10,7 +12,8 @@ from sae_core.regrow import SupportSchedule, regrow
 M, N, K, D = 20, 60, 4, 5
 
 
-def some(encoder="topk", seed=0):
+def sae_and_batch(encoder="topk", seed=0):
+    """An SAE of the arm `dynamic` with random biases, and activations."""
     sae = Dynamic(N, D, K, encoder=encoder).build(M, seed, scale=0.5).double()
     h = torch.randn(300, M, generator=torch.Generator().manual_seed(seed)).double() * 2
     with torch.no_grad():
@@ -21,7 +24,7 @@ def some(encoder="topk", seed=0):
 
 
 def dense_gradient(sae, h):
-    """d ||x - W c||^2 / d W by autograd, W a dense leaf that encoder and decoder share, the picks as the SAE's."""
+    """d ||x - W c||^2 / d W by autograd, W a dense leaf that encoder and decoder share, with the picks of the SAE."""
     atoms = densify(sae.dictionary.unit_values().detach(), sae.dictionary.support, M).requires_grad_()
     x = (h * sae.scale - sae.b_dec).detach()
     codes, indices = (part.detach() for part in sae.encode(h))
@@ -33,8 +36,8 @@ def dense_gradient(sae, h):
 
 
 @pytest.mark.parametrize("encoder", ["topk", "mp_refit"])
-def test_the_smallest_entries_go_and_the_largest_gradients_come(encoder):
-    sae, h = some(encoder)
+def test_the_smallest_entries_give_way_to_those_of_the_largest_gradients(encoder):
+    sae, h = sae_and_batch(encoder)
     dictionary = sae.dictionary
     signed = dense_gradient(sae, h)
     gradient = signed.abs()
@@ -61,7 +64,7 @@ def test_the_smallest_entries_go_and_the_largest_gradients_come(encoder):
 
 
 def test_companions_move_with_their_values():
-    sae, h = some()
+    sae, h = sae_and_batch()
     moments = torch.arange(N * D, dtype=torch.float64).view(N, D) + 1
     rows = {
         (j, r): float(m) for j in range(N) for r, m in zip(sae.dictionary.support[j].tolist(), moments[j], strict=True)
@@ -72,27 +75,27 @@ def test_companions_move_with_their_values():
             assert m == rows.get((j, r), 0.0)
 
 
-def test_in_chunks_as_at_once(monkeypatch):
-    whole, h = some()
+def test_a_gradient_made_in_chunks_exchanges_the_same_entries(monkeypatch):
+    whole, h = sae_and_batch()
     regrow(whole, h, 3)
     monkeypatch.setattr("sae_core.regrow._CHUNK_VALUES", 7 * M)
-    chunked, _ = some()
+    chunked, _ = sae_and_batch()
     regrow(chunked, h, 3)
     assert torch.equal(whole.dictionary.support, chunked.dictionary.support)
     assert torch.equal(whole.dictionary.values, chunked.dictionary.values)
 
 
 def test_a_full_support_or_nothing_to_exchange_changes_nothing():
-    sae, h = some()
+    sae, h = sae_and_batch()
     before = sae.dictionary.support.clone()
     assert regrow(sae, h, 0) == 0 and torch.equal(sae.dictionary.support, before)
     full = Dynamic(N, M, K).build(M, 0).double()
     assert regrow(full, h, 3) == 0
 
 
-def test_the_schedule_falls_to_nothing():
+def test_the_number_of_exchanged_entries_falls_to_zero():
     schedule = SupportSchedule(every=10, drop=0.5, until=0.5, tokens=1)
     counts = {step: schedule.count(step, 100, 8) for step in range(101)}
     assert {step for step, count in counts.items() if count} == {10, 20, 30}
-    assert [counts[step] for step in (10, 20, 30, 40)] == [3, 2, 1, 0]  # of 3.6, 2.6, 1.4, .4
+    assert [counts[step] for step in (10, 20, 30, 40)] == [3, 2, 1, 0]  # 3.6, 2.6, 1.4 and 0.4, rounded down
     assert SupportSchedule(10, 0.0, 0.5, 1).count(10, 100, 8) == 0

@@ -1,4 +1,4 @@
-"""Each quantity against a plain loop over atoms, and against values known by hand."""
+"""Each quantity of a dictionary against a plain loop over atoms, and against values known by hand."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def sparse(degree, seed=0):
 
 
 def kinds():
+    """Dictionaries with one row an atom, with three, with all rows, and dense."""
     return [sparse(1), sparse(3), sparse(M), DenseDictionary(M, N, torch.Generator().manual_seed(0)).double()]
 
 
 @pytest.mark.parametrize("dictionary", kinds())
-def test_coherence_and_babel_against_all_pairs(dictionary, monkeypatch):
+def test_coherence_and_babel_are_those_found_over_all_pairs(dictionary, monkeypatch):
     monkeypatch.setattr(theory, "_CHUNK_VALUES", 7 * N)  # several chunks, the last one short
     atoms = densify(dictionary.unit_values().detach(), dictionary.support, M)
     gram = (atoms @ atoms.T).abs()
@@ -37,7 +38,7 @@ def test_coherence_and_babel_against_all_pairs(dictionary, monkeypatch):
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, M])
-def test_pairs_that_share_two_rows(degree, monkeypatch):
+def test_pairs_that_share_two_rows_are_counted_as_by_a_walk_over_all_pairs(degree, monkeypatch):
     monkeypatch.setattr(theory, "_CHUNK_VALUES", 7 * N)
     dictionary = sparse(degree)
     rows = [set(atom.tolist()) for atom in dictionary.support]
@@ -55,19 +56,19 @@ def test_flatness_is_one_for_equal_entries_and_sqrt_d_for_a_single_one():
     assert ((beta >= 1 - 1e-9) & (beta <= 2 + 1e-9)).all()
 
 
-def test_expansion_deficit_by_hand():
+def test_expansion_deficits_are_those_counted_by_hand():
     support = torch.tensor([[0, 1], [1, 2], [5, 6], [0, 1]])
     sets = torch.tensor([[0, 1, 2], [0, 3, 1], [2, 0, 1]])
     assert theory.expansion_deficits(support, sets, 8).tolist() == pytest.approx([1 / 6, 1 / 2, 1 / 6])
 
 
-def test_the_certificates_formulas():
+def test_the_certificates_have_the_values_of_the_paper_s_formulas():
     assert theory.r_id(2.0, 0.25) == pytest.approx(2.0)
     assert theory.r_omp(2.0, 0.25, 3) == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize("dictionary", kinds())
-def test_a_record_s_worth(dictionary):
+def test_the_measures_of_a_record_are_repeatable_finite_and_in_order(dictionary):
     active = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(i))[:6] for i in range(50)])
     found = theory.theory_measures(dictionary, active, seed=1)
     assert theory.theory_measures(dictionary, active, seed=1) == found
@@ -87,7 +88,7 @@ def test_a_record_s_worth(dictionary):
 
 
 def test_disjoint_atoms_expand_perfectly_and_are_certified():
-    """One atom a row: no two share a row, so every ratio is 0 and the certificate holds."""
+    """With one atom on each row no two share one, so every ratio is 0 and the certificate holds."""
     dictionary = SparseDictionary(M, torch.arange(M)[:, None], torch.Generator().manual_seed(0))
     found = theory.theory_measures(dictionary, torch.tensor([[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]))
     assert found["coherence"]["value"] == 0 and found["deficit_random_max"]["value"] == 0

@@ -1,4 +1,6 @@
-"""`python -m sweep` to which something happens at one exact point: `python -m tests.sweep.killed WHERE N WHAT ...`.
+"""Run `python -m sweep` and have something happen to it at one exact point.
+
+    python -m tests.sweep.killed WHERE N WHAT ...      ... are the arguments of `python -m sweep`
 
 The N-th call of WHERE first does WHAT; everything else is the real thing.
 
@@ -31,13 +33,14 @@ def fill(folder: Path) -> None:
 
 
 def happen(what: str) -> None:
+    """Kill this process or fill a disk, as WHAT asks."""
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     fill(Path(what.removeprefix("fill=")))
 
 
 def watch(where: str, count: int, what: str) -> None:
-    """Have `what` happen before the `count`-th call of `where`."""
+    """Replace the function at `where` by one that does `what` before its `count`-th call."""
     module, _, name = where.partition(":")
     only = None
     if module == "replace":

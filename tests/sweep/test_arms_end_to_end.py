@@ -17,36 +17,37 @@ from tests.sweep.test_inference import ROOT, SMALL, call
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, model_folders, text_file):
     folder = tmp_path_factory.mktemp("arms")
-    return folder / "runs", [*SMALL, f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}",
-                             f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]  # fmt: skip
+    given = [f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}"]
+    return folder / "runs", [*SMALL, *given, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
 
 
 @pytest.fixture(scope="module")
 def launched(place):
-    """Records by arm and seed, after one launch of arms whose sources nobody asked for."""
+    """Launch arms that start from other runs, which nobody asked for; give all records by arm and seed."""
     runs, arguments = place
     arms = "pruned_retuned,dynamic_quantised,pca,frozen_random"
     call("sweep", "-m", *arguments, f"sae={arms}", "eval.novelty=true", "eval.contexts=2", "d=5")
     return {(r["labels"]["arm"], r["axes"]["seed"]): r for _, r in iterate_records(runs)}
 
 
-def test_sources_and_references_are_trained_once_and_are_runs_of_their_own(launched):
-    assert set(launched) == {("pruned_retuned", 0), ("dense_tied", 0), ("dense_tied", 1), ("dynamic", 0),
-                             ("dynamic-8bit", 0), ("pca", 0), ("frozen_random", 0)}  # fmt: skip
+def test_needed_runs_are_trained_once_and_are_runs_of_their_own(launched):
+    asked = {("pruned_retuned", 0), ("dynamic-8bit", 0), ("pca", 0), ("frozen_random", 0)}
+    needed = {("dense_tied", 0), ("dense_tied", 1), ("dynamic", 0)}
+    assert set(launched) == asked | needed
     assert {record["status"] for record in launched.values()} == {COMPLETE}
 
 
-def test_the_cost_of_a_source_is_counted(launched):
+def test_the_cost_of_the_run_that_an_sae_starts_from_is_counted(launched):
     steps = 60 * 32
     pruned, dense = launched["pruned_retuned", 0], launched["dense_tied", 0]
-    assert pruned["source"] == {"run_id": dense["run_id"], "arm": "dense_tied", "tokens": steps,
-                                "seconds": dense["training"]["seconds"]}  # fmt: skip
+    cost = {"tokens": steps, "seconds": dense["training"]["seconds"]}
+    assert pruned["source"] == {"run_id": dense["run_id"], "arm": "dense_tied", **cost}
     assert pruned["training"]["tokens"] == steps and launched["dynamic-8bit", 0]["training"]["tokens"] == 0
     assert launched["dynamic-8bit", 0]["source"]["arm"] == "dynamic"
     assert launched["pca", 0]["training"]["tokens"] == 800 and "source" not in launched["pca", 0]
 
 
-def test_a_derived_dictionary_is_its_source_s(launched, place):
+def test_a_derived_dictionary_is_that_of_the_sae_it_starts_from(launched, place):
     runs, _ = place
     whole, rounded = (io.load(runs / launched[arm, 0]["run_id"]) for arm in ("dynamic", "dynamic-8bit"))
     assert rounded.dictionary.support.equal(whole.dictionary.support) and rounded.dictionary.value_bits == 8
@@ -74,7 +75,7 @@ def test_contexts_show_held_out_text(launched, place):
     assert any("cat" in "".join(context["tokens"]) for latent in latents for context in latent["contexts"])
 
 
-def test_a_finished_run_gets_them_later_without_training(launched, place):
+def test_a_finished_run_is_compared_and_gets_contexts_later_without_training(launched, place):
     runs, _ = place
     run_id = launched["dense_tied", 1]["run_id"]
     before = read_record(runs, run_id)
@@ -85,7 +86,7 @@ def test_a_finished_run_gets_them_later_without_training(launched, place):
     assert "complete" in done.stdout
 
 
-def test_more_contexts_than_there_are_are_written_and_fewer_are_not(launched, place):
+def test_contexts_are_written_again_only_if_more_are_asked_for(launched, place):
     runs, _ = place
     run_id = launched["frozen_random", 0]["run_id"]
     file = runs / run_id / "contexts.jsonl.gz"
@@ -136,19 +137,24 @@ def test_a_run_that_cannot_be_measured_again_is_said_and_the_others_go_on(place,
     assert f"failed: {gone}" in both.stderr and "refit" in read_record(tmp_path, whole)["inference"]
 
 
-@pytest.mark.parametrize("argument, message", [
-    ("sae.bits=16", "sae.bits=16"), ("sae.of.degree=0", "d=0 must be in 1..32"),
-    ("sae.of=3", "sae.of=3 must be a group"),
-    ("sae.of._target_=nonsense", "sae.of._target_=nonsense is no class"), ("+sae.of.foo=1", "unknown key sae.of.foo"),
-    ("sae._target_=sweep.measures.EvalConfig", "sae."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("sae.bits=16", "sae.bits=16"),
+        ("sae.of.degree=0", "d=0 must be in 1..32"),
+        ("sae.of=3", "sae.of=3 must be a group"),
+        ("sae.of._target_=nonsense", "sae.of._target_=nonsense is no class"),
+        ("+sae.of.foo=1", "unknown key sae.of.foo"),
+        ("sae._target_=sweep.measures.EvalConfig", "sae."),
+    ],
+)
 def test_bad_input_of_nested_arms_is_one_line(place, argument, message):
     _, arguments = place
     done = call("sweep", *arguments, "sae=expander_quantised", argument, code=1)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and message in done.stderr
 
 
-def test_a_source_that_fails_fails_what_needs_it_and_is_named(place, tmp_path):
+def test_a_needed_run_that_fails_is_named_by_the_run_that_needs_it(place, tmp_path):
     _, arguments = place
     bad = [f"runs_dir={tmp_path}", "train.lr=1e30", "train.lr_final=0", "train.grad_clip=1e30"]
     rest = [argument for argument in arguments if not argument.startswith("runs_dir=")]

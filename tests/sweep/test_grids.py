@@ -1,4 +1,4 @@
-"""Which cells an experiment's sets of lists make once the command line has spoken."""
+"""The cells that an experiment's sets of lists make, once the command line has chosen among them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,27 @@ GRIDS = [
 ]
 
 
-@pytest.mark.parametrize("given, left", [
-    ({}, [(0, {}), (1, {}), (2, {})]), ({"model": {"b"}}, [(1, {"model": "b"})]),
-    ({"model": {"local"}}, [(0, {}), (1, {}), (2, {})]), ({"seed": {"1"}}, [(0, {}), (1, {}), (2, {})]),
-    ({"d": {"50"}}, [(0, {"d": "50"}), (1, {"d": "50"}), (2, {})]), ({"d": {"7"}}, [(0, {"d": "7"}), (2, {})]),
-    ({"d": {"7", "10"}}, [(0, {"d": "7"}), (1, {"d": "10"}), (2, {})]),
-    ({"d": {"7", "11"}}, [(0, {}), (1, {}), (2, {})]),
-    ({"layer": {"8"}, "model": {"a"}}, [(0, {"model": "a"})]), ({"k": {"16"}}, [(0, {}), (1, {}), (2, {"k": "16"})]),
-    ({"model": {"a", "b"}, "layer": {"3"}}, [(0, {"model": "a", "layer": "3"})]),
-])  # fmt: skip
-def test_a_key_given_chooses_or_replaces(given, left):
+@pytest.mark.parametrize(
+    "given, left",
+    [
+        ({}, [(0, {}), (1, {}), (2, {})]),
+        ({"model": {"b"}}, [(1, {"model": "b"})]),
+        ({"model": {"local"}}, [(0, {}), (1, {}), (2, {})]),
+        ({"seed": {"1"}}, [(0, {}), (1, {}), (2, {})]),
+        ({"d": {"50"}}, [(0, {"d": "50"}), (1, {"d": "50"}), (2, {})]),
+        ({"d": {"7"}}, [(0, {"d": "7"}), (2, {})]),
+        ({"d": {"7", "10"}}, [(0, {"d": "7"}), (1, {"d": "10"}), (2, {})]),
+        ({"d": {"7", "11"}}, [(0, {}), (1, {}), (2, {})]),
+        ({"layer": {"8"}, "model": {"a"}}, [(0, {"model": "a"})]),
+        ({"k": {"16"}}, [(0, {}), (1, {}), (2, {"k": "16"})]),
+        ({"model": {"a", "b"}, "layer": {"3"}}, [(0, {"model": "a", "layer": "3"})]),
+    ],
+)
+def test_a_key_on_the_command_line_chooses_among_listed_values_or_replaces_them(given, left):
     assert selected(GRIDS, given) == [({**GRIDS[i], **chosen}, set(chosen)) for i, chosen in left]
 
 
-def test_choices_of_an_argument():
+def test_an_argument_with_commas_is_several_choices():
     assert choices_of("d=3,7") == ["d=3", "d=7"] and choices_of("d=3") == ["d=3"]
     assert choices_of("eval.inference=[omp,refit]") == ["eval.inference=[omp,refit]"]
 

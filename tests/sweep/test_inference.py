@@ -1,4 +1,4 @@
-"""Further ways to read codes: in a launch, and added to a finished run without training again."""
+"""Further ways to read codes, asked for in a launch, or added to a finished run without training again."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from sweep.store.records import read_record, unmeasured
+from sweep.store.records import read_record, unmeasured_inference
 
 ROOT = Path(__file__).parents[2]
-SMALL = [
-    "model=local", "corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10", "n=2m", "k=4", "d=3",
-    "layer=1", "train.steps=60", "train.batch_size=32", "threads=1", "tracker.mode=disabled",
-]  # fmt: skip
+TEXT = ["model=local", "corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10"]
+CELL = ["layer=1", "n=2m", "k=4", "d=3"]
+SMALL = [*TEXT, *CELL, "train.steps=60", "train.batch_size=32", "threads=1", "tracker.mode=disabled"]
 
 
 def call(module, *arguments, code=0):
+    """Run `python -m module` as a user does; it must end with the exit code `code`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "140"}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -35,16 +35,16 @@ def call(module, *arguments, code=0):
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory, model_folders, text_file):
-    """(arguments of the launch, runs folder, id of its one run), measured by its encoder and by refit."""
+    """Launch one run, measured by its encoder and by refit; give the arguments, the runs folder and the run's id."""
     folder = tmp_path_factory.mktemp("inference")
-    arguments = [*SMALL, f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}",
-                 f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]  # fmt: skip
+    given = [f"model.path={model_folders['gpt_neox']}", f"corpus.path={text_file}"]
+    arguments = [*SMALL, *given, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
     call("sweep", *arguments, "eval.inference=[refit]")
     run_id = next((folder / "runs").glob("*/record.json")).parent.name
     return arguments, folder / "runs", run_id
 
 
-def test_each_is_recorded_under_its_own_name_with_its_cost(launched):
+def test_each_reading_is_recorded_under_its_own_name_with_its_cost(launched):
     _, runs, run_id = launched
     record = read_record(runs, run_id)
     own, refit = record["inference"]["encoder"], record["inference"]["refit"]
@@ -86,7 +86,7 @@ def test_a_measurement_that_fails_is_said_and_the_run_stays(launched):
     record = read_record(runs, run_id)
     record["inference"]["omp"] = {"error": "out of luck"}
     (runs / run_id / "record.json").write_text(json.dumps(record))
-    assert unmeasured(record, ["encoder", "omp", "niht"]) == ["omp", "niht"]
+    assert unmeasured_inference(record, ["encoder", "omp", "niht"]) == ["omp", "niht"]
     call("sweep.evaluate", f"run={run_id}", "eval.inference=[omp]", f"runs_dir={runs}")
     assert "metrics" in read_record(runs, run_id)["inference"]["omp"]
 

@@ -104,18 +104,33 @@ def test_interrupt_is_one_line_and_the_next_launch_goes_on(world):
     assert code == 0 and "skipped: done" in out and len(world.records()) == 2
 
 
-@pytest.mark.parametrize("argument, message", [
-    ("d=0", "d=0 must be"), ("d=33", r"d=33 must be in 1..32"), ("k=65", "k=65 must be in 1..64"),
-    ("layer=99", "layer=99 must be in 0..2"), ("model.path=/nowhere", "model.path=/nowhere"),
-    ("corpus.path=/nowhere", "corpus.path=/nowhere"), ("corpus.train_tokens=10000000", "corpus.train_tokens=10000000"),
-    ("n=many", "n=many"), ("tree=3", "unknown key tree"), ("+tree=3", "unknown key tree"),
-    ("+train.tree=3", "unknown key train.tree"), ("d=3,4", "add -m"), ("train.lr=-1", "train.lr=-1"),
-    ("train.lr=abc", "train.lr=abc must be a number"), ("model.batch_size=abc", "model.batch_size=abc must be a whole"),
-    ("corpus.path=5", "corpus.path=5 must be text"), ("cache_dir=null", "cache_dir=None must be text"),
-    ("seed=99999999999999999999", "seed="), ("device=foo", "device=foo is not there"),
-    ("backend=fast", "backend=fast is unknown"),
-    ("save_artifact=abc", "save_artifact=abc must be true or false"), ("layers_together=abc", "layers_together=abc"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("d=0", "d=0 must be"),
+        ("d=33", r"d=33 must be in 1..32"),
+        ("k=65", "k=65 must be in 1..64"),
+        ("layer=99", "layer=99 must be in 0..2"),
+        ("model.path=/nowhere", "model.path=/nowhere"),
+        ("corpus.path=/nowhere", "corpus.path=/nowhere"),
+        ("corpus.train_tokens=10000000", "corpus.train_tokens=10000000"),
+        ("n=many", "n=many"),
+        ("tree=3", "unknown key tree"),
+        ("+tree=3", "unknown key tree"),
+        ("+train.tree=3", "unknown key train.tree"),
+        ("d=3,4", "add -m"),
+        ("train.lr=-1", "train.lr=-1"),
+        ("train.lr=abc", "train.lr=abc must be a number"),
+        ("model.batch_size=abc", "model.batch_size=abc must be a whole"),
+        ("corpus.path=5", "corpus.path=5 must be text"),
+        ("cache_dir=null", "cache_dir=None must be text"),
+        ("seed=99999999999999999999", "seed="),
+        ("device=foo", "device=foo is not there"),
+        ("backend=fast", "backend=fast is unknown"),
+        ("save_artifact=abc", "save_artifact=abc must be true or false"),
+        ("layers_together=abc", "layers_together=abc"),
+    ],
+)
 def test_bad_input_is_one_line_at_once(world, argument, message):
     code, out, err = world.sweep(argument)
     assert code == 1 and out == ""

@@ -1,7 +1,9 @@
-"""Every YAML composes and builds; every experiment plans; embedded weights are what their card says."""
+"""Every file of conf/ composes and builds what it names; the embedded weights are what their card says."""
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,13 @@ from omegaconf import OmegaConf
 
 import sweep.launch  # noqa: F401  (registers the resolver)
 from sweep.embedded import WEIGHTS
-from sweep.jobs.build import _build, build_job
+from sweep.jobs.build import build_job
+from sweep.jobs.instantiate import instantiate
+from sweep.lm.find import ModelConfig
+from sweep.measures.config import EvalConfig
+from sweep.plan.plan import make_plan
+from sweep.tracking.wandb_tracker import TrackerConfig
+from sweep.train.config import TrainConfig
 
 CONF = Path(__file__).parents[3] / "conf"
 
@@ -36,18 +44,38 @@ def test_every_arm_builds_by_its_own_name(arm, tmp_path):
 
 
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])
-def test_every_file_of_a_group_composes_and_fits_its_schema(group):
-    from sweep.jobs.build import TrackerConfig, _dataclass
-    from sweep.lm.find import ModelConfig
-
+def test_every_file_of_a_group_builds_what_it_names(group):
     for name in files(group):
-        plain = OmegaConf.to_container(composed(f"{group}={name}"), resolve=True)
+        plain = OmegaConf.to_container(composed(f"{group}={name}"), resolve=True)[group]
+        for key in ("bos", "train_tokens"):  # settings of the corpus group that go to the windows, not to the text
+            plain.pop(key, None)
+        if name == "text":
+            plain["path"] = __file__
+        default = {"model": ModelConfig, "tracker": TrackerConfig}.get(group)
+        built = instantiate(plain, group, default=default)
         if group == "model":
-            assert _dataclass(plain, "model", ModelConfig).name
+            assert built.name.startswith(name) and (built.hub_id or name in ("embedded", "local"))
+        elif group == "corpus":
+            assert built.label.split(":")[0] == name and type(built).__name__.lower() == f"{name}corpus"
         elif group == "tracker":
-            assert _dataclass(plain, "tracker", TrackerConfig).mode == "offline"
-        elif group in ("train", "eval"):
-            assert _build(plain[group], group, None) is not None
+            assert built == TrackerConfig() and built.mode == "offline"
+        else:
+            assert built == {"train": TrainConfig, "eval": EvalConfig}[group]()  # the defaults are the paper's
+
+
+@pytest.mark.parametrize(
+    "group, said",
+    [
+        ({"_target_": "sweep.train.TrainConfig", "speed": 1}, "unknown key train.speed"),
+        ({"_target_": "sweep.train.TrainConfig", "steps": "many"}, "train.steps=many must be a whole number"),
+        ({"_target_": "sweep.train.Nothing"}, "train._target_=sweep.train.Nothing is no class"),
+        ({"_target_": "sweep.measures.EvalConfig"}, "is not a TrainConfig"),
+        ({"steps": 5}, "train._target_=None is no class"),
+    ],
+)
+def test_a_group_that_fits_no_signature_is_refused(group, said):
+    with pytest.raises(ValueError, match=said):
+        instantiate(group, "train", TrainConfig)
 
 
 def test_arms_that_ignore_the_degree_are_one_run(tmp_path):
@@ -56,32 +84,36 @@ def test_arms_that_ignore_the_degree_are_one_run(tmp_path):
 
 
 def test_a_whole_number_where_a_number_is_meant_is_the_same_run(tmp_path):
-    ids = {job(tmp_path, "sae=dynamic", f"sae.drop={drop}", f"train.lr_final={zero}").spec.run_id
-           for drop, zero in (("1", "0"), ("1.0", "0.0"))}  # fmt: skip
+    ids = {
+        job(tmp_path, "sae=dynamic", f"sae.drop={drop}", f"train.lr_final={zero}").spec.run_id
+        for drop, zero in (("1", "0"), ("1.0", "0.0"))
+    }
     assert len(ids) == 1
 
 
 def test_places_and_helpers_are_not_in_the_run_id(tmp_path):
     plain = job(tmp_path).spec.run_id
-    moved = job(tmp_path, "runs_dir=/elsewhere", "threads=1", "tracker.mode=disabled", "layers_together=[1]",
-                "backend=torch_gather")  # fmt: skip
-    assert moved.spec.run_id == plain
+    elsewhere = ["runs_dir=/elsewhere", "threads=1", "tracker.mode=disabled", "layers_together=[1]"]
+    assert job(tmp_path, *elsewhere, "backend=torch_gather").spec.run_id == plain
+
+
+def test_a_job_says_its_cell_once(tmp_path):
+    asked = job(tmp_path, "d=9", "k=16", "n=4m", "seed=3", "layer=2")
+    assert asked.axes == {"layer": 2, "d": 9, "k": 16, "n": 1024, "seed": 3}
+    assert asked.sizes == (1024, 9, 16) and asked.title == "expander d=9 k=16 n=1024 L2 s3"
+    assert asked.labels == {"model": "embedded", "corpus": "stdlib", "arm": "expander", "sweep": "test"}
+    compared = asked.reference
+    assert compared.axes == {**asked.axes, "seed": 0} and compared.labels == {**asked.labels, "arm": "dense_tied"}
+    assert compared.sizes == (1024, 256, 16) and compared.starts_from is None
 
 
 def test_the_main_job_is_twenty_one_runs(tmp_path):
-    from itertools import product
-
-    from sweep.plan.plan import make_plan
-
     cfg = OmegaConf.load(CONF / "experiment" / "frontier.yaml")
     params = {key: str(value).split(",") for key, value in cfg.hydra.sweeper.params.items()}
-    cells = [[f"{key}={value}" for key, value in zip(params, values, strict=True)]
-             for values in product(*params.values())]  # fmt: skip
+    cells = [[f"{key}={value}" for key, value in zip(params, cell, strict=True)] for cell in product(*params.values())]
     plan = make_plan([(c, composed(f"cache_dir={tmp_path}", f"runs_dir={tmp_path}", *c)) for c in cells], "t")
-    arms = [run.job.labels["arm"] for run in plan.runs]
-    assert {arm: arms.count(arm) for arm in arms} == {
-        "expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2,
-    }  # fmt: skip
+    arms = Counter(run.job.labels["arm"] for run in plan.runs)
+    assert arms == {"expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2}
     assert len(plan.left_out) == 3 and plan.runs[0].job.layers_together == (1,)
 
 

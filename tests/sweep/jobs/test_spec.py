@@ -1,20 +1,79 @@
+"""Run ids: what changes them, what does not, and the ids that every version must give."""
+
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, make_dataclass, replace
 
 import pytest
 
+from sae_core import arms
 from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, Quantised
+from sae_core.hashed import changes_no_result, hashed_fields, later
 from sweep.activations.cache import CacheKey
+from sweep.jobs.recovery import RecoveryConfig, RecoverySpec
 from sweep.jobs.spec import RunSpec, latents_from, whole_number
 from sweep.measures.config import EvalConfig
 from sweep.train.config import TrainConfig
 
 KEY = CacheKey("w", "float32", 2, "resid_post", "c", 128, "window", 1000, "float16", 0)
 SPEC = RunSpec(KEY, Expander(64, 3, 4), TrainConfig(), EvalConfig(), 0)
+RECOVERY = RecoverySpec(RecoveryConfig(), 64, 3, 4, 0)
+ARMS = {
+    "expander": Expander(64, 3, 4),
+    "expander by mp_refit": Expander(64, 3, 4, encoder="mp_refit"),
+    "expander_balanced": arms.ExpanderBalanced(64, 3, 4),
+    "clustered": arms.Clustered(64, 3, 4),
+    "banded": arms.Banded(64, 3, 4),
+    "pruned_retuned": arms.PrunedRetuned(64, 3, 4),
+    "dynamic": Dynamic(64, 3, 4),
+    "frozen_random": arms.FrozenRandom(64, 3, 4),
+    "dense_tied": DenseTied(64, 4),
+    "dense_warmtied": arms.DenseWarmTied(64, 4),
+    "dense_randinit": arms.DenseRandInit(64, 4),
+    "dense_matched": DenseMatched(640, 3, 4),
+    "dense_matched by bytes": DenseMatched(640, 3, 4, match="bytes"),
+    "dense_matched_own": arms.DenseMatchedOwn(640, 3, 4),
+    "pca": arms.PCA(64, 3),
+    "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
+}
+GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
+    "expander": "8616133907728a19",
+    "expander by mp_refit": "8ca342bedef38b2c",
+    "expander_balanced": "bcd1778ea216d115",
+    "clustered": "5e72e4a0eaa60b0b",
+    "banded": "347619ded152bd06",
+    "pruned_retuned": "a68db65a83b8b52a",
+    "dynamic": "4be411dff3bbd5e7",
+    "frozen_random": "b9faba0a83abdb5b",
+    "dense_tied": "60c145cedff3d4b6",
+    "dense_warmtied": "150d9a47162ca251",
+    "dense_randinit": "b0796fd45cb57a51",
+    "dense_matched": "9033f6e1718bd8e0",
+    "dense_matched by bytes": "9d8e9bd1263e80fe",
+    "dense_matched_own": "607edd741009f39f",
+    "pca": "148e83046a578e7e",
+    "expander at 8 bits": "34067635e29e774d",
+}
 
 
-def test_what_changes_the_result_changes_the_id():
+@pytest.mark.parametrize("name", ARMS)
+def test_run_ids_never_change(name):
+    assert replace(SPEC, arm=ARMS[name]).run_id == GOLDEN[name]
+
+
+def test_every_arm_has_a_golden_run_id():
+    concrete = {getattr(arms, name) for name in arms.__all__ if isinstance(getattr(arms, name), type)}
+    concrete -= {arms.Arm, arms.Sizes, arms.CellError}
+    assert {type(arm) for arm in ARMS.values()} == concrete
+
+
+def test_names_of_activation_entries_and_experiments_never_change():
+    assert KEY.name == "fdd692afca5e1bf4" and RECOVERY.run_id == "6271b3308fe37455"
+    dense = RecoverySpec(RecoveryConfig(mask="dense", algorithms=("omp", "mp")), 64, 512, 4, 1)
+    assert dense.run_id == "b03996b307386ea0"
+
+
+def test_a_setting_that_changes_the_result_changes_the_run_id():
     others = [
         replace(SPEC, seed=1),
         replace(SPEC, arm=Expander(64, 4, 4)),
@@ -23,32 +82,77 @@ def test_what_changes_the_result_changes_the_id():
         replace(SPEC, eval=EvalConfig(windows=3)),
         replace(SPEC, activations=replace(KEY, layer=1)),
     ]
-    assert len({SPEC.run_id, *(o.run_id for o in others)}) == len(others) + 1
+    assert len({SPEC.run_id, *(other.run_id for other in others)}) == len(others) + 1
 
 
-def test_arms_of_other_fields_inside_others_too():
-    arms = [Quantised(Expander(64, 3, 4), 8), Quantised(Expander(64, 3, 4), 4), Quantised(Expander(64, 5, 4), 8),
-            Quantised(Dynamic(64, 3, 4), 8), Dynamic(64, 3, 4), Dynamic(64, 3, 4, drop=0.1), DenseMatched(640, 3, 4),
-            DenseMatched(640, 3, 4, match="bytes"), Expander(64, 3, 4, encoder="mp_refit")]  # fmt: skip
-    assert len({replace(SPEC, arm=arm).run_id for arm in arms}) == len(arms)
+def test_the_fields_of_an_arm_inside_another_change_the_run_id():
+    different = [
+        Quantised(Expander(64, 3, 4), 8),
+        Quantised(Expander(64, 3, 4), 4),
+        Quantised(Expander(64, 5, 4), 8),
+        Quantised(Dynamic(64, 3, 4), 8),
+        Dynamic(64, 3, 4),
+        Dynamic(64, 3, 4, drop=0.1),
+        DenseMatched(640, 3, 4),
+        DenseMatched(640, 3, 4, match="bytes"),
+        Expander(64, 3, 4, encoder="mp_refit"),
+    ]
+    assert len({replace(SPEC, arm=arm).run_id for arm in different}) == len(different)
 
 
-def test_fields_that_came_later_leave_older_names_alone():
-    assert replace(SPEC, arm=DenseMatched(640, 3, 4)).as_json()["sae"] == {
-        "arm": "dense_matched", "n_latents": 640, "degree": 3, "k": 4,
-    }  # fmt: skip
-    assert replace(SPEC, eval=EvalConfig(inference=("omp",), novelty=True, contexts=3)).run_id == SPEC.run_id
-
-
-def test_what_does_not_does_not():
+def test_a_setting_that_changes_no_result_leaves_the_run_id():
     assert replace(SPEC, train=TrainConfig(checkpoint_every=7)).run_id == SPEC.run_id
+    assert replace(SPEC, eval=EvalConfig(inference=("omp",), novelty=True, contexts=3)).run_id == SPEC.run_id
+    assert replace(SPEC, arm=DenseMatched(640, 3, 4)).as_json()["sae"] == {
+        "arm": "dense_matched",
+        "n_latents": 640,
+        "degree": 3,
+        "k": 4,
+    }
 
 
-def test_the_id_is_the_same_on_every_machine():
-    assert SPEC.run_id == GOLDEN
+def grown(config, field):
+    """Return `config` as an instance of its own class with one field more, `newcomer`."""
+    kind = type(config)
+    more = make_dataclass(kind.__name__, [("newcomer", int, field)], bases=(kind,), frozen=True)
+    return more(**{each.name: getattr(config, each.name) for each in fields(config) if each.init})
 
 
-def test_latents_as_a_number_or_a_multiple():
+def ids_of(config):
+    """Return what is named by a hash that covers `config`."""
+    if isinstance(config, arms.Arm):
+        return [replace(SPEC, arm=config).run_id]
+    if isinstance(config, CacheKey):
+        return [replace(SPEC, activations=config).run_id, config.name]
+    if isinstance(config, RecoveryConfig):
+        return [replace(RECOVERY, config=config).run_id]
+    return [replace(SPEC, **{"train" if isinstance(config, TrainConfig) else "eval": config}).run_id]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*ARMS.values(), SPEC.train, SPEC.eval, KEY, RECOVERY.config],
+    ids=lambda config: type(config).__name__,
+)
+def test_a_field_that_comes_later_changes_no_older_id(config):
+    before = ids_of(config)
+    new = grown(config, later(0))
+    assert ids_of(new) == before
+    assert all(a != b for a, b in zip(ids_of(replace(new, newcomer=1)), before, strict=True))
+    silent = grown(config, changes_no_result(0))
+    assert ids_of(silent) == ids_of(replace(silent, newcomer=1)) == before
+
+
+def test_hashed_fields_describe_nested_configs():
+    outer = make_dataclass("Outer", [("inner", object), ("size", int)], frozen=True)
+    assert hashed_fields(outer(TrainConfig(steps=3), 2))["inner"]["steps"] == 3
+    assert hashed_fields(outer(TrainConfig(), 2), lambda inner: {"steps": inner.steps}) == {
+        "inner": {"steps": 5000},
+        "size": 2,
+    }
+
+
+def test_latents_are_a_number_or_a_multiple_of_the_width():
     assert latents_from("8m", 256) == 2048 and latents_from(100, 256) == 100
     for bad in ("m", "8", "-1m", 0, 2.5, True, None):
         with pytest.raises(ValueError, match="n="):
@@ -56,9 +160,6 @@ def test_latents_as_a_number_or_a_multiple():
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "3", True, None])
-def test_whole_numbers(value):
+def test_an_axis_must_be_a_whole_number(value):
     with pytest.raises(ValueError, match=r"d=.* must be a whole number of at least 1"):
         whole_number("d", value, 1)
-
-
-GOLDEN = "8616133907728a19"

@@ -1,3 +1,5 @@
+"""Finding and loading LMs, and capturing and replacing their activations, on small models of each architecture."""
+
 from __future__ import annotations
 
 import shutil
@@ -40,7 +42,7 @@ def test_captured_activations_are_the_hidden_states(architecture, model_folders,
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("layer", [0, 2])
-def test_patching_with_its_own_activations_leaves_the_logits(architecture, layer, model_folders, tokens):
+def test_replacing_activations_by_themselves_leaves_the_logits_unchanged(architecture, layer, model_folders, tokens):
     lm, _ = load(model_folders[architecture])
     clean = lm.logits(tokens, layer, lambda h: None)
     own = lm.capture(tokens, [layer])[layer]
@@ -58,14 +60,14 @@ def test_capture_stops_after_the_deepest_layer(model_folders, tokens):
     assert ran == [0]
 
 
-def test_losses_are_the_models_own(model_folders, tokens):
+def test_next_token_losses_average_to_the_models_own_loss(model_folders, tokens):
     lm, _ = load(model_folders["gpt2"])
     logits = lm.logits(tokens, 0, lambda h: None)
     wanted = lm.model(tokens, labels=tokens).loss
     torch.testing.assert_close(next_token_losses(logits, tokens).mean(), wanted)
 
 
-def test_the_hash_is_of_content_not_place(model_folders, tmp_path):
+def test_the_models_hash_follows_its_content_and_not_its_folder(model_folders, tmp_path):
     info = find_model(ModelConfig(name="t", path=str(model_folders["llama"]), window=16))
     copy = shutil.copytree(model_folders["llama"], tmp_path / "elsewhere")
     moved = find_model(ModelConfig(name="t", path=str(copy), window=16))
@@ -97,7 +99,7 @@ def test_pickled_weights_need_permission(model_folders, tmp_path):
     load(folder, allow_pickle=True)
 
 
-def test_code_that_comes_with_a_model_is_not_run(tmp_path):
+def test_code_that_comes_with_a_model_is_not_run_without_permission(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"model_type": "strange", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}'
     )
@@ -107,7 +109,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_is_not_there_is_said(tmp_path, monkeypatch, model_folders):
+def test_missing_models_layers_and_too_long_windows_are_errors_that_name_the_key(tmp_path, monkeypatch, model_folders):
     with pytest.raises(ModelError, match=r"model\.path=.* is not a model folder"):
         find_model(ModelConfig(name="t", path=str(tmp_path)))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Every figure recomputed here in a second way: plain transformers, plain loops, full-size tensors."""
+"""Every measure is computed here in a second way: with plain transformers, plain loops and full-size tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from sae_core.arms import Expander
-from sweep.corpus.documents import TextCorpus
+from sweep.corpus import TextCorpus
 from sweep.corpus.windows import WindowConfig, held_out_windows
 from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import load_lm
@@ -21,6 +21,7 @@ LAYER = 1
 
 @pytest.fixture(params=["gpt_neox", "llama"])
 def setting(request, model_folders, text_file, tokenizer):
+    """(the LM, held-out windows, the same model as transformers loads it)."""
     folder = model_folders[request.param]
     config = ModelConfig(name="t", path=str(folder), window=24)
     lm = load_lm(config, find_model(config), torch.device("cpu"))
@@ -30,7 +31,10 @@ def setting(request, model_folders, text_file, tokenizer):
 
 
 def ce_with(model, windows, replace):
-    """CE per predicted token and log p; each window alone and unpadded; `replace` edits the output of block LAYER."""
+    """Return (cross-entropy per predicted token, log probabilities) of windows that run one by one and unpadded.
+
+    `replace` maps the output of block LAYER to what takes its place.
+    """
     blocks = model.gpt_neox.layers if hasattr(model, "gpt_neox") else model.model.layers
 
     def hook(_module, _inputs, output):
@@ -51,7 +55,7 @@ def ce_with(model, windows, replace):
     return total / count, torch.cat(logits_of)
 
 
-def test_all_measures_against_an_independent_recomputation(setting, tmp_path):
+def test_all_measures_agree_with_an_independent_computation(setting, tmp_path):
     lm, windows, model = setting
     mean = torch.randn(32)
     sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
@@ -91,15 +95,15 @@ def test_baselines_are_measured_once(setting, tmp_path):
     first = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
 
     def never():
-        raise AssertionError("the LM is not needed again")
+        raise AssertionError("the baselines must be read back without the LM")
 
     assert baselines(never, LAYER, windows, torch.zeros(32), 8, tmp_path, "k") == first
     with pytest.raises(AssertionError):
         baselines(never, LAYER + 1, windows, torch.zeros(32), 8, tmp_path, "k")
-    assert first.ce_mean == pytest.approx(first.ce_zero)  # the mean given is zero
+    assert first.ce_mean == pytest.approx(first.ce_zero)  # because the mean given is zero
 
 
-def test_a_remembered_clean_pass_changes_nothing(setting, tmp_path, monkeypatch):
+def test_a_remembered_clean_pass_changes_no_measure(setting, tmp_path, monkeypatch):
     lm, windows, _ = setting
     base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
     clean = CleanPass(lm, LAYER, windows, 8)

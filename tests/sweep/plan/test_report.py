@@ -19,15 +19,15 @@ from sweep.plan.plan import make_plan
 from sweep.plan.report import print_plan
 from sweep.plan.totals import duration, shared_out
 from sweep.run.once import carry_out
+from sweep.store.human_size import human_size
 from sweep.store.records import read_record
-from sweep.store.sizes import human_size
-from tests.sweep.store.test_owners import HOLD
+from tests.sweep.store.test_lock_holders import HOLD
 from tests.sweep.world import World
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, model_folders, text_file):
-    """(folder, a function that plans cells, settings that fail); a complete and a failed run are there."""
+    """Return (folder, a function that plans cells, settings that fail); a complete and a failed run are there."""
     folder = tmp_path_factory.mktemp("plan")
     common = [*World(folder, model_folders["gpt_neox"], text_file).common, "tracker.mode=disabled"]
 
@@ -57,15 +57,16 @@ def printed(plan, team=TWO, width=200, terminal=False, budget=0.0):
 
 
 def row(text, run):
+    """Return the one line of `text` that is about `run`."""
     (line,) = [line for line in text.splitlines() if line.strip().startswith(run.job.spec.run_id)]
     return line.strip()
 
 
-def test_every_state_is_said(world):
+def test_every_state_of_a_run_is_printed(world):
     folder, plan, fails = world
     small = ["train.steps=20"]
-    found = plan(small, [*small, *fails], [*small, "seed=1"], [*small, "seed=2"], [*small, "seed=3"],
-                 [*small, "eval.inference=[omp]", "d=3"])  # fmt: skip
+    others = [[*small, f"seed={seed}"] for seed in (1, 2, 3)]
+    found = plan(small, [*small, *fails], *others, [*small, "eval.inference=[omp]", "d=3"])
     assert len(found.runs) == 5  # a further reading is no run of its own
     complete, failed, waiting, stopped, held = found.runs
     for run in (stopped, held):
@@ -90,7 +91,7 @@ def test_every_state_is_said(world):
         assert part in row(text, complete)
 
 
-def test_a_reading_that_a_complete_run_lacks_is_said(world):
+def test_a_reading_that_a_complete_run_lacks_is_printed(world):
     _, plan, _ = world
     text = printed(plan(["train.steps=20", "eval.inference=[omp,refit]"]))
     assert "complete, lacks omp, refit" in text and "1 run: 0 complete, 1 to do" in text
@@ -158,11 +159,14 @@ def test_synthetic_recovery_has_rows_without_storage(world):
     found = plan(["recovery=planted", "n=64", "k=3", "seed=1"], ["recovery=planted", "n=64", "k=3", "seed=2"])
     text = printed(found)
     assert all("expander" in row(text, run) and "KiB" not in row(text, run) for run in found.runs)
-    assert "2 runs: 0 complete, 2 to do" in text and "LM pass:" not in text
+    assert "2 runs: 0 complete, 2 to do" in text and "LM pass:" not in text and "in the cache" not in text
 
 
-def test_more_workers_take_less_time(world):
+def test_more_workers_take_less_time():
     assert shared_out([3.0, 1.0, 1.0, 1.0], 1) == 6.0 and shared_out([3.0, 1.0, 1.0, 1.0], 2) == 3.0
+
+
+def test_the_workers_of_the_launch_are_printed(world):
     _, plan, _ = world
     found = plan(["seed=4"], ["seed=5"])
     assert "with 1 worker of 1 thread" in printed(found, Workers(1, 1))
@@ -170,21 +174,14 @@ def test_more_workers_take_less_time(world):
     assert "with 2 workers of" in printed(found, Workers(2, None))
 
 
-def test_words_for_times():
-    assert [duration(s) for s in (0.04, 4.26, 45.4, 100, 750, 4 * 3600, 90 * 3600)] == [
-        "0.0 s",
-        "4.3 s",
-        "45 s",
-        "1.7 min",
-        "12 min",
-        "4.0 h",
-        "90 h",
-    ]
+def test_times_are_printed_in_the_unit_that_suits_them():
+    found = [duration(seconds) for seconds in (0.04, 4.26, 45.4, 100, 750, 4 * 3600, 90 * 3600)]
+    assert found == ["0.0 s", "4.3 s", "45 s", "1.7 min", "12 min", "4.0 h", "90 h"]
 
 
-def test_a_lock_of_ours_counts_too(world, tmp_path):
-    from sweep.store.owners import running
+def test_a_lock_that_this_process_holds_counts_too(world, tmp_path):
+    from sweep.store.lock_holders import find_holder
 
     with FileLock(tmp_path / "lock"):
-        assert running(tmp_path) is not None
-    assert running(tmp_path) is None
+        assert find_holder(tmp_path) is not None
+    assert find_holder(tmp_path) is None

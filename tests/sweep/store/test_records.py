@@ -14,13 +14,13 @@ def record(run_id="a", status="complete"):
     return {"schema": SCHEMA, "run_id": run_id, "status": status, "metrics": {"x": list(range(2000))}}
 
 
-def test_written_and_read_back(tmp_path):
+def test_a_written_record_is_read_back(tmp_path):
     write_record(tmp_path, record())
     assert read_record(tmp_path, "a") == record()
     assert read_record(tmp_path, "b") is None
 
 
-def test_unreadable_records_are_none_and_the_others_are_given(tmp_path):
+def test_unreadable_records_are_none_beside_the_others(tmp_path):
     write_record(tmp_path, record("a"))
     for name, text in (("b", "{"), ("c", "[]"), ("d", json.dumps({"schema": 99, "status": "complete"}))):
         (tmp_path / name).mkdir()
@@ -41,7 +41,7 @@ def _write_for_ever(folder):
         write_record(folder, {**record(), "i": i})
 
 
-def test_killed_while_writing_a_record_is_old_or_new_never_torn(tmp_path):
+def test_a_writer_killed_at_any_moment_leaves_a_whole_record(tmp_path):
     for _ in range(8):
         process = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(tmp_path,))
         process.start()

@@ -28,46 +28,61 @@ from sweep.study.space import space_from
 from sweep.study.storage import quiet
 from sweep.study.trials import Asking
 
+TEXT = ["corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10"]
+SAE = ["n=64", "k=4", "layer=1", "train.steps=100"]
+SPACE = ("d=interval(2,30)", "train.lr=tag(log,interval(1e-4,1e-2))")  # what most tests search
+
 
 def ce_recovered(job) -> float:
+    """Return the CE recovered that a run shall have, by a formula."""
     axes = job.axes
     return 1 - 1 / (axes["d"] + 1) - 0.002 * axes["k"] - 0.1 * abs(math.log10(job.spec.train.lr) + 3)
 
 
 def settle(run: Planned, launch: str, error: str | None = None) -> None:
-    """The record that the run's training would leave."""
+    """Write the record that the run's training would leave: a complete one, or a failed one with `error`."""
     job = run.job
+    values = job.axes["d"] * job.axes["n"]
     record = {
-        "schema": SCHEMA, "run_id": job.spec.run_id, "status": FAILED if error else COMPLETE, "axes": job.axes,
-        "labels": {**job.labels, "sweep": launch}, "timings": {"total": 0.1},
-        "storage": {"artifact_bytes": 8 * job.axes["d"] * job.axes["n"],
-                    "learned_decoder_values": job.axes["d"] * job.axes["n"]},
+        "schema": SCHEMA,
+        "run_id": job.spec.run_id,
+        "status": FAILED if error else COMPLETE,
+        "axes": job.axes,
+        "labels": {**job.labels, "sweep": launch},
+        "timings": {"total": 0.1},
+        "storage": {"artifact_bytes": 8 * values, "learned_decoder_values": values},
         "metrics": {"ce_recovered": ce_recovered(job), "delta_ce": 0.1, "fvu": 0.5},
-        **({"error": error} if error else {}),
-    }  # fmt: skip
-    write_record(job.runs_dir, record)
+    }
+    write_record(job.runs_dir, record | ({"error": error} if error else {}))
 
 
 class Bench:
-    """A user's settings; each `search` is a launch of its own."""
+    """A user's settings and run store; each `search` is a launch of its own."""
 
     def __init__(self, folder, model, text):
         self.folder, self.runs = folder, folder / "runs"
-        self.fixed = ["model=local", f"model.path={model}", "corpus=text", f"corpus.path={text}", "model.window=24",
-                      "corpus.train_tokens=800", "eval.windows=10", "n=64", "k=4", "layer=1", "train.steps=100",
-                      f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}", "tracker.mode=disabled"]  # fmt: skip
+        sources = ["model=local", f"model.path={model}", f"corpus.path={text}", "tracker.mode=disabled"]
+        places = [f"runs_dir={self.runs}", f"cache_dir={folder / 'cache'}"]
+        self.fixed = [*sources, *TEXT, *SAE, *places]
         self.launched: list[str] = []  # run ids, in order
 
     def train(self, runs: Sequence[Planned], shown: int, total: int | None) -> dict[str, str]:
+        """Settle the runs by the formula, in place of `sweep.workers.start.launch`."""
         for run in runs:
             self.launched.append(run.job.spec.run_id)
             settle(run, "here")
         return {}
 
     @contextmanager
-    def search(self, *arguments: str, train: Callable | None = None, batch: int = 1, as_: Controller | None = None,
-               **config):  # fmt: skip
-        """The search, ready to start, as a controller of its own or `as_` one that is there."""
+    def search(
+        self,
+        *arguments: str,
+        train: Callable | None = None,
+        batch: int = 1,
+        as_: Controller | None = None,
+        **config,
+    ):
+        """Make a search, ready to start, as a controller of its own or `as_` one that is there."""
         quiet()
         settings = SearchConfig(**config)
         keys = {argument.split("=")[0] for argument in arguments}
@@ -80,7 +95,7 @@ class Bench:
             yield searching.Search(Asking(study, settings, space, own), cells, train or self.train, batch)
 
     def done(self, *arguments: str, **settings):
-        """Search to the end; the study's trials."""
+        """Search to the end; return the study's trials."""
         with self.search(*arguments, **settings) as to_do:
             searching.search(to_do)
             return to_do.asking.study.get_trials()
@@ -88,15 +103,21 @@ class Bench:
 
 @cache
 def _composer() -> tuple[ConfigLoader, Composer]:
-    """Half a second's work of Hydra's, once."""
+    """Return Hydra's config loader and our composer, which take half a second to make."""
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         return loader, Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
 
 
+def with_another_store(bench: Bench, name: str) -> Bench:
+    """Return a bench with the same settings and another run store."""
+    model, text = (next(a.split("=")[1] for a in bench.fixed if a.startswith(k)) for k in ("model.path", "corpus.path"))
+    return Bench(bench.folder / name, model, text)
+
+
 def slowly(bench: Bench, seconds: float) -> Callable:
-    """Training that takes a while, to be killed in."""
+    """Return a training that takes a while, so that the search can be killed in it."""
 
     def train(runs, shown, total):
         time.sleep(seconds)
@@ -106,5 +127,5 @@ def slowly(bench: Bench, seconds: float) -> Callable:
 
 
 def completed(trials) -> list[tuple]:
-    """(params, values) of every complete trial, in order."""
+    """Return (params, values) of every complete trial, in order."""
     return [(t.params, t.values) for t in trials if t.state.name == "COMPLETE"]

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna_frontier` as its user runs it: real processes, real training, a real study on disk."""
+"""Searches as a user runs them (`hydra/sweeper=optuna_frontier`): real processes and training, a real study on disk."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from sweep.private_names import storage_of
 from sweep.study import storage as keeping
 from sweep.study.config import search_config
 from sweep.study.storage import StorageError, open_storage
@@ -31,11 +32,13 @@ def world(tmp_path, model_folders, text_file):
 
 
 def ask(storage, n_trials, *arguments):
-    return ["-m", "hydra/sweeper=optuna_frontier", f"hydra.sweeper.storage={storage}",
-            f"hydra.sweeper.n_trials={n_trials}", *arguments]  # fmt: skip
+    """Return the command line of a search."""
+    study = [f"hydra.sweeper.storage={storage}", f"hydra.sweeper.n_trials={n_trials}"]
+    return ["-m", "hydra/sweeper=optuna_frontier", *study, *arguments]
 
 
 def completed(storage):
+    """Return (params, values) of every complete trial."""
     study = optuna.load_study(study_name="frontier", storage=open_storage(str(storage)))
     return [(t.params, t.values) for t in study.get_trials() if t.state.name == "COMPLETE"]
 
@@ -78,7 +81,7 @@ def test_interrupted_killed_and_asked_again_it_ends_as_if_undisturbed(world, tmp
 
 
 def disturb(world, records, signal_, *arguments):
-    """Start a search, and once so many runs are recorded and the next one trains send it and its workers a signal."""
+    """Start a search, and send it and its workers a signal when so many runs are recorded and the next one trains."""
     process = world.start(*arguments)
     while len(world.records()) < records or not list(world.runs.glob("*/progress.json")):
         assert process.poll() is None, process.communicate()
@@ -99,27 +102,37 @@ def test_two_controllers_do_the_trials_asked_for_together(world):
     assert all("6 of 6 trials complete" in out for out, _ in outputs)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["d=3"], "nothing to search"), (["d=3,4", "tree=1"], "unknown key tree"),
+BAD_INPUT = [
+    (["d=3"], "nothing to search"),
+    (["d=3,4", "tree=1"], "unknown key tree"),
     (["d=3,4", "hydra.sweeper.storage=study"], "hydra.sweeper.storage=study is no storage"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("arguments, message", BAD_INPUT)
 def test_bad_input_is_one_line_at_once(world, arguments, message):
     code, out, err = world.sweep("-m", "hydra/sweeper=optuna_frontier", *arguments)
     assert code == 1 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert world.records() == []
 
 
-@pytest.mark.parametrize("settings, message", [
+BAD_SETTINGS = [
     ({"n_trials": 0}, "hydra.sweeper.n_trials=0 must be at least 1"),
     ({"n_trials": 2.5}, "hydra.sweeper.n_trials=2.5 must be a whole number"),
     ({"n_trials": None}, "for hydra.sweeper.sampler=grid"),
     ({"sampler": "best"}, "hydra.sweeper.sampler=best is unknown: choose from tpe, nsga2, gp, random, grid"),
     ({"pruner": "median"}, "needs one objective"),
     ({"pruner": "axe", "budget_bytes": 1}, "choose from median, percentile, hyperband, successive_halving"),
-    ({"study_name": "a/b"}, "hydra.sweeper.study_name=a/b"), ({"study_name": ""}, "hydra.sweeper.study_name="),
-    ({"inference": "guess"}, "guess is no inference"), ({"batch": 0}, "hydra.sweeper.batch=0"),
-    ({"budget_bytes": 0}, "budget_bytes=0"), ({"seed": -1}, "hydra.sweeper.seed=-1"),
-])  # fmt: skip
+    ({"study_name": "a/b"}, "hydra.sweeper.study_name=a/b"),
+    ({"study_name": ""}, "hydra.sweeper.study_name="),
+    ({"inference": "guess"}, "guess is no inference"),
+    ({"batch": 0}, "hydra.sweeper.batch=0"),
+    ({"budget_bytes": 0}, "budget_bytes=0"),
+    ({"seed": -1}, "hydra.sweeper.seed=-1"),
+]
+
+
+@pytest.mark.parametrize("settings, message", BAD_SETTINGS)
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         search_config(settings)
@@ -130,11 +143,17 @@ def test_a_budget_may_be_written_with_an_exponent():
     assert search_config({"budget_bytes": 1e6}).budget_bytes == 1_000_000
 
 
-@pytest.mark.parametrize("url, message", [
-    ("study", "is no storage"), ("study.db", "is no storage"), ("nosuch:///x.db", "is no storage"),
-    ("sqlite:////dev/null/x.db", "/dev/null"), ("/dev/null/x.journal", "/dev/null"),
+BAD_STORAGES = [
+    ("study", "is no storage"),
+    ("study.db", "is no storage"),
+    ("nosuch:///x.db", "is no storage"),
+    ("sqlite:////dev/null/x.db", "/dev/null"),
+    ("/dev/null/x.journal", "/dev/null"),
     ("postgresql+psycopg://me:secret@127.0.0.1:1/db", r"me:\*\*\*@127.0.0.1:1/db: connection failed"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize("url, message", BAD_STORAGES)
 def test_a_storage_that_cannot_be_used_is_one_line_without_its_password(url, message, monkeypatch):
     monkeypatch.setattr(keeping, "RETRY_SECONDS", 0.3)
     with pytest.raises(StorageError, match=message) as caught:
@@ -151,9 +170,9 @@ def test_a_storage_in_trouble_is_tried_again_for_a_while(tmp_path):
         os.rename(moved, tmp_path / "study.db")
 
     os.rename(tmp_path / "study.db", moved)
-    (tmp_path / "study.db").mkdir()  # there is nothing that could be opened
-    engine = study._storage._storage._backend.engine
-    engine.dispose()
+    (tmp_path / "study.db").mkdir()  # a folder, which cannot be opened as a database
+    database = storage_of(study)._storage._backend  # within our Patient and Optuna's cache
+    database.engine.dispose()
     threading.Timer(0.7, back).start()
     study.ask()
     assert len(study.get_trials()) == 1
@@ -167,10 +186,8 @@ def test_an_append_cut_short_does_not_spoil_a_journal(tmp_path):
         stream.write('{"op_code": 4, "worker')
     study = optuna.load_study(storage=open_storage(str(path)), study_name="s")
     study.tell(study.ask(), 2.0)
-    assert [trial.value for trial in optuna.load_study(storage=open_storage(str(path)), study_name="s").trials] == [
-        1,
-        2,
-    ]
+    again = optuna.load_study(storage=open_storage(str(path)), study_name="s")
+    assert [trial.value for trial in again.trials] == [1, 2]
 
 
 def test_a_damaged_journal_is_one_line(tmp_path):
@@ -180,14 +197,14 @@ def test_a_damaged_journal_is_one_line(tmp_path):
         optuna.create_study(storage=open_storage(str(path)), study_name="s")
 
 
-def test_optuna_is_not_loaded_by_who_does_not_search():
+def test_optuna_is_not_loaded_without_a_search():
     modules = "hydra_plugins.sae_sweeper.optuna_frontier, hydra_plugins.sae_sweeper.grid, sweep.launch"
     code = f"import sys, {modules}; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def assert_dashboard_opens(storage, trials):
-    """optuna-dashboard serves the study and its trials."""
+    """Check that optuna-dashboard serves the study and its trials."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,11 +1,13 @@
-"""The server of `tests.sweep.tracking.wandb_server`, with projects to save workspaces and reports in."""
+"""A `WandbServer` that also keeps workspaces and reports, which W&B calls views."""
 
 from __future__ import annotations
 
 from tests.sweep.tracking.wandb_server import WandbServer, wandb_server
 
 
-class Views(WandbServer):
+class ViewsServer(WandbServer):
+    """A W&B server with projects in which views can be saved."""
+
     def __init__(self):
         super().__init__()
         self.projects = ["expander-sae"]
@@ -18,9 +20,8 @@ class Views(WandbServer):
         }
 
     def _projects(self, given):
-        nodes = [{"__typename": "Project", "id": name, "name": name, "entityName": given["entity"],
-                  "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
-                 for name in self.projects]  # fmt: skip
+        shared = {"__typename": "Project", "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None}
+        nodes = [{**shared, "id": name, "name": name, "entityName": given["entity"]} for name in self.projects]
         info = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
         return {"models": {"edges": [{"node": node, "cursor": node["id"]} for node in nodes], "pageInfo": info}}
 
@@ -35,4 +36,5 @@ class Views(WandbServer):
 
 
 def views_server():
-    return wandb_server(Views())
+    """Return a context in which a `ViewsServer` answers."""
+    return wandb_server(ViewsServer())

@@ -1,5 +1,8 @@
-"""A Weights & Biases server on this machine, as far as this project speaks to one: its HTTP surface over a small model
-of what it keeps. Not W&B's code: what a client sends was read off the wire."""
+"""A small Weights & Biases server for tests: it answers over HTTP and keeps what clients send in memory.
+
+It knows as much of the protocol as this project uses. It contains no code of W&B: what a client sends was read off the
+wire.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,22 @@ from urllib.parse import unquote, urlsplit
 
 ENTITY = "researcher"
 API_KEY = "0123456789" * 4
+_WHEN = "2026-01-01T00:00:00Z"  # the time at which everything has happened
 _OPERATION = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 
 
 @dataclass
 class Run:
-    """What the server knows of a run."""
+    """Everything that the server knows about a run."""
 
     name: str
     project: str
     entity: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-    streams: dict[str, dict[int, str]] = field(default_factory=dict)  # file -> offset -> line: said twice is kept once
+    attributes: dict[str, Any] = field(default_factory=dict)  # by the names of GraphQL's variables
+    streams: dict[str, dict[int, str]] = field(default_factory=dict)  # {file: {offset: line}}; a line sent twice is one
     files: dict[str, bytes] = field(default_factory=dict)
-    exit_code: int | None = None
-    opened: int = 0  # times that a client began
+    exit_code: int | None = None  # None while the run is under way
+    opened: int = 0  # sessions that clients have begun
 
     @property
     def config(self) -> dict[str, Any]:
@@ -54,6 +58,8 @@ class Run:
 
 @dataclass
 class Artifact:
+    """An artifact and its files."""
+
     name: str
     type: str
     digest: str
@@ -63,13 +69,13 @@ class Artifact:
 
 
 class WandbServer:
-    """Keeps what clients send; `delay` and `refuse` make it slow or failing.
+    """A server that keeps what clients send; `delay` and `refuse` make it slow or let it fail.
 
     Attributes:
-        operations: answers to GraphQL by the operation's name, each from its variables to `data`.
-        seen: what was asked for, in order: an operation's name, or METHOD path.
+        operations: {GraphQL operation: function from its variables to the answer's `data`}.
+        seen: every request in order, as the operation's name or as "METHOD path".
         delay: seconds before each answer.
-        refuse: from what is asked for, as in `seen`, to an HTTP status to fail with, or None.
+        refuse: maps a request, named as in `seen`, to the HTTP status to fail with, or to None.
     """
 
     def __init__(self):
@@ -100,23 +106,22 @@ class WandbServer:
         }
 
     def environment(self) -> dict[str, str]:
-        """What a client's environment needs to find this server."""
+        """Return the environment variables with which a client finds this server."""
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": API_KEY}
 
     # GraphQL
 
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-        found = _OPERATION.search(query)
-        operation = found.group(1) if found else "?"
+        """Return the answer to a GraphQL query."""
+        operation = operation_of(query)
         with self.lock:
             if operation not in self.operations:
                 return {"errors": [{"message": f"this server knows no {operation}"}]}
             return {"data": self.operations[operation](variables)}
 
     def _viewer(self, given: dict[str, Any]) -> Any:
-        viewer = {"id": "u", "entity": ENTITY, "username": ENTITY, "email": "r@example.org", "flags": "{}",
-                  "name": ENTITY, "teams": {"edges": []}, "admin": False}  # fmt: skip
-        return {"viewer": viewer}
+        names = {"id": "u", "entity": ENTITY, "username": ENTITY, "name": ENTITY, "email": "r@example.org"}
+        return {"viewer": {**names, "flags": "{}", "teams": {"edges": []}, "admin": False}}
 
     def _server_info(self, given: dict[str, Any]) -> Any:
         return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "0.31.0"}, "latestLocalVersionInfo": None}}
@@ -131,9 +136,9 @@ class WandbServer:
 
     def _bucket(self, run: Run) -> dict[str, Any]:
         project = {"id": run.project, "name": run.project, "entity": {"id": run.entity, "name": run.entity}}
-        return {"id": f"id-{run.name}", "name": run.name, "displayName": run.attributes.get("displayName"),
-                "description": None, "config": run.attributes.get("config"), "sweepName": None, "project": project,
-                "historyLineCount": len(run.history)}  # fmt: skip
+        names = {"id": f"id-{run.name}", "name": run.name, "displayName": run.attributes.get("displayName")}
+        content = {"config": run.attributes.get("config"), "historyLineCount": len(run.history)}
+        return {**names, **content, "project": project, "description": None, "sweepName": None}
 
     def _resume_status(self, given: dict[str, Any]) -> Any:
         run = self.runs.get(given["name"])
@@ -141,11 +146,10 @@ class WandbServer:
         if run is None:
             return {"model": {**model, "bucket": None}}
         tail = json.dumps([json.dumps(line) for line in run.history[-1:]])
+        names = {"id": f"id-{run.name}", "name": run.name, "displayName": run.name, "notes": None}
+        content = {"summaryMetrics": json.dumps(run.summary), "historyTail": tail, "eventsTail": "[]"}
         counts = {"logLineCount": 0, "historyLineCount": len(run.history), "eventsLineCount": 0}
-        said = run.attributes
-        bucket = {"id": f"id-{run.name}", "name": run.name, "summaryMetrics": json.dumps(run.summary),
-                  "displayName": run.name, "historyTail": tail, "eventsTail": "[]", "tags": said.get("tags") or [],
-                  "config": said.get("config") or "{}", "notes": None, "wandbConfig": '{"t": 1}', **counts}  # fmt: skip
+        bucket = {**names, **_tags_and_config(run), "wandbConfig": '{"t": 1}', **content, **counts}
         return {"model": {**model, "bucket": bucket}}
 
     def _create_files(self, given: dict[str, Any]) -> Any:
@@ -166,20 +170,19 @@ class WandbServer:
         end = start + len(page)
         edges = [{"node": self._listed(run), "cursor": str(start + i + 1)} for i, run in enumerate(page)]
         info = {"endCursor": str(end), "hasNextPage": end < len(found)}
-        return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False,
-                            "runs": {"edges": edges, "pageInfo": info}}}  # fmt: skip
+        runs = {"edges": edges, "pageInfo": info}
+        return {"project": {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": runs}}
 
     def _listed(self, run: Run) -> dict[str, Any]:
         state = "running" if run.exit_code is None else "finished" if run.exit_code == 0 else "failed"
-        said = run.attributes
-        when = "2026-01-01T00:00:00Z"
-        return {"projectId": "1", "id": f"id-{run.name}", "tags": said.get("tags") or [], "name": run.name,
-                "displayName": said.get("displayName"), "sweepName": None, "state": state,
-                "group": said.get("groupName"), "jobType": said.get("jobType"), "commit": None, "readOnly": False,
-                "createdAt": when, "heartbeatAt": f"{when}#{run.opened}", "description": None, "notes": None,
-                "historyLineCount": len(run.history), "user": {"name": ENTITY, "username": ENTITY},
-                "config": said.get("config") or "{}", "summaryMetrics": json.dumps(run.summary),
-                "systemMetrics": "{}", "historyKeys": None}  # fmt: skip
+        names = {"projectId": "1", "id": f"id-{run.name}", "name": run.name}
+        names |= {"displayName": run.attributes.get("displayName"), "user": {"name": ENTITY, "username": ENTITY}}
+        kind = {"group": run.attributes.get("groupName"), "jobType": run.attributes.get("jobType"), "state": state}
+        times = {"createdAt": _WHEN, "heartbeatAt": f"{_WHEN}#{run.opened}"}  # each session changes the heartbeat
+        content = {"historyLineCount": len(run.history), "summaryMetrics": json.dumps(run.summary)}
+        empty = dict.fromkeys(("sweepName", "commit", "description", "notes", "historyKeys"))
+        fixed = {"readOnly": False, "systemMetrics": "{}", **empty}
+        return {**names, **kind, **times, **_tags_and_config(run), **content, **fixed}
 
     def _list_files(self, given: dict[str, Any]) -> Any:
         run = self.runs.get(given["name"])
@@ -193,8 +196,9 @@ class WandbServer:
     def _file(self, run: Run, name: str) -> dict[str, Any]:
         url, content = f"{self.url}/storage/run/{run.name}/{name}", run.files[name]
         digest = base64.b64encode(hashlib.md5(content).digest()).decode()
-        return {"id": name, "name": name, "url": url, "directUrl": url, "sizeBytes": len(content),
-                "mimetype": "application/json", "updatedAt": "2026-01-01T00:00:00Z", "md5": digest}  # fmt: skip
+        place = {"id": name, "name": name, "url": url, "directUrl": url}
+        about = {"sizeBytes": len(content), "md5": digest, "mimetype": "application/json", "updatedAt": _WHEN}
+        return {**place, **about}
 
     def _create_artifact(self, given: dict[str, Any]) -> Any:
         asked = given["input"]
@@ -215,8 +219,8 @@ class WandbServer:
         edges: list[dict[str, Any]] = []
         for asked in given["input"]["artifactFiles"]:
             artifact, name = asked["artifactID"], asked["name"]
-            node = {"storagePath": name, "uploadUrl": f"{self.url}/storage/artifact/{artifact}/{name}",
-                    "uploadHeaders": [], "uploadMultipartUrls": None, "artifact": {"id": artifact}}  # fmt: skip
+            upload = {"uploadUrl": f"{self.url}/storage/artifact/{artifact}/{name}", "uploadHeaders": []}
+            node = {"storagePath": name, **upload, "uploadMultipartUrls": None, "artifact": {"id": artifact}}
             edges.append({"node": node})
         return {"createArtifactFiles": {"files": {"edges": edges}}}
 
@@ -228,7 +232,7 @@ class WandbServer:
     # Files
 
     def stream(self, run: str, sent: dict[str, Any]) -> dict[str, Any]:
-        """The file stream: lines at their offsets, and that the run has ended."""
+        """Keep the lines of the file stream at their offsets, and the exit code once the client says that it ended."""
         with self.lock:
             known = self.runs[run]
             for name, chunk in (sent.get("files") or {}).items():
@@ -239,6 +243,7 @@ class WandbServer:
         return {"exitcode": None, "limits": {}}
 
     def put(self, kind: str, owner: str, name: str, content: bytes) -> None:
+        """Keep an uploaded file; `kind` is run, artifact or manifest, and `owner` the run's or artifact's name."""
         with self.lock:
             if kind == "run":
                 self.runs[owner].files[name] = content
@@ -248,23 +253,35 @@ class WandbServer:
                 self.artifacts[owner].manifest = content
 
 
+def operation_of(query: str) -> str:
+    """Return the name of the operation in a GraphQL query, or "?" if it has none."""
+    found = _OPERATION.search(query)
+    return found.group(1) if found else "?"
+
+
+def _tags_and_config(run: Run) -> dict[str, Any]:
+    return {"tags": run.attributes.get("tags") or [], "config": run.attributes.get("config") or "{}"}
+
+
 def _matches(run: Run, wanted: dict[str, Any]) -> bool:
-    """Of Mongo's language what this project asks."""
+    """Return whether a run passes a filter in MongoDB's language, of which this is the part that the project uses."""
     for key, value in wanted.items():
         if key == "$and":
             if not all(_matches(run, part) for part in value):
                 return False
             continue
-        held = run.attributes.get({"group": "groupName"}.get(key, key))
+        own = run.attributes.get({"group": "groupName"}.get(key, key))
         if isinstance(value, dict):
-            if "$in" not in value or held not in value["$in"]:
+            if "$in" not in value or own not in value["$in"]:
                 return False
-        elif held != value:
+        elif own != value:
             return False
     return True
 
 
 class _Handler(BaseHTTPRequestHandler):
+    """Translates HTTP requests into calls of the server's methods."""
+
     protocol_version = "HTTP/1.1"
     wandb: WandbServer
 
@@ -273,14 +290,13 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         if path == "/graphql":
             sent = json.loads(body)
-            found = _OPERATION.search(sent["query"])
-            if self._accepted(found.group(1) if found else "?"):
-                self._say(json.dumps(self.wandb.answer(sent["query"], sent.get("variables") or {})).encode())
+            if self._accepted(operation_of(sent["query"])):
+                self._send(json.dumps(self.wandb.answer(sent["query"], sent.get("variables") or {})).encode())
         elif self._accepted(f"POST {path}"):
             if fnmatchcase(path, "/files/*/*/*/file_stream"):
-                self._say(json.dumps(self.wandb.stream(path.split("/")[4], json.loads(body))).encode())
+                self._send(json.dumps(self.wandb.stream(path.split("/")[4], json.loads(body))).encode())
             else:  # the client's own telemetry
-                self._say(b"", 404)
+                self._send(b"", 404)
 
     def do_PUT(self) -> None:
         body = self._body()
@@ -288,7 +304,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._accepted(f"PUT {path}"):
             _, _, kind, owner, *name = path.split("/")
             self.wandb.put(kind, owner, "/".join(name), body)
-            self._say(b"")
+            self._send(b"")
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -297,17 +313,19 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.split("/")
         run = self.wandb.runs.get(parts[3]) if path.startswith("/storage/run/") else None
         content = run.files.get("/".join(parts[4:])) if run else None
-        self._say(content or b"", 200 if content is not None else 404)
+        self._send(content or b"", 200 if content is not None else 404)
 
     def _accepted(self, asked: str) -> bool:
+        """Note the request and return whether to answer it; if it is to be refused, send the failure."""
         self.wandb.seen.append(asked)
         time.sleep(self.wandb.delay)
         status = self.wandb.refuse(asked)
         if status is not None:
-            self._say(b'{"errors": [{"message": "not now"}]}', status)
+            self._send(b'{"errors": [{"message": "not now"}]}', status)
         return status is None
 
     def _body(self) -> bytes:
+        """Read the request's body, which may come in chunks."""
         if self.headers.get("Transfer-Encoding") == "chunked":
             parts: list[bytes] = []
             while size := int(self.rfile.readline().split(b";")[0], 16):
@@ -317,7 +335,7 @@ class _Handler(BaseHTTPRequestHandler):
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def _say(self, content: bytes, status: int = 200) -> None:
+    def _send(self, content: bytes, status: int = 200) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -329,7 +347,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def wandb_server(server: WandbServer | None = None):
-    """A server on a free port of this machine, gone at the end."""
+    """Run `server`, or a new one, on a free port of this machine while the context lasts."""
     server = server or WandbServer()
     handler = type("Handler", (_Handler,), {"wandb": server})
     http = ThreadingHTTPServer(("127.0.0.1", 0), handler)

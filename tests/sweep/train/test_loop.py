@@ -18,8 +18,9 @@ DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.
     16, 16, generator=torch.Generator().manual_seed(1)
 )
 VARIANCE = float((DATA - DATA.mean(0)).square().sum(1).mean())
-CONFIG = TrainConfig(steps=400, batch_size=32, lr=3e-3, resample_min_steps=100, resample_fraction=0.1,
-                     checkpoint_every=150)  # fmt: skip
+CONFIG = TrainConfig(
+    steps=400, batch_size=32, lr=3e-3, resample_min_steps=100, resample_fraction=0.1, checkpoint_every=150
+)
 
 
 def rows(indices):
@@ -61,7 +62,7 @@ def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
     assert reports[0].step == 350  # went on from step 300, not from 0
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
-    assert curve == whole_reports  # those from before the checkpoint too
+    assert curve == whole_reports  # the reports from before the checkpoint are there too
     if arm is LEARNED:
         assert torch.equal(whole.dictionary.support, resumed.dictionary.support)
         assert not torch.equal(whole.dictionary.support, arm.build(16, seed=0).dictionary.support)
@@ -139,11 +140,17 @@ def test_learning_rate_is_the_cosine_of_the_paper():
     assert config.resample_every == 1000
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"steps": 0}, "train.steps=0"), ({"lr": 0.0}, "train.lr=0.0"), ({"lr": math.nan}, "train.lr=nan"),
-    ({"lr_final": 1.0}, "train.lr_final=1.0"), ({"beta2": 1.0}, "train.beta2=1.0"),
-    ({"input_scale": "half"}, "train.input_scale=half"),
-])  # fmt: skip
-def test_settings_out_of_range(settings, message):
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"steps": 0}, "train.steps=0"),
+        ({"lr": 0.0}, "train.lr=0.0"),
+        ({"lr": math.nan}, "train.lr=nan"),
+        ({"lr_final": 1.0}, "train.lr_final=1.0"),
+        ({"beta2": 1.0}, "train.beta2=1.0"),
+        ({"input_scale": "half"}, "train.input_scale=half"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(TrainingError, match=message):
         TrainConfig(**settings)

@@ -1,4 +1,4 @@
-"""Several SAEs on one pass: each ends as it does alone, whatever becomes of the others."""
+"""Several SAEs trained on one stream of batches: each ends as it does alone, whatever becomes of the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from sae_core.arms import DenseTied, Dynamic, Expander
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.loop import Stopped, train, training
-from sweep.train.streams import Stream, drive
+from sweep.train.streams import BatchRequest, Stream, drive
 
 CPU = torch.device("cpu")
 RECIPE = TrainConfig(steps=120, batch_size=32, resample_min_steps=40, checkpoint_every=50)
@@ -47,10 +47,12 @@ def alone(arm, seed=0, config=RECIPE):
     return weights(sae), train(sae, pool.rows, 500, 16.0, config, seed, schedule=arm.schedule), weights(sae)
 
 
-def test_each_ends_as_it_does_alone_and_the_batches_are_read_once():
+def test_each_sae_ends_as_it_does_alone_and_batches_are_read_once():
     pool, saes = Pool(), [arm.build(16, 0) for arm in ARMS]
-    ended = drive([training(sae, stream(pool), 16.0, RECIPE, schedule=arm.schedule)
-                   for sae, arm in zip(saes, ARMS, strict=True)])  # fmt: skip
+    trainings = [
+        training(sae, stream(pool), 16.0, RECIPE, schedule=arm.schedule) for sae, arm in zip(saes, ARMS, strict=True)
+    ]
+    ended = drive(trainings)
     regrown = sum(bool(ARMS[2].schedule.count(step, 120, 5)) for step in range(1, 121))
     assert pool.reads == 120 + regrown and regrown > 0
     for sae, arm, result in zip(saes, ARMS, ended, strict=True):
@@ -69,16 +71,16 @@ def test_other_seeds_and_shorter_trainings_go_their_own_way():
         assert same(weights(sae), alone(ARMS[0], seed, config)[2])
 
 
-def test_one_that_fails_leaves_the_others_alone(tmp_path):
+def test_a_training_that_fails_leaves_the_others_alone(tmp_path):
     pool, saes = Pool(), [ARMS[0].build(16, 0) for _ in range(2)]
     wild = TrainConfig(steps=120, batch_size=32, lr=1e30, grad_clip=1e30, lr_final=0)
-    failed, fine = drive([training(saes[0], stream(pool, 0, wild), 16.0, wild),
-                          training(saes[1], stream(pool), 16.0, RECIPE)])  # fmt: skip
+    diverging = training(saes[0], stream(pool, 0, wild), 16.0, wild)
+    failed, fine = drive([diverging, training(saes[1], stream(pool), 16.0, RECIPE)])
     assert isinstance(failed, TrainingError) and not isinstance(fine, Exception)
     assert same(weights(saes[1]), alone(ARMS[0])[2])
 
 
-def test_one_that_was_killed_catches_up_on_the_same_pass(tmp_path):
+def test_a_training_that_was_stopped_catches_up_on_the_same_stream(tmp_path):
     checkpoint, pool = tmp_path / "checkpoint.pt", Pool()
     sae = ARMS[0].build(16, 0)
     asked = iter([False, True])
@@ -90,7 +92,7 @@ def test_one_that_was_killed_catches_up_on_the_same_pass(tmp_path):
     assert same(weights(saes[0]), alone(ARMS[0])[2]) and same(weights(saes[1]), alone(ARMS[1])[2])
 
 
-def test_a_batch_that_cannot_be_read_ends_those_who_want_it():
+def test_a_batch_that_cannot_be_read_ends_the_trainings_that_want_it():
     class Broken(Pool):
         def rows(self, indices):
             if self.reads == 30:
@@ -104,14 +106,14 @@ def test_a_batch_that_cannot_be_read_ends_those_who_want_it():
     assert same(weights(saes[2]), alone(ARMS[0])[2])
 
 
-def test_the_clock_of_each_stands_still_in_the_others_turn():
+def test_the_seconds_of_a_training_do_not_count_the_turns_of_others():
     pool, saes = Pool(), [ARMS[0].build(16, 0), DenseTied(4096, 4).build(16, 0)]
     started = time.perf_counter()
     small, large = drive([training(sae, stream(pool), 16.0, RECIPE) for sae in saes])
     assert small.seconds + large.seconds < time.perf_counter() - started
 
 
-def test_interrupts_go_through_and_close_everyone():
+def test_an_interrupt_passes_through_and_closes_every_training():
     closed = []
 
     def trainee(name):
@@ -122,8 +124,6 @@ def test_interrupts_go_through_and_close_everyone():
             closed.append(name)
 
     def waiting(name):
-        from sweep.train.streams import BatchRequest
-
         yield BatchRequest(stream(pool), len(closed))
         if name == "b":
             raise KeyboardInterrupt

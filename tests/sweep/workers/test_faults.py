@@ -1,6 +1,7 @@
-"""Whatever happens to a sweep, the same command ends it: each run once, as if nothing had happened.
+"""Whatever happens to a sweep, the same command completes it: each run once, as if nothing had happened.
 
-Real processes, killed or starved at exact points (`tests.sweep.killed`), against a sweep that nothing happened to.
+Real processes that are killed or find a full disk at exact points (`tests.sweep.killed`) are compared with a sweep that
+nothing happened to.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 import sweep.train.loop as train_module
 from sweep.activations.cache import CacheKey, open_pool
-from sweep.activations.local_copy import stage
+from sweep.activations.local_copy import copy_to_local_disk
 from sweep.launch import main
 from sweep.run import loaded as shared
 from sweep.store.records import read_record
@@ -35,7 +36,7 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, model_folders, text_file):
-    """Four runs, one after the other in one process."""
+    """Return a world in which four runs were carried out, one after the other in one process."""
     world = World(tmp_path_factory.mktemp("undisturbed"), model_folders["gpt_neox"], text_file)
     launched(world, *ALL)
     assert len(world.records()) == 4
@@ -44,14 +45,14 @@ def undisturbed(tmp_path_factory, model_folders, text_file):
 
 @pytest.fixture
 def world(tmp_path, undisturbed):
-    """A run store of its own, on the same activations."""
+    """Return a world with a run store of its own and the undisturbed one's activations."""
     world = World(tmp_path, None, None)
     world.common = [a.replace(str(undisturbed.runs), str(world.runs)) for a in undisturbed.common]
     return world
 
 
 def launched(world, *arguments, expected=0, **settings):
-    """(stdout, stderr) of a launch that ends with `expected`, and never with a traceback."""
+    """Launch, check that the exit code is `expected` and that there is no traceback, and return (stdout, stderr)."""
     code, out, err = world.sweep(*arguments, **settings)
     print(f"--- {code}\n{out}\n{err}")
     assert code == expected, err
@@ -60,7 +61,7 @@ def launched(world, *arguments, expected=0, **settings):
 
 
 def as_if_undisturbed(world, undisturbed, count, trained_once=True):
-    """`count` runs are complete, with the results of those that nothing happened to."""
+    """Check that `count` runs are complete, with the results of the runs that nothing happened to."""
     records = world.records()
     assert [record and record["status"] for record in records] == ["complete"] * count
     for record in records:
@@ -75,11 +76,12 @@ def as_if_undisturbed(world, undisturbed, count, trained_once=True):
 
 
 def trainings(folder):
+    """Return how often the run in `folder` began to train."""
     return (folder / "run.log").read_text().count(" training ")
 
 
 def holding(world, process, pattern="runs/*/checkpoint.pt"):
-    """(pid, run folder) of whoever works on the first run of which `pattern` appears."""
+    """Wait for a file of `pattern`; return (pid, run folder) of the process that works on that run."""
     world.until(pattern, process)
     folder = next(iter(world.folder.glob(pattern))).parent
     return json.loads((folder / "progress.json").read_text())["pid"], folder
@@ -87,13 +89,17 @@ def holding(world, process, pattern="runs/*/checkpoint.pt"):
 
 def test_killed_at_four_points_of_one_sweep_after_another(world, undisturbed):
     here = [f"cache_dir={world.folder / 'cache'}", *TWO]
-    points = ["sweep.activations.cache:_EntryWriter.add 3", "sweep.train.loop:train_step 150", "sweep.measures.measures:evaluate 1",
-              "replace:record.json 1"]  # fmt: skip
+    points = [
+        "sweep.activations.cache:_EntryWriter.add 3",
+        "sweep.train.loop:train_step 150",
+        "sweep.measures.measures:evaluate 1",
+        "replace:record.json 1",
+    ]
     for where in points:
         assert world.sweep(*here, happens=f"{where} kill")[0] == -signal.SIGKILL
         assert world.records() == []
     folder = next(world.runs.glob("*/lock")).parent
-    assert trainings(folder) == 3  # begun, gone on from the checkpoint twice
+    assert trainings(folder) == 3  # once from the start, twice from the checkpoint
     out, err = launched(world, *here)
     assert "[2/2]" in err
     as_if_undisturbed(world, undisturbed, 2, trained_once=False)
@@ -104,6 +110,7 @@ def test_killed_at_four_points_of_one_sweep_after_another(world, undisturbed):
 
 
 def other(world, folder):
+    """Return the folders of the other runs."""
     return [lock.parent for lock in world.runs.glob("*/lock") if lock.parent != folder]
 
 
@@ -122,7 +129,10 @@ def test_one_of_two_workers_is_killed_and_the_launch_ends_all_the_same(world, un
 
 @pytest.fixture
 def here(monkeypatch, capsys):
-    """A launch in this process, which has read nothing yet: for faults that need no process of their own."""
+    """Return a function that launches in this process, for faults that need no process of their own.
+
+    What earlier launches in this process have read is forgotten first.
+    """
     threads = torch.get_num_threads()
 
     def launch(world, *arguments, expected=0):
@@ -149,7 +159,7 @@ def here(monkeypatch, capsys):
 
 @contextmanager
 def small_disk(folder, size):
-    """A disk of `size` at `folder`; where this user may not mount one the test is skipped."""
+    """Mount a disk of `size` at `folder`; skip the test if this user may not."""
     folder.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True)
     if made.returncode:
@@ -165,9 +175,9 @@ def test_the_controller_is_killed_and_its_workers_and_a_new_launch_share_the_res
     holding(world, process)
     process.kill()
     out, err = launched(world, *ALL)
-    assert out.count("skipped: done") < 4  # the workers have ended what they had in hand
+    assert out.count("skipped: done") < 4  # the old workers end the runs that they had in hand
     as_if_undisturbed(world, undisturbed, 4)  # and no run was trained twice
-    process.communicate(timeout=30)  # the last worker has closed its end
+    process.communicate(timeout=30)  # returns when the last old worker has closed its output
 
 
 def test_the_same_sweep_twice_at_once_trains_each_run_once(world, undisturbed):
@@ -179,15 +189,16 @@ def test_the_same_sweep_twice_at_once_trains_each_run_once(world, undisturbed):
     as_if_undisturbed(world, undisturbed, 4)
 
 
-def test_a_full_disk_under_the_runs_costs_no_checkpoint_and_no_result(world, undisturbed):
+def test_a_full_disk_under_the_run_store_costs_no_checkpoint_and_no_result(world, undisturbed):
     with small_disk(world.runs, "2m"):
-        full = f"sweep.train.state:_State.save 2 fill={world.runs}"
+        full = f"sweep.train.state:TrainingState.save 2 fill={world.runs}"
         out, err = launched(world, *TWO, disabled=False, expected=1, happens=full)
         lines = [line for line in out.splitlines() if line.startswith(("failed: ", "not finished: "))]
         assert len(lines) == 2 and all("checkpoint.pt cannot be written: 0 bytes are free" in line for line in lines)
         assert err.count("tracking stopped for this run") <= 2
         (checkpoint,) = world.runs.glob("*/checkpoint.pt")
-        assert torch.load(checkpoint, weights_only=True)["step"] == 100  # the run is recorded as failed, or not at all
+        assert torch.load(checkpoint, weights_only=True)["step"] == 100
+        # A run is recorded as failed, or not at all.
         assert all(record["status"] == "failed" for record in world.records())
         (world.runs / BALLAST).unlink()
         out, err = launched(world, *TWO)
@@ -204,7 +215,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(world, here):
         assert out == "" and err.count("\n") == 1 and "No space left on device" in err
 
 
-def test_a_full_disk_under_the_activations_is_a_line_and_leaves_nothing_that_looks_whole(
+def test_a_full_disk_under_the_activations_is_one_line_and_leaves_nothing_that_looks_whole(
     world, undisturbed, here, monkeypatch
 ):
     with small_disk(world.folder / "cache", "300k") as cache:
@@ -214,7 +225,7 @@ def test_a_full_disk_under_the_activations_is_a_line_and_leaves_nothing_that_loo
         assert err.startswith("error: ") and err.count("\n") == 1 and f"cache_dir={cache}" in err, err
         (cache / BALLAST).unlink()
         real = os.posix_fallocate
-        with monkeypatch.context() as patch:  # as if another program took what was free when the sweep looked
+        with monkeypatch.context() as patch:  # another program seems to take what was free when the sweep looked
             patch.setattr(os, "posix_fallocate", lambda *args: (fill(cache), real(*args)))
             out, err = here(world, *elsewhere, expected=1)
         assert out.count(f"cache_dir={cache}: writing the activations failed (No space left on device)") == 1
@@ -247,7 +258,7 @@ def test_damaged_files_are_made_again(world, undisturbed, here):
 
 
 def flipped(file):
-    """One bit of a value, wherever from its middle on the file has one."""
+    """Flip one bit of a value in the second half of the file."""
     data = bytearray(file.read_bytes())
     places = range(len(data) // 2, len(data) - 4)
     data[next(i for i in places if len(set(data[i - 2 : i + 4])) > 4)] ^= 1  # padding is all zeros or all Z
@@ -255,16 +266,19 @@ def flipped(file):
 
 
 def torn(file):
+    """Keep the file's first half only."""
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def other_digit(file):
-    told = json.loads(file.read_text())
-    told["mean"][0] += 1e-3
-    file.write_text(json.dumps(told))
+    """Change a number of the manifest, which stays valid JSON."""
+    manifest = json.loads(file.read_text())
+    manifest["mean"][0] += 1e-3
+    file.write_text(json.dumps(manifest))
 
 
 def emptied(file):
+    """Leave no byte in the file."""
     file.write_bytes(b"")
 
 
@@ -350,7 +364,7 @@ def test_two_workers_make_one_local_copy(tmp_path, undisturbed):
                 copies.value += 1
             time.sleep(0.2)
 
-        stage(cache, key, tmp_path / "local", count)
+        copy_to_local_disk(cache, key, tmp_path / "local", count)
 
     processes = [fork.Process(target=copy) for _ in range(2)]
     for process in processes:
@@ -362,7 +376,7 @@ def test_two_workers_make_one_local_copy(tmp_path, undisturbed):
 
 
 def copied_sources(folder):
-    """The project's sources at `folder`, to be changed."""
+    """Copy the project's sources to `folder`, where a test can change them; return `folder`."""
     for part in ("sae_core", "sweep", "conf", "hydra_plugins", "tests"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
@@ -373,7 +387,7 @@ def change_code(root):
         source.write("# another comment\n")
 
 
-def test_other_code_between_launches_is_said(world, undisturbed):
+def test_code_that_changed_between_launches_is_noted(world, undisturbed):
     root = copied_sources(world.folder / "sources")
     assert world.sweep(*TWO, happens="sweep.train.loop:train_step 450 kill", root=root)[0] == -signal.SIGKILL
     (first,) = world.records()
@@ -389,7 +403,7 @@ def test_other_code_between_launches_is_said(world, undisturbed):
 
 
 @pytest.mark.slow
-def test_other_code_in_the_middle_of_a_launch_is_said(world, undisturbed):
+def test_code_that_changed_in_the_middle_of_a_launch_is_noted(world, undisturbed):
     root = copied_sources(world.folder / "sources")
     process = world.start(*JOBLIB, *TWO, root=root)
     world.until("runs/launches/*/work-0.json", process)
@@ -407,7 +421,7 @@ def test_other_code_in_the_middle_of_a_launch_is_said(world, undisturbed):
 @pytest.mark.slow
 def test_a_run_that_kills_every_worker_costs_no_other_run(world, undisturbed):
     root = copied_sources(world.folder / "sources")
-    stages = root / "sweep" / "stages.py"
+    stages = root / "sweep" / "run" / "stages.py"
     deadly = '    if job.title.startswith("dense_tied") and job.spec.seed == 0:\n        os.kill(os.getpid(), 9)\n'
     before = '    log(folder, f"training {job.title}")\n'
     assert before in stages.read_text()

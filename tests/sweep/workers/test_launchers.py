@@ -14,13 +14,14 @@ def world(tmp_path, model_folders, text_file):
     return World(tmp_path, model_folders["gpt_neox"], text_file)
 
 
-@pytest.mark.parametrize("launcher, settings", [
-    ("joblib", ["hydra.launcher.n_jobs=2", "threads=2"]),
-    ("submitit_local", ["launch.workers=2", "hydra.launcher.cpus_per_task=2", "threads=null"]),
-    pytest.param("ray", ["hydra.launcher.ray.init.num_cpus=4", "hydra.launcher.ray.remote.num_cpus=2", "threads=null"],
-                 marks=pytest.mark.ray),
-])  # fmt: skip
-def test_each_run_once_with_its_threads_and_failures_recorded(world, launcher, settings):
+JOBLIB = ["hydra.launcher.n_jobs=2", "threads=2"]
+SUBMITIT = ["launch.workers=2", "hydra.launcher.cpus_per_task=2", "threads=null"]
+RAY = ["hydra.launcher.ray.init.num_cpus=4", "hydra.launcher.ray.remote.num_cpus=2", "threads=null"]
+LAUNCHERS = [("joblib", JOBLIB), ("submitit_local", SUBMITIT), pytest.param("ray", RAY, marks=pytest.mark.ray)]
+
+
+@pytest.mark.parametrize("launcher, settings", LAUNCHERS)
+def test_each_run_is_trained_once_with_its_threads_and_failures_are_recorded(world, launcher, settings):
     code, out, err = world.sweep("-m", "d=2,3", *FAILING, f"hydra/launcher={launcher}", *settings)
     assert code == 1 and "Traceback" not in err and "arning" not in err, err
     records = world.records()

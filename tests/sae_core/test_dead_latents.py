@@ -1,26 +1,29 @@
+"""Dead latents are re-aimed, and nothing else is."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 
 from sae_core.arms import DenseWarmTied, Expander
-from sae_core.latents import resample_dead
+from sae_core.dead_latents import resample_dead
 
 
-def setup(arm):
+def sae_and_batch(arm):
+    """An SAE, activations, a reconstruction of zeros, and squared errors that are all on token 7."""
     sae = arm.build(16, seed=0)
     with torch.no_grad():
         sae.encoder.b_enc.fill_(0.3)
     h = torch.randn(32, 16, generator=torch.Generator().manual_seed(1))
     reconstruction = torch.zeros_like(h)
     errors = torch.zeros(32)
-    errors[7] = 2.0  # every sample is token 7
+    errors[7] = 2.0
     return sae, h, reconstruction, errors
 
 
 @pytest.mark.parametrize("arm", [Expander(64, 3, 4), DenseWarmTied(64, 4)], ids=lambda a: a.name)
 def test_dead_latents_are_aimed_at_the_residual_and_the_others_left_alone(arm):
-    sae, h, reconstruction, errors = setup(arm)
+    sae, h, reconstruction, errors = sae_and_batch(arm)
     firings = torch.full((64,), 5)
     firings[[2, 40]] = 4
     before = sae.dictionary.values.detach().clone()
@@ -38,7 +41,7 @@ def test_dead_latents_are_aimed_at_the_residual_and_the_others_left_alone(arm):
 
 
 def test_nothing_is_done_when_most_are_dead_or_nothing_is_wrong():
-    sae, h, reconstruction, errors = setup(Expander(64, 3, 4))
+    sae, h, reconstruction, errors = sae_and_batch(Expander(64, 3, 4))
     generator = torch.Generator().manual_seed(0)
     assert resample_dead(sae, torch.zeros(64, dtype=torch.int64), h - reconstruction, errors, generator) == 0
     assert resample_dead(sae, torch.full((64,), 9), h - reconstruction, errors, generator) == 0

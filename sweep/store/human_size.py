@@ -17,4 +17,5 @@ def human_size(n_bytes: float) -> str:
 
 
 def _digits(count: float) -> str:
+    """Return `count` with one decimal if it is below ten and not whole, else rounded to a whole number."""
     return f"{count:.1f}" if count < 10 and count != int(count) else f"{count:.0f}"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweep.store.sizes import human_size
+from sweep.store.human_size import human_size
 
 
 @pytest.mark.parametrize(
@@ -21,5 +21,5 @@ from sweep.store.sizes import human_size
         (3 << 40, "3.0 TiB"),
     ],
 )
-def test_bytes_in_words(n_bytes, words):
+def test_a_number_of_bytes_is_written_in_a_fitting_unit(n_bytes, words):
     assert human_size(n_bytes) == words

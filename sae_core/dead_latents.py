@@ -1,4 +1,4 @@
-"""Dead latents: who fired, and re-aiming those that did not (paper, section 2)."""
+"""Dead latents, and how training re-aims them (paper, section 2)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def resample_dead(
     squared_errors: torch.Tensor,
     generator: torch.Generator,
 ) -> int:
-    """Re-aim every latent with fewer than MIN_FIRINGS firings at a badly reconstructed sample; return how many.
+    """Re-aim every latent with fewer than MIN_FIRINGS firings at a badly reconstructed sample; return their number.
 
     Each takes the residual h - h_hat of a sample drawn with probability proportional to its squared error,
-    restricted to the latent's support, normalised, / sqrt(degree); its encoder bias becomes 0 (and its encoder row,
-    where it has one, the same direction). Adam's moments stay: those of a dead latent are already near 0.
+    restricted to the latent's support, normalised, / sqrt(degree). Its encoder bias becomes 0, and its encoder row,
+    where it has one, takes the same direction. Adam's moments stay: those of a dead latent are already near 0.
 
     Args:
         firings: int (n_latents,), how often each latent was among the k since the last check.
-        residual: (tokens, d_in), h - h_hat up to a positive factor; squared_errors: (tokens,).
+        residual: (tokens, d_in), h - h_hat up to a positive factor.
+        squared_errors: (tokens,), ||h - h_hat||^2 up to a factor.
+        generator: draws the samples.
     """
     dead = torch.nonzero(firings < MIN_FIRINGS).flatten()
     weights = squared_errors.double()

@@ -1,0 +1,53 @@
+"""The activations that a run trains on: made by one LM pass where the cache has none, opened, made again if damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
+from sweep.activations.local_copy import copy_to_local_disk
+from sweep.jobs.job import Job
+from sweep.run.loaded import lm_of, pool_of, train_windows_of
+from sweep.run.recording import log
+from sweep.store.progress import RunProgress
+
+
+def ready_pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -> Pool:
+    """Return the job's activations, opened. An entry or a local copy that turns out damaged is made again, once."""
+    try:
+        return _made_and_opened(job, device, say)
+    except DamagedEntryError as error:
+        log(folder, f"{error}; made again")
+        if job.cache_local is not None:  # the damage may be in the entry that the local copy was made from
+            with suppress(DamagedEntryError):
+                open_pool(job.cache_dir, job.spec.activations)
+        return _made_and_opened(job, device, say)
+
+
+def cache_keys(job: Job, layers: Sequence[int]) -> list[CacheKey]:
+    """Return the keys of the activation entries at `layers`; in all else they are the job's own."""
+    return [replace(job.spec.activations, layer=layer) for layer in layers]
+
+
+def _made_and_opened(job: Job, device: torch.device, say: RunProgress) -> Pool:
+    say("activations")
+    key, place = job.spec.activations, job.cache_local or job.cache_dir
+    if job.cache_local is None or not (job.cache_local / key.name).is_dir():
+        ensure_pools(
+            job.cache_dir,
+            cache_keys(job, job.layers_together),
+            lambda: (lm_of(job, device), train_windows_of(job)),
+            job.model.batch_size,
+            on_progress=lambda done, total: say("LM pass", done, total),
+            on_wait=lambda: say("waiting for another run's LM pass"),
+        )
+    if job.cache_local is not None:
+        copy_to_local_disk(job.cache_dir, key, job.cache_local, on_copy=lambda: say("copying activations"))
+    pool = pool_of(place, key)
+    assert pool is not None, "it has been made"
+    return pool

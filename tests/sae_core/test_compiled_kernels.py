@@ -1,0 +1,121 @@
+"""The compiled CPU kernels beyond the contract: bad rows, threads, instruction sets, and that they are built at all."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+import torch
+
+from sae_core.kernels import cpu, reference
+from sae_core.kernels.dispatch import BACKENDS, why_unavailable
+from tests.contracts.test_kernels import CPU, FAST, by_index, problem
+from tests.contracts.test_pursuits import PURSUITS, picks, residual_norms
+from tests.contracts.test_pursuits import problem as targets_and_atoms
+
+needs_compiled = pytest.mark.skipif("cpu" not in FAST, reason=f"cpu backend: {why_unavailable('cpu', CPU)}")
+
+
+@needs_compiled
+@pytest.mark.parametrize("wrong", [-1, 8, 60_000, 1 << 40])
+def test_compiled_kernels_refuse_rows_outside_the_input(wrong):
+    x, values, support, bias = problem(5, 8, 20, 2)
+    codes, indices = BACKENDS["cpu"].encode_topk(x, values, support, bias, 20)
+    support[3, 1] = wrong
+    with pytest.raises(IndexError, match="rows of the support"):
+        BACKENDS["cpu"].encode_topk(x, values, support, bias, 2)
+    with pytest.raises(IndexError, match="rows outside"):
+        BACKENDS["cpu"].decode(codes, indices, values, support, 8)
+
+
+def result_of_each_compiled_kernel(x, values, support, bias, k):
+    """The results of all compiled kernels; codes and indices come first."""
+    codes, indices = cpu.encode_topk(x, values, support, bias, k)
+    unit, inverse = cpu.unit_norm(values)
+    return (
+        codes,
+        indices,
+        cpu.encode_topk(x, reference.densify(values, support, x.shape[1]), None, bias, k)[1],
+        cpu.weighted_atoms(codes, indices, values, support, x.shape[1], x),
+        cpu.atom_products(x, indices, values, support),
+        cpu.atom_gradient(codes, indices, x, support, len(values)),
+        unit,
+        cpu.unit_norm_gradient(values, unit, inverse),
+    )
+
+
+@needs_compiled
+def test_compiled_results_do_not_depend_on_the_number_of_threads():
+    inputs = problem(150, 40, 3000, 5, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = result_of_each_compiled_kernel(*inputs, 24)
+        torch.set_num_threads(3)
+        for got, wanted in zip(result_of_each_compiled_kernel(*inputs, 24), alone, strict=True):
+            assert torch.equal(got, wanted)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_compiled_instruction_sets_agree(level, dtype):
+    inputs = problem(75, 37, 3000, 5, dtype)
+    wanted = result_of_each_compiled_kernel(*inputs, 24)
+    try:
+        if cpu.limit_instructions(level) != level:
+            pytest.skip("this machine lacks the instruction set")
+        got = result_of_each_compiled_kernel(*inputs, 24)
+    finally:
+        cpu.limit_instructions(2)
+    assert torch.equal(got[2].sort(1).values, wanted[2].sort(1).values)  # picks may come in another order
+    for results in zip(got, wanted, strict=True):
+        if results[0].shape == got[1].shape and results[0].is_floating_point():  # it has one value for each pick
+            results = by_index(results[0], got[1])[0], by_index(results[1], wanted[1])[0]
+        if results[0].is_floating_point():
+            torch.testing.assert_close(*results)
+    assert torch.equal(got[1].sort(1).values, wanted[1].sort(1).values)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None, reason="no g++ on Linux")
+def test_the_compiled_backend_is_there_where_a_compiler_is():
+    """A build that breaks is easily overlooked, because torch_gather computes instead; here it fails."""
+    assert why_unavailable("cpu", CPU) is None
+
+
+@needs_compiled
+@pytest.mark.parametrize("name", [*PURSUITS])
+@pytest.mark.parametrize("degree", [3, 9, None])
+def test_compiled_results_depend_neither_on_threads_nor_on_instructions(name, degree):
+    x, values, support = targets_and_atoms(75, 96, 500, degree)
+
+    def pursue():
+        return PURSUITS[name](BACKENDS["cpu"], x, values, support, 12)
+
+    wanted, threads = pursue(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        found = pursue()
+        assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+        torch.set_num_threads(threads)
+        for level in (0, 1):
+            if cpu.limit_instructions(level) == level:
+                found = pursue()
+                assert picks(found) == picks(wanted)
+                torch.testing.assert_close(*(residual_norms(x, f, values, support) for f in (found, wanted)))
+    finally:
+        torch.set_num_threads(threads)
+        cpu.limit_instructions(2)
+
+
+@needs_compiled
+def test_matching_pursuit_on_dense_atoms_is_the_same_with_and_without_their_gram_matrix(monkeypatch):
+    x, values, _ = targets_and_atoms(40, 30, 90, None)
+    with_gram = cpu.matching_pursuit(x, values, None, 6, True, True)
+    monkeypatch.setattr(cpu, "_GRAM_VALUES", 0)
+    without = cpu.matching_pursuit(x, values, None, 6, True, True)
+    assert torch.equal(with_gram[1], without[1])
+    torch.testing.assert_close(with_gram[0], without[0])
