@@ -1,1 +1,1 @@
-"""Run records -> tidy table -> figure. Never imports torch."""
+"""The analysis of run records: from records to tidy tables, and from tables to figures. It never imports torch."""

@@ -1,4 +1,4 @@
-"""`python -m analysis NAME [--runs SOURCE] [--out DIR]`: regenerate figures and tables from run records alone."""
+"""The command line `python -m analysis NAME [--runs SOURCE] [--out DIR]`: figures and tables from run records alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
-_STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # the commands with --x and --y: their own x
-_EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or the word {EMBEDDED}: records
-of the embedded LM that ship with the project. `python -m analysis NAME --help` shows the options of one."""
+_STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # command with --x and --y: its default x
+_EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or the word {EMBEDDED} for the
+records of the embedded LM that ship with the project. `python -m analysis NAME --help` shows a command's options."""
 
-_ARMS_HELP = """arms to show, * allowed (default: those that can be read together; of the frontier expander,
+_ARMS_HELP = """arms to show, * allowed (default: those that can be read together; for the frontier these are expander,
 dense_matched, dense_tied, dense_warmtied, pca and the best other support)"""
 
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         return args.act(args)
     except NoRunsError as error:
         print(f"error: {error}", file=sys.stderr)
-    except BrokenPipeError:  # whoever reads the paths has read enough
+    except BrokenPipeError:  # the program that reads the paths, such as `head`, has closed the pipe
         sys.stdout = None
     except OSError as error:
         print(f"error: --out {args.out} cannot be written ({error.strerror})", file=sys.stderr)
@@ -37,13 +37,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw(args: argparse.Namespace) -> int:
-    """One figure or table."""
+    """Write one figure or table and print the paths of its files."""
     _make(args, {args.name: CATALOGUE[args.name]})
     return 0
 
 
 def draw_all(args: argparse.Namespace) -> int:
-    """All that the records have something for; what they have not is a note each."""
+    """Write every figure and table that the records have something for; print a note about each of the others."""
     reasons = _make(args, {**CATALOGUE, **FOR_ALL}, go_on=True)
     if len(reasons) == len(CATALOGUE):
         raise NoRunsError(next(iter(reasons.values())))
@@ -53,11 +53,21 @@ def draw_all(args: argparse.Namespace) -> int:
 
 
 def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = False) -> dict[str, str]:
-    """Make and write each entry from one reading of the records; returns why some were not made, where they may be."""
+    """Make and write each entry from one reading of the records.
+
+    Args:
+        go_on: go on where the records have nothing for an entry.
+
+    Returns:
+        by name of an entry that was not made, the reason.
+
+    Raises:
+        NoRunsError: the records have nothing for an entry, and `go_on` is False.
+    """
     from analysis.output import Options, write
     from analysis.read.records import Records
 
-    records = _asked(Records.read(_source(args)), args)
+    records = _chosen_records(Records.read(_source(args)), args)
     options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto)
     reasons: dict[str, str] = {}
     for name, entry in entries.items():
@@ -71,25 +81,26 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     return reasons
 
 
-def _asked(records: Records, args: argparse.Namespace) -> Records:
+def _chosen_records(records: Records, args: argparse.Namespace) -> Records:
+    """Return the records that --layer, --k and --study leave."""
     records = records.at(args.layer, args.k)
     return records.of(args.study) if args.study else records
 
 
 def report(args: argparse.Namespace) -> int:
-    """One HTML file of everything."""
+    """Write everything into one HTML file and print its path."""
     from analysis.output import Options
     from analysis.page.write import not_complete, write_report
     from analysis.read.records import Records
 
     records = Records.read(_source(args))
     left_out = not_complete(records)
-    print(write_report(_asked(records, args), Options(_names(args.arms)), args.out, left_out))
+    print(write_report(_chosen_records(records, args), Options(_names(args.arms)), args.out, left_out))
     return 0
 
 
 def pack(args: argparse.Namespace) -> int:
-    """Records as one file."""
+    """Write the records as one file and print how many they are."""
     from analysis.read.packing import pack as pack_records
 
     count = pack_records(_source(args), args.out)
@@ -98,7 +109,7 @@ def pack(args: argparse.Namespace) -> int:
 
 
 def latents(args: argparse.Namespace) -> int:
-    """A page of contexts, and its first few latents on the terminal."""
+    """Write a page of latents with their contexts, and print the first few latents and the page's path."""
     from analysis.contexts import plain_text, write_latents
 
     if not args.run.startswith("run=") or "/" in args.run:
@@ -117,6 +128,7 @@ def _source(args: argparse.Namespace) -> Source:
 
 
 def _names(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
@@ -139,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="one HTML file to look around in: figures, tables, latents, runs")
     command.set_defaults(act=report)
     _drawing_options(command)
-    _latents_parser(commands.add_parser("latents", help="what latents fire at, as text to read"))
+    _latents_parser(commands.add_parser("latents", help="the texts at which latents fire, as a page to read"))
     command = commands.add_parser("pack", help="write the records as one file that --runs takes")
     command.set_defaults(act=pack)
     _source_options(command)
@@ -166,8 +178,10 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
 
 def _source_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, or {EMBEDDED} (default: runs)")
-    command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="runs in Weights & Biases instead")
-    command.add_argument("--group", nargs="+", default=[], metavar="SWEEP", help="of them those of these sweeps alone")
+    command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="read runs from Weights & Biases instead")
+    command.add_argument(
+        "--group", nargs="+", default=[], metavar="SWEEP", help="with --wandb: only runs of these sweeps"
+    )
 
 
 def _axis_options(command: argparse.ArgumentParser, default: str) -> None:
@@ -177,7 +191,7 @@ def _axis_options(command: argparse.ArgumentParser, default: str) -> None:
 
 def _frontier_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--published", action="store_true", help="overlay the paper's own points")
-    command.add_argument("--pareto", action="store_true", help="in each panel the best of any k, n, d and arm")
+    command.add_argument("--pareto", action="store_true", help="draw into each panel the best of any k, n, d and arm")
 
 
 def _latents_parser(command: argparse.ArgumentParser) -> None:
@@ -185,8 +199,8 @@ def _latents_parser(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="run=ID", help="the run; it needs contexts (sweep.evaluate eval.contexts=5)")
     command.add_argument("--runs", default="runs", help="folder of runs (default: runs)")
     command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
-    command.add_argument("--latent", type=int, nargs="+", default=[], help="which ones (default: all kept)")
-    command.add_argument("--top", type=int, default=5, help="contexts of each (default: 5)")
+    command.add_argument("--latent", type=int, nargs="+", default=[], help="the latents to write (default: all kept)")
+    command.add_argument("--top", type=int, default=5, help="contexts of each latent (default: 5)")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,30 @@
-"""The arms: what they are called in figures, which family each is of, and one colour each, the same in every figure.
+"""The arms as figures and tables show them: families, names for people, and a colour and marker that never change.
 
-A label is `base`, then `+pursuit` where a pursuit trained it, then `-8bit` where its values are rounded:
-`expander+mp_refit-4bit`. An arm that is not listed here is drawn too, by its own name.
+A label follows the naming rule of `sae_core.arms`: the base arm's name, then `+pursuit` where a pursuit trained it,
+then `-8bit` where its decoder values were rounded to 8 bits, as in `expander+mp_refit-4bit`. `Arm.label` writes a label
+and `parse` reads one. An arm that is not listed here is drawn too, under its own name.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 from zlib import crc32
 
 SPARSE = ("expander", "expander_balanced", "clustered", "banded", "pruned_retuned", "dynamic", "frozen_random")
-DENSE = ("dense_tied", "dense_warmtied", "dense_randinit")  # all n latents: ignore d, a level to reach
+DENSE = ("dense_tied", "dense_warmtied", "dense_randinit")  # all n latents: no d, drawn as a level to reach
 MATCHED = (
-    "dense_matched", "dense_matched_parameters", "dense_matched_bytes",
-    "dense_matched_own", "dense_matched_own_parameters", "dense_matched_own_bytes",
-)  # fmt: skip
+    "dense_matched",
+    "dense_matched_parameters",
+    "dense_matched_bytes",
+    "dense_matched_own",
+    "dense_matched_own_parameters",
+    "dense_matched_own_bytes",
+)
 PCA, FROZEN = "pca", "frozen_random"
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
+FLOAT_BITS = 32  # bits of a decoder value that was not rounded
+_ONE_SHOT = "topk"  # the encoder that a record names, or leaves out, where no pursuit trained the arm
 
 _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), marker
     "expander": ("expander", "#0072B2", "o"),
@@ -39,40 +45,50 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
     "dense_matched_own_bytes": ("dense own, equal bytes", "#311B92", "*"),
     "pca": ("PCA (not sparse)", "#B0A160", "_"),
 }
-_LABEL = re.compile(r"(?P<base>[^+]+?)(\+(?P<pursuit>[^-]+))?(-(?P<bits>\d+)bit)?")
 
 
 class Arm(NamedTuple):
-    base: str
-    pursuit: str | None  # what trained it, where that is not the one-shot encoder
-    bits: int | None  # of each stored value, where rounded
+    """The parts that an arm's label is made of."""
+
+    base: str  # the arm's name without pursuit and rounding
+    pursuit: str | None  # the pursuit that trained it; None for the one-shot encoder
+    bits: int | None  # bits that each decoder value was rounded to; None where they were not rounded
+
+    @property
+    def label(self) -> str:
+        """The label that records and figures know the arm by."""
+        pursuit = f"+{self.pursuit}" if self.pursuit else ""
+        return self.base + pursuit + (f"-{self.bits}bit" if self.bits else "")
+
+
+def described(sae: Mapping[str, Any]) -> Arm:
+    """Return the parts of the arm that a record's `spec["sae"]` describes."""
+    trained = sae.get("of") or sae  # a rounded arm holds the arm that was rounded in `of`
+    pursuit = trained.get("encoder", _ONE_SHOT)
+    return Arm(trained["arm"], None if pursuit == _ONE_SHOT else pursuit, sae.get("bits"))
 
 
 def parse(label: str) -> Arm:
-    """The parts of a label."""
-    found = _LABEL.fullmatch(label)
-    if found is None:
-        return Arm(label, None, None)
-    bits = found["bits"]
-    return Arm(found["base"], found["pursuit"], int(bits) if bits else None)
+    """Return the parts of a label: the inverse of `Arm.label`, for places that have the label but no record."""
+    trained, dash, rounding = label.rpartition("-")
+    bits = rounding.removesuffix("bit")
+    rounded = bool(trained and dash) and rounding != bits and bits.isdecimal()
+    base, _, pursuit = (trained if rounded else label).partition("+")
+    return Arm(base, pursuit or None, int(bits) if rounded else None)
 
 
 def base(label: str) -> str:
+    """Return the name of the base arm, without pursuit and rounding."""
     return parse(label).base
 
 
 def unrounded(label: str) -> str:
-    """The label of the arm that was rounded, or the arm's own."""
-    return label.split("-")[0]
-
-
-def plain(label: str) -> bool:
-    """Whether the arm is neither trained by pursuit nor rounded."""
-    return parse(label)[1:] == (None, None)
+    """Return the label of the arm that was rounded, or `label` itself where none was."""
+    return parse(label)._replace(bits=None).label
 
 
 def display(label: str) -> str:
-    """The arm's name for people."""
+    """Return the arm's name for people."""
     arm = parse(label)
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
     name += f", trained by {arm.pursuit}" if arm.pursuit else ""
@@ -80,37 +96,40 @@ def display(label: str) -> str:
 
 
 def colour(label: str) -> str:
-    """#rrggbb; an arm trained by pursuit has a paler one of its base's hue."""
+    """Return the arm's colour as #rrggbb; an arm trained by pursuit has a paler one of its base arm's hue."""
     arm = parse(label)
-    # Of an unknown arm a dark one that is steady over runs and machines, unlike hash().
+    # An unknown arm gets a dark colour that is the same in every run and on every machine, unlike one from hash().
     own = _DRAWN[arm.base][1] if arm.base in _DRAWN else f"#{crc32(arm.base.encode()) & 0x7F7F7F:06x}"
     return _paler(own) if arm.pursuit else own
 
 
 def marker(label: str) -> str:
+    """Return the matplotlib marker of the base arm, "H" for an unknown one."""
     return _DRAWN[base(label)][2] if base(label) in _DRAWN else "H"
 
 
-def has_degree(label: str, degree: int, d_in: int, n_latents: int, n: int) -> bool:
-    """Whether the d asked for shaped the SAE: of known arms by name, of others by whether they differ from dense."""
-    known = base(label)
-    if known in _DRAWN:
-        return known not in (*DENSE, PCA)
+def has_degree(base_arm: str, degree: int, d_in: int, n_latents: int, n: int) -> bool:
+    """Return whether the d asked for shaped the SAE.
+
+    For known arms the name decides; for others whether the sizes differ from those of a dense SAE with n latents.
+    """
+    if base_arm in _DRAWN:
+        return base_arm not in (*DENSE, PCA)
     return degree < d_in or n_latents != n
 
 
 def in_order(labels: Iterable[str]) -> list[str]:
-    """Distinct labels in this module's order, variants behind their base; unknown arms last."""
+    """Return the distinct labels in this module's order: variants behind their base arm, unknown arms last."""
     order = list(_DRAWN)
 
     def place(label: str) -> tuple[int, str, str, int]:
         arm = parse(label)
         rank = order.index(arm.base) if arm.base in order else len(order)
-        return rank, arm.base, arm.pursuit or "", -(arm.bits or 32)
+        return rank, arm.base, arm.pursuit or "", -(arm.bits or FLOAT_BITS)
 
     return sorted(set(labels), key=place)
 
 
 def _paler(colour: str) -> str:
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(part + 0.42 * (255 - part)):02x}" for part in parts)
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(channel + 0.42 * (255 - channel)):02x}" for channel in channels)

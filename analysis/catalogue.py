@@ -1,4 +1,7 @@
-"""Every figure and table by name. Modules are named, not imported: --help and mistakes need not wait for pandas."""
+"""The catalogue of figures and tables by name.
+
+It names modules and does not import them, so that --help and mistakes need not wait for pandas.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,41 @@ if TYPE_CHECKING:
 
 
 class Entry(NamedTuple):
-    module: str
+    """A figure or table, and the function that makes it of records."""
+
+    module: str  # under `analysis`
     function: str
-    help: str
+    help: str  # one line for the command line
 
     def load(self) -> Make:
+        """Import the module and return the function."""
         return getattr(import_module(f"analysis.{self.module}"), self.function)
 
 
 CATALOGUE = {
     "frontier": Entry("commands", "frontier", "what each arm preserves against what it stores"),
-    "pareto": Entry("commands", "pareto", "the runs that no other beats, of any k, n, d and arm: what a search found"),
-    "dominance": Entry("commands", "dominance", "at so many stored bytes and multiply-adds, who preserves the most"),
+    "pareto": Entry(
+        "commands", "pareto", "the runs of any k, n, d and arm that no other run beats, as a search finds them"
+    ),
+    "dominance": Entry(
+        "commands", "dominance", "the arm that preserves the most at given stored bytes and multiply-adds"
+    ),
     "wins": Entry("commands", "wins", "arm against arm: paired difference, cells won of cells"),
     "matched": Entry("commands", "matched", "expander against dense at equal values, parameters and bytes"),
     "supports": Entry("commands", "supports", "every kind of support, and its difference to the expander's"),
     "masks": Entry("commands", "masks", "expander, clustered and pruned supports: CE recovered and dead latents"),
     "bits": Entry("commands", "bits", "arms at 32, 8 and 4 bits against stored bytes"),
     "amortisation": Entry("commands", "amortisation", "what reading codes by pursuit adds, and what it costs"),
-    "throughput": Entry("commands", "throughput", "tokens a second against relative error, by way of reading codes"),
-    "certificates": Entry(
-        "commands", "certificates", "the identifiability and OMP ratios of each dictionary against k"
+    "throughput": Entry(
+        "commands", "throughput", "tokens a second against relative error, for each way of reading codes"
     ),
+    "certificates": Entry("commands", "certificates", "identifiability and OMP ratios of each dictionary against k"),
     "recovery": Entry("commands", "recovery", "phase transitions of synthetic recovery"),
     "learning_curves": Entry("commands", "learning_curves", "FVU and dead latents against training tokens"),
     "data_efficiency": Entry("commands", "data_efficiency", "CE recovered against the tokens in the training pool"),
     "layers": Entry("commands", "layers", "CE recovered layer by layer"),
     "seeds": Entry("commands", "seeds", "how far seeds spread, per arm (cells with five seeds or more)"),
-    "latents_summary": Entry("commands", "latents_summary", "dead, novel, steady, diverse latents per arm"),
+    "latents_summary": Entry("commands", "latents_summary", "dead, novel, reliable and diverse latents per arm"),
     "table1": Entry("latex.paper", "table1", "relative error and CE recovered at small, middle, large d and dense"),
     "table2": Entry("latex.deployment", "table2", "what each arm stores: values, indices, biases, the file"),
     "table3": Entry("latex.deployment", "table3", "own encoder and OMP, with the paired gain"),
@@ -49,5 +59,5 @@ CATALOGUE = {
     "table10": Entry("latex.paper", "table10", "the grid of d and k: CE recovered, relative error, dead latents"),
 }
 
-# What `all` makes in place of an entry: the frontier over each storage axis.
+# Entries that `all` makes in place of the ones above: the frontier over each storage axis.
 FOR_ALL = {"frontier": Entry("commands", "frontiers", "")}

@@ -1,7 +1,8 @@
-"""The commands that draw: from records to a table, and from the table to its figure."""
+"""The commands that draw: each makes a table of the records, and a figure of the rows that are readable together."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,9 @@ from analysis.draw.pursuits import amortisation_figure, certificates_figure, rec
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.draw.wins import wins_figure
-from analysis.frames import dicts, groups, mean_by, part, where
+from analysis.frames import among, dicts, groups, mean_by, part, plain, where
 from analysis.latex.latents import latents_latex
-from analysis.latex.verdicts import comparable_arms, dominance_latex, wins_latex
+from analysis.latex.verdicts import dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, drawn
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
@@ -29,7 +30,7 @@ from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
 from analysis.tables.latents import summary_table
-from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.paper import three_degrees
 from analysis.tables.pareto import as_csv, pareto_table
 from analysis.tables.pursuits import (
@@ -39,20 +40,24 @@ from analysis.tables.pursuits import (
     recovery_table,
     throughput_table,
 )
-from analysis.tables.wins import wins_table
+from analysis.tables.wins import comparable_arms, wins_table
 
-_BITS = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}
+_BITS_LOOK = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}  # bits of a value: marker, line
 
 
-def frontier(records: Records, options: Options, say: bool = True) -> list[Output]:
-    """One frontier; axes other than the default ones are part of its name. `say`: name what its figure leaves out."""
+def frontier(records: Records, options: Options, notes: bool = True) -> list[Output]:
+    """Return the frontier over one storage axis; other axes than the default ones are added to its file name.
+
+    Args:
+        notes: whether standard error says which panels the figure leaves out.
+    """
     x, y = options.x or "compression", options.y
     if options.published and (x, y) != ("compression", "ce_recovered"):
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
-    # Every arm goes into the CSV, those that are readable together into the figure.
+    # The CSV has every arm, the figure those that are readable together.
     table = chosen(frontier_table(records.runs, x, y), options)
-    shown = readable("frontier", drawn(table, options, readable_arms(records.runs)), say=say)
-    name = _on_axes("frontier", x, y, "compression")
+    shown = readable("frontier", drawn(table, options, readable_arms(records.runs)), notes=notes)
+    name = _name_with_axes("frontier", x, y, "compression")
     name += "-published" if options.published else ""
     name += "-pareto" if options.pareto else ""
     best = pareto_table(chosen(records.everything, options), x, y) if options.pareto else None
@@ -64,85 +69,100 @@ def frontier(records: Records, options: Options, say: bool = True) -> list[Outpu
 
 
 def frontiers(records: Records, options: Options) -> list[Output]:
-    """The frontier over each storage axis, for `all`."""
-    found = [Options(options.arms, x=x) for x in X_AXES]
-    return [output for i, one in enumerate(found) for output in frontier(records, one, say=i == 0)]
+    """Return the frontier over each storage axis, for the command `all`."""
+    each = [Options(options.arms, x=x) for x in X_AXES]
+    return [output for i, one in enumerate(each) for output in frontier(records, one, notes=i == 0)]
 
 
 def pareto(records: Records, options: Options) -> list[Output]:
-    """All runs of a (model, layer) in one panel; axes other than the default ones are part of the name."""
+    """Return the Pareto set, with all runs of a (model, layer) in one panel.
+
+    Other axes than the default ones are added to the file name.
+    """
     x = options.x or "stored_bytes"
     table = pareto_table(chosen(records.everything, options), x, options.y)
     figure = pareto_figure(table, x, options.y)
-    return [Output(_on_axes("pareto", x, options.y, "stored_bytes"), as_csv(table, x, options.y), figure)]
+    name = _name_with_axes("pareto", x, options.y, "stored_bytes")
+    return [Output(name, as_csv(table, x, options.y), figure)]
 
 
-def _on_axes(name: str, x: str, y: str, own_x: str) -> str:
-    return name + ("" if x == own_x else f"-{x}") + ("" if y == "ce_recovered" else f"-{y}")
+def _name_with_axes(name: str, x: str, y: str, default_x: str) -> str:
+    return name + ("" if x == default_x else f"-{x}") + ("" if y == "ce_recovered" else f"-{y}")
 
 
 def dominance(records: Records, options: Options) -> list[Output]:
-    """A figure per (model, layer, n), one table of all."""
+    """Return a figure of the dominance table per (model, layer, n), and one table of all of them."""
     readings = chosen(records.readings, options)
     table = dominance_table(readings)
     cells = pd.MultiIndex.from_frame(part(readable("dominance", readings), CELL))
     shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
-    panels = groups(shown, PANEL)
-    figures = [(_named("dominance", key, len(panels)), rows) for key, rows in panels]
-    outputs = [Output(name, rows, dominance_figure(rows)) for name, rows in figures]
-    if len(outputs) == 1 and len(shown) == len(table):
+    panels = groups(shown, MODEL_LAYER_N)
+    names = ["dominance" if len(panels) == 1 else _name_with_panel("dominance", panel) for panel, _ in panels]
+    outputs = [Output(name, rows, dominance_figure(rows)) for name, (_, rows) in zip(names, panels, strict=True)]
+    if len(outputs) == 1 and len(shown) == len(table):  # one figure shows every row: both go under one name
         return [outputs[0]._replace(latex=dominance_latex(table))]
     return [Output("dominance", table, latex=dominance_latex(table)), *outputs]
 
 
-def _named(name: str, panel: tuple[Any, ...], panels: int) -> str:
-    return name if panels == 1 else f"{name}-{panel[0]}-L{panel[1]}-n{panel[2]}"
+def _name_with_panel(name: str, panel: tuple[Any, ...]) -> str:
+    model, layer, n = panel
+    return f"{name}-{model}-L{layer}-n{n}"
 
 
 def amortisation(records: Records, options: Options) -> list[Output]:
-    table = amortisation_table(chosen(records.readings, options))
-    shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    shown = readable("amortisation", shown)
+    """Return the gain of reading codes by pursuit, and its cost."""
+    readings = chosen(records.readings, options)
+    table = amortisation_table(readings)
+    shown = readable("amortisation", _default_readings(table, readings, records, options))
     return [Output("amortisation", table, amortisation_figure(shown) if len(shown) else None)]
 
 
 def throughput(records: Records, options: Options) -> list[Output]:
-    table = throughput_table(chosen(records.readings, options))
-    shown = table if options.arms else readable_readings(table, readable_arms(records.runs))
-    shown = readable("throughput", shown)
+    """Return tokens a second against relative error for each way of reading codes."""
+    readings = chosen(records.readings, options)
+    table = throughput_table(readings)
+    shown = readable("throughput", _default_readings(table, readings, records, options))
     return [Output("throughput", table, throughput_figure(shown) if len(shown) else None)]
 
 
+def _default_readings(table: pd.DataFrame, readings: pd.DataFrame, records: Records, options: Options) -> pd.DataFrame:
+    """Return the rows of the arms asked for; where none were asked for, of those that a figure of readings shows."""
+    return table if options.arms else readable_readings(table, readable_arms(records.runs), readings)
+
+
 def certificates(records: Records, options: Options) -> list[Output]:
+    """Return the identifiability and OMP ratios of each dictionary; the figure shows the expander by default."""
     table = certificates_table(chosen(records.runs, options))
-    shown = drawn(table, options, ["expander"])
-    shown = readable("certificates", shown)
+    shown = readable("certificates", drawn(table, options, ["expander"]))
     return [Output("certificates", table, certificates_figure(shown) if len(shown) else None)]
 
 
 def recovery(records: Records, options: Options) -> list[Output]:
+    """Return the phase transitions of the synthetic experiments; they have no arms to choose from."""
     table = recovery_table(records.recovery)
     return [Output("recovery", table, recovery_figure(table))]
 
 
 def masks(records: Records, options: Options) -> list[Output]:
+    """Return CE recovered and dead latents of the expander, clustered and pruned supports against d."""
     runs = chosen(records.runs, options)
     table = masks_table(runs)
     windows = sorted(set(runs["dead_window_tokens"])) if "dead_window_tokens" in runs else []
-    on = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
-    titles = {"dead_fraction": f"dead latents (share{on})"}
+    window = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
+    titles = {"dead_fraction": f"dead latents (share{window})"}
     shown = readable("masks", table)
-    return [Output("masks", table, _lines(shown, "d", D_LABEL, _with_cost(table), titles=titles))]
+    return [Output("masks", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table), titles=titles))]
 
 
 def supports(records: Records, options: Options) -> list[Output]:
+    """Return CE recovered of every kind of support against d, and its difference to the expander's."""
     table = supports_table(chosen(records.runs, options))
     shown = readable("supports", table)
-    return [Output("supports", table, _lines(shown, "d", D_LABEL, _with_cost(table)))]
+    return [Output("supports", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table)))]
 
 
-def _with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
-    """Arms' own styles; one that trained on more tokens than the expander says how many times as many."""
+def _styles_with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
+    """Return the arms' styles; a label says how many times as many tokens as the expander the arm trained on."""
     tokens = {row["arm"]: row["train_tokens"] for row in dicts(mean_by(table, ["arm"], ["train_tokens"]))}
     least = tokens.get("expander", min(tokens.values()))
 
@@ -155,76 +175,76 @@ def _with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
 
 
 def matched(records: Records, options: Options) -> list[Output]:
+    """Return the difference of the expander to dense SAEs at equal values, parameters and bytes against d."""
     table = matched_table(chosen(records.readings, options))
-    titles = {what: f"CE recovered, expander minus dense,\n{_way(what)}" for what in table[WHAT].unique()}
-    figure = _lines(readable("matched", table), "d", D_LABEL, titles=titles)
-    return [Output("matched", table, figure)]
-
-
-def _way(what: str) -> str:
-    return what.removeprefix("difference").lstrip(", ")
+    ways = {what: what.removeprefix("difference").lstrip(", ") for what in table[WHAT].unique()}
+    titles = {what: f"CE recovered, expander minus dense,\n{way}" for what, way in ways.items()}
+    return [Output("matched", table, _lines(readable("matched", table), "d", D_LABEL, titles=titles))]
 
 
 def bits(records: Records, options: Options) -> list[Output]:
+    """Return CE recovered of arms at 32, 8 and 4 bits against stored bytes."""
     table = bits_table(chosen(records.runs, options))
 
     def style(row: dict[str, Any]) -> Style:
-        marker, line = _BITS.get(row["bits"], ("D", "-."))
+        marker, line = _BITS_LOOK.get(row["bits"], ("D", "-."))
         label = f"{arms.display(row['base'])}, {row['bits']} bits"
-        return Style(label, arms.colour(row["base"]), marker, line, hollow=row["bits"] != 32)
+        return Style(label, arms.colour(row["base"]), marker, line, hollow=row["bits"] != arms.FLOAT_BITS)
 
-    figure = _lines(
-        readable("bits", table), "artifact_bytes", "stored bytes (size of sae.safetensors)", style, ["base", "bits"]
-    )
-    return [Output("bits", table, figure)]
+    shown = readable("bits", table)
+    x_label = "stored bytes (size of sae.safetensors)"
+    return [Output("bits", table, _lines(shown, "artifact_bytes", x_label, style, ["base", "bits"]))]
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:
+    """Return FVU and dead latents against training tokens."""
     table = learning_table(chosen(records.runs, options))
     shown = readable("learning_curves", drawn(main_degrees(table), options, readable_arms(records.runs)))
-    style = _by_degree(shown)
+    style = _styles_by_degree(shown)
     figure = _lines(shown, "tokens", "training tokens", style, log_x=False, band=True)
     return [Output("learning_curves", table, figure)]
 
 
 def data_efficiency(records: Records, options: Options) -> list[Output]:
+    """Return CE recovered against the tokens in the training pool."""
     table = data_table(chosen(records.everything, options))
     shown = readable("data_efficiency", table)
-    figure = _lines(shown, "pool_tokens", "tokens in the training pool", _by_degree(shown), ["arm", "d"])
+    figure = _lines(shown, "pool_tokens", "tokens in the training pool", _styles_by_degree(shown), ["arm", "d"])
     return [Output("data_efficiency", table, figure)]
 
 
 def layers(records: Records, options: Options) -> list[Output]:
-    runs = chosen(records.runs, options)
-    table = layers_table(runs)
+    """Return CE recovered layer by layer; the figure shows the expander at three d, and the dense arms, by default."""
+    table = layers_table(chosen(records.runs, options))
     shown = drawn(table, options, ["expander", *arms.DENSE])
     shown = where(shown, shown["d"].isna() | three_degrees(shown, ["model", "n", "k"]))
-    # One panel per model, n and k: the layer is the axis.
+    # The layer is the axis: without it as a column there is one panel per model, n and k.
     shown = shown.assign(at_layer=shown["layer"], layer="")
-    figure = lines_figure(shown, "at_layer", "layer (residual stream after this block)", _by_degree(shown),
-                          ["arm", "d"], log_x=False)  # fmt: skip
+    x_label = "layer (residual stream after this block)"
+    figure = lines_figure(shown, "at_layer", x_label, _styles_by_degree(shown), ["arm", "d"], log_x=False)
     return [Output("layers", table, figure)]
 
 
 def seeds(records: Records, options: Options) -> list[Output]:
+    """Return how far CE recovered spreads over the seeds of each cell."""
     runs = chosen(records.runs, options)
     table = seeds_table(runs)
     return [Output("seeds", table, seeds_figure(runs, table))]
 
 
 def _lines(table: pd.DataFrame, *args: Any, **options: Any) -> Figure | None:
-    """`lines_figure`; none where no panel is readable."""
+    """Return `lines_figure` of `table`, None where it has no row because no panel is readable."""
     return lines_figure(table, *args, **options) if len(table) else None
 
 
-def _by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
-    """An arm's colour, and a marker for each d."""
+def _styles_by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
+    """Return styles with the arm's colour and a marker for each d."""
     degrees = sorted(table["d"].dropna().unique())
     markers = dict(zip(degrees, "o^sDvP*Xhd" * (1 + len(degrees) // 10), strict=False))
 
     def style(row: dict[str, Any]) -> Style:
         own = arm_style(row["arm"])
-        if row["d"] != row["d"]:
+        if math.isnan(row["d"]):  # the arm has no d
             return own
         return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=markers[row["d"]])
 
@@ -232,18 +252,22 @@ def _by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
 
 
 def latents_summary(records: Records, options: Options) -> list[Output]:
-    """A figure of the panel (model, layer, n, k) with most arms, LaTeX of all; both of arms trained one-shot and not
-    rounded, or those asked for. The CSV has every arm."""
-    table = summary_table(chosen(records.runs, options))
-    drawn = table if options.arms else where(table, table["arm"].map(arms.plain))
-    drawn = table if drawn.empty else drawn
-    return [Output("latents_summary", table, summary_figure(richest(drawn)), latents_latex(drawn))]
+    """Return how each arm's latents are used: a figure of the panel with most arms, and LaTeX of every panel.
+
+    Both show arms trained one-shot and not rounded, or those asked for; the CSV has every arm.
+    """
+    runs = chosen(records.runs, options)
+    table = summary_table(runs)
+    shown = table if options.arms else among(table, "arm", list(set(plain(runs)["arm"])))
+    shown = table if shown.empty else shown
+    return [Output("latents_summary", table, summary_figure(richest(shown)), latents_latex(shown))]
 
 
 def wins(records: Records, options: Options) -> list[Output]:
-    """Arm against arm; the CSV has every pair and reading."""
-    table = wins_table(chosen(records.readings, options))
+    """Return arm against arm; figure and LaTeX have the pairs that `comparable_arms` keeps, the CSV has all."""
+    readings = chosen(records.readings, options)
+    table = wins_table(readings)
     if table.empty:
         raise NoRunsError("no two arms share a cell")
-    drawn = comparable_arms(table)
-    return [Output("wins", table, wins_figure(drawn) if len(drawn) else None, wins_latex(drawn))]
+    shown = comparable_arms(table, readings)
+    return [Output("wins", table, wins_figure(shown) if len(shown) else None, wins_latex(shown))]

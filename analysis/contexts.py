@@ -1,4 +1,4 @@
-"""What a latent fires at, as text to read: Markdown from a run's `contexts.jsonl.gz`."""
+"""The texts at which a latent fires, in Markdown to read, made of a run's `contexts.jsonl.gz`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from typing import Any
 from analysis.read.sources import NoRunsError
 from sweep.store.records import CONTEXTS
 
-LEFT, RIGHT = "⟦", "⟧"
+LEFT, RIGHT = "⟦", "⟧"  # around a token that the latent fires at
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|~&$])")
 
 Latent = dict[str, Any]
 
 
 def write_latents(runs: Path, run_id: str, wanted: Sequence[int], top: int, out: Path) -> tuple[Path, list[Latent]]:
-    """Write `latents-<run_id>.md` into `out`: every latent asked for, or all, with its `top` strongest contexts.
+    """Write the latents of a run, each with its `top` strongest contexts, to `latents-<run_id>.md` in `out`.
+
+    Args:
+        wanted: the latents to write; none for all that the run kept.
 
     Returns:
         the path, and the latents written.
 
     Raises:
-        NoRunsError: the run kept no contexts, they cannot be read, or none of `wanted` is among them.
+        NoRunsError: the run kept no contexts, they cannot be read, or one of `wanted` is not among them.
         OSError: `out` cannot be written.
     """
     found = [latent for latent in read_contexts(runs, run_id) if not wanted or latent["latent"] in wanted]
@@ -41,10 +44,12 @@ def write_latents(runs: Path, run_id: str, wanted: Sequence[int], top: int, out:
 
 
 def read_contexts(runs: Path, run_id: str) -> Iterator[Latent]:
-    """The latents of a run: {"latent", "firing_rate", "contexts": [{"tokens", "codes"}, ...]}, strongest context first.
+    """Yield the latents of a run: {"latent", "firing_rate", "contexts": [{"tokens", "codes"}, ...]}.
+
+    The strongest context comes first.
 
     Raises:
-        NoRunsError: no such file, or one that cannot be read.
+        NoRunsError: there is no such file, or it cannot be read.
     """
     path = runs / run_id / CONTEXTS
     if not path.is_file():
@@ -58,7 +63,7 @@ def read_contexts(runs: Path, run_id: str) -> Iterator[Latent]:
 
 
 def latent_text(latent: Latent, top: int) -> str:
-    """One latent in Markdown: how often it fires, and its strongest contexts with the firing tokens marked."""
+    """Return one latent in Markdown: how often it fires, and its strongest contexts with the firing tokens marked."""
     lines = [f"## Latent {latent['latent']}\n", f"fires at {latent['firing_rate']:.3%} of tokens\n"]
     for number, context in enumerate(latent["contexts"][:top], start=1):
         peak = max(code for code in context["codes"] if code)
@@ -67,24 +72,27 @@ def latent_text(latent: Latent, top: int) -> str:
 
 
 def marked(tokens: Sequence[str], codes: Sequence[float]) -> str:
-    """The text on one line, tokens that the latent fires at (code not 0) as ⟦**token**⟧, spaces outside."""
+    """Return the text on one line; a token that the latent fires at (code not 0) is ⟦**token**⟧, spaces outside."""
     return "".join(_mark(token) if code else escape(token) for token, code in zip(tokens, codes, strict=True)).strip()
 
 
 def plain_text(tokens: Sequence[str], codes: Sequence[float]) -> str:
-    """As `marked`, for a terminal: ⟦token⟧ and nothing escaped."""
+    """Return the text on one line for a terminal: a token that the latent fires at is ⟦token⟧, nothing is escaped."""
     pairs = zip(tokens, codes, strict=True)
     return _one_line("".join(f"{LEFT}{token}{RIGHT}" if code else token for token, code in pairs))
 
 
 def escape(text: str) -> str:
-    """`text` as Markdown shows it literally, on one line."""
+    """Return `text` on one line, escaped so that Markdown shows it literally."""
     return _MARKDOWN.sub(r"\\\1", _one_line(text))
 
 
 def _mark(token: str) -> str:
-    """Bold opens inside a word only where punctuation goes before it, hence the brackets outside; it neither opens
-    before a space nor closes after one, so these stay outside too. What is only space is shown."""
+    """Return a token in bold and brackets.
+
+    Bold opens inside a word only where punctuation goes before it, hence the brackets are outside; it neither opens
+    before a space nor closes after one, hence spaces are outside too. A token of spaces alone is shown as ␣.
+    """
     line = _one_line(token)
     word = line.strip(" ")
     if not word:

@@ -1,4 +1,4 @@
-"""What a command makes, and how it is written."""
+"""A command's options, and its output: figures and tables, and the files that they are written to."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for.
+    """The choices of the command line that shape a figure or table.
 
     Args:
-        arms: labels to draw, `*` allowed; none for the command's own choice.
-        x: storage axis of the frontier and the Pareto set, none for the command's own; y: their fidelity; see
-            `analysis.tables.frontier`.
+        arms: labels of the arms to draw, `*` allowed; none for the command's own choice.
+        x: storage axis of the frontier and the Pareto set, None for the command's own axis.
+        y: fidelity axis of the same; the names of both axes are in `analysis.tables.frontier`.
         published: overlay the paper's points on the frontier.
         pareto: draw the Pareto set into the frontier's panels.
     """
@@ -37,7 +37,7 @@ class Options:
 
 
 class Output(NamedTuple):
-    """One figure or table: `name`.csv of `table`, and .png and .svg, or .tex, where there is one."""
+    """One figure or table: `table` becomes `name`.csv, `figure` .png and .svg, `latex` .tex, where there is one."""
 
     name: str
     table: pd.DataFrame
@@ -46,7 +46,7 @@ class Output(NamedTuple):
 
 
 def chosen(rows: pd.DataFrame, options: Options, default: Iterable[str] | None = None) -> pd.DataFrame:
-    """The rows of the arms asked for; where none were asked for those of `default`, or all.
+    """Return the rows of the arms asked for; where none were asked for, those of the arms `default`, or all rows.
 
     Raises:
         NoRunsError: no run is of an arm asked for.
@@ -61,13 +61,17 @@ def chosen(rows: pd.DataFrame, options: Options, default: Iterable[str] | None =
 
 
 def drawn(table: pd.DataFrame, options: Options, default: Iterable[str]) -> pd.DataFrame:
-    """As `chosen`, for a figure: all rows where none is of the arms in `default`."""
+    """Return the rows for a figure: those that `chosen` returns, or all rows where that leaves none."""
     found = chosen(table, options, default)
     return table if found.empty else found
 
 
 def write(outputs: Iterable[Output], out: Path) -> list[Path]:
-    """Write each into `out`; the paths, in order. Raises OSError where that cannot be done."""
+    """Write every output into the folder `out` and return the paths of the files, in order.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
     paths: list[Path] = []
     out.mkdir(parents=True, exist_ok=True)
     for output in outputs:

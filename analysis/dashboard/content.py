@@ -1,4 +1,4 @@
-"""All that a dashboard is made of."""
+"""The content of a dashboard, gathered from the run store before anything is drawn."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from analysis.dashboard.shown import Shown
 
 
 class Content(NamedTuple):
+    """The content of a workspace and a report."""
+
     shown: Shown
     colours: Mapping[str, str]  # #rrggbb by arm
     table: Dominance
@@ -18,9 +20,10 @@ class Content(NamedTuple):
 
     @property
     def run_colours(self) -> dict[str, str]:
-        """Each run's: that of its arm."""
+        """The colour of each run id, which is that of the run's arm."""
         return {run_id: self.colours[arm] for run_id, arm in self.shown.arms.items()}
 
 
 def gather(shown: Shown, runs_dir: Path, project: str) -> Content:
+    """Return the content of a dashboard of the runs `shown`, read from the run store `runs_dir`."""
     return Content(shown, colours(shown.arms.values()), dominance(runs_dir, shown.arms), project)

@@ -1,4 +1,4 @@
-"""The dominance table that a dashboard's report shows, and the colours that all figures give the arms."""
+"""The dominance table of a dashboard's report, from `analysis.tables`, and the arms' colours, as in every figure."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Dominance(NamedTuple):
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
-    """The colour of each arm as #rrggbb, the same as in every figure, in the order of the arms' names."""
+    """Return the colour of each arm as #rrggbb, the same as in every figure, in the order of the arms' labels."""
     return {label: arms.colour(label) for label in sorted(set(labels))}
 
 
 def dominance(runs_dir: Path, run_ids: Iterable[str]) -> Dominance:
-    """The dominance table of the runs `run_ids` of one run store."""
-    said = StringIO()
+    """Return the dominance table of the runs `run_ids` of one run store."""
+    messages = StringIO()
     try:
-        with redirect_stderr(said):  # reading says there what it leaves out; a report says so in its text
+        with redirect_stderr(messages):  # reading prints there what it leaves out; a report has that in its text
             records = Records.read(runs_dir).only(set(run_ids), "the sweep")
             rows = dicts(dominance_table(records.readings))
     except NoRunsError as error:
         return Dominance([], [_without_folder(str(error), runs_dir)])
-    notes = [line.removeprefix("note: ") for line in said.getvalue().splitlines() if line.startswith("note: ")]
+    notes = [line.removeprefix("note: ") for line in messages.getvalue().splitlines() if line.startswith("note: ")]
     return Dominance(rows, [_without_folder(note, runs_dir) for note in notes])
 
 
 def _without_folder(text: str, runs_dir: Path) -> str:
-    """The message without the folder of runs: others read the report, and where runs lie here is nothing to them."""
+    """Return a message without the path of the run store, which means nothing to others who read the report."""
     return text.replace(f"--runs {runs_dir}: ", "").replace(f" in --runs {runs_dir}", "")

@@ -1,4 +1,4 @@
-"""The panels of the workspace and of the report: what is drawn against what, one point or one line a run."""
+"""The panels of the workspace and of the report: one measure against another, a point or a line a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from hashlib import sha256
 from wandb_workspaces import expr
 from wandb_workspaces.reports.v2 import interface as wr
 
+from analysis.dashboard.private_names import set_panel_id
 from analysis.dashboard.shown import Shown
 from sweep.store.metric_names import (
     AXES,
@@ -24,22 +25,25 @@ from sweep.store.metric_names import (
 )
 
 Panel = wr.ScatterPlot | wr.LinePlot | wr.ParallelCoordinatesPlot
-LINES = 100  # that a panel of curves draws at most; W&B's own default is 10
+LINES = 100  # a panel of curves draws at most so many; W&B's own default is 10
 _COORDINATES = [axis for axis in AXES if axis != "seed"]
-_LINEAR = {"layer"}  # of the coordinates; the others span powers of two
+_LINEAR = {"layer"}  # the other coordinates span powers of two
 
-_AGAINST = {COMPRESSION: "compression (m/d)", STORED_BYTES: "stored bytes"}
+_STORAGE_NAMES = {COMPRESSION: "compression (m/d)", STORED_BYTES: "stored bytes"}
 
 
 def frontier() -> list[Panel]:
+    """Return the panels of CE recovered against storage."""
     return [_against(storage, CE_RECOVERED, "CE recovered") for storage in (COMPRESSION, STORED_BYTES)]
 
 
 def delta() -> list[Panel]:
+    """Return the panels of the added cross-entropy against storage."""
     return [_against(storage, DELTA_CE, "Delta CE (nats per token)") for storage in (COMPRESSION, STORED_BYTES)]
 
 
 def dead() -> list[Panel]:
+    """Return the panels of dead latents, at the end and in training."""
     return [
         _against(STORED_BYTES, DEAD_FRACTION, "Dead latents on held-out text (fraction)"),
         _curve(DEAD_CURVE, "Dead latents in training (fraction)"),
@@ -47,10 +51,12 @@ def dead() -> list[Panel]:
 
 
 def training() -> list[Panel]:
+    """Return the panels of training curves."""
     return [_curve(FVU_CURVE, "FVU in training"), _curve(LOSS_CURVE, "Loss in training")]
 
 
 def axes() -> list[Panel]:
+    """Return the panel of CE recovered over all axes of the sweep but the seed, as parallel coordinates."""
     columns = [
         wr.ParallelCoordinatesPlotColumn(wr.Config(axis), axis, log=axis not in _LINEAR or None)
         for axis in _COORDINATES
@@ -60,12 +66,13 @@ def axes() -> list[Panel]:
 
 
 def error() -> list[Panel]:
+    """Return the panel of the reconstruction error against storage."""
     return [_against(STORED_BYTES, FVU, "FVU on held-out text")]
 
 
-def _against(storage: str, measure: str, what: str) -> wr.ScatterPlot:
+def _against(storage: str, measure: str, measure_name: str) -> wr.ScatterPlot:
     return wr.ScatterPlot(
-        title=f"{what} against {_AGAINST[storage]}",
+        title=f"{measure_name} against {_STORAGE_NAMES[storage]}",
         x=wr.SummaryMetric(storage),
         y=wr.SummaryMetric(measure),
         log_x=True,
@@ -74,28 +81,36 @@ def _against(storage: str, measure: str, what: str) -> wr.ScatterPlot:
 
 def _curve(name: str, title: str) -> wr.LinePlot:
     return wr.LinePlot(
-        title=title, x=wr.Metric(STEP), y=[wr.Metric(name)], title_x="tokens", smoothing_type="none",
+        title=title,
+        x=wr.Metric(STEP),
+        y=[wr.Metric(name)],
+        title_x="tokens",
+        smoothing_type="none",
         max_runs_to_show=LINES,
-    )  # fmt: skip
+    )
 
 
-def identified(panels: Sequence[Panel], where: str) -> list[Panel]:
-    """The panels, each named by where it stands and its title: with random ids no two files would be the same."""
+def identified(panels: Sequence[Panel], place: str) -> list[Panel]:
+    """Return the panels with ids made of their place and title; with random ids no two files would be the same."""
     for panel in panels:
-        panel._id = identity(where, panel.title or "")
+        set_panel_id(panel, identity(place, panel.title or ""))
     return list(panels)
 
 
 def identity(*parts: str) -> str:
+    """Return an id that is the same whenever the parts are."""
     return sha256("/".join(parts).encode()).hexdigest()[:12]
 
 
 def filters(shown: Shown) -> str | expr.And:
-    """Those runs alone. By W&B's group, not the config's `sweep`: in a filter the library calls that `sweep`, the app
-    `sweep.value`."""
+    """Return the filter that leaves only the runs `shown`; empty where every run of the project is meant.
+
+    It filters by W&B's group and not by the config's `sweep`: in a filter the library calls that `sweep`, the app
+    `sweep.value`.
+    """
     if not shown.groups:
         return ""
-    asked = [expr.Metric("Group").isin(list(shown.groups))]
+    conditions = [expr.Metric("Group").isin(list(shown.groups))]
     if shown.only:
-        asked.append(expr.Metric("ID").isin(list(shown.only)))
-    return expr.And(*asked)
+        conditions.append(expr.Metric("ID").isin(list(shown.only)))
+    return expr.And(*conditions)

@@ -12,22 +12,30 @@ from analysis.dashboard import panels
 from analysis.dashboard.content import Content
 from analysis.dashboard.dominance import Dominance
 from analysis.dashboard.markdown import dominance_markdown
+from analysis.dashboard.private_names import set_runset_id
+from analysis.tables.pairs import CELL
 from sweep.store.metric_names import CE_RECOVERED
 
-_WIDTH, _HEIGHT = 12, 8  # of a panel, in a grid of 24 columns
-_PANEL = ("model", "layer", "n", "k")
+_WIDTH, _HEIGHT = 12, 8  # a panel's; a grid has 24 columns
 _DOMINANCE = """Of all that fit a level of stored bytes and a budget of multiply-adds a token, the arm and way of
 reading codes that recovers the most cross-entropy, and the best of another arm. Intervals are 95 %, over seeds."""
 
 
 def build_report(content: Content, entity: str = "", workspace: str = "") -> wr.Report:
-    """
+    """Return the report, as the library saves it.
+
     Args:
-        entity: whose project it is, where the report is for a server: its run sets then look the project up there.
-            Without, they are of the project that the report is in.
+        entity: the user or team that owns the project, for a report that is saved on a server: its run sets look the
+            project up there. Without it, they mean the project that the report is in.
         workspace: the URL of the workspace beside it.
     """
     shown = content.shown
+    sections = {
+        "Delta CE": panels.delta(),
+        "Dead latents": panels.dead(),
+        "Training": panels.training(),
+        "Axes": panels.axes(),
+    }
     blocks: list[wr.BlockTypes] = [
         wr.P([wr.InlineCode(shown.command), f" {shown.about}"] if shown.command else shown.about),
         *([wr.P(["The same runs as a ", wr.Link("workspace", workspace), "."])] if workspace else []),
@@ -37,21 +45,20 @@ def build_report(content: Content, entity: str = "", workspace: str = "") -> wr.
         wr.H1("Dominance"),
         *_dominance(content.table),
     ]
-    for name, found in (
-        ("Delta CE", panels.delta()),
-        ("Dead latents", panels.dead()),
-        ("Training", panels.training()),
-        ("Axes", panels.axes()),
-    ):
+    for name, found in sections.items():
         blocks += [wr.H1(name), _grid(name, found, content, entity)]
-    title, said = f"{shown.title} frontier and dominance", f"{shown.command} {shown.about}".strip()
     return wr.Report(
-        project=content.project, entity=entity, title=title, description=said, blocks=blocks, width="fluid"
+        project=content.project,
+        entity=entity,
+        title=f"{shown.title} frontier and dominance",
+        description=f"{shown.command} {shown.about}".strip(),
+        blocks=blocks,
+        width="fluid",
     )
 
 
 def _grid(name: str, found: Sequence[panels.Panel], content: Content, entity: str) -> wr.PanelGrid:
-    """Two panels a row; one alone takes all of it."""
+    """Return a grid of the panels, two in a row; a panel that is alone has the whole row."""
     for i, panel in enumerate(found):
         width = _WIDTH if len(found) > 1 else 2 * _WIDTH
         panel.layout = wr.Layout(x=_WIDTH * (i % 2), y=_HEIGHT * (i // 2), w=width, h=_HEIGHT)
@@ -70,12 +77,12 @@ def _runset(name: str, content: Content, entity: str) -> wr.Runset:
         filters=panels.filters(content.shown),
         order=[wr.OrderBy(wr.SummaryMetric(CE_RECOVERED))],
     )
-    runset._id = panels.identity("report", name, "runs")
+    set_runset_id(runset, panels.identity("report", name, "runs"))
     return runset
 
 
 def _legend(colours: Mapping[str, str]) -> list[Any]:
-    """Each arm's name behind a dot of its colour."""
+    """Return the text of the legend: each arm's name behind a dot of its colour."""
     parts: list[Any] = ["One point a run, coloured by arm: "]
     for arm, colour in colours.items():
         parts += [wr.InlineLatex(rf"\textcolor{{{colour}}}{{\bullet}}"), f" {arm}   "]
@@ -87,8 +94,8 @@ def _dominance(table: Dominance) -> Iterator[wr.BlockTypes]:
         yield wr.P(f"No dominance table: {'; '.join(table.notes)}.")
         return
     yield wr.P(" ".join(_DOMINANCE.split()))
-    for values, rows in groupby(table.rows, key=lambda row: tuple(row[name] for name in _PANEL)):
-        yield wr.H3(", ".join(f"{name} {value}" for name, value in zip(_PANEL, values, strict=True)))
+    for values, rows in groupby(table.rows, key=lambda row: tuple(row[name] for name in CELL)):
+        yield wr.H3(", ".join(f"{name} {value}" for name, value in zip(CELL, values, strict=True)))
         yield wr.MarkdownBlock(dominance_markdown(list(rows)))
     if table.notes:
         yield wr.P(f"Left out: {'; '.join(table.notes)}.")

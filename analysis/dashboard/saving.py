@@ -1,4 +1,4 @@
-"""To a file what would be sent, and to the server what is in the file."""
+"""Writing of what would be sent to files, and sending of what is in the files to a server."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from wandb_workspaces import workspaces as ws
 from wandb_workspaces.reports.v2 import interface as wr
 
 from analysis.dashboard.content import Content
+from analysis.dashboard.private_names import names_on_server, report_view, set_names_on_server, workspace_view
 from analysis.dashboard.report import build_report
 from analysis.dashboard.workspace import build_workspace
 from sweep.store.files import write_json
 
-# Left to itself the client goes on trying for minutes where nobody answers, and names no reason.
+# Without these settings the client goes on trying for minutes where no server answers, and then names no reason.
 _PATIENCE = {"x_graphql_retry_max": 3, "x_graphql_retry_wait_max_seconds": 2.0, "x_graphql_timeout_seconds": 20.0}
 WORKSPACE, REPORT, SAVED = "workspace.json", "report.json", "saved.json"
 
 
 class SavingError(ValueError):
-    """The server did not take them."""
+    """The server did not take the workspace or the report."""
 
 
 def write(content: Content, entity: str, out: Path) -> list[Path]:
-    """Both as they would be sent, and the files' paths."""
+    """Write workspace and report into `out` as they would be sent; return the files' paths."""
     return [_write_workspace(build_workspace(content, entity), out), _write_report(build_report(content), entity, out)]
 
 
 def save(content: Content, entity: str | None, out: Path) -> list[str]:
-    """Both to the server, over those that `out` says were saved for the same runs before; their URLs.
+    """Save workspace and report on the server, and write into `out` what was sent; return their URLs.
 
-    The files are then what was sent.
+    They replace those that were saved for the same runs before, of which `out` keeps the names on the server.
 
     Raises:
         SavingError: the server cannot be reached, knows no such user or project, or refuses.
@@ -57,10 +58,10 @@ def _save(content: Content, entity: str | None, out: Path) -> list[str]:
     key = f"{api.settings['base_url']}/{entity}/{project}/{content.shown.name}"
     before = _saved(out, key)
     workspace = build_workspace(content, entity)
-    workspace._internal_id, workspace._internal_name = before.get("workspace", ("", ""))
+    set_names_on_server(workspace, *before.get("workspace", ("", "")))
     _write_workspace(workspace, out)
     workspace.save()
-    _remember(out, key, "workspace", [workspace._internal_id, workspace._internal_name])
+    _remember(out, key, "workspace", names_on_server(workspace))
     report = build_report(content, entity, workspace.url)
     report.id = before.get("report", "")
     _write_report(report, entity, out)
@@ -70,6 +71,7 @@ def _save(content: Content, entity: str | None, out: Path) -> list[str]:
 
 
 def _all_saved(out: Path) -> dict[str, Any]:
+    """Return what `out` remembers of every save, by server, project and launch."""
     try:
         return json.loads((out / SAVED).read_text())
     except FileNotFoundError:
@@ -77,28 +79,31 @@ def _all_saved(out: Path) -> dict[str, Any]:
 
 
 def _saved(out: Path, key: str) -> dict[str, Any]:
-    """What names the workspace and the report on the server, where they are there."""
+    """Return the names under which the server keeps the workspace and the report, those of them saved before."""
     return _all_saved(out).get(key, {})
 
 
-def _remember(out: Path, key: str, which: str, named: Any) -> None:
-    write_json(out / SAVED, {**_all_saved(out), key: {**_saved(out, key), which: named}})
+def _remember(out: Path, key: str, which: str, names: Any) -> None:
+    write_json(out / SAVED, {**_all_saved(out), key: {**_saved(out, key), which: names}})
 
 
 def _write_workspace(workspace: ws.Workspace, out: Path) -> Path:
-    view = workspace._to_model()
-    return _write(out / WORKSPACE, "project-view", view.entity, view.project, view.display_name, "", view.spec)
+    view = workspace_view(workspace)
+    project = {"type": "project-view", "entityName": view.entity, "projectName": view.project}
+    return _write(out / WORKSPACE, {**project, "displayName": view.display_name, "description": ""}, view.spec)
 
 
 def _write_report(report: wr.Report, entity: str, out: Path) -> Path:
-    view = report._to_model()
-    return _write(out / REPORT, "runs", entity, report.project, view.display_name, view.description, view.spec)
+    view = report_view(report)
+    project = {"type": "runs", "entityName": entity, "projectName": report.project}
+    texts = {"displayName": view.display_name, "description": view.description}
+    return _write(out / REPORT, {**project, **texts}, view.spec)
 
 
-def _write(path: Path, kind: str, entity: str, project: str, title: str, description: str, spec: BaseModel) -> Path:
-    """The variables of the mutation that saves it, the specification as the object that W&B keeps as text."""
-    written = json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))
-    sent = {"type": kind, "entityName": entity, "projectName": project, "displayName": title,
-            "description": description, "spec": written}  # fmt: skip
-    write_json(path, sent)
+def _write(path: Path, sent: dict[str, str], spec: BaseModel) -> Path:
+    """Write the variables of the mutation that saves a workspace or a report.
+
+    Only the specification differs from what is sent: W&B keeps it as text, and the file has it as an object.
+    """
+    write_json(path, {**sent, "spec": json.loads(spec.model_dump_json(by_alias=True, exclude_none=True))})
     return path

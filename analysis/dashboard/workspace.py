@@ -10,13 +10,16 @@ from analysis.dashboard.content import Content
 from sweep.store.metric_names import CE_RECOVERED, COMPRESSION, STATUS, STEP, STORED_BYTES
 
 _COLUMNS = (
-    "config:arm.value", "config:d.value", "config:k.value", f"summary:{CE_RECOVERED}", f"summary:{COMPRESSION}",
-    f"summary:{STORED_BYTES}", f"summary:{STATUS}",
-)  # fmt: skip
+    *(f"config:{name}.value" for name in ("arm", "d", "k")),
+    *(f"summary:{name}" for name in (CE_RECOVERED, COMPRESSION, STORED_BYTES, STATUS)),
+)
 
 
 def build_workspace(content: Content, entity: str) -> ws.Workspace:
-    """One point is one run, with its arm's colour: runs grouped by arm would be one point an arm."""
+    """Return the workspace, as the library saves it.
+
+    One point is one run, in its arm's colour. Runs are not grouped by arm: each arm would then be one point.
+    """
     shown = content.shown
     return ws.Workspace(
         entity=entity,

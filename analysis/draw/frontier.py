@@ -1,6 +1,8 @@
-"""The figure of `analysis.tables.frontier`."""
+"""The figure of the storage-fidelity frontier, drawn from `analysis.tables.frontier`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 from matplotlib.artist import Artist
@@ -14,11 +16,11 @@ from analysis.draw.shared import arm_style, draw_line, legend, panel_title, plai
 from analysis.draw.stairs import clipped, stairs
 from analysis.frames import among, column, groups, only
 from analysis.tables.frontier import REFERENCE_ARMS, X_AXES, Y_AXES
-from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.pareto import X_DOWN, storage
 from analysis.tables.published import published
 
-_BEST = "0.6"
+_BEST_COLOUR = "0.6"  # the staircase through the Pareto set
 # The layer of each LM in the paper's first table.
 _PAPER_LAYERS = {"pythia-70m-deduped": 3, "pythia-160m-deduped": 8, "qwen2.5-3b": 12, "llama-3.2-1b": 12}
 
@@ -26,58 +28,63 @@ _PAPER_LAYERS = {"pythia-70m-deduped": 3, "pythia-160m-deduped": 8, "qwen2.5-3b"
 def frontier_figure(
     table: pd.DataFrame, x: str, y: str, with_published: bool = False, best: pd.DataFrame | None = None
 ) -> Figure:
-    """A row of panels per (model, layer, n), one per k: `y` against storage, a line per arm, full dense arms as levels.
+    """Draw `y` against storage: a row of panels per (model, layer, n), one panel per k, a line per arm.
+
+    Full dense arms, which ignore d, are horizontal levels.
 
     Args:
         table: from `analysis.tables.frontier.frontier_table` with the same x and y.
         with_published: draw the paper's points (x = compression, y = ce_recovered only): hollow in the arm's colour
             where a panel is one of the paper's, else the expanders of each of its LMs at k = 64, pale.
-        best: from `analysis.tables.pareto.pareto_table` with the same x and y: draw its staircase of the (model, layer) into
-            each panel, thin and grey.
+        best: from `analysis.tables.pareto.pareto_table` with the same x and y: draw its staircase of the
+            (model, layer) into each panel, thin and grey.
     """
     panels = {(key[:3], key[3]): rows for key, rows in groups(table, CELL)}
     grid = panel_grid(list(panels), size=(5.2, 4.2))
-    for (place, k), panel in panels.items():
-        axis = grid.axes[place, k]
-        _draw_arms(axis, panel)
+    for (panel, k), rows in panels.items():
+        axis = grid.axes[panel, k]
+        _draw_arms(axis, rows)
+        storages = [column(rows, "x")]
         if with_published:
-            _draw_published(axis, (*place, k), set(panel["arm"]))
-        axis.set_title(panel_title(place, k), loc="left", fontsize=10)
+            _draw_published(axis, (*panel, k), set(rows["arm"]))
+            storages.append(column(published(), "compression"))
+        axis.set_title(panel_title(panel, k), loc="left", fontsize=10)
         axis.set_xlabel(X_AXES[x][1], fontsize=9)
-        if (place, k) in grid.leading:
+        if (panel, k) in grid.leading:
             axis.set_ylabel(Y_AXES[y], fontsize=9)
-        storage_axis(axis, pd.concat([column(panel, "x"), column(published(), "compression")] if with_published
-                                     else [column(panel, "x")]))  # fmt: skip
+        storage_axis(axis, pd.concat(storages))
         plain_axis(axis)
         if best is not None:
-            _draw_best(axis, only(best, model=place[0], layer=place[1]), x, place[2])
-    handles: list[Artist] = [_handle(arm) for arm in in_order(table["arm"])]
-    if with_published:
-        handles.append(
-            Line2D([], [], color="0.5", marker=".", linestyle=":", label="published (other LMs, k=64: grey)")
-        )
-    if best is not None:
-        handles.append(
-            Line2D([], [], color=_BEST, linewidth=1, label="best of any setting\n(any k, n, d, arm; single runs)")
-        )
-    legend(grid.figure, handles)
+            _draw_best(axis, only(best, model=panel[0], layer=panel[1]), x, panel[2])
+    legend(grid.figure, _handles(table, with_published, best is not None))
     return grid.figure
 
 
-def _handle(arm: str) -> Artist:
-    own = arm_style(arm)
-    return own._replace(marker="" if arm in REFERENCE_ARMS else own.marker).handle()
+def _handles(table: pd.DataFrame, with_published: bool, with_best: bool) -> list[Artist]:
+    handles: list[Artist] = [_arm_handle(arm) for arm in in_order(table["arm"])]
+    if with_published:
+        label = "published (other LMs, k=64: grey)"
+        handles.append(Line2D([], [], color="0.5", marker=".", linestyle=":", label=label))
+    if with_best:
+        label = "best of any setting\n(any k, n, d, arm; single runs)"
+        handles.append(Line2D([], [], color=_BEST_COLOUR, linewidth=1, label=label))
+    return handles
+
+
+def _arm_handle(arm: str) -> Artist:
+    style = arm_style(arm)
+    return style._replace(marker="" if arm in REFERENCE_ARMS else style.marker).handle()
 
 
 def _draw_best(axis: Axes, runs: pd.DataFrame, x: str, n: int) -> None:
-    """The staircase of `runs` where the panel is, compression counted from the dense SAE of the panel's own n."""
+    """Draw the staircase of `runs` across the panel; compression is counted from the dense SAE of the panel's own n."""
     runs = runs.assign(x=storage(runs, x, n))
     if not any(runs["pareto"]):
         return
     left, right = axis.get_xlim()
     xs, ys = stairs(runs, x, right if x in X_DOWN else left)
     xs, ys = clipped(xs, ys, left, right)
-    axis.plot(xs, ys, color=_BEST, linewidth=1, zorder=1)
+    axis.plot(xs, ys, color=_BEST_COLOUR, linewidth=1, zorder=1)
     axis.set_xlim(left, right)
 
 
@@ -89,24 +96,27 @@ def _draw_arms(axis: Axes, panel: pd.DataFrame) -> None:
             continue
         level, half = float(line["mean"].iloc[0]), float(line["half_interval"].iloc[0])
         axis.axhline(level, color=style.colour, linestyle=style.line, linewidth=1.2)
-        axis.axhspan(level - half, level + half, color=style.colour, alpha=0.12, linewidth=0) if half > 0 else None
+        if half > 0:
+            axis.axhspan(level - half, level + half, color=style.colour, alpha=0.12, linewidth=0)
 
 
-def _draw_published(axis: Axes, key: tuple[object, ...], here: set[str]) -> None:
+def _draw_published(axis: Axes, cell: tuple[object, ...], arms_here: set[str]) -> None:
+    """Draw the paper's own points of this cell; where it has none, its expanders at k = 64, a grey line per LM."""
     points = only(published(), inference="encoder")
-    same = only(points, **dict(zip([*PANEL, "k"], key, strict=True)))
-    if len(same):
-        for (arm,), line in groups(among(same, "arm", list(here)), ["arm"]):
+    same_cell = only(points, **dict(zip([*MODEL_LAYER_N, "k"], cell, strict=True)))
+    if len(same_cell):
+        look: dict[str, Any] = {"marker": "o", "linestyle": ":", "markerfacecolor": "white", "linewidth": 1}
+        for (arm,), line in groups(among(same_cell, "arm", list(arms_here)), ["arm"]):
             line = line.sort_values("compression")
-            axis.plot(
-                line["compression"], line["ce_recovered"], color=arm_style(arm).colour, marker="o", linestyle=":",
-                markerfacecolor="white", linewidth=1, zorder=1,
-            )  # fmt: skip
+            axis.plot(line["compression"], line["ce_recovered"], color=arm_style(arm).colour, zorder=1, **look)
         return
     for (model, layer), line in groups(only(points, arm="expander", k=64), ["model", "layer"]):
         if _PAPER_LAYERS.get(model) == layer:
-            line = line.sort_values("compression")
-            axis.plot(line["compression"], line["ce_recovered"], color="0.6", linewidth=1, marker=".", zorder=1)
-            end = line.iloc[-1]
-            axis.annotate(f"{model} L{layer}", (end["compression"], end["ce_recovered"]), xytext=(4, -9), ha="right",
-                          textcoords="offset points", fontsize=7, color="0.45")  # fmt: skip
+            _draw_other_lm(axis, line.sort_values("compression"), f"{model} L{layer}")
+
+
+def _draw_other_lm(axis: Axes, line: pd.DataFrame, name: str) -> None:
+    axis.plot(line["compression"], line["ce_recovered"], color="0.6", linewidth=1, marker=".", zorder=1)
+    end = line.iloc[-1]
+    look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7, "color": "0.45", "ha": "right"}
+    axis.annotate(name, (end["compression"], end["ce_recovered"]), xytext=(4, -9), **look)

@@ -1,59 +1,79 @@
-"""The figure of what each arm's latents are like."""
+"""The figure of how each arm's latents are used, drawn from `analysis.tables.latents`."""
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+import math
+from typing import Any
+
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import arms
+from analysis.draw.panels import subplots
 from analysis.draw.shared import legend, panel_title
 from analysis.frames import dicts, groups
 from analysis.tables.latents import MEASURES, NOVELTY_NULL
-from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.pairs import CELL, MODEL_LAYER_N
 
 
 def richest(table: pd.DataFrame) -> pd.DataFrame:
-    """Of the panels the one with most arms, the largest k of several."""
+    """Return the rows of the panel (model, layer, n, k) with the most arms; of several, the one with the largest k."""
     return max(groups(table, CELL), key=lambda panel: (len(set(panel[1]["arm"])), panel[0][3]))[1]
 
 
 def summary_figure(panel: pd.DataFrame) -> Figure:
-    """A column per measure, a row per arm, a point per d (larger points, larger d); where there is one, the null of
-    novelty as a bar: what two runs that share nothing would show."""
+    """Draw a column per measure, a row per arm and a point per d, larger for a larger d.
+
+    Where novelty has a null (what two runs that share nothing would show), it is a bar.
+
+    Args:
+        panel: rows of `analysis.tables.latents.summary_table` of one (model, layer, n, k).
+    """
     measures = [name for name in MEASURES if name in panel and any(panel[name].notna())]
-    names = arms.in_order(panel["arm"])[::-1]
-    figure, axes = plt.subplots(
-        1, len(measures), figsize=(1.85 * len(measures) + 3, 0.42 * len(names) + 1.6), squeeze=False, sharey=True,
-        layout="constrained",
-    )  # fmt: skip
+    labels = arms.in_order(panel["arm"])[::-1]
+    figure, axes = subplots(1, len(measures), (1.85 * len(measures) + 3, 0.42 * len(labels) + 1.6), sharey=True)
     degrees = sorted(panel["d"].dropna().unique())
     for axis, measure in zip(axes[0], measures, strict=True):
         for row in dicts(panel):
-            y = names.index(row["arm"])
-            size = 4 + 2.2 * degrees.index(row["d"]) if row["d"] in degrees else 6
-            axis.errorbar(
-                row[measure], y, xerr=row[f"{measure}_half_interval"], marker="o", markersize=size, capsize=0,
-                color=arms.colour(row["arm"]), alpha=0.8, elinewidth=1,
-            )  # fmt: skip
-            if measure == "novelty_novel_fraction" and row.get(NOVELTY_NULL) == row.get(NOVELTY_NULL):
-                axis.plot(row.get(NOVELTY_NULL), y, "|", color="0.3", markersize=11)
+            size = _marker_size(degrees.index(row["d"])) if row["d"] in degrees else 6
+            _draw_point(axis, row, measure, labels.index(row["arm"]), size)
         axis.set_title(MEASURES[measure], fontsize=9, loc="left")
         axis.grid(color="0.92", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.tick_params(labelsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_yticks(range(len(names)), [arms.display(arm) for arm in names])
-    first = dicts(panel)[0]
-    about = f": {first['tokens']:,.0f} held-out tokens" if "tokens" in first else ""
-    about += (
-        f"; near-dead: fires at fewer than {first['near_dead_rate']:g} of them" if "near_dead_rate" in first else ""
-    )
-    title = panel_title([first[key] for key in PANEL], first["k"]) + about
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    legend(figure, [Line2D([], [], color="0.4", marker="o", linestyle="none", markersize=4 + 2.2 * i,
-                           label=f"d = {d:.0f}") for i, d in enumerate(degrees)])  # fmt: skip
+    axes[0, 0].set_yticks(range(len(labels)), [arms.display(arm) for arm in labels])
+    figure.suptitle(_title(dicts(panel)[0]), fontsize=10, x=0.01, ha="left")
+    legend(figure, [_handle(rank, d) for rank, d in enumerate(degrees)])
     return figure
+
+
+def _handle(rank: int, d: float) -> Line2D:
+    size = _marker_size(rank)
+    return Line2D([], [], color="0.4", marker="o", linestyle="none", markersize=size, label=f"d = {d:.0f}")
+
+
+def _marker_size(rank: int) -> float:
+    """Return the size in points (1/72 inch) of the marker of the d that is `rank`-th of the panel, from 0."""
+    return 4 + 2.2 * rank
+
+
+def _draw_point(axis: Axes, row: dict[str, Any], measure: str, y: int, size: float) -> None:
+    look: dict[str, Any] = {"color": arms.colour(row["arm"]), "alpha": 0.8, "marker": "o", "markersize": size}
+    axis.errorbar(row[measure], y, xerr=row[f"{measure}_half_interval"], capsize=0, elinewidth=1, **look)
+    null = row.get(NOVELTY_NULL, math.nan)
+    if measure == "novelty_novel_fraction" and not math.isnan(null):
+        axis.plot(null, y, "|", color="0.3", markersize=11)
+
+
+def _title(row: dict[str, Any]) -> str:
+    title = panel_title([row[key] for key in MODEL_LAYER_N], row["k"])
+    if "tokens" in row:
+        title += f": {row['tokens']:,.0f} held-out tokens"
+    if "near_dead_rate" in row:
+        title += f"; near-dead: fires at fewer than {row['near_dead_rate']:g} of them"
+    return title

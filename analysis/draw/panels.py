@@ -1,5 +1,7 @@
-"""Which panels a figure has, and where they stand. A study by grid has a few full ones; a search over k and n has
-hundreds that hold one point each."""
+"""The choice of panels that a figure has, and their places.
+
+A study by grid has a few full panels; a search over k and n has hundreds that hold one point each.
+"""
 
 from __future__ import annotations
 
@@ -17,34 +19,35 @@ from analysis.arms import PCA, base
 from analysis.frames import groups, part, where
 from analysis.tables.pairs import CELL
 
-MANY = 24  # panels up to which all are drawn, whatever they hold
-MOST = 60
-_COLUMNS = 5
+MANY = 24  # panels: up to so many, all are drawn, whatever they hold
+MOST = 60  # panels: a figure never has more
+_COLUMNS = 5  # panels side by side, where they do not stand as a table
 
 
-def readable(name: str, table: pd.DataFrame, say: bool = True) -> pd.DataFrame:
-    """The rows of `table` to draw in the figure `name`, a panel per (model, layer, n, k): all, where these are at most
-    MANY; else those of panels with two points or more (an arm and its size; PCA, which stands in every panel, aside),
-    and of more than MOST such panels those with the most points. With `say` it says on standard error how many were
-    left out.
+def readable(name: str, table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
+    """Return the rows of `table` to draw in the figure `name`, which has a panel per (model, layer, n, k).
+
+    Up to MANY panels, these are all rows. Beyond, only panels with two points or more are kept, and of more than MOST
+    such panels those with the most points. A point is an arm and its size; PCA stands in every panel and does not
+    count. With `notes`, a line on standard error names the number of panels left out.
     """
-    key = pd.MultiIndex.from_frame(part(table, CELL))
-    count = {cell: _points(rows) for cell, rows in groups(table, CELL)}
-    if len(count) <= MANY:
+    cell_of_row = pd.MultiIndex.from_frame(part(table, CELL))
+    points = {cell: _count_points(rows) for cell, rows in groups(table, CELL)}
+    if len(points) <= MANY:
         return table
-    several = [cell for cell, points in count.items() if points > 1]
-    kept = sorted(several, key=lambda cell: -count[cell])[:MOST]
-    if say and len(kept) < len(count):
-        left = f"note: {name}: {len(count) - len(kept)} of {len(count)} panels are in the CSV only"
+    several = [cell for cell, count in points.items() if count > 1]
+    kept = sorted(several, key=lambda cell: -points[cell])[:MOST]
+    if notes and len(kept) < len(points):
+        left_out = f"note: {name}: {len(points) - len(kept)} of {len(points)} panels are in the CSV only"
         if len(several) > MOST:
-            said = f"{left}, those with the fewest points; --layer and --k choose others"
+            message = f"{left_out}, those with the fewest points; --layer and --k choose others"
         else:
-            said = f"{left}, those of a single point; pareto draws all runs of a layer in one panel"
-        print(said, file=sys.stderr)
-    return where(table, key.isin(kept))
+            message = f"{left_out}, those of a single point; pareto draws all runs of a layer in one panel"
+        print(message, file=sys.stderr)
+    return where(table, cell_of_row.isin(kept))
 
 
-def _points(rows: pd.DataFrame) -> int:
+def _count_points(rows: pd.DataFrame) -> int:
     return len({(arm, size) for arm, size in zip(rows["arm"], _sizes(rows), strict=True) if base(arm) != PCA})
 
 
@@ -54,26 +57,32 @@ def _sizes(rows: pd.DataFrame) -> list[str]:
 
 
 class Panels(NamedTuple):
+    """A figure and its panels by (row, column)."""
+
     figure: Figure
     axes: dict[tuple[Any, Any], Axes]
-    leading: set[tuple[Any, Any]]  # those that carry the label of their row's y axis
+    leading: set[tuple[Any, Any]]  # the panels that carry the label of their row's y axis
 
 
 def panel_grid(
     cells: Sequence[tuple[Hashable, Any]], size: tuple[float, float] = (4.6, 3.4), share_y: bool = True
 ) -> Panels:
-    """A panel for each (row, column) of `cells`: rows in their order, columns sorted, as a table where that would be
-    more than half full, else one after the other. y is shared along a row.
+    """Make a figure with a panel for each (row, column) of `cells`.
+
+    The panels stand as a table where that would be more than half full, else one after the other. Rows keep their
+    order, columns are sorted, and y is shared along a row.
+
+    Args:
+        size: width and height of a panel, in inches.
     """
     rows, columns = list(dict.fromkeys(row for row, _ in cells)), sorted({column for _, column in cells})
     if not cells or 2 * len(cells) > len(rows) * len(columns):
         return _as_table(cells, rows, columns, size, share_y)
     width = min(_COLUMNS, math.ceil(math.sqrt(len(cells))))
-    figure, grid = _subplots(-(-len(cells) // width), width, size)
+    figure, grid = _panels_of_size(-(-len(cells) // width), width, size)
     order = sorted(cells, key=lambda cell: (rows.index(cell[0]), cell[1]))
     axes = dict(zip(order, grid.flat, strict=False))
-    for axis in grid.flat[len(cells) :]:
-        axis.set_visible(False)
+    hide_unused(grid, len(cells))
     first: dict[Hashable, Axes] = {}
     for (row, _), axis in axes.items():
         if share_y and first.setdefault(row, axis) is not axis:
@@ -84,19 +93,34 @@ def panel_grid(
 def _as_table(
     cells: Sequence[tuple[Hashable, Any]], rows: list[Any], columns: list[Any], size: tuple[float, float], share: bool
 ) -> Panels:
-    figure, grid = _subplots(len(rows), len(columns), size, sharey="row" if share else False)
-    there, axes, leading = set(cells), {}, set()
+    figure, grid = _panels_of_size(len(rows), len(columns), size, sharey="row" if share else False)
+    present, axes, leading = set(cells), {}, set()
     for row, line in zip(rows, grid, strict=True):
         for column, axis in zip(columns, line, strict=True):
-            axis.set_visible((row, column) in there)
-            if (row, column) in there:
+            axis.set_visible((row, column) in present)
+            if (row, column) in present:
                 axes[row, column] = axis
-        first = next(column for column in columns if (row, column) in there)
+        first = next(column for column in columns if (row, column) in present)
         leading.add((row, first))
         axes[row, first].tick_params(labelleft=True)  # only the table's first column has them otherwise
     return Panels(figure, axes, leading)
 
 
-def _subplots(n_rows: int, n_columns: int, size: tuple[float, float], sharey: Any = False) -> tuple[Figure, Any]:
-    figsize = (size[0] * n_columns + 2.2, size[1] * n_rows + 0.3)
-    return plt.subplots(n_rows, n_columns, figsize=figsize, squeeze=False, sharey=sharey, layout="constrained")
+def _panels_of_size(n_rows: int, n_columns: int, size: tuple[float, float], sharey: Any = False) -> tuple[Figure, Any]:
+    """Make a figure for panels of `size` inches, with room for a legend on the right and for a title."""
+    return subplots(n_rows, n_columns, (size[0] * n_columns + 2.2, size[1] * n_rows + 0.3), sharey=sharey)
+
+
+def subplots(n_rows: int, n_columns: int, figsize: tuple[float, float], **options: Any) -> tuple[Figure, Any]:
+    """Make a figure of `figsize` inches whose layout keeps texts apart, and its axes (n_rows, n_columns).
+
+    Args:
+        options: more arguments of `matplotlib.pyplot.subplots`.
+    """
+    return plt.subplots(n_rows, n_columns, figsize=figsize, squeeze=False, layout="constrained", **options)
+
+
+def hide_unused(axes: Any, count: int) -> None:
+    """Hide all of the array `axes` but the first `count`, row by row."""
+    for axis in axes.flat[count:]:
+        axis.set_visible(False)

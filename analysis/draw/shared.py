@@ -1,4 +1,4 @@
-"""What all figures share: panels, lines with intervals, legends, axes, files. Arms' colours are `analysis.arms`'s."""
+"""Parts that all figures share: panels of lines with intervals, legends, axes and files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from analysis import arms
 from analysis.draw.panels import panel_grid
 from analysis.frames import column, dicts, groups, only
-from analysis.tables.pairs import PANEL
+from analysis.tables.pairs import MODEL_LAYER_N
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 WHAT = "what"  # the column of a table that says which measure a row is of
@@ -36,31 +36,48 @@ LABELS = {
 }
 _NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
 _DPI = 130
-_SMALL = 0.02  # of a difference in CE recovered: up to here scales are linear
+_SMALL = 0.02  # a difference in CE recovered: scales are linear up to here
 D_LABEL = "d: non-zero values per atom"
 
 
 class Style(NamedTuple):
-    """How a line looks and what the legend calls it."""
+    """The look of a line, and its name in the legend."""
 
     label: str
     colour: str
     marker: str = "o"
     line: Any = "-"
-    hollow: bool = False
+    hollow: bool = False  # markers are white inside
+
+    @property
+    def face(self) -> str:
+        """The colour inside a marker."""
+        return "white" if self.hollow else self.colour
 
     def handle(self) -> Line2D:
-        return Line2D(
-            [], [], color=self.colour, marker=self.marker, linestyle=self.line, label=self.label, markersize=6,
-            markerfacecolor="white" if self.hollow else self.colour,
-        )  # fmt: skip
+        """Return the entry of a legend."""
+        look: dict[str, Any] = {"color": self.colour, "linestyle": self.line, "marker": self.marker}
+        return Line2D([], [], label=self.label, markersize=6, markerfacecolor=self.face, **look)
 
 
 def arm_style(label: str) -> Style:
-    """An arm's own: dense ones dashed, those trained by pursuit hollow."""
+    """Return an arm's own style: dense arms are dashed, PCA is dotted, and arms trained by pursuit are hollow."""
     arm = arms.parse(label)
     line = "--" if arm.base in (*arms.DENSE, *arms.MATCHED) else ":" if arm.base == arms.PCA else "-"
     return Style(arms.display(label), arms.colour(label), arms.marker(label), line, arm.pursuit is not None)
+
+
+class _PanelRow(NamedTuple):
+    """One row of panels in `lines_figure`: one measure of one (model, layer, n), with a panel for each k."""
+
+    panel: tuple[Any, ...]  # model, layer, n
+    what: str
+    points: pd.DataFrame
+
+    @property
+    def ks(self) -> list[Any]:
+        """The k of each panel, ascending."""
+        return sorted(set(self.points["k"]))
 
 
 def lines_figure(
@@ -73,50 +90,66 @@ def lines_figure(
     band: bool = False,
     titles: dict[str, str] | None = None,
 ) -> Figure:
-    """Lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
+    """Draw lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
 
     Args:
         table: model, layer, n, k, `what` (a measure, or a title of its own), the columns of `line_by`, x, mean and
-            half_interval. `what` that starts with "difference" gets a line at 0.
-        styles: from a row of a line to how it looks.
+            half_interval. Panels whose `what` starts with "difference" get a line at 0.
+        styles: gives the look of a line from any of its rows.
         line_by: the columns whose values make a line.
         band: draw the interval as a band, for many points a line.
-        titles: of the y axes by `what`, beside those of LABELS.
+        titles: labels of the y axes by `what`, beside those of LABELS.
     """
-    measures = list(dict.fromkeys(table[WHAT]))
-    rows = [(key, what) for key, of_panel in groups(table, PANEL) for what in measures if what in set(of_panel[WHAT])]
-    of_rows = [only(table, **dict(zip(PANEL, key, strict=True)), **{WHAT: what}) for key, what in rows]
-    grid = panel_grid([(row, k) for row, of_row in enumerate(of_rows) for k in sorted(set(of_row["k"]))])
-    used: dict[str, Style] = {}
-    for row, (((model, layer, n), what), of_row) in enumerate(zip(rows, of_rows, strict=True)):
-        for k in sorted(set(of_row["k"])):
-            axis, panel = grid.axes[row, k], only(of_row, k=k)
-            for _, line in groups(panel, list(line_by)):
+    rows = _panel_rows(table)
+    grid = panel_grid([(place, k) for place, row in enumerate(rows) for k in row.ks])
+    in_legend: dict[str, Style] = {}
+    for place, row in enumerate(rows):
+        y_label = {**LABELS, **(titles or {})}.get(row.what, row.what)
+        for k in row.ks:
+            axis, points = grid.axes[place, k], only(row.points, k=k)
+            for _, line in groups(points, list(line_by)):
                 style = styles(dicts(line)[0])
-                used[style.label] = style._replace(marker="") if band else style
+                in_legend[style.label] = style._replace(marker="") if band else style
                 draw_line(axis, line.sort_values(x), x, style, band)
-            if what.startswith("difference"):
-                zero_line(axis, column(of_row, "mean"))
-            axis.set_title(panel_title((model, layer, n), k), loc="left", fontsize=10)
-            if (row, k) in grid.leading:
-                axis.set_ylabel(str({**LABELS, **(titles or {})}.get(what, what)), fontsize=9)
+            axis.set_title(panel_title(row.panel, k), loc="left", fontsize=10)
             axis.set_xlabel(x_label)
-            if log_x:
-                log_ticks(axis, column(panel, x))
-            elif far_apart(ticks := sorted(set(panel[x])), log=False):
-                axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            else:
-                axis.xaxis.set_major_formatter(FuncFormatter(short))
-            if what in _NEVER_NEGATIVE:
-                low, high = axis.get_ylim()
-                axis.set_ylim(bottom=max(low, -0.03 * high))
-            plain_axis(axis)
-    legend(grid.figure, [used[label].handle() for label in _as_arms(table, used)])
+            if (place, k) in grid.leading:
+                axis.set_ylabel(str(y_label), fontsize=9)
+            _scale_panel(axis, row, column(points, x), log_x)
+    legend(grid.figure, [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table)])
     return grid.figure
 
 
+def _panel_rows(table: pd.DataFrame) -> list[_PanelRow]:
+    """Return the rows of panels: measures in the order of the table, those that a (model, layer, n) has."""
+    measures = list(dict.fromkeys(table[WHAT]))
+    return [
+        _PanelRow(panel, what, only(points, **{WHAT: what}))
+        for panel, points in groups(table, MODEL_LAYER_N)
+        for what in measures
+        if what in set(points[WHAT])
+    ]
+
+
+def _scale_panel(axis: Axes, row: _PanelRow, xs: pd.Series, log_x: bool) -> None:
+    """Give a panel of `lines_figure` its limits and ticks, once its lines are drawn."""
+    if row.what.startswith("difference"):
+        zero_line(axis, column(row.points, "mean"))
+    ticks = sorted(set(xs))
+    if log_x:
+        log_ticks(axis, xs)
+    elif far_apart(ticks, log=False):
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    else:
+        axis.xaxis.set_major_formatter(FuncFormatter(short))
+    if row.what in _NEVER_NEGATIVE:
+        low, high = axis.get_ylim()
+        axis.set_ylim(bottom=max(low, -0.03 * high))
+    plain_axis(axis)
+
+
 def zero_line(axis: Axes, differences: pd.Series) -> None:
-    """A line at 0; where some differences are large, a scale on which the small ones can still be told apart."""
+    """Draw a line at 0; where some differences are large, set a scale that still tells the small ones apart."""
     axis.axhline(0, color="0.3", linewidth=1)
     if max(abs(differences)) > 4 * _SMALL:
         axis.set_yscale("symlog", linthresh=_SMALL, linscale=1.2)
@@ -128,33 +161,36 @@ def zero_line(axis: Axes, differences: pd.Series) -> None:
 
 
 def draw_line(axis: Axes, line: pd.DataFrame, x: str, style: Style, band: bool = False) -> None:
-    """One line of means over `x`, with bars or a band for the half intervals there are."""
-    face = "white" if style.hollow else style.colour
+    """Draw one line of means over the column `x`, with bars or a band for its half intervals, where it has any."""
     if band:
         axis.plot(line[x], line["mean"], color=style.colour, linestyle=style.line, linewidth=1.4)
         low, high = line["mean"] - line["half_interval"], line["mean"] + line["half_interval"]
         axis.fill_between(line[x], low, high, color=style.colour, alpha=0.15, linewidth=0)
         return
-    axis.errorbar(
-        line[x], line["mean"], yerr=line["half_interval"], color=style.colour, linestyle=style.line,
-        marker=style.marker, markersize=5, linewidth=1.5, capsize=2.5, elinewidth=1, markerfacecolor=face,
-    )  # fmt: skip
+    look: dict[str, Any] = {"color": style.colour, "linestyle": style.line, "linewidth": 1.5}
+    look |= {"marker": style.marker, "markersize": 5, "markerfacecolor": style.face}
+    axis.errorbar(line[x], line["mean"], yerr=line["half_interval"], capsize=2.5, elinewidth=1, **look)
 
 
 def panel_title(panel: Sequence[object], k: object = None) -> str:
-    """`panel`: model, layer, n. `layer` is empty where it is an axis, `k` None where it is."""
+    """Return the title of a panel.
+
+    Args:
+        panel: model, layer, n; the layer is empty in a figure that has it on an axis.
+        k: None in a figure that has it on an axis.
+    """
     model, layer, n = panel
     after = f", after block {layer}" if layer != "" else ""
     return f"{model}{after}, n = {n}" + ("" if k is None else f", k = {k}")
 
 
 def legend(figure: Figure, handles: Iterable[Artist]) -> None:
-    """One for all panels, in the right margin."""
+    """Put one legend for all panels into the right margin."""
     figure.legend(handles=list(handles), fontsize=8.5, frameon=False, loc="outside right upper")
 
 
 def log_ticks(axis: Axes, values: pd.Series) -> None:
-    """A logarithmic x axis with a tick at each value, or where there are many at 1, 2 and 5 times powers of ten."""
+    """Make the x axis logarithmic, with a tick at each value; of many, at 1, 2 and 5 times powers of ten instead."""
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(FuncFormatter(short))
@@ -170,7 +206,7 @@ def log_ticks(axis: Axes, values: pd.Series) -> None:
 
 
 def storage_axis(axis: Axes, values: pd.Series) -> None:
-    """As `log_ticks`, with a place for 0: runs that store no learned value at all."""
+    """Make the x axis logarithmic, as `log_ticks` does, with a place for 0: runs that store no learned value at all."""
     positive = cast(pd.Series, values[values > 0])
     if len(positive) == len(values):
         log_ticks(axis, values)
@@ -186,7 +222,7 @@ def storage_axis(axis: Axes, values: pd.Series) -> None:
 
 
 def far_apart(ticks: Sequence[float], log: bool = True) -> bool:
-    """Whether labels at these ascending places have room: few, and no two within a tenth of the whole axis."""
+    """Return whether labels at these ascending places have room: at most 8, no two within 9 % of their whole range."""
     if not 0 < len(ticks) <= 8 or (log and ticks[0] <= 0):
         return False
     places = [math.log(tick) if log else tick for tick in ticks]
@@ -194,13 +230,14 @@ def far_apart(ticks: Sequence[float], log: bool = True) -> bool:
 
 
 def plain_axis(axis: Axes) -> None:
+    """Leave of the frame only the left and lower side, and of the grid only pale horizontal lines."""
     axis.grid(axis="y", color="0.92", linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def short(value: float, _: object = None) -> str:
-    """1500000 -> 1.5M."""
+    """Return the number with three significant digits, in thousands or millions where it is large: 1500000 -> 1.5M."""
     for size, suffix in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{suffix}"
@@ -211,7 +248,7 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     """Write `name`.png and .svg into `out`; return the paths."""
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.png", out / f"{name}.svg"]
-    # As savefig does, but laid out once and drawn once each: savefig draws every figure twice.
+    # `savefig` would write the same files, but it draws every figure twice; here it is laid out and drawn once a file.
     figure.set_dpi(_DPI)
     FigureCanvasAgg(figure).print_png(paths[0])
     figure.set_layout_engine("none")
@@ -220,12 +257,12 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     return paths
 
 
-def _as_arms(table: pd.DataFrame, used: dict[str, Style]) -> list[str]:
-    """The labels of `used`, in the order of their arms: a label starts with its arm's name."""
+def _in_order_of_arms(labels: Iterable[str], table: pd.DataFrame) -> list[str]:
+    """Return the labels of a legend in the order of their arms: a label starts with its arm's name."""
     names = [arms.display(arm) for arm in arms.in_order(table["arm"])]
 
     def place(label: str) -> int:
         starts = [i for i, name in enumerate(names) if label.startswith(name)]
         return max(starts, key=lambda i: len(names[i]), default=len(names))
 
-    return sorted(used, key=place)
+    return sorted(labels, key=place)

@@ -1,4 +1,4 @@
-"""The staircase through a Pareto set, as it is drawn."""
+"""The staircase through a Pareto set, as lists of corners to draw."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from analysis.tables.pareto import X_DOWN
 
 
 def stairs(table: pd.DataFrame, x: str, reach: float) -> tuple[list[float], list[float]]:
-    """The corners of the staircase through the Pareto set of one (model, layer), from its best x to its best y: what
-    can be had at each storage; and from there on to `reach`, at which the best y can be had too."""
+    """Return the x and y of the corners of the staircase through the Pareto set of one (model, layer).
+
+    It shows the best y that can be had at each storage. It runs from the best x of the set to its best y, and from
+    there on to `reach`, because the best y can be had at more storage too.
+    """
     points = part(where(table, table["pareto"]), ["x", "y"]).drop_duplicates()
     points = points.sort_values("x", ascending=x in X_DOWN)
     xs, ys = points["x"].tolist(), points["y"].tolist()
-    further = min(xs[-1], reach) if x not in X_DOWN else max(xs[-1], reach)
-    corners_x = [xs[0], *(at for at in xs[1:] for _ in range(2)), further]
-    corners_y = [at for at in ys for _ in range(2)]
+    end = max(xs[-1], reach) if x in X_DOWN else min(xs[-1], reach)
+    corners_x = [xs[0], *(place for place in xs[1:] for _ in range(2)), end]
+    corners_y = [height for height in ys for _ in range(2)]
     return corners_x, corners_y
 
 
 def clipped(xs: list[float], ys: list[float], left: float, right: float) -> tuple[list[float], list[float]]:
-    """The part of the staircase between `left` and `right`: the best y there is seen though its own x is not."""
+    """Return the part of a staircase between `left` and `right`.
+
+    The best y that can be had at an edge is kept there, even where the x at which it is reached lies outside.
+    """
     if xs[0] > xs[-1]:
         xs, ys = xs[::-1], ys[::-1]
     inside = [(x, y) for x, y in zip(xs, ys, strict=True) if left <= x <= right]

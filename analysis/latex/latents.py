@@ -1,4 +1,4 @@
-"""The table of what each arm's latents are like, in LaTeX."""
+"""The table of each arm's latents in LaTeX."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from analysis.tables.latents import MEASURES, NOVELTY_NULL
 
 
 def latents_latex(table: pd.DataFrame) -> str:
+    """Return the rows of `analysis.tables.latents.summary_table` in LaTeX, with the measures that some row has."""
     shown = [name for name in (*MEASURES, NOVELTY_NULL) if name in table and any(table[name].notna())]
     names = {**MEASURES, "novelty_novel_fraction": "novel", NOVELTY_NULL: "novel, null"}
     rows = [

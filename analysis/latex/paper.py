@@ -1,7 +1,8 @@
-"""The paper's tables from our records, its own cells beside ours where they are the same."""
+"""Tables 1, 7 and 10 of the paper made of our records, with the cells that the paper published beside ours."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from analysis.output import Options, Output, chosen
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.controls import at_several_layers
-from analysis.tables.pairs import PANEL
+from analysis.tables.pairs import MODEL_LAYER_N
 from analysis.tables.paper import measured, sorted_cells, three_degrees
 from analysis.tables.published import NOTE, any_beside
 
@@ -22,18 +23,17 @@ _ARMS = ("expander", REFERENCE, "dense_warmtied")
 
 
 def table1(records: Records, options: Options) -> list[Output]:
-    """Small, middle and large d of the expander, and the dense SAEs, at one k: 64 where there is one, else the
-    largest."""
+    """Return table 1: the expander at small, middle and large d and the dense SAEs, at k = 64 or else the largest k."""
     table = _at_main_k(chosen(measured(records.runs), options, _ARMS))
     if not options.arms:
-        table = where(table, table["d"].isna() | three_degrees(table, PANEL))
+        table = where(table, table["d"].isna() | three_degrees(table, MODEL_LAYER_N))
     table = _nonempty(table, "no expander or dense run")
     note = f"Mean with 95 % t interval over seeds; retained: CE recovered / that of {REFERENCE}, paired by seed. "
-    return [Output("table1", table, latex=latex_table(_named(table, _fidelity), note + _published_note(table)))]
+    return [Output("table1", table, latex=latex_table(_as_read(table, _fidelity), note + _published_note(table)))]
 
 
 def table7(records: Records, options: Options) -> list[Output]:
-    """The same cell at each layer of a model, a column a layer."""
+    """Return table 7: CE recovered of the same cell at each layer of a model, one column a layer."""
     several = measured(at_several_layers(records.runs))
     table = _nonempty(_at_main_k(chosen(several, options, _ARMS)), "no expander or dense run")
     rows: list[dict[str, object]] = []
@@ -41,34 +41,35 @@ def table7(records: Records, options: Options) -> list[Output]:
         first = dicts(cell)[0]
         row: dict[str, object] = {"LM": first["model"], "k": str(first["k"]), **_arm_and_d(first)}
         for layer in sorted(table["layer"].unique()):
-            at = dicts(only(cell, layer=layer))
-            row |= {f"L{layer}": _ce(at[0]) if at else Math(MISSING)}
+            here = dicts(only(cell, layer=layer))
+            row |= {f"L{layer}": _ce(here[0]) if here else Math(MISSING)}
             if any_beside(table):
-                row |= {f"L{layer} published": number(at[0]["published_ce_recovered"]) if at else Math(MISSING)}
+                row |= {f"L{layer} published": number(here[0]["published_ce_recovered"]) if here else Math(MISSING)}
         rows.append(row)
     note = "CE recovered after each layer, mean with 95 % t interval over seeds. " + _published_note(table)
     return [Output("table7", table, latex=latex_table(_in_arm_order(rows), note))]
 
 
 def table10(records: Records, options: Options) -> list[Output]:
-    """The grid of d and k: CE recovered, relative error and dead fraction."""
+    """Return table 10: CE recovered, relative error and dead fraction over the grid of d and k."""
     table = _nonempty(chosen(measured(records.runs), options, ("expander", REFERENCE)), "no expander run")
     rows: list[dict[str, object]] = []
     ks = sorted(table["k"].unique())
-    for _, cell in groups(table, [*PANEL, "arm", "d", "n_latents"]):
+    for _, cell in groups(table, [*MODEL_LAYER_N, "arm", "d", "n_latents"]):
         first = dicts(cell)[0]
         row: dict[str, object] = {"LM": f"{first['model']} L{first['layer']}", **_arm_and_d(first)}
         for k in ks:
-            at = dicts(only(cell, k=k))
-            names = (f"CE, k={k}", f"error, k={k}", f"dead, k={k}")
-            values = (_ce(at[0]), number(at[0]["relative_error"]), number(at[0]["dead_fraction"])) if at else ()
-            row |= dict(zip(names, values or [Math(MISSING)] * 3, strict=True))
+            here = dicts(only(cell, k=k))
+            row |= {f"CE, k={k}": _ce(here[0]) if here else Math(MISSING)}
+            for name, measure in (("error", "relative_error"), ("dead", "dead_fraction")):
+                row |= {f"{name}, k={k}": number(here[0][measure]) if here else Math(MISSING)}
         rows.append(row)
     note = "CE recovered (with 95 % t interval over seeds), relative error and dead fraction; the CSV has the paper's. "
     return [Output("table10", table, latex=latex_table(_in_arm_order(rows), note + _published_note(table)))]
 
 
 def _fidelity(row: dict[str, Any]) -> dict[str, object]:
+    """Return the measures of table 1."""
     return {
         "compression": Math(f"${row['decoder_compression']:.3g}\\times$"),
         "relative error": pm(row["relative_error"], row["relative_error_half_interval"]),
@@ -77,8 +78,12 @@ def _fidelity(row: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _named(table: pd.DataFrame, columns: Any) -> pd.DataFrame:
-    """Rows as people read them, with the paper's where it has any."""
+def _as_read(table: pd.DataFrame, columns: Callable[[dict[str, Any]], dict[str, object]]) -> pd.DataFrame:
+    """Return the rows as people read them, with the paper's values where it has any.
+
+    Args:
+        columns: from a row to its measures, by the names that people read.
+    """
     rows: list[dict[str, object]] = []
     published = any_beside(table)
     for row in dicts(table):
@@ -103,16 +108,16 @@ def _published_note(table: pd.DataFrame) -> str:
 
 
 def _at_main_k(table: pd.DataFrame) -> pd.DataFrame:
-    """Per (model, layer, n) the rows at k = 64, or at the largest k where there are none."""
+    """Return per (model, layer, n) the rows at k = 64, or at the largest k where there are none."""
     kept = []
-    for _, panel in groups(table, PANEL):
+    for _, panel in groups(table, MODEL_LAYER_N):
         ks = set(panel["k"])
         kept.append(panel[panel["k"] == (PAPER_K if PAPER_K in ks else max(ks, default=0))])
     return sorted_cells(pd.concat(kept)) if kept else table
 
 
 def _in_arm_order(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Rows are made by group, which sorts arms by name: `_ARMS` first, as everywhere."""
+    """Return the rows with `_ARMS` first, as in every table: they come from groups, which are sorted by name."""
     names = [display(arm) for arm in in_order(_ARMS)]
     return pd.DataFrame(sorted(rows, key=lambda row: (str(row["LM"]), *_place(str(row["arm"]), names))))
 

@@ -1,4 +1,4 @@
-"""The tables that say who wins: dominance by stored bytes, and arm against arm."""
+"""The tables that say which arm wins, in LaTeX: dominance by stored bytes, and arm against arm."""
 
 from __future__ import annotations
 
@@ -7,23 +7,14 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import base, display, parse
-from analysis.frames import dicts, where
+from analysis.arms import base, display
+from analysis.frames import dicts
 from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 
 
-def comparable_arms(table: pd.DataFrame) -> pd.DataFrame:
-    """Pairs that differ in the arm alone, not in how it was trained or rounded too, each read by its own encoder; those
-    trained one-shot also where both are read by OMP. `pursuit`: what trained both, empty for one-shot."""
-    pursuits = table["arm"].map(lambda arm: parse(arm).pursuit or "")
-    alike = [parse(a)[1:] == parse(b)[1:] for a, b in zip(table["arm"], table["other"], strict=True)]
-    shown = (table["inference"] == "encoder") | ((table["inference"] == "omp") & (pursuits == ""))
-    rounded = table["arm"].map(lambda arm: parse(arm).bits is not None)
-    return where(table.assign(pursuit=pursuits), pd.Series(alike, index=table.index) & shown & ~rounded)
-
-
 def wins_latex(table: pd.DataFrame) -> str:
-    """Pairs with an expander."""
+    """Return the pairs of `analysis.tables.wins.wins_table` that have an expander in LaTeX."""
+    with_expander = [row for row in dicts(table) if "expander" in (base(row["arm"]), base(row["other"]))]
     rows = [
         {
             "read by": row["inference"],
@@ -35,8 +26,7 @@ def wins_latex(table: pd.DataFrame) -> str:
             "won": Math(f"${row['cells_won']}$ ({row['won_clearly']})"),
             "lost": Math(f"${row['cells_lost']}$ ({row['lost_clearly']})"),
         }
-        for row in dicts(table)
-        if base(row["arm"]) == "expander" or base(row["other"]) == "expander"
+        for row in with_expander
     ]
     note = (
         "CE recovered, paired by cell (model, layer, n, k, d) and seed: mean difference with its 95 % interval over "
@@ -46,18 +36,18 @@ def wins_latex(table: pd.DataFrame) -> str:
 
 
 def dominance_latex(table: pd.DataFrame) -> str:
-    """`analysis.tables.dominance.dominance_table`: who wins at each level and budget, and by how much."""
+    """Return `analysis.tables.dominance.dominance_table` in LaTeX: each level's winners and their leads."""
     rows = [
         {
             **_cell_names(row),
             "stored KiB": whole(row["level"] / 1024),
             "multiply-adds": row["budget"],
-            "most preserved by": _who(row, "winner"),
+            "most preserved by": _dictionary(row, "winner"),
             "CE recovered": pm(row["winner_mean"], row["winner_half_interval"]),
-            "runner-up": _who(row, "runner_up"),
-            "loses": _loss(row, "runner_up"),
-            "other kind": _who(row, "other_kind"),
-            "it loses": _loss(row, "other_kind"),
+            "runner-up": _dictionary(row, "runner_up"),
+            "loses": _difference(row, "runner_up"),
+            "other kind": _dictionary(row, "other_kind"),
+            "it loses": _difference(row, "other_kind"),
             "PCA": number(row["pca_mean"]),
         }
         for row in dicts(table)
@@ -74,7 +64,8 @@ def _cell_names(row: dict[str, Any]) -> dict[str, str]:
     return {"LM": f"{row['model']} L{row['layer']}", "n, k": f"{row['n']}, {row['k']}"}
 
 
-def _who(row: dict[str, Any], role: str) -> str:
+def _dictionary(row: dict[str, Any], role: str) -> str:
+    """Return arm, size and way of reading of the dictionary in that role, MISSING where there is none."""
     arm = row.get(role)
     if not isinstance(arm, str):
         return MISSING
@@ -84,6 +75,7 @@ def _who(row: dict[str, Any], role: str) -> str:
     return f"{display(arm)}, {size}{reading}"
 
 
-def _loss(row: dict[str, Any], role: str) -> Math:
+def _difference(row: dict[str, Any], role: str) -> Math:
+    """Return the winner's CE recovered minus that of the dictionary in that role, with its interval."""
     difference, half = (row.get(f"{role}_difference{part}", math.nan) for part in ("", "_half_interval"))
     return pm(difference, half)

@@ -1,1 +1,1 @@
-"""One HTML file that shows the records to people without Weights & Biases: see `analysis.page.write`."""
+"""One HTML file that shows the records to people without Weights & Biases: `analysis.page.write` assembles it."""

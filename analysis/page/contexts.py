@@ -1,4 +1,4 @@
-"""Latents' top contexts for the page: of a few runs a few latents, spread over firing rates."""
+"""The page's section of latents' top contexts: some latents of a few runs, spread over firing rates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from analysis.read.load import say_unreadable
 from analysis.read.sources import NoRunsError
 from sweep.store.records import CONTEXTS
 
-RUNS, LATENTS, PER_LATENT = 8, 40, 5
+RUNS, LATENTS, PER_LATENT = 8, 40, 5  # at most: runs, latents of each run, contexts of each latent
 
 
 def contexts_section(runs: pd.DataFrame, folder: Path | None, place: dict[str, int]) -> dict[str, Any]:
-    """At most RUNS runs, LATENTS latents of each and PER_LATENT contexts of each latent.
+    """Return at most RUNS runs, with LATENTS latents of each and PER_LATENT contexts of each latent.
+
+    Args:
+        folder: the folder of runs; None where the records lie in no folder.
+        place: the row of each run id in the page's run table.
 
     Raises:
         NoRunsError: no run kept contexts that can be read.
     """
     kept = [run for run in dicts(runs) if folder and (folder / run["run_id"] / CONTEXTS).is_file()]
     best = first_of_each_arm(kept)[:RUNS]
-    shown = [found for run in best if folder and (found := _of_run(folder, run["run_id"], place))]
+    shown = [latents for run in best if folder and (latents := _latents_of(folder, run["run_id"], place))]
     if not shown:
         raise NoRunsError(
             "contexts are files in the folders of runs, and none is here: python -m sweep.evaluate run=all "
@@ -41,7 +45,7 @@ def contexts_section(runs: pd.DataFrame, folder: Path | None, place: dict[str, i
 
 
 def first_of_each_arm(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By CE recovered, the best run of each arm before any second one."""
+    """Sort runs by CE recovered so that the best run of each arm comes before any second one."""
     best = sorted(runs, key=lambda run: (-run["ce_recovered"], run["run_id"]))
     seen: dict[str, int] = {}
     ranked: list[tuple[int, dict[str, Any]]] = []
@@ -51,7 +55,8 @@ def first_of_each_arm(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [run for _, run in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _of_run(folder: Path, run_id: str, place: dict[str, int]) -> dict[str, Any] | None:
+def _latents_of(folder: Path, run_id: str, place: dict[str, int]) -> dict[str, Any] | None:
+    """Return the latents of a run as `static/contexts.js` reads them, or None where its file cannot be read."""
     try:
         found = list(read_contexts(folder, run_id))
     except NoRunsError as error:
@@ -63,7 +68,7 @@ def _of_run(folder: Path, run_id: str, place: dict[str, int]) -> dict[str, Any] 
 
 
 def spread(latents: list[Latent], count: int) -> list[Latent]:
-    """At most `count`, evenly over the order of firing rates, the most frequent first."""
+    """Return at most `count` latents, evenly spread over the order of firing rates, the most frequent first."""
     order = sorted(latents, key=lambda latent: -latent["firing_rate"])
     if len(order) <= count:
         return order
@@ -71,9 +76,9 @@ def spread(latents: list[Latent], count: int) -> list[Latent]:
 
 
 def _compact(latent: Latent, texts: dict[str, int]) -> list[Any]:
-    """[latent, firing rate, [[places of tokens in `texts`, codes], ...]]."""
+    """Return [latent, firing rate, [[places of its tokens in `texts`, codes], ...]], adding new tokens to `texts`."""
     contexts = [
-        [[texts.setdefault(token, len(texts)) for token in one["tokens"]], plain_value(one["codes"], 3)]
-        for one in latent["contexts"][:PER_LATENT]
+        [[texts.setdefault(token, len(texts)) for token in context["tokens"]], plain_value(context["codes"], 3)]
+        for context in latent["contexts"][:PER_LATENT]
     ]
     return [latent["latent"], latent["firing_rate"], contexts]

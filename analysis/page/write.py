@@ -1,4 +1,4 @@
-"""Assemble the page: everything inline, nothing fetched when it is opened."""
+"""Assembly of the page: everything is inline, and nothing is fetched when it is opened."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import pandas as pd
+
 from analysis.arms import base, unrounded
 from analysis.output import Options, chosen
 from analysis.page.charts import styles
@@ -19,7 +21,7 @@ from analysis.page.contexts import contexts_section
 from analysis.page.controls import CONTROLS, MAIN
 from analysis.page.encode import encoded, script_json
 from analysis.page.frontier import frontier_section
-from analysis.page.runs import heads, run_rows
+from analysis.page.runs import HEADS, run_rows
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.dominance import dominance_table
@@ -27,19 +29,31 @@ from analysis.tables.frontier import readable_arms
 from sweep.store.records import RECORD
 
 NAME = "report.html"
-_PLOTLY = "plotly-basic.min.js"  # of the npm package plotly.js-basic-dist-min: lines and bars, a fifth of all of it
-# Each uses those before it.
-_SCRIPTS = (
-    "base.js", "choices.js", "table.js", "layout.js", "legend.js", "traces.js", "chart.js", "dominance.js",
-    "contexts.js", "runs.js", "page.js",
-)  # fmt: skip
+# From the npm package plotly.js-basic-dist-min: lines and bars, a fifth of the whole library.
+_PLOTLY = "plotly-basic.min.js"
+_SCRIPTS = (  # each uses those before it
+    "base.js",
+    "choices.js",
+    "table.js",
+    "layout.js",
+    "legend.js",
+    "traces.js",
+    "chart.js",
+    "dominance.js",
+    "contexts.js",
+    "runs.js",
+    "page.js",
+)
 _DOMINANCE = """At so many stored bytes (rows) and multiply-adds a token (budget), the dictionary that preserves the
 most of all that fit, and what the best of another arm and of the other kind (dense for sparse, sparse for dense) lose,
 paired by seed with 95 % intervals. PCA is not sparse and never wins."""
 
 
 def write_report(records: Records, options: Options, out: Path, left_out: int = 0) -> Path:
-    """Write `report.html` into `out`. `left_out`: failed and unreadable runs, for its head.
+    """Write `report.html` into `out`; return its path.
+
+    Args:
+        left_out: the number of failed and unreadable runs, which the page's head names.
 
     Raises:
         NoRunsError: no run of an SAE, or none of an arm asked for.
@@ -52,44 +66,50 @@ def write_report(records: Records, options: Options, out: Path, left_out: int = 
 
 
 def not_complete(records: Records) -> int:
-    """How many runs in the records' folder have a record that is not one of them: failed, or not to be read."""
-    there = 0 if records.folder is None else sum(1 for _ in records.folder.glob(f"*/{RECORD}"))
-    return max(0, there - len(records.records))
+    """Return how many runs in the records' folder are not among the records: they failed or cannot be read."""
+    in_folder = 0 if records.folder is None else sum(1 for _ in records.folder.glob(f"*/{RECORD}"))
+    return max(0, in_folder - len(records.records))
 
 
 def page_data(records: Records, options: Options, out: Path, left_out: int = 0) -> dict[str, Any]:
-    """All that the page shows, as JSON has it. Raises NoRunsError as `write_report`."""
+    """Return all that the page shows, as JSON can hold it. Raises NoRunsError as `write_report` does."""
     everything = chosen(records.everything, options).reset_index(drop=True)
-    place = {run: at for at, run in enumerate(everything["run_id"])}
-    shown = [] if options.arms else readable_arms(records.runs)
+    place = {run: row for row, run in enumerate(everything["run_id"])}
     rows = run_rows(everything, set(records.runs["run_id"]), records.folder, out)
-    sections: list[dict[str, Any]] = [
-        _section("frontier", "Frontier", lambda: frontier_section(records, options, place, shown)),
-        _section("dominance", "Dominance", lambda: _dominance(records, options)),
-    ]
-    sections += [_section(name, made.title, lambda made=made: made.make(records, options, shown))
-                 for name, made in {**MAIN, **CONTROLS}.items()]  # fmt: skip
-    sections.append(
-        _section("contexts", "Latents' top contexts", lambda: contexts_section(everything, records.folder, place))
-    )
-    for section in sections:
-        section["control"] = section["id"] in CONTROLS
-    sections.append({"id": "runs", "title": "Runs", "kind": "runs", "heads": heads(), "control": False})
     return {
         "about": _about(records, len(rows), left_out),
         "arms": styles(sorted(_labels(everything["arm"]))),
         "runs": encoded(rows),
-        "sections": sections,
+        "sections": [
+            *_sections(records, options, everything, place),
+            {"id": "runs", "title": "Runs", "kind": "runs", "heads": HEADS, "control": False},
+        ],
     }
 
 
+def _sections(
+    records: Records, options: Options, everything: pd.DataFrame, place: dict[str, int]
+) -> list[dict[str, Any]]:
+    """Return every section but the run table; `place` is the row of each run id in that table."""
+    shown = [] if options.arms else readable_arms(records.runs)
+    sections = [
+        _section("frontier", "Frontier", lambda: frontier_section(records, options, place, shown)),
+        _section("dominance", "Dominance", lambda: _dominance(records, options)),
+    ]
+    for name, made in {**MAIN, **CONTROLS}.items():
+        sections.append(_section(name, made.title, lambda make=made.make: make(records, options, shown)))
+    title = "Latents' top contexts"
+    sections.append(_section("contexts", title, lambda: contexts_section(everything, records.folder, place)))
+    return [{**section, "control": section["id"] in CONTROLS} for section in sections]
+
+
 def _labels(found: Any) -> set[str]:
-    """The labels of runs, and the bases that tables of pursuits and rounding name."""
+    """Return the labels of runs, and the base arms that tables of pursuits and rounding name."""
     return {name for label in found for name in (label, base(label), unrounded(label))}
 
 
 def _section(name: str, title: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """With `missing`, the reason, in place of the rest where the records have nothing for it."""
+    """Return a section; where the records have nothing for it, the reason as `missing` in place of its content."""
     try:
         return {"id": name, "title": title, **make()}
     except NoRunsError as reason:
@@ -115,7 +135,10 @@ def _about(records: Records, count: int, left_out: int) -> dict[str, Any]:
 
 
 def html_page(data: dict[str, Any]) -> str:
-    """The page of `page_data`'s data. Only its own scripts run in it, and it can fetch nothing: a policy says so."""
+    """Return the page that shows `data`, made by `page_data`.
+
+    The page's content security policy lets only its own scripts run, and nothing be fetched.
+    """
     scripts = {"plotly": _static(_PLOTLY), "script": "\n".join(["'use strict';", *map(_static, _SCRIPTS)])}
     return Template(_static("page.html")).substitute(
         scripts,

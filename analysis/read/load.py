@@ -1,4 +1,4 @@
-"""Where records come from: a folder of runs, a packed file of them, the one that ships with the project, or W&B."""
+"""Records read from any source: a folder of runs, a packed file, the records that ship with the project, or W&B."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ PACKED = ".jsonl.gz"
 
 
 def data_file(name: str) -> Path:
-    """A file of the package's data."""
+    """Return the path of a file in the package's folder `data`."""
     return Path(str(files("analysis").joinpath("data", name)))
 
 
 def read_records(source: Source) -> list[Record]:
-    """Every complete record of `source`, by run id.
+    """Return every complete record of `source`, in order of run id.
+
+    Records that cannot be read are left out and named on standard error; failed runs are left out and counted there.
 
     Args:
-        source: a folder of runs, a file that `python -m analysis pack` wrote, "embedded", the one in the package, or
-            runs in Weights & Biases.
-
-    Records that cannot be read are named on standard error and left out; so are failed runs, by number.
+        source: a folder of runs, a file that `python -m analysis pack` wrote, "embedded" for the file of the package,
+            or a project in Weights & Biases.
 
     Raises:
-        NoRunsError: no such folder or file, or no complete run in it.
+        NoRunsError: there is no such folder or file, or no complete run in it.
     """
     found, failed = [], 0
-    for place, record in _all(source):
+    for place, record in _all_records(source):
         if record is None:
             say_unreadable(place, ValueError())
         elif record["status"] != COMPLETE:
@@ -48,10 +48,12 @@ def read_records(source: Source) -> list[Record]:
 
 
 def say_unreadable(place: object, error: Exception) -> None:
+    """Say on standard error that the record at `place` cannot be read and is left out."""
     print(f"warning: {place} cannot be read and is left out ({type(error).__name__})", file=sys.stderr)
 
 
-def _all(source: Source) -> Iterator[tuple[str, Record | None]]:
+def _all_records(source: Source) -> Iterator[tuple[str, Record | None]]:
+    """Yield (place, record) of every run of `source`, whatever its status; None for a record that cannot be read."""
     if isinstance(source, Remote):
         yield from remote_records(source)
         return
@@ -62,13 +64,17 @@ def _all(source: Source) -> Iterator[tuple[str, Record | None]]:
         for file, record in iterate_records(path):
             yield str(file), record
     elif path.is_file():
-        yield from _packed(path)
+        yield from _packed_records(path)
     else:
         raise NoRunsError(f"--runs {source}: no such folder or file; python -m sweep writes records under runs/")
 
 
-def _packed(path: Path) -> Iterator[tuple[str, Record | None]]:
-    """A record a line. Raises NoRunsError where the file is not gzip, or ends in the middle."""
+def _packed_records(path: Path) -> Iterator[tuple[str, Record | None]]:
+    """Yield (place, record) of every line of a packed file; None for a line that is no record.
+
+    Raises:
+        NoRunsError: the file is not gzip, or it ends in the middle.
+    """
     try:
         with gzip.open(path, "rt", encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):

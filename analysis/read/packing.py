@@ -1,4 +1,4 @@
-"""A store of runs as one small file: what figures read, a record a line, the same bytes each time."""
+"""Packed files: the records of a whole run store in one small file, one record a line, without what no figure reads."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from analysis.read.load import read_records
 from analysis.read.sources import Source
 from sweep.store.records import Record
 
-DIGITS = 7  # significant; a float32 has no more
-_DROPPED = ("config",)  # the launch's own paths and options: no figure reads them
+DIGITS = 7  # significant digits of each float that is kept; a float32 has no more
+_DROPPED = ("config",)  # the paths and options of the launch, which no figure reads
 
 
 def pack(source: Source, out: Path) -> int:
-    """Write every complete record of `source` to `out`; returns how many.
+    """Write every complete record of `source` to the file `out` and return how many there are.
 
-    Sorted by run id, keys sorted, no time in the gzip header: the same records give the same file.
+    Records are sorted by run id, their keys are sorted too, and the gzip header holds no time: the same records give
+    the same bytes.
 
     Raises:
-        NoRunsError: as `read_records`.
+        NoRunsError: there is no such source, or no complete run in it.
         OSError: `out` cannot be written.
     """
     records = sorted(read_records(source), key=lambda record: record["run_id"])
@@ -33,7 +34,7 @@ def pack(source: Source, out: Path) -> int:
 
 
 def compact(record: Record) -> Record:
-    """The record without `config`, its floats rounded to DIGITS significant digits."""
+    """Return the record without `config`, its floats rounded to DIGITS significant digits."""
     return {key: _rounded(value) for key, value in record.items() if key not in _DROPPED}
 
 

@@ -1,4 +1,4 @@
-"""Run records -> tidy tables, each made once and kept: every figure of `python -m analysis all` reads the same ones."""
+"""Tidy tables made of run records; each is made once and kept, so that `python -m analysis all` reads them once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from analysis.read.load import read_records, say_unreadable
 from analysis.read.sources import URL, NoRunsError, Remote, Source, named
 from sweep.store.records import RECOVERY, Record
 
-_NAMED = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")  # the label or another column says them
-_STORAGE = {"value_bits": 32, "artifact_bytes": float("nan")}  # where a record does not say
+# Fields of an arm that its label or another column holds already.
+_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
+_UNRECORDED_STORAGE = {"value_bits": 32, "artifact_bytes": float("nan")}  # for records that lack these keys
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Records:
     """The complete records of one source.
 
     Args:
-        source: where they are from.
-        records: as read; nobody changes them.
+        source: the place that the records were read from.
+        records: the records as read; nobody changes them.
     """
 
     source: Source
@@ -37,66 +38,77 @@ class Records:
 
     @classmethod
     def read(cls, source: Source) -> Records:
-        """Raises NoRunsError as `read_records`."""
+        """Read every complete record of `source`. Raises NoRunsError where there is none."""
         return cls(source, tuple(read_records(source)))
 
     @property
     def named(self) -> str:
-        """The source as the command line has it, for messages."""
+        """The source as an option of the command line names it, for messages."""
         return named(self.source)
 
     @property
     def folder(self) -> Path | None:
-        """The folder of runs that they are from, if they are from one."""
+        """The folder of runs that the records were read from, None for any other source."""
         return None if isinstance(self.source, Remote) or not Path(self.source).is_dir() else Path(self.source)
 
     def at(self, layers: Collection[int], ks: Collection[int]) -> Records:
-        """Those of the given layers and k, each for all if empty; PCA, which has no k, and synthetic ones stay."""
-        kept = [record for record in self.records if _at(record, layers, ks)]
+        """Return the records of the given layers and k; an empty collection means all of them.
+
+        PCA, which has no k, stays at any k, and synthetic experiments always stay.
+
+        Raises:
+            NoRunsError: none is left.
+        """
+        kept = [record for record in self.records if _is_at(record, layers, ks)]
         if self.records and not kept:
             raise NoRunsError(f"{self.named}: no run at layer {sorted(layers)} and k {sorted(ks)}")
         return Records(self.source, tuple(kept))
 
     def of(self, study: Path) -> Records:
-        """Those whose run id is in the column `run_id` of the CSV file `study`, as a search writes it.
+        """Return the records whose run id is in the column `run_id` of the CSV file `study`, as a search writes it.
 
         Raises:
-            NoRunsError: there is no such file or column, or none of the runs has a complete record.
+            NoRunsError: there is no such file or column, or none of its runs has a complete record.
         """
         return self.only(_run_ids(study), f"--study {study}")
 
     def only(self, run_ids: Set[str], asked_by: str) -> Records:
-        """Those with one of the given run ids; how many ids have no complete record is said on standard error.
+        """Return the records of the given run ids; standard error says how many ids have no complete record.
 
         Args:
-            asked_by: what the ids are from, as messages name it.
+            asked_by: the origin of the ids, as messages name it.
 
         Raises:
-            NoRunsError: none of them has a complete record.
+            NoRunsError: none of the ids has a complete record.
         """
         kept = tuple(record for record in self.records if record["run_id"] in run_ids)
         if not kept:
             raise NoRunsError(f"{asked_by}: none of its {len(run_ids)} run(s) is complete in {self.named}")
         absent = len(run_ids) - len({record["run_id"] for record in kept})
         if absent:
-            print(
-                f"note: {absent} of {len(run_ids)} run(s) of {asked_by} not complete in {self.named}", file=sys.stderr
-            )
+            note = f"note: {absent} of {len(run_ids)} run(s) of {asked_by} not complete in {self.named}"
+            print(note, file=sys.stderr)
         return Records(self.source, kept)
 
     @cached_property
     def everything(self) -> pd.DataFrame:
-        """One row per complete run: labels, axes, sizes, storage and metrics as columns, and
+        """One row per complete run of an SAE, with labels, axes, sizes, storage and metrics as columns, and
 
-        - `d`: as asked, NaN for arms that have none (full dense ones, PCA),
-        - `settings`: what else determines the result (text, recipe, evaluation), as JSON; see `comparable`,
-        - `options`: those of the arm that its label does not name, such as the dynamic support's, as JSON,
+        - `base_arm`, `pursuit`, `bits`: the parts of the arm as the record's spec has them: its name without pursuit
+          and rounding, the pursuit that trained it ("" for the one-shot encoder), and the bits of each decoder value
+          (32 where it was not rounded),
+        - `unrounded_arm`: the label of the arm that was rounded, or the arm's own,
+        - `d`: the d asked for, NaN for arms that have none (full dense ones, PCA),
+        - `settings`: the other settings that determine the result (text, recipe, evaluation), as JSON; see
+          `analysis.read.comparable`,
+        - `options`: the arm's options that its label does not name, such as the dynamic support's, as JSON,
         - `decoder_compression`: m*n / (n_latents*degree): m/d for an expander, n/n' for dense_matched,
-        - `train_tokens`: tokens trained on, those of the run it was made from included; NaN in older records,
+        - `train_tokens`: tokens trained on, including those of the run it was made from; NaN in older records,
+        - `train_seconds`: the seconds that this took,
         - `latents`, `curves`, `theory`: the record's dicts, empty where it has none.
 
         Raises:
-            NoRunsError: no run of an SAE.
+            NoRunsError: there is no run of an SAE.
         """
         rows: list[dict[str, object]] = []
         for record in self.records:
@@ -112,16 +124,18 @@ class Records:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
-        """Those of `everything` that may be drawn together: see `comparable`."""
+        """The rows of `everything` that may be drawn together; `analysis.read.comparable` chooses them."""
         return comparable(self.everything)
 
     @cached_property
     def readings(self) -> pd.DataFrame:
-        """One row per run of `runs` and way its codes were read: the columns of `runs`, the measures being that way's,
-        and `inference`, its name (`encoder`, `omp`, ...), with `multiply_adds`, `tokens_per_second` and `threads`.
+        """One row per run of `runs` and way of reading its codes: the columns of `runs`, with the measures of that way.
+
+        Further columns are `inference`, the name of the way (`encoder`, `omp`, ...), and its cost: `multiply_adds`
+        a token, `tokens_per_second` and `threads`.
 
         Raises:
-            NoRunsError: no record says how codes were read.
+            NoRunsError: no record says how its codes were read.
         """
         of_run = {row["run_id"]: row for row in dicts(self.runs)}
         rows: list[dict[str, object]] = []
@@ -136,13 +150,15 @@ class Records:
 
     @cached_property
     def recovery(self) -> pd.DataFrame:
-        """One row per synthetic experiment and algorithm: mask, d, k, n, d_in, noise, values, codes, seed, trials,
-        algorithm and its measures (see `sweep.run.recovery.recovery_measures`).
+        """One row per synthetic experiment and algorithm.
+
+        Columns: mask, d, k, n, d_in, noise, values, codes, seed, trials, algorithm, and the measures of
+        `sweep.run.recovery.recovery_measures`.
 
         Raises:
-            NoRunsError: there is none.
+            NoRunsError: there is no synthetic experiment.
         """
-        rows = [row for record in self.records if record.get("kind") == RECOVERY for row in _planted(record)]
+        rows = [row for record in self.records if record.get("kind") == RECOVERY for row in _recovery_rows(record)]
         if not rows:
             raise NoRunsError(
                 f"{self.named}: no synthetic run; python -m sweep experiment=synthetic_recovery makes them"
@@ -151,6 +167,7 @@ class Records:
 
 
 def _run_ids(study: Path) -> set[str]:
+    """Return the run ids in the column `run_id` of a CSV file. Raises NoRunsError where that cannot be read."""
     try:
         with study.open(newline="", encoding="utf-8") as stream:
             reader = csv.DictReader(stream)
@@ -162,14 +179,15 @@ def _run_ids(study: Path) -> set[str]:
         raise NoRunsError(f"--study {study}: cannot be read ({reason})") from None
 
 
-def _at(record: Record, layers: Collection[int], ks: Collection[int]) -> bool:
+def _is_at(record: Record, layers: Collection[int], ks: Collection[int]) -> bool:
     if record.get("kind") == RECOVERY:
         return True
-    axes, of_pca = record["axes"], arms.base(record["labels"]["arm"]) == arms.PCA
-    return (not layers or axes["layer"] in layers) and (not ks or of_pca or axes["k"] in ks)
+    axes, is_pca = record["axes"], arms.described(record["spec"]["sae"]).base == arms.PCA
+    return (not layers or axes["layer"] in layers) and (not ks or is_pca or axes["k"] in ks)
 
 
-def _planted(record: Record) -> list[dict[str, object]]:
+def _recovery_rows(record: Record) -> list[dict[str, object]]:
+    """Return one row per algorithm of a synthetic experiment."""
     axes, config = record["axes"], record["spec"]["recovery"]
     cell = {**axes, **{key: config[key] for key in ("mask", "d_in", "noise", "values", "codes", "trials")}}
     rows: list[dict[str, object]] = []
@@ -181,14 +199,19 @@ def _planted(record: Record) -> list[dict[str, object]]:
 
 
 def _row(record: Record) -> dict[str, object]:
-    sizes, axes, arm = record["sizes"], record["axes"], record["labels"]["arm"]
+    """Return the row of `Records.everything` for one run."""
+    sizes, axes, arm = record["sizes"], record["axes"], arms.described(record["spec"]["sae"])
     d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(axes["n"])
     row = {
-        **_STORAGE,
+        **_UNRECORDED_STORAGE,
         "run_id": record["run_id"],
         **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
+        "base_arm": arm.base,
+        "pursuit": arm.pursuit or "",
+        "bits": arm.bits or arms.FLOAT_BITS,
+        "unrounded_arm": record["labels"]["arm"].removesuffix(f"-{arm.bits}bit"),
         **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},
-        "d": float(axes["d"]) if arms.has_degree(arm, degree, d_in, n_latents, n) else float("nan"),
+        "d": float(axes["d"]) if arms.has_degree(arm.base, degree, d_in, n_latents, n) else float("nan"),
         "d_in": d_in,
         "n_latents": n_latents,
         "degree": degree,
@@ -198,19 +221,19 @@ def _row(record: Record) -> dict[str, object]:
         "finished": record["finished"],
         "url": record.get(URL, ""),
         "settings": json.dumps(_settings(record["spec"]), sort_keys=True),
-        "options": json.dumps(_arm_options(record["spec"].get("sae") or {}), sort_keys=True),
+        "options": json.dumps(_arm_options(record["spec"]["sae"]), sort_keys=True),
         "pool_tokens": record["spec"]["activations"].get("tokens"),
         "dense_values": d_in * n,
         "decoder_compression": d_in * n / (n_latents * degree),
         **_training(record),
         **{key: record.get(key) or {} for key in ("latents", "curves", "theory")},
     }
-    float(row["ce_recovered"])  # a record without its main figure is not one
+    float(row["ce_recovered"])  # raises for a record without its main measure, which then counts as unreadable
     return row
 
 
 def _settings(spec: Record) -> dict[str, object]:
-    """All that determines a result beside the arm, its sizes, the layer and the seed."""
+    """Return the settings that determine a result, except for the arm, its sizes, the layer and the seed."""
     return {
         f"{part}.{key}": value
         for part in ("activations", "train", "eval")
@@ -220,13 +243,14 @@ def _settings(spec: Record) -> dict[str, object]:
 
 
 def _arm_options(sae: Record) -> dict[str, object]:
-    """Of a rounded arm those of the one that was rounded."""
-    own = sae.get("of") or sae
-    return {f"sae.{key}": value for key, value in own.items() if key not in _NAMED and not isinstance(value, dict)}
+    """Return the options that no other column holds; those of the arm that was rounded, where one was."""
+    trained = sae.get("of") or sae
+    options = {key: value for key, value in trained.items() if key not in _IN_OTHER_COLUMNS}
+    return {f"sae.{key}": value for key, value in options.items() if not isinstance(value, dict)}
 
 
 def _training(record: Record) -> dict[str, object]:
-    """Tokens and seconds that training took, those of the run it was made from included."""
+    """Return the tokens and seconds that training took, including those of the run that this one was made from."""
     own, source = record.get("training") or {}, record.get("source") or {}
     if "tokens" not in own:
         return {"train_tokens": float("nan"), "train_seconds": float("nan")}

@@ -1,4 +1,4 @@
-"""Records read back from Weights & Biases: each run there has its record as a file, the same that its folder has.
+"""Records read from Weights & Biases, where each run has its record as a file, the same as in the run's own folder.
 
 Runs are listed in pages; a record is downloaded once, and again only when the run has been written to since.
 """
@@ -17,54 +17,56 @@ from typing import Any
 from analysis.read.sources import URL, NoRunsError, Remote
 from sweep.store.records import RECORD, Record, parse_record
 
-_PAGE = 100  # runs a request
-_AT_ONCE = 8  # downloads
-_PATIENCE = 30  # seconds for an answer
+_PAGE_SIZE = 100  # runs a request
+_DOWNLOADS_AT_ONCE = 8
+_TIMEOUT = 30  # seconds that the server has for an answer
 
 
 def remote_records(source: Remote) -> Iterator[tuple[str, Record | None]]:
-    """(address, record) of each run that has a record, in order of run id; None for one that cannot be read.
+    """Yield (web address, record) of each run that has a record, in order of run id; None for an unreadable record.
 
     Raises:
-        NoRunsError: no such project, no run of these groups, or no answer from the server.
+        NoRunsError: there is no such project, no run of these groups, or no answer from the server.
     """
     import wandb
 
-    _check(source.project)
+    _check_project(source.project)
     wandb.setup(settings=wandb.Settings(silent=True))
     try:
-        api = wandb.Api(timeout=_PATIENCE)
+        api = wandb.Api(timeout=_TIMEOUT)
         wanted = {"group": {"$in": list(source.groups)}} if source.groups else None
-        runs = sorted(api.runs(source.project, filters=wanted, per_page=_PAGE), key=lambda run: run.id)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            texts = list(pool.map(lambda run: _text(run, _folder(source, api.settings["base_url"])), runs))
-    except Exception as error:  # the client raises errors of its own and of its parts, without a common base
+        runs = sorted(api.runs(source.project, filters=wanted, per_page=_PAGE_SIZE), key=lambda run: run.id)
+        folder = _cache_folder(source, api.settings["base_url"])
+        with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+            texts = list(pool.map(lambda run: _record_text(run, folder), runs))
+    except Exception as error:  # the client raises its own errors and those of its parts, without a common base
         raise NoRunsError(f"--wandb {source}: {' '.join(str(error).split())}") from None
     if not runs:
         raise NoRunsError(f"--wandb {source}: no run of it there")
     without = sum(text is None for text in texts)
     if without:
-        print(f"note: {without} run(s) of {source} without a {RECORD} left out: not finished, or not ours",
-              file=sys.stderr)  # fmt: skip
+        reason = "not finished, or not of this project's sweeps"
+        print(f"note: {without} run(s) of {source} without a {RECORD} left out: {reason}", file=sys.stderr)
     for run, text in zip(runs, texts, strict=True):
         if text is not None:
             yield run.url, _parsed(text, run.url)
 
 
-def _check(project: str) -> None:
+def _check_project(project: str) -> None:
+    """Raise NoRunsError unless `project` has the form ENTITY/PROJECT."""
     if len([part for part in project.split("/") if part]) != 2 or project.count("/") != 1:
         raise NoRunsError(f"--wandb {project}: must be ENTITY/PROJECT")
 
 
-def _folder(source: Remote, server: str) -> Path:
-    """Where records of this project are kept: its name, and what tells it from one of another server."""
+def _cache_folder(source: Remote, server: str) -> Path:
+    """Return the folder that keeps the project's records; a hash tells it from the same name on another server."""
     return source.cache / f"{source.project.replace('/', '-')}-{sha256(server.encode()).hexdigest()[:8]}"
 
 
-def _text(run: Any, folder: Path) -> str | None:
-    """The record of a W&B run, None where it has none."""
-    written = sha256(str(run.heartbeat_at).encode()).hexdigest()[:8]
-    kept = folder / f"{run.id}-{written}.json"
+def _record_text(run: Any, folder: Path) -> str | None:
+    """Return the text of a W&B run's record, from `folder` or downloaded into it; None where the run has no record."""
+    last_write = sha256(str(run.heartbeat_at).encode()).hexdigest()[:8]
+    kept = folder / f"{run.id}-{last_write}.json"
     if kept.is_file():
         return kept.read_text()
     files = list(run.files([RECORD]))

@@ -1,25 +1,25 @@
-"""What a command may be told to read, and that there is nothing in it."""
+"""Sources: the places that a command reads records from, and the error that one of them holds nothing to draw."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-EMBEDDED = "embedded"  # the records that ship with the project
-URL = "url"  # in a record read back from Weights & Biases: the run's page
+EMBEDDED = "embedded"  # the source that ships with the project: records of the embedded LM
+URL = "url"  # the key of a run's page in Weights & Biases, in a record read from there
 
 
 class NoRunsError(ValueError):
-    """There is nothing to draw."""
+    """The records that were asked for hold nothing to draw; the message says what to ask for or to run instead."""
 
 
 class Remote(NamedTuple):
-    """Runs of a W&B project.
+    """A project in Weights & Biases as a source: its runs, or those of some sweeps.
 
     Args:
         project: ENTITY/PROJECT.
-        groups: the sweeps wanted, by name; none for all.
-        cache: where downloaded records are kept.
+        groups: names of the sweeps wanted; none for all.
+        cache: the folder in which downloaded records are kept.
     """
 
     project: str
@@ -30,9 +30,9 @@ class Remote(NamedTuple):
         return f"{self.project}, group {' '.join(self.groups)}" if self.groups else self.project
 
 
-Source = str | Path | Remote
+Source = str | Path | Remote  # a folder of runs, a packed file of records, EMBEDDED, or a project in Weights & Biases
 
 
 def named(source: Source) -> str:
-    """The source as the command line has it."""
+    """Return the source as an option of the command line names it, for messages."""
     return f"--wandb {source}" if isinstance(source, Remote) else f"--runs {source}"

@@ -1,4 +1,4 @@
-"""Tables of what changes with training: learning curves, and data efficiency over pools of different size."""
+"""Tables of what changes with training: learning curves, and data efficiency over training pools of several sizes."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import pandas as pd
 from analysis.frames import dicts, distinct, groups, only, where
 from analysis.read.comparable import without_repeats
 from analysis.read.sources import NoRunsError
-from analysis.tables.pairs import CELL, PANEL
+from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.stats import over_seeds
 
 _POOL = "activations.tokens"
-_CURVES = ("fvu", "dead_fraction")  # in the order of their panels
+_CURVES = ("fvu", "dead_fraction")  # the measures with a curve, in the order of a figure's panels
 
 
 def learning_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """FVU and dead fraction against training tokens per (model, layer, n, k, arm, d, tokens): what, mean,
-    half_interval (95 %), seeds.
+    """Return FVU and dead fraction against training tokens.
+
+    One row per (model, layer, n, k, arm, d, what, tokens), with mean, half_interval (95 %) and seeds.
 
     Raises:
-        NoRunsError: no record has curves.
+        NoRunsError: no record has learning curves.
     """
     rows: list[dict[str, object]] = []
     for run in dicts(runs):
@@ -29,7 +30,8 @@ def learning_table(runs: pd.DataFrame) -> pd.DataFrame:
         cell = {key: run[key] for key in (*CELL, "arm", "d", "seed")}
         for what in _CURVES:
             points = zip(curves.get("tokens", ()), curves.get(what, ()), strict=False)
-            rows += [{**cell, "what": what, "tokens": at, "value": value} for at, value in points if value is not None]
+            known = [(tokens, value) for tokens, value in points if value is not None]
+            rows += [{**cell, "what": what, "tokens": tokens, "value": value} for tokens, value in known]
     if not rows:
         raise NoRunsError("no record has learning curves: they are kept by runs of this version")
     table = over_seeds(pd.DataFrame(rows), [*CELL, "arm", "d", "what", "tokens"], "value")
@@ -37,8 +39,11 @@ def learning_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def main_degrees(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each (model, layer, n, k) the rows of one d, that of most arms (the middle one of several), and of arms
-    without d: a figure of every d would hide its arms."""
+    """Return in each (model, layer, n, k) the rows of one d, and those of arms that have none.
+
+    The d is that of most arms, the middle one where several are of equally many: a figure of every d would hide its
+    arms.
+    """
     kept: list[pd.DataFrame] = []
     for _, panel in groups(table, CELL):
         arms_at = {d: len(set(rows["arm"])) for (d,), rows in groups(panel.dropna(subset=["d"]), ["d"])}
@@ -49,15 +54,17 @@ def main_degrees(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def data_table(everything: pd.DataFrame) -> pd.DataFrame:
-    """CE recovered against the tokens of the training pool per (model, layer, n, k, arm, d): mean, 95 %
-    half_interval, seeds. Runs that agree in every other setting; per (model, layer, n) those settings with most sizes.
+    """Return CE recovered against the tokens of the training pool, per (model, layer, n, k, arm, d).
+
+    Columns: pool_tokens, mean, half_interval (95 %), seeds, what. The runs agree in every setting but the pool's
+    size: per (model, layer, n) they have the settings under which there are the most sizes.
 
     Raises:
-        NoRunsError: no settings with two pool sizes.
+        NoRunsError: no runs differ in the size of their pool alone.
     """
     kept: list[pd.DataFrame] = []
     others = everything.assign(but_pool=[_without_pool(text) for text in everything["settings"]])
-    for _, panel in groups(others, PANEL):
+    for _, panel in groups(others, MODEL_LAYER_N):
         sizes = panel.groupby("but_pool").agg(pools=("pool_tokens", "nunique"), runs=("run_id", "size"))
         best = sizes.sort_values(["pools", "runs"]).iloc[-1]
         if best["pools"] > 1:
@@ -65,7 +72,7 @@ def data_table(everything: pd.DataFrame) -> pd.DataFrame:
     if not kept:
         raise NoRunsError("no runs that differ only in the tokens of their training pool")
     found = without_repeats(pd.concat(kept, ignore_index=True))
-    # Only what was trained on several pools: the main sweep's other cells are points without a line.
+    # Cells trained on one pool, as most of the main sweep's are, would be points without a line.
     cell = [*CELL, "arm", "d"]
     several = where(found, distinct(found, cell, "pool_tokens") > 1)
     table = over_seeds(several, [*cell, "pool_tokens"], "ce_recovered")

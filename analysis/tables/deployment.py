@@ -1,4 +1,4 @@
-"""What each arm stores, and what reading its codes by OMP is worth."""
+"""Tables for deployment: the bytes that each arm stores, and the gain from reading its codes by OMP."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from analysis.read.sources import NoRunsError
 from analysis.tables.pairs import CELL
 from analysis.tables.published import beside
 
-KIB = 1024
-
-
-_FLOAT = 4  # bytes
+KIB = 1024  # bytes
+_FLOAT = 4  # bytes of a float32
 
 
 def storage_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per (model, n, arm, d, n_latents, value_bits), in KiB:
+    """Return one row per (model, n, arm, d, n_latents, value_bits) with its storage in KiB:
 
     - values_kib: learned decoder values at `value_bits` each (0 where they come from a seed),
-    - with_packed_indices_kib, with_int32_indices_kib: and n_latents*degree row indices of ceil(log2 m) or 32 bits
-      (dense atoms have none),
-    - with_biases_kib: the latter and everything else learned (biases, an own encoder) in float32,
-    - file_kib: artifact_bytes, the largest over layers, k and seeds; index_bits: what the support takes there.
+    - with_packed_indices_kib, with_int32_indices_kib: the values and n_latents*degree row indices of ceil(log2 m) or
+      32 bits each (dense atoms have none),
+    - with_biases_kib: the values, int32 indices and everything else learned (biases, an own encoder) in float32,
+    - file_kib: artifact_bytes, the largest over layers, k and seeds,
+    - index_bits: the bits that the support takes in that file.
     """
     by = ["model", "n", "arm", "d", "n_latents", "value_bits"]
     rows: list[dict[str, object]] = []
@@ -36,6 +35,7 @@ def storage_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sizes(run: dict[str, Any]) -> dict[str, object]:
+    """Return the columns of `storage_table` that follow from a run's sizes."""
     values = run["learned_decoder_values"] * run["value_bits"] / 8
     indices = 0 if run["degree"] >= run["d_in"] else run["n_latents"] * run["degree"]
     other = run.get("learned_parameters", math.nan) - run["learned_decoder_values"]
@@ -50,11 +50,15 @@ def _sizes(run: dict[str, Any]) -> dict[str, object]:
 
 
 def encoder_to_omp(readings: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell of `amortisation_table` that was read by OMP: encoder, omp and gain with 95 % half intervals,
-    seeds, and the paper's two values.
+    """Return one row per cell that was read by OMP: encoder, omp and gain with 95 % half intervals, and seeds.
+
+    The paper's values of the same cell follow as `published_encoder` and `published_omp`.
+
+    Args:
+        readings: from `analysis.tables.pursuits.amortisation_table`.
 
     Raises:
-        NoRunsError: none was.
+        NoRunsError: no cell was read by OMP.
     """
     cell = [*CELL, "arm", "d", "n_latents"]
     by_omp = only(readings, inference="omp")

@@ -1,15 +1,15 @@
-"""The storage-fidelity frontier: what each arm preserves at each storage."""
+"""The table of the storage-fidelity frontier: the fidelity of each arm at each storage."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.arms import DENSE, PCA, SPARSE, base, plain
-from analysis.frames import among, dicts, mean_by, part, where
-from analysis.tables.pairs import CELL, PANEL, all_differences, retained
+from analysis.arms import DENSE, PCA, SPARSE
+from analysis.frames import among, dicts, mean_by, part, plain, where
+from analysis.tables.pairs import CELL, MODEL_LAYER_N, all_differences, retained
 from analysis.tables.stats import over_seeds
 
-X_AXES = {
+X_AXES = {  # name: the column of runs that it shows, and the label of its axis
     "compression": ("decoder_compression", "compression: fewer decoder values than dense at the same n (times)"),
     "decoder_values": ("learned_decoder_values", "learned decoder values"),
     "stored_bytes": ("artifact_bytes", "stored bytes (size of sae.safetensors)"),
@@ -20,16 +20,17 @@ Y_AXES = {
     "delta_ce": "added cross-entropy (nats/token)",
     "fvu": "fraction of variance unexplained",
 }
-REFERENCE_ARMS = DENSE  # ignore d: one point per k, a level to reach
+REFERENCE_ARMS = DENSE  # they have no d, hence one point per k: a level to reach
 _ALWAYS = ("expander", "dense_matched", "dense_tied", "dense_warmtied", PCA)
 
 
 def frontier_table(runs: pd.DataFrame, x: str = "compression", y: str = "ce_recovered") -> pd.DataFrame:
-    """One row per (model, layer, n, arm, k, storage), seeds averaged.
+    """Return one row per (model, layer, n, arm, k, storage), averaged over seeds.
 
-    Columns: model, layer, n, arm, k, d, x (in the units of `x`), mean and half_interval (95 %) of `y`, seeds, and
-    `retained` with its half interval and seeds: the mean over seeds of y divided by that of dense_tied at the same
-    (model, layer, n, k, seed), NaN where there is none. PCA depends on no k and stands at each one.
+    Columns: model, layer, n, arm, k, d, d_in, degree, n_latents, x (the storage axis `x`, in its own units), mean and
+    half_interval (95 %) of `y`, seeds, and `retained` with its half interval and seeds: the mean over seeds of y
+    divided by y of dense_tied at the same (model, layer, n, k, seed), NaN where there is none. PCA does not depend on k
+    and stands at every k.
     """
     column = X_AXES[x][0]
     runs = at_every_k(where(runs, runs[column].notna()))
@@ -39,24 +40,26 @@ def frontier_table(runs: pd.DataFrame, x: str = "compression", y: str = "ce_reco
 
 
 def at_every_k(runs: pd.DataFrame) -> pd.DataFrame:
-    """`runs` with those of PCA repeated at every k of their panel: their number of components is not k."""
-    of_pca = runs["arm"].map(base) == PCA
-    once = where(runs, of_pca).drop_duplicates([*PANEL, "arm", "n_latents", "seed"])
-    sparse = where(runs, ~of_pca)
+    """Return `runs` with PCA's repeated at every k of their panel, as the number of its components is not k."""
+    is_pca = runs["base_arm"] == PCA
+    once = where(runs, is_pca).drop_duplicates([*MODEL_LAYER_N, "arm", "n_latents", "seed"])
+    sparse = where(runs, ~is_pca)
     ks = part(sparse if len(sparse) else runs, CELL).drop_duplicates()
-    tables: list[pd.DataFrame] = [sparse, once.drop(columns="k").merge(ks, on=PANEL)]
+    tables: list[pd.DataFrame] = [sparse, once.drop(columns="k").merge(ks, on=MODEL_LAYER_N)]
     return pd.concat(tables, ignore_index=True)
 
 
 def readable_arms(runs: pd.DataFrame) -> list[str]:
-    """What a figure shows by default: expander, the dense arms beside it, PCA, and the best other support: the one
-    with the highest mean paired difference to the expander over their cells."""
-    others = [arm for arm in set(runs["arm"]) if plain(arm) and arm in SPARSE and arm != "expander"]
+    """Return the arms that a figure shows by default: the expander, dense arms, PCA, and the best other support.
+
+    The best other support has the highest mean paired difference to the expander over the cells that both have.
+    """
+    others = sorted(set(among(plain(runs), "arm", SPARSE)["arm"]) - {"expander"})
     best: list[str] = []
-    apart = all_differences(runs, sorted(others), ["expander"], "ce_recovered")
+    apart = all_differences(runs, others, ["expander"], "ce_recovered")
     if len(apart):
         means = mean_by(apart, ["arm"], ["mean"])
         best = [max(dicts(means), key=lambda row: row["mean"])["arm"]]
     elif len(among(runs, "arm", ["expander"])) == 0:
-        best = sorted(others)
+        best = others
     return [*_ALWAYS, *best]

@@ -1,4 +1,4 @@
-"""What the latents of each arm are like: dead, rare, new, steady, in collision, diverse."""
+"""The table of each arm's latents: how many are dead, rare, novel, reliable or in collision, and how diverse."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.tables.stats import half_interval
 
 _BY = [*CELL, "arm", "d"]
 NOVELTY_NULL = "novelty_novel_fraction_null"
-MEASURES = {  # column: what people call it
+MEASURES = {  # column: its name for people
     "dead_fraction": "dead",
     "near_dead_fraction": "near-dead",
     "novelty_novel_fraction": "novel (| null)",
@@ -28,19 +28,17 @@ MEASURES = {  # column: what people call it
 
 
 def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per (model, layer, n, k, arm, d): mean over seeds and `<measure>_half_interval` (95 %) of every number
-    under the records' `latents`, nested ones joined by `_`, and seeds.
+    """Return one row per (model, layer, n, k, arm, d) with every number under the records' `latents`.
+
+    A number has its keys joined by `_` as its column, with its mean over seeds, and `<column>_half_interval` (95 %).
 
     Raises:
-        NoRunsError: no record has any.
+        NoRunsError: no record describes its latents.
     """
-    rows = [
-        {**{key: run[key] for key in (*_BY, "seed")}, **dict(_numbers(run["latents"]))}
-        for run in dicts(runs)
-        if run["latents"]
-    ]
+    kept = [run for run in dicts(runs) if run["latents"]]
+    rows = [{**{key: run[key] for key in (*_BY, "seed")}, **dict(_numbers(run["latents"]))} for run in kept]
     if not rows:
-        raise NoRunsError("no record says what its latents are like: that is kept by runs of this version")
+        raise NoRunsError("no record describes its latents: runs of this version keep that")
     found = pd.DataFrame(rows)
     measures = [name for name in found.columns if name not in (*_BY, "seed")]
     grouped = found.groupby(_BY, dropna=False)
@@ -52,7 +50,7 @@ def summary_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numbers(found: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in nested dicts, under its path; histograms and quantiles are no single numbers."""
+    """Yield (keys joined by `_`, number) of every number in nested dicts, except for histograms and quantiles."""
     for key, value in found.items():
         if isinstance(value, dict) and not key.startswith("firing_rate"):
             yield from _numbers(value, f"{prefix}{key}_")

@@ -1,4 +1,4 @@
-"""The measures of every cell beside the paper's own, and the choice of three degrees."""
+"""The measures of every cell beside those that the paper published, and the choice of three degrees."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from analysis.tables.published import beside
 from analysis.tables.stats import over_seeds
 
 _BY = [*CELL, "arm", "d", "n_latents", "decoder_compression"]
-
-
 _MEASURES = ["relative_error", "ce_recovered", "dead_fraction"]
 
 
 def measured(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per (model, layer, n, k, arm, d, n_latents): relative_error, ce_recovered and dead_fraction with their
-    95 % half intervals, seeds, `retained` (see `analysis.tables.pairs`), and the paper's means of the same cell."""
+    """Return one row per (model, layer, n, k, arm, d, n_latents), averaged over seeds.
+
+    Columns: relative_error, ce_recovered and dead_fraction with their 95 % half intervals, seeds, `retained` (see
+    `analysis.tables.pairs`), and the paper's means of the same cell as `published_<measure>`.
+    """
     runs = runs.assign(**{name: float("nan") for name in _MEASURES if name not in runs})
     table = over_seeds(runs, _BY, _MEASURES[0])[[*_BY, "seeds"]]
     for name in _MEASURES:
@@ -28,7 +29,7 @@ def measured(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def three_degrees(table: pd.DataFrame, panel_by: list[str]) -> pd.Series:
-    """Whether a row's d is the smallest, the middle or the largest of its panel's."""
+    """Return for each row whether its d is the smallest, the middle or the largest d in its group of `panel_by`."""
     keep = pd.Series(False, index=table.index)
     for _, panel in groups(table, panel_by):
         degrees = sorted(panel["d"].dropna().unique())
@@ -38,4 +39,5 @@ def three_degrees(table: pd.DataFrame, panel_by: list[str]) -> pd.Series:
 
 
 def sorted_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` sorted by cell, then in the order of `analysis.arms`, then by size."""
     return sorted_by_arm(table, CELL, ["d", "n_latents"])

@@ -1,8 +1,8 @@
 """The Pareto set: the runs that no other run of the same (model, layer) beats, whatever their k, n, d, arm or recipe.
 
-What a search leaves is runs whose k, n, d and learning rate all differ: no cell has a second seed, so each run is a
-point of its own and nothing is averaged. The best of many single runs is a lucky one in part: train what you pick again
-with other seeds. PCA stands beside the others and is never in the set, as it is not sparse.
+A search leaves runs whose k, n, d and learning rate all differ: no cell has a second seed, so each run is a point of
+its own and nothing is averaged. The best of many single runs owes its place to luck in part: train the ones you pick
+again with other seeds. PCA is in the table but never in the set, as it is not sparse.
 """
 
 from __future__ import annotations
@@ -15,66 +15,73 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.arms import PCA, base
+from analysis.arms import PCA
 from analysis.frames import column, groups, part
 from analysis.read.comparable import measured_alike
 from analysis.read.sources import NoRunsError
 from analysis.tables.frontier import X_AXES
 
 PLACE = ["model", "layer"]
-X_DOWN = ("stored_bytes", "decoder_values")  # less of it is better
-Y_DOWN = ("delta_ce", "fvu")
+X_DOWN = ("stored_bytes", "decoder_values")  # storage axes of which less is better
+Y_DOWN = ("delta_ce", "fvu")  # fidelity axes of which less is better
 _ALWAYS = ["model", "run_id", "arm", "d", "k", "n", "n_latents", "layer", "seed"]
-_OF_ALL_RUNS = ("activations.layer", "activations.lm", "activations.corpus")
+# Settings that get no column: the columns `layer` and `model` say the first two, and runs of one LM share their corpus.
+_WITHOUT_COLUMN = ("activations.layer", "activations.lm", "activations.corpus")
 
 
 def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce_recovered") -> pd.DataFrame:
-    """One row per run that was measured as the most of its (model, layer): the columns of `everything` and
+    """Return one row per run that was measured like most runs of its (model, layer).
 
-    - `x`: that axis of `analysis.tables.frontier.X_AXES`. `compression` counts from the dense SAE of the largest n of the
-      (model, layer), so that runs of several n can be compared: m*n / values of the decoder. With one n that is m/d.
+    Columns are those of `everything` and
+
+    - `x`: the axis of that name in `analysis.tables.frontier.X_AXES`. `compression` counts from the dense SAE of the
+      largest n of the (model, layer), so that runs of several n can be compared: m*n / values of the decoder. With one
+      n that is m/d.
     - `y`: the measure of that name,
-    - `pareto`: no other run is as good in both and better in one. False where x or y is not known, and for PCA.
+    - `pareto`: whether no other run is as good in both and better in one; False where x or y is unknown, and for PCA.
 
     Raises:
-        NoRunsError: no run has both.
+        NoRunsError: no run has both x and y.
     """
     runs = measured_alike(everything).drop_duplicates("run_id", keep="last")
-    tables = [_of_place(found, x, y) for _, found in groups(runs, PLACE)]
+    tables = [_with_pareto(found, x, y) for _, found in groups(runs, PLACE)]
     table = pd.concat(tables, ignore_index=True)
     if not any(table["x"].notna() & table["y"].notna()):
         raise NoRunsError(f"no run has both {x} and {y}")
     return table.sort_values([*PLACE, "x", "y"], ignore_index=True)
 
 
-def _of_place(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    at = storage(runs, x, max(runs["n"].tolist()))
-    found = runs.assign(x=at, y=runs.get(y, math.nan))
+def _with_pareto(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """Return the runs of one (model, layer) with `x`, `y` and `pareto`."""
+    found = runs.assign(x=storage(runs, x, max(runs["n"].tolist())), y=runs.get(y, math.nan))
     points = part(found, ["x", "y"]).to_numpy(dtype=float) * [-1 if x in X_DOWN else 1, -1 if y in Y_DOWN else 1]
-    sparse = np.array([base(arm) != PCA for arm in found["arm"]])
-    eligible = np.all(np.isfinite(points), axis=1) & sparse
+    eligible = np.all(np.isfinite(points), axis=1) & (column(found, "base_arm") != PCA).to_numpy()
     pareto = np.zeros(len(found), dtype=bool)
     pareto[eligible] = non_dominated(*points[eligible].T)
     return found.assign(pareto=pareto)
 
 
 def storage(runs: pd.DataFrame, x: str, n: int) -> pd.Series:
-    """The axis `x` of each run, compression counted from a dense SAE of `n` latents."""
+    """Return the storage axis `x` of each run, compression counted from a dense SAE of `n` latents."""
     if x != "compression":
         return column(runs, X_AXES[x][0]).astype(float)
     return column(runs, "d_in") * n / (column(runs, "n_latents") * column(runs, "degree"))
 
 
 def non_dominated(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Of points, more being better in both: whether no other is as good in both and better in one. Equal points are in
-    the set together.
+    """Return for each point whether no other one is as good in both x and y and better in one of them.
+
+    More is better in both. Equal points are in the set together, or none of them is.
 
     Args:
         x, y: finite, (points,).
+
+    Returns:
+        booleans, (points,).
     """
     xs, ys = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     kept = np.zeros(len(xs), dtype=bool)
-    best = -math.inf  # of the points with a better x
+    best = -math.inf  # the highest y of the points with a better x
     for value in sorted(set(xs.tolist()), reverse=True):
         here = xs == value
         top = float(ys[here].max())
@@ -85,25 +92,28 @@ def non_dominated(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarr
 
 
 def as_csv(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
-    """`table` with the columns people ask for: the run and its axes, every setting that differs between runs (`lr` for
-    `train.lr`), x and y by their names, delta_ce, pareto."""
-    varying = _varying(table)
-    found = pd.concat([part(table, _ALWAYS), varying], axis=1)
+    """Return `table` with the columns for a reader of the CSV file.
+
+    These are the run and its axes, every setting that differs between runs (`lr` for `train.lr`), x and y under their
+    own names, delta_ce and pareto.
+    """
+    found = pd.concat([part(table, _ALWAYS), _differing_settings(table)], axis=1)
     found[x] = table["x"]
     found[y] = table["y"]
     found["delta_ce"] = table["delta_ce"]
-    found["pareto"] = ["true" if chosen else "false" for chosen in table["pareto"]]
+    found["pareto"] = ["true" if in_set else "false" for in_set in table["pareto"]]
     return found
 
 
-def _varying(table: pd.DataFrame) -> pd.DataFrame:
+def _differing_settings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a column for each setting and arm's option that has several values in `table`."""
     texts = zip(table["settings"], table["options"], strict=True)
-    settings = [{**json.loads(own), **json.loads(of_arm)} for own, of_arm in texts]
+    settings = [{**json.loads(setting), **json.loads(option)} for setting, option in texts]
     columns: dict[str, list[Any]] = {}
     for name in sorted({name for one in settings for name in one}):
         values = [one.get(name) for one in settings]
         known = {json.dumps(value) for one, value in zip(settings, values, strict=True) if name in one}
-        if len(known) > 1 and name not in _OF_ALL_RUNS:
+        if len(known) > 1 and name not in _WITHOUT_COLUMN:
             short = name.removeprefix("train.")
             columns[name if short in _ALWAYS else short] = values
     return pd.DataFrame(columns, index=table.index)

@@ -1,4 +1,7 @@
-"""The paper's own cells, under this project's names and one formula: `data/published_cells.csv` says whence."""
+"""The cells that the paper published, under this project's names and one formula.
+
+They are in `data/published_cells.csv`, which says where each number is from.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,10 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from analysis.frames import among, dicts, mean_by, only, part, renamed
+from analysis.frames import among, dicts, groups, mean_by, only, part, renamed
 from analysis.read.load import data_file
 
-POOL = 200_000  # tokens; the paper's smaller pools are for its learning curves
+POOL = 200_000  # tokens of the training pool; the paper's smaller pools are for its learning curves
 FORMULA = "(ce_zero - ce_sae)/(ce_zero - ce_clean)"
 NOTE = (
     f"Published: arXiv 2607.01799, pool of {POOL:,} tokens, CE recovered recomputed as {FORMULA};"
@@ -24,12 +27,15 @@ _MEASURES = {"rel_err": "relative_error", "dead_frac": "dead_fraction", "ce_reco
 
 @cache
 def published() -> pd.DataFrame:
-    """One row per KEY: relative_error, dead_fraction and ce_recovered, the mean over seeds (those of one seed are
+    """Return the paper's cells, one row per KEY.
+
+    Columns: relative_error, dead_fraction and ce_recovered, each the mean over seeds (several values of one seed are
     averaged first), `n_latents`, `compression` (m*n / decoder values) and `seeds`. `d` is NaN where all n latents are
     dense.
 
-    A dense SAE with fewer latents stands once under every name that its size has here: n' = d*n/m is `dense_matched`,
-    with an own encoder `dense_matched_own`, and n' = d*n/2m then also `dense_matched_own_parameters`.
+    A dense SAE with fewer latents has a row under every name that its size has in this project: n' = d*n/m is
+    `dense_matched`, or `dense_matched_own` where it has an encoder of its own; n' = d*n/2m is then also
+    `dense_matched_own_parameters`.
     """
     with data_file("published_cells.csv").open() as stream:
         cells = pd.read_csv(stream, comment="#")
@@ -39,28 +45,28 @@ def published() -> pd.DataFrame:
     measures = list(_MEASURES.values())
     by_seed = mean_by(cells, [*size, "seed"], measures)
     means = {name: (name, "mean") for name in measures}
-    return _named(by_seed.groupby(size).agg(**means, seeds=("seed", "size")).reset_index())
+    return _under_our_names(by_seed.groupby(size).agg(**means, seeds=("seed", "size")).reset_index())
 
 
 def beside(table: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
-    """`table` (with the columns of KEY) and `published_<measure>`, NaN where the paper has no such cell."""
-    theirs = renamed(part(published(), [*KEY, *measures]), {name: f"published_{name}" for name in measures})
-    return table.merge(theirs, how="left", on=KEY)
+    """Return `table`, which has the columns KEY, with `published_<measure>`, NaN where the paper has no such cell."""
+    of_paper = renamed(part(published(), [*KEY, *measures]), {name: f"published_{name}" for name in measures})
+    return table.merge(of_paper, how="left", on=KEY)
 
 
 def any_beside(table: pd.DataFrame) -> bool:
-    """Whether `beside` found a cell of the paper's."""
+    """Return whether any row of `table` has a cell of the paper beside it."""
     columns = [name for name in table.columns if name.startswith("published_")]
     return bool(table[columns].notna().to_numpy().any()) if columns else False
 
 
-def _named(cells: pd.DataFrame) -> pd.DataFrame:
-    degrees = {
-        key: sorted(set(rows["d"])) for key, rows in cells[cells["arch"] == "expander_tied"].groupby(["model", "n"])
-    }
+def _under_our_names(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells with `arm`, `d` and `n` as this project names them."""
+    expanders = only(cells, arch="expander_tied")
+    degrees = {key: sorted(set(rows["d"])) for key, rows in groups(expanders, ["model", "n"])}
     rows: list[dict[str, object]] = []
     for cell in dicts(cells):
-        n = 8 * cell["m"]  # the paper's, throughout
+        n = 8 * cell["m"]  # the paper has no other n
         for arm, d in _names(cell["arch"], cell["n"], cell["m"], n, cell["d"], degrees[cell["model"], n]):
             compression = cell["m"] * n / (cell["n"] * cell["d"])
             rows.append({**cell, "arm": arm, "d": d, "n": n, "n_latents": cell["n"], "compression": compression})
@@ -68,12 +74,18 @@ def _named(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _names(arch: str, n_latents: int, m: int, n: int, d: int, degrees: list[int]) -> list[tuple[str, float]]:
-    """(arm, d) under which a cell of the paper's stands here."""
+    """Return every (arm, d) that names a cell of the paper in this project.
+
+    Args:
+        arch, n_latents, m, d: the paper's name of the arm and its sizes.
+        n: the number of latents that the dense SAE of this LM has.
+        degrees: every d of the paper's expanders of this LM.
+    """
     if not arch.startswith("dense_"):
         return [(_ARMS[arch], float(d))]
     if n_latents == n:
         return [(arch, np.nan)]
-    if arch == "dense_randinit":  # no arm here starts a small one at random
+    if arch == "dense_randinit":  # this project has no small dense arm that starts at random
         return []
     equal_values = [float(d) for d in degrees if round(d * n / m) == n_latents]
     if arch == "dense_tied":

@@ -1,11 +1,11 @@
-"""What reading codes better is worth, what it costs, and what theory says of it: tables for four figures."""
+"""Tables about reading codes by pursuit: its gain and cost, its speed, its certificates, and synthetic recovery."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from analysis.arms import PCA, base, parse
-from analysis.frames import dicts, only, where
+from analysis.arms import FLOAT_BITS, PCA
+from analysis.frames import among, dicts, only, where
 from analysis.read.sources import NoRunsError
 from analysis.tables.stats import half_interval, over_seeds
 
@@ -13,7 +13,7 @@ CELL = ["model", "layer", "n", "k", "arm", "d", "degree", "n_latents", "decoder_
 
 
 def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFrame:
-    """One row per cell and inference, seeds averaged: what each way of reading codes preserves, and at what cost.
+    """Return the fidelity and the cost of each way of reading codes: one row per cell and inference, over seeds.
 
     Columns: the cell (model, layer, n, k, arm, d, degree, n_latents, decoder_compression, learned_decoder_values),
     inference, mean and half_interval (95 %) of `y`, seeds, multiply_adds, tokens_per_second, and `gain` with
@@ -34,27 +34,33 @@ def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFr
     return table.sort_values(by, ignore_index=True)
 
 
-def readable_readings(table: pd.DataFrame, bases: list[str]) -> pd.DataFrame:
-    """What a figure of readings shows by default: the arms `bases` (PCA has no codes to read), trained either way, not
-    rounded; all there are where none of them is."""
-    drawn = where(table, [base(arm) in bases and base(arm) != PCA and not parse(arm).bits for arm in table["arm"]])
+def readable_readings(table: pd.DataFrame, bases: list[str], readings: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `table` that a figure of readings shows by default, or all rows where there are none of these.
+
+    They are of the base arms `bases`, trained in any way and not rounded; PCA has no codes to read.
+
+    Args:
+        readings: the readings that `table` was made from, which have the arms' parts.
+    """
+    unrounded = among(only(readings, bits=FLOAT_BITS), "base_arm", bases)
+    drawn = among(table, "arm", list(set(where(unrounded, unrounded["base_arm"] != PCA)["arm"])))
     return table if drawn.empty else drawn
 
 
 def throughput_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """As `amortisation_table`, of relative_error; only runs measured with as many threads as most."""
+    """Return `amortisation_table` of relative_error and `threads`, of the runs measured with the commonest number."""
     threads = rows["threads"].mode().iloc[0]
     return amortisation_table(only(rows, threads=threads), "relative_error").assign(threads=threads)
 
 
 def certificates_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell, k', ratio (r_id, r_omp) and kind of sets (observed, random), seeds averaged.
+    """Return the certificates' ratios: one row per cell, k', ratio (r_id, r_omp) and kind of sets (observed, random).
 
-    Columns: model, layer, n, k, arm, degree, `at` (k'), ratio, sets, mean, half_interval, seeds. Every value is a lower
-    bound of the ratio.
+    Columns: model, layer, n, k, arm, degree, `at` (k'), ratio, sets, mean, half_interval (95 %), seeds. Every value is
+    a lower bound of the ratio.
 
     Raises:
-        NoRunsError: no run's dictionary has a support.
+        NoRunsError: no run's dictionary has a sparse support, or no record keeps its ratios.
     """
     found: list[dict[str, object]] = []
     for run in dicts(runs):
@@ -64,16 +70,20 @@ def certificates_table(runs: pd.DataFrame) -> pd.DataFrame:
         cell = {key: run[key] for key in ("model", "layer", "n", "k", "arm", "degree", "seed")}
         for ratio in ("r_id", "r_omp"):
             for sets in ("observed", "random"):
+                kind = {"ratio": ratio, "sets": sets}
                 values = zip(curves["k"], curves[f"{ratio}_{sets}"], strict=True)
-                found += [{**cell, "at": at, "ratio": ratio, "sets": sets, "value": value} for at, value in values]
+                found += [{**cell, **kind, "at": at, "value": value} for at, value in values]
     if not found:
-        raise NoRunsError("no run has certificates: they are for sparse supports, recorded since runs keep theory")
+        raise NoRunsError(
+            "no run has certificates: only sparse supports have them, and runs of early versions kept none"
+        )
     by = ["model", "layer", "n", "k", "arm", "degree", "at", "ratio", "sets"]
     return over_seeds(pd.DataFrame(found), by, "value")
 
 
 def recovery_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per (d_in, n, mask, d, values, codes, noise, algorithm, k): each measure's mean over seeds, and seeds."""
+    """Return each measure's mean over seeds, and seeds: one row per (d_in, n, mask, d, values, codes, noise, algorithm,
+    k)."""
     by = ["d_in", "n", "mask", "d", "values", "codes", "noise", "algorithm", "k"]
     measures = ["exact_recovery", "support_recovery", "code_error", "relative_residual", "tokens_per_second"]
     return rows.groupby(by).agg(**{m: (m, "mean") for m in measures}, seeds=("seed", "size")).reset_index()

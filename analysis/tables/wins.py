@@ -1,37 +1,42 @@
-"""Arm against arm over all cells that both have."""
+"""The table of wins: arm against arm over all cells that both have."""
 
 from __future__ import annotations
 
 from collections import Counter
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.arms import PCA, base, in_order
-from analysis.frames import groups, only, part, where
+from analysis.arms import FLOAT_BITS, PCA, in_order
+from analysis.frames import dicts, groups, only, part, where
 from analysis.tables.pairs import CELL
 from analysis.tables.stats import half_interval
 
 
 class _Values(NamedTuple):
-    """One arm's y, NaN where it has no run."""
+    """The values of y of one arm, NaN where it has no run."""
 
-    at_each_d: np.ndarray  # (cells with d, seeds); an arm without d has its value at each
-    without_d: np.ndarray | None  # (cells without d, seeds), of arms that have none
+    at_each_d: np.ndarray  # (cells with d, seeds); an arm without d has the same value at each d
+    without_d: np.ndarray | None  # (cells without d, seeds) of an arm without d; None for others
 
 
 def wins_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFrame:
-    """One row per reading and pair of arms that share a cell: who preserves more, by how much, and how often.
+    """Return which of two arms preserves more, by how much and how often: one row per way of reading and pair of arms.
 
-    Columns: inference, arm, other; cells (model, layer, n, k, d) that both have; cells_won and cells_lost by `arm`'s
-    mean paired difference, won_clearly and lost_clearly where its 95 % interval leaves out 0; difference with
-    half_interval and seeds, over the seeds of each seed's mean over cells (cells_averaged: those that have all of the
-    most common seeds). `pca` is left out: it is not sparse.
+    Columns:
+
+    - inference, arm, other, and `cells`, how many (model, layer, n, k, d) both arms have,
+    - cells_won and cells_lost by the sign of `arm`'s mean paired difference; won_clearly and lost_clearly, how many of
+      these have a 95 % interval that leaves out 0,
+    - difference, half_interval and seeds: the mean over seeds of each seed's mean over cells,
+    - cells_averaged, the cells in that mean: those that have all of the most common seeds.
+
+    `pca` is left out, as it is not sparse.
     """
     rows: list[dict[str, object]] = []
-    for (inference,), of_reading in groups(where(readings, readings["arm"].map(base) != PCA), ["inference"]):
+    for (inference,), of_reading in groups(where(readings, readings["base_arm"] != PCA), ["inference"]):
         values = _values(of_reading, y)
         for arm, other in combinations(in_order(values), 2):
             found = _minus(values[arm], values[other])
@@ -40,7 +45,29 @@ def wins_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def comparable_arms(table: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose two arms differ in the base arm alone, not in pursuit or rounding, and are not rounded.
+
+    Both are read by their own encoder; arms trained one-shot also where both are read by OMP. The column `pursuit`
+    names the pursuit that trained both, "" for the one-shot encoder.
+
+    Args:
+        table: from `wins_table`.
+        readings: the readings that `table` was made from, which have the arms' parts.
+    """
+    parts = {row["arm"]: (row["pursuit"], row["bits"]) for row in dicts(readings.drop_duplicates("arm"))}
+
+    def shown(row: dict[str, Any]) -> bool:
+        pursuit, bits = parts[row["arm"]]
+        read_alike = row["inference"] == "encoder" or (row["inference"] == "omp" and pursuit == "")
+        return read_alike and bits == FLOAT_BITS and parts[row["other"]] == (pursuit, bits)
+
+    found = table.assign(pursuit=[parts[arm][0] for arm in table["arm"]])
+    return where(found, [shown(row) for row in dicts(found)])
+
+
 def _values(rows: pd.DataFrame, y: str) -> dict[str, _Values]:
+    """Return the values of each arm, all over the same cells and seeds."""
     seeds = sorted(rows["seed"].unique())
     panels = pd.MultiIndex.from_frame(part(rows, CELL).drop_duplicates())
     cells = pd.MultiIndex.from_frame(part(where(rows, rows["d"].notna()), [*CELL, "d"]).drop_duplicates())
@@ -56,7 +83,7 @@ def _values(rows: pd.DataFrame, y: str) -> dict[str, _Values]:
 
 
 def _minus(one: _Values, other: _Values) -> np.ndarray:
-    """one - other, (cells that both have, seeds); an arm without d stands against each d of the other."""
+    """Return one - other, (cells that both have, seeds); an arm without d is compared at each d of the other."""
     if one.without_d is not None and other.without_d is not None:
         difference = one.without_d - other.without_d
     else:
@@ -65,8 +92,12 @@ def _minus(one: _Values, other: _Values) -> np.ndarray:
 
 
 def _score(found: np.ndarray) -> dict[str, object]:
-    """`found`: differences (cells, seeds), NaN where one of the two arms has no run."""
-    halves = np.array([half_interval(cell) for cell in found])  # NaN for one seed: never clear
+    """Return the columns of `wins_table` that come from `found`.
+
+    Args:
+        found: differences (cells, seeds), NaN where one of the two arms has no run.
+    """
+    halves = np.array([half_interval(cell) for cell in found])  # NaN for one seed, which is never clear
     means = np.nanmean(found, axis=1)
     common = Counter(tuple(cell) for cell in ~np.isnan(found)).most_common(1)[0][0]
     full = found[:, list(common)]

@@ -9,7 +9,7 @@ from tests.analysis.synthetic import write_sweep
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory):
-    """A folder with a small study of every arm."""
+    """The folder of a small study of every arm."""
     folder = tmp_path_factory.mktemp("study") / "runs"
     write_sweep(folder, layers=(1, 2), ds=(2, 8), ks=(8, 16), seeds=(0, 1, 2))
     return folder
@@ -17,12 +17,13 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def records(study):
+    """The records of the study."""
     return Records.read(study)
 
 
 @pytest.fixture
 def recorded(tmp_path):
-    """Writes records into a folder and reads them back through their files."""
+    """A function that writes records into a folder and reads them from there."""
 
     def read(*made):
         for one in made:

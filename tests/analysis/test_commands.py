@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.arms import colour, display, in_order, parse
 from analysis.catalogue import CATALOGUE
 from analysis.draw.shared import far_apart, short
 from analysis.read import load
@@ -20,7 +19,7 @@ TABLES = {"table1", "table2", "table3", "table7", "table10"}
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """What `all` writes of a study that has something for every figure."""
+    """The folder that `all` writes for a study that has something for every figure and table."""
     folder = tmp_path_factory.mktemp("drawn")
     write_sweep(folder / "runs", layers=(1, 2), ds=(2, 8), ks=(8,), seeds=(0, 1, 2))
     assert main(["all", "--runs", str(folder / "runs"), "--out", str(folder / "out")]) == 0
@@ -28,8 +27,8 @@ def drawn(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_all_makes_everything_there_are_records_for(drawn, name):
-    written = {path.name for path in drawn.iterdir() if path.stat().st_size > 100}
+def test_all_writes_every_figure_and_table_of_the_catalogue(drawn, name):
+    written = {path.name for path in drawn.iterdir() if path.stat().st_size > 100}  # test_figures.py reads the figures
     assert f"{name}.csv" in written
     if name in TABLES | {"dominance", "wins", "latents_summary"}:
         assert f"{name}.tex" in written
@@ -39,14 +38,14 @@ def test_all_makes_everything_there_are_records_for(drawn, name):
     assert len(pd.read_csv(drawn / f"{name}.csv")) > 0
 
 
-def test_all_draws_the_frontier_over_each_storage(drawn):
+def test_all_draws_the_frontier_over_each_storage_axis(drawn):
     for name in ("frontier", "frontier-decoder_values", "frontier-stored_bytes"):
         assert (drawn / f"{name}.png").is_file()
     columns = set(pd.read_csv(drawn / "frontier.csv").columns)
     assert {"arm", "k", "compression", "ce_recovered", "half_interval", "seeds", "retained"} <= columns
 
 
-def test_all_reads_the_records_once_and_says_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_all_reads_the_records_once_and_notes_each_figure_it_cannot_make(tmp_path, monkeypatch, capsys):
     reads = []
     monkeypatch.setattr(
         "analysis.read.records.read_records", lambda source: reads.append(1) or load.read_records(source)
@@ -60,11 +59,15 @@ def test_all_reads_the_records_once_and_says_what_is_missing(tmp_path, monkeypat
     assert len(said.err.splitlines()) == said.err.count("note: no ")
 
 
-def test_nothing_to_draw_is_one_line(tmp_path, capsys):
-    for arguments in (["frontier", "--runs", str(tmp_path / "none")], ["all", "--runs", str(tmp_path)],
-                      ["frontier", "--runs", "embedded"] if not load.data_file("embedded.jsonl.gz").is_file()
-                      else ["table1", "--runs", str(tmp_path)]):  # fmt: skip
-        assert main(arguments) == 1
+def test_an_error_about_missing_records_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(load, "data_file", lambda name: tmp_path / name)  # a copy of the project without its records
+    for name, runs in (
+        ("frontier", tmp_path / "none"),
+        ("all", tmp_path),
+        ("table1", tmp_path),
+        ("frontier", "embedded"),
+    ):
+        assert main([name, "--runs", str(runs)]) == 1
         said = capsys.readouterr().err
         assert said.startswith("error: --runs") and said.count("\n") == 1
     write_record(tmp_path / "runs", record("expander", 4, 8, 0, 0.7))
@@ -74,7 +77,7 @@ def test_nothing_to_draw_is_one_line(tmp_path, capsys):
         assert said.startswith("error: ") and said.count("\n") == 1
 
 
-def test_a_frontier_of_chosen_arms_with_published_points(study, tmp_path, capsys):
+def test_a_frontier_can_be_of_chosen_arms_and_with_published_points(study, tmp_path, capsys):
     common = ["--runs", str(study), "--out", str(tmp_path)]
     assert main(["frontier", *common, "--published", "--arms", "expander,clustered"]) == 0
     assert set(pd.read_csv(tmp_path / "frontier-published.csv")["arm"]) == {"expander", "clustered"}
@@ -84,7 +87,7 @@ def test_a_frontier_of_chosen_arms_with_published_points(study, tmp_path, capsys
     assert "--arms nothing" in capsys.readouterr().err
 
 
-def test_pack_then_draw_from_the_file(study, tmp_path, capsys):
+def test_a_packed_file_gives_the_same_table_as_its_folder(study, tmp_path, capsys):
     file = tmp_path / "all.jsonl.gz"
     assert main(["pack", "--runs", str(study), "--out", str(file)]) == 0
     assert "records" in capsys.readouterr().out
@@ -93,21 +96,23 @@ def test_pack_then_draw_from_the_file(study, tmp_path, capsys):
     assert (tmp_path / "table1.tex").read_text() == (tmp_path / "other" / "table1.tex").read_text()
 
 
-def test_embedded_is_a_file_of_the_package(study, tmp_path, monkeypatch):
+def test_the_word_embedded_names_a_file_of_the_package(study, tmp_path, monkeypatch):
     file = tmp_path / "embedded.jsonl.gz"
     main(["pack", "--runs", str(study), "--out", str(file)])
     monkeypatch.setattr(load, "data_file", lambda name: tmp_path / name)
     assert main(["table2", "--runs", "embedded", "--out", str(tmp_path)]) == 0
 
 
-def test_out_that_cannot_be_written_is_one_line(study, tmp_path, capsys):
+def test_an_error_about_an_output_folder_is_one_line(study, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["table2", "--runs", str(study), "--out", str(tmp_path / "file")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_help_needs_no_pandas():
-    code = "import sys, analysis.__main__; sys.exit(bool({'pandas', 'matplotlib', 'numpy'} & set(sys.modules)))"
+def test_help_loads_no_large_library():
+    code = (
+        "import sys, analysis.__main__; sys.exit(bool({'pandas', 'matplotlib', 'numpy', 'scipy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     said = subprocess.run([sys.executable, "-m", "analysis", "--help"], capture_output=True, text=True)
     assert all(name in said.stdout for name in CATALOGUE)
@@ -119,25 +124,7 @@ def test_the_command_line_knows_every_axis():
     assert tuple(X_AXES) == __main__._X and tuple(Y_AXES) == __main__._Y
 
 
-def test_names_and_colours_of_arms():
-    assert parse("expander+mp_refit-4bit") == ("expander", "mp_refit", 4) and parse("pca") == ("pca", None, None)
-    assert display("dense_matched_own_bytes-8bit") == "dense own, equal bytes, 8 bits"
-    assert display("expander+mp_refit") == "expander, trained by mp_refit" and display("my_arm") == "my_arm"
-    assert colour("expander-8bit") == colour("expander") != colour("expander+mp_refit")
-    assert colour("my_arm") == colour("my_arm") and len(colour("my_arm")) == 7
-    labels = ["zzz", "pca", "dense_tied", "expander-4bit", "expander", "expander-8bit", "expander+omp"]
-    assert in_order(labels) == [
-        "expander",
-        "expander-8bit",
-        "expander-4bit",
-        "expander+omp",
-        "dense_tied",
-        "pca",
-        "zzz",
-    ]
-
-
-def test_sizes_as_people_read_them():
+def test_numbers_on_axes_are_short_and_labelled_where_there_is_room():
     assert (short(1_500_000.0), short(20_000.0), short(7.0)) == ("1.5M", "20k", "7")
     assert far_apart([2, 4, 8]) and not far_apart([8, 8.1, 100]) and not far_apart([0, 1]) and not far_apart([])
 

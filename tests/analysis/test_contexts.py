@@ -13,12 +13,12 @@ from analysis.contexts import escape, marked, plain_text
 def runs(tmp_path):
     folder = tmp_path / "runs" / "abc123"
     folder.mkdir(parents=True)
+    strong = {"tokens": ["def", " main", "(*", "args)", ":\n"], "codes": [0.0, 3.25, 0.0, 0.0, 1.0]}
+    weak = {"tokens": ["a", "_b", " "], "codes": [0.0, 0.0, -0.5]}
     latents = [
-        {"latent": 3, "firing_rate": 0.013, "contexts": [
-            {"tokens": ["def", " main", "(*", "args)", ":\n"], "codes": [0.0, 3.25, 0.0, 0.0, 1.0]},
-            {"tokens": ["a", "_b", " "], "codes": [0.0, 0.0, -0.5]}]},
+        {"latent": 3, "firing_rate": 0.013, "contexts": [strong, weak]},
         {"latent": 17, "firing_rate": 0.5, "contexts": [{"tokens": ["x"], "codes": [1.0]}]},
-    ]  # fmt: skip
+    ]
     with gzip.open(folder / "contexts.jsonl.gz", "wt", encoding="utf-8") as stream:
         stream.writelines(json.dumps(latent) + "\n" for latent in latents)
     return tmp_path / "runs"
@@ -46,18 +46,21 @@ def test_latents_and_contexts_can_be_chosen(runs, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: --latent: run abc123 kept no contexts of 99 (it never fired")
 
 
-@pytest.mark.parametrize("name, says", [
-    ("run=none", "python -m sweep.evaluate run=none eval.contexts=5 makes it"),
-    ("abc123", "give the run as run=ID"),
-    ("run=../abc123", "give the run as run=ID"),
-])  # fmt: skip
-def test_mistakes_are_one_line(runs, tmp_path, name, says, capsys):
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("run=none", "python -m sweep.evaluate run=none eval.contexts=5 makes it"),
+        ("abc123", "give the run as run=ID"),
+        ("run=../abc123", "give the run as run=ID"),
+    ],
+)
+def test_an_error_about_the_run_is_one_line(runs, tmp_path, name, message, capsys):
     assert run(name, "--runs", runs, "--out", tmp_path) == 1
     said = capsys.readouterr().err
-    assert says in said and said.startswith("error: ") and said.count("\n") == 1
+    assert message in said and said.startswith("error: ") and said.count("\n") == 1
 
 
-def test_a_damaged_file_is_one_line(runs, tmp_path, capsys):
+def test_an_error_about_a_damaged_file_is_one_line(runs, tmp_path, capsys):
     (runs / "abc123" / "contexts.jsonl.gz").write_bytes(b"no gzip")
     assert run("run=abc123", "--runs", runs, "--out", tmp_path) == 1
     assert "cannot be read" in capsys.readouterr().err

@@ -1,9 +1,9 @@
-// What the other files share: the data, elements, numbers as text, colours.
+// Shared by the other files: the data, elements, numbers as text, and colours.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const DARK = matchMedia("(prefers-color-scheme: dark)");
 
-/** The rows of a table that came column by column (analysis/page/encode.py). */
+/** Return the rows of a table that came column by column (analysis/page/encode.py). */
 function rowsOf(encoded) {
   if (!encoded.made) {
     const columns = Object.entries(encoded.columns).map(([name, column]) => [
@@ -17,7 +17,7 @@ function rowsOf(encoded) {
   return encoded.made;
 }
 
-/** An element; text always goes in as text, never as HTML. */
+/** Make an element; text always goes in as text, never as HTML. */
 function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -79,7 +79,7 @@ function binary(value) {
   return `${value} B`;
 }
 
-/** A mean and half of its 95 % interval, both to the digits that the interval leaves meaningful. */
+/** Return a mean and half of its 95 % interval, both to the digits that the interval leaves meaningful. */
 function plusMinus(mean, half) {
   if (typeof mean !== "number") return MISSING;
   if (typeof half !== "number") return `${Number(mean.toPrecision(4))}`;
@@ -91,7 +91,7 @@ function armName(label) {
   return DATA.arms[label]?.name ?? label;
 }
 
-/** Plotly reads a few tags in texts: here nothing is one. */
+/** Escape a text for Plotly, which would read a few tags in it as HTML. */
 function plotText(text) {
   return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
@@ -100,7 +100,7 @@ function themed(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-/** The colour as it can be read on the page: on a dark one dark colours become light ones of their hue. */
+/** Return the colour to draw with: on a dark page, a dark colour becomes a light one of the same hue. */
 function readable(colour, dark = DARK.matches) {
   if (!dark) return colour;
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16) / 255);
@@ -129,7 +129,7 @@ function hex(hue, saturation, light) {
   return `#${part(0)}${part(8)}${part(4)}`;
 }
 
-/** #rrggbb with an opacity. */
+/** Add an opacity to the colour #rrggbb. */
 function faint(colour, opacity) {
   return (
     colour +

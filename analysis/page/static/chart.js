@@ -14,7 +14,7 @@ const SYMBOLS = [
   "diamond-tall",
 ];
 const KINDS_OF_LINE = {
-  // by the second column of a line: what its value is called
+  // a line's second column: how the legend names a value of it
   d: (value) => `d = ${value}`,
   inference: (value) => `by ${value}`,
   bits: (value) => `${value} bits`,
@@ -27,7 +27,7 @@ class Chart {
     this.x = section.x[0];
     this.y = section.y[0];
     this.single = false;
-    this.on = new Map(); // by line: as people chose
+    this.on = new Map(); // key of a line: whether the reader switched it on or off
     this.choices = new Choices(
       section.choices,
       (rows) => new Set(rows.map((row) => this.lineKey(row))).size,
@@ -103,7 +103,7 @@ class Chart {
     return drawn;
   }
 
-  /** Go to the runs of a mean; not where a touch is all there is to read it by. */
+  /** Go to the runs behind a point; not on a touch screen, where a touch is the way to read the point's text. */
   clicked(point) {
     if (TOUCH.matches) return;
     const runs = point.data.meta?.[point.pointNumber];
@@ -115,7 +115,7 @@ class Chart {
     return rows.length && spec ? valueText(spec, [rows[0].what]) : "";
   }
 
-  /** {key, name, style, rows by x, level} for each line of `rows`, in the order of arms. */
+  /** Return {key, name, style, rows sorted by x, level} for each line of `rows`, in the order of arms. */
   linesOf(rows) {
     const groups = new Map();
     for (const row of rows) {
@@ -197,7 +197,7 @@ class Chart {
     this.legend.scrollTop = top;
   }
 
-  /** Give the keyboard's place back after the legend was made anew. */
+  /** Give the focus back to the field of this name, after the legend was built anew. */
   focusOn(name) {
     const all = [...this.legend.querySelectorAll("input, button")];
     all
@@ -212,7 +212,7 @@ class Chart {
   }
 }
 
-/** The numbers of the lines that a chart shows. */
+/** Return the table of the numbers behind the lines that a chart shows. */
 function numbersTable(lines, chart) {
   const points = lines.flatMap((line) =>
     line.rows.flatMap((row) => pointsOf(chart, row).map((point) => ({ ...point, line }))),

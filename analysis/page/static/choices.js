@@ -1,9 +1,9 @@
 // Fields that choose which rows of a table are drawn.
 
-const SAID = ["model,layer,n", "model,n", "k"]; // columns that are named where there is nothing to choose
+const SAID = ["model,layer,n", "model,n", "k"]; // choices that are shown as text where they have one value only
 
 class Choices {
-  /** `specs` as analysis/page/charts.py makes them; `change` is called after each choice. `linesIn(rows)` counts. */
+  /** `specs` come from analysis/page/charts.py; `linesIn(rows)` counts lines; `change` is called after each choice. */
   constructor(specs, linesIn, change) {
     this.specs = specs;
     this.linesIn = linesIn;
@@ -12,7 +12,7 @@ class Choices {
     this.fields = element("div", { className: "controls", style: "margin: 0" });
   }
 
-  /** The rows of the choices made. Fields are made anew: what can be chosen depends on what was chosen before it. */
+  /** Return the rows that the choices leave, and build the fields anew: each offers what the ones before it leave. */
   narrow(rows) {
     const focus = document.activeElement?.name;
     this.fields.replaceChildren();
@@ -39,7 +39,7 @@ class Choices {
     return rows.filter((row) => keyOf(row, spec.columns) === chosen || (spec.orNone && row[spec.columns[0]] === null));
   }
 
-  /** The value asked for, else that with the most lines; the middle one of several such. */
+  /** Return the key chosen at first: the one asked for, else that with the most lines; of several, the middle one. */
   first(spec, keys, groups) {
     const asked = JSON.stringify([spec.first]);
     if (groups.has(asked)) return asked;
@@ -64,7 +64,7 @@ function keyOf(row, columns) {
   return JSON.stringify(columns.map((name) => row[name] ?? null));
 }
 
-/** Of two keys: their values one by one, numbers by size. */
+/** Compare two keys value by value, numbers by size. */
 function byValue(a, b) {
   const left = JSON.parse(a),
     right = JSON.parse(b);

@@ -1,4 +1,4 @@
-// What latents fire at: text with the tokens marked by how strongly.
+// The text that latents fire at, with each token marked by how strongly they fire.
 
 class Contexts {
   constructor(section, box) {

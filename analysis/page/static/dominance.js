@@ -1,6 +1,6 @@
-// Who preserves the most at so many bytes.
+// The table of dominance: which dictionary preserves the most at each level of stored bytes.
 
-/** Who wins at each level of stored bytes and budget, a cell (LM, layer, n, k) at a time. */
+/** The winner at each level of stored bytes, for one budget and one cell (LM, layer, n, k) at a time. */
 class Dominance {
   constructor(section, box) {
     this.rows = rowsOf(section.table);

@@ -4,7 +4,8 @@ const TOUCH = matchMedia("(pointer: coarse)");
 const SETTINGS = {
   displaylogo: false,
   displayModeBar: TOUCH.matches ? false : "hover",
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]], // by name: a default one uploads the figure
+  // Listed one by one, because one of the default buttons uploads the figure.
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   plotlyServerURL: "",
   responsive: true,
 };
@@ -48,7 +49,7 @@ function layout(chart, points) {
   };
 }
 
-/** Whether y is a share or an error: intervals may pass 0, the axis does not. */
+/** Return whether y is a share or an error: its intervals may pass 0, its axis does not. */
 function neverNegative(chart) {
   const rows = chart.shownLines.flatMap((line) => line.rows);
   return (
@@ -58,7 +59,7 @@ function neverNegative(chart) {
   );
 }
 
-/** Plotly's layout of the axis `x` over the values `points`, whose `rangeOf` the third argument is. */
+/** Return Plotly's layout of the axis `x` over the values `points`; the third argument is their `rangeOf`. */
 function xAxis(x, points, [low, high, zero], narrow) {
   const unit = x.unit === "number" ? "count" : x.unit;
   const whole = [...new Set(points)];
@@ -76,7 +77,7 @@ function xAxis(x, points, [low, high, zero], narrow) {
   return { type: "log", range, tickmode: "array", tickvals: ticks, ticktext: texts, ticks: "outside" };
 }
 
-/** [smallest positive, largest, where 0 is drawn] of the values there are. */
+/** Return [smallest value (of a logarithmic axis: above 0), largest value, where 0 is drawn]. */
 function rangeOf(values, log) {
   const known = values.filter((value) => value !== null && (!log || value > 0));
   let low = Math.min(...known),
@@ -86,7 +87,7 @@ function rangeOf(values, log) {
   return [low, high, low / 3];
 }
 
-/** A tick at each value where they have room, else at 1, 2 and 5 times powers of ten. */
+/** Return a tick at each value where they have room, else at 1, 2 and 5 times powers of ten. */
 function logTicks(points, low, high, narrow) {
   const values = [...new Set(points.filter((value) => value > 0))].sort((a, b) => a - b);
   const room = (narrow ? 0.13 : 0.075) * Math.log(high / low);

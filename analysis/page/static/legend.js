@@ -1,6 +1,6 @@
 // The swatches beside a chart's checkboxes.
 
-/** A line's dash, marker and colour, as in the figure. */
+/** Draw a line's dash, marker and colour, as in the figure. */
 function swatch(line) {
   const dash = { solid: "", dash: "5 3", dot: "1.5 3" }[line.style.dash];
   const colour = readable(line.style.colour);

@@ -1,7 +1,7 @@
 // The page: its sections, each made when it comes near the window.
 
 const KINDS = { chart: Chart, dominance: Dominance, runs: RunTable, contexts: Contexts };
-const made = new Map(); // by section id: what draws it
+const made = new Map(); // section id: the object that draws it
 
 function showRuns(places) {
   const target = document.getElementById("runs");

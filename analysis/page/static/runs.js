@@ -43,7 +43,7 @@ class RunTable {
     const others = found.filter((run) => !run.compared).length;
     this.said.textContent =
       `${found.length} of ${this.rows.length} runs` +
-      (others ? `, ${others} of them with other settings than most and in no mean but data efficiency's` : "");
+      (others ? `, ${others} of them with settings unlike most: means leave them out, except data efficiency's` : "");
     this.table.show(found);
   }
 
@@ -67,7 +67,7 @@ function runLink(run) {
   return run.link ? element("a", { href: run.link }, name) : name;
 }
 
-/** A test of a run: `column=value`, `column<number`, or a word of which | separates alternatives. */
+/** Return the test of a run that one word asks for: `column=value`, `column<number`, or texts separated by |. */
 function testOf(word) {
   const [, name, sign, asked] = word.match(/^(\w+)(<=|>=|=|<|>)(.+)$/) ?? [];
   if (name && name in DATA.runs.columns) return columnTest(name, sign, asked);

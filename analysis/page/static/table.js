@@ -1,9 +1,9 @@
-// Tables that are sorted by their heads.
+// Tables that a click on a head sorts.
 
-const STEP = 100; // rows shown at first, and more at each asking
+const STEP = 100; // rows shown at first; each click on `show more` adds ten times as many
 
 class Table {
-  /** `columns`: {title, value(row), text(row), numeric, node(row)}: what is sorted by, shown, or put in as an element. */
+  /** `columns`: {title, numeric, and of a row the value to sort by, the text to show, or the node to show instead}. */
   constructor(columns, caption) {
     this.columns = columns;
     this.limit = STEP;
@@ -68,7 +68,7 @@ class Table {
   }
 }
 
-/** Nothing is last, whichever way. */
+/** Compare two values; missing ones come last in either direction. */
 function compare(a, b, descending) {
   const none = (value) => value === null || value === undefined;
   if (none(a) || none(b)) return none(a) - none(b);

@@ -1,9 +1,9 @@
-// What Plotly draws of a chart, and what the pointer says.
+// Plotly's traces of a chart, and the texts that the pointer shows.
 
-const WIDE = 40; // characters
-const LEVEL_POINTS = 15; // along a level, for the pointer to meet
+const WIDE = 40; // characters in a line of such a text
+const LEVEL_POINTS = 15; // so many along a level, for the pointer to meet one
 
-/** Plotly's traces of one line: a band behind it where it has many points, bars where few. */
+/** Return Plotly's traces of one line, with its interval as a band in charts of many points, else as bars. */
 function lineTraces(chart, line) {
   const colour = readable(line.style.colour);
   const points = line.level ? levelPoints(chart, line) : line.rows.flatMap((row) => pointsOf(chart, row));
@@ -33,14 +33,14 @@ function lineTraces(chart, line) {
   return [main];
 }
 
-/** A row's points: one, or as many as its lists have. */
+/** Return a row's points: one, or as many as its lists have. */
 function pointsOf(chart, row) {
   const means = [row[chart.y.mean]].flat(),
     halves = chart.y.half ? [row[chart.y.half]].flat() : [];
   return chart.xs(row).map((x, at) => ({ x, y: means[at], half: halves[at] ?? null, row }));
 }
 
-/** A level's points, along the range of the axis. */
+/** Return a level's points, along the range of the axis. */
 function levelPoints(chart, line) {
   const [low, high] = chart.range;
   const row = line.rows[0];
@@ -52,7 +52,7 @@ function levelPoints(chart, line) {
   });
 }
 
-/** Where an x is drawn: 0 has a place of its own left of a logarithmic axis' smallest value. */
+/** Return where an x is drawn: 0 has a place of its own, left of a logarithmic axis' smallest value. */
 function placeOf(chart, x) {
   return chart.x.log && x === 0 ? chart.range[2] : x;
 }
@@ -78,7 +78,7 @@ function hover(chart, line, point) {
   return hoverText(lines.filter(Boolean));
 }
 
-/** The single runs of the lines shown, faint, a trace each. */
+/** Return the single runs behind the lines shown, faint, a trace for each line. */
 function runTraces(chart) {
   const runs = rowsOf(DATA.runs);
   return chart.shownLines
@@ -104,7 +104,7 @@ function runTraces(chart) {
     });
 }
 
-/** The first line bold, long ones folded: a phone is as wide as WIDE characters. */
+/** Join lines into one text, the first bold, long ones folded: a phone is as wide as WIDE characters. */
 function hoverText(lines) {
   const folded = lines.flatMap((text, at) =>
     fold(text).map((part) => (at ? plotText(part) : `<b>${plotText(part)}</b>`)),

@@ -1,4 +1,4 @@
-"""`python -m analysis.dashboard`: what it names is what a run logs, what it shows is the launch that was asked for."""
+"""`python -m analysis.dashboard`: its panels name what a run logs, and show the launch that was asked for."""
 
 from __future__ import annotations
 
@@ -23,42 +23,43 @@ from analysis.dashboard.dominance import dominance
 from analysis.dashboard.markdown import dominance_markdown
 from sweep.store import metric_names as names
 from tests.analysis.dashboard.boards import (
-    BEFORE,
-    NAME,
-    drawn,
-    launched,
-    made,
-    named,
+    EARLIER,
+    LATER,
+    all_panels,
+    all_runsets,
+    make_dashboard,
+    names_in,
     panel_grids,
-    runsets,
-    shipped,
-    stored,
+    shipped_records,
+    two_launches,
+    write_launch,
 )
 from tests.sweep.world import ROOT, World
 
-DRAWN = {names.CE_RECOVERED, names.COMPRESSION, names.STORED_BYTES, names.DELTA_CE, names.DEAD_FRACTION, names.STEP,
-         names.FVU_CURVE, names.DEAD_CURVE, names.LOSS_CURVE, "layer", "d", "k", "n"}  # fmt: skip
+MEASURES = {names.CE_RECOVERED, names.COMPRESSION, names.STORED_BYTES, names.DELTA_CE, names.DEAD_FRACTION}
+CURVES = {names.STEP, names.FVU_CURVE, names.DEAD_CURVE, names.LOSS_CURVE}
+DRAWN = {*MEASURES, *CURVES, "layer", "d", "k", "n"}
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The two files of the later launch."""
-    return made(stored(tmp_path_factory.mktemp("store")))
+    """The workspace and the report of the later launch."""
+    return make_dashboard(two_launches(tmp_path_factory.mktemp("store")))
 
 
 @pytest.fixture
 def runs(tmp_path):
-    return stored(tmp_path)
+    return two_launches(tmp_path)
 
 
-# What is logged
+# Names that are logged
 
 
 def records_of(path):
-    """What a run of W&B has written: LevelDB's log format behind a header of 7 bytes."""
+    """Yield the records that a run of W&B has written: LevelDB's log format after a header of 7 bytes."""
     data, at, parts = path.read_bytes(), 7, b""
     while at + 7 <= len(data):
-        left = 32768 - at % 32768  # in this block
+        left = 32768 - at % 32768  # bytes in this block
         if left < 7:
             at += left
             continue
@@ -72,8 +73,8 @@ def records_of(path):
             yield record
 
 
-def logged(path):
-    """(section, name) of all that a run logged, and its W&B group and job type."""
+def read_log(path):
+    """Return the (section, name) of all that a run logged, its W&B group and its job type."""
     found, run = set(), None
     for record in records_of(path):
         kind = record.WhichOneof("record_type")
@@ -87,51 +88,51 @@ def logged(path):
     return found, run.run_group, run.job_type
 
 
-def test_everything_named_is_what_a_run_logs(tmp_path, model_folders, text_file):
+def test_every_name_in_a_dashboard_is_one_that_a_run_logs(tmp_path, model_folders, text_file):
     world = World(tmp_path, model_folders["gpt_neox"], text_file)
     code, _, err = world.sweep("-m", "d=3", "sae=expander", disabled=False)
     assert code == 0, err
     (file,) = world.runs.glob("*/wandb/offline-run-*/*.wandb")
-    known, group, arm = logged(file)
-    workspace, report = made(world.runs)
-    asked = {*named(workspace), *named(report)}
-    assert {name.removesuffix(".value") for _, name in asked} >= DRAWN
-    of_w_and_b = {("run", name) for name in FE_METRIC_NAME_MAP.values()}
-    assert asked <= known | of_w_and_b, asked - known - of_w_and_b
-    for runset in runsets(workspace, report):
+    known, group, arm = read_log(file)
+    workspace, report = make_dashboard(world.runs)
+    named = {*names_in(workspace), *names_in(report)}
+    assert {name.removesuffix(".value") for _, name in named} >= DRAWN
+    own_of_wandb = {("run", name) for name in FE_METRIC_NAME_MAP.values()}
+    assert named <= known | own_of_wandb, named - known - own_of_wandb
+    for runset in all_runsets(workspace, report):
         assert [item["value"] for item in runset["filters"]["filters"]] == [[group]]
     assert arm == "expander" and workspace["displayName"] == f"Sweep {group}"
 
 
-# What is shown
+# Runs and panels that are shown
 
 
-def test_the_filter_is_the_groups_and_the_ids_where_those_hold_more(both, runs):
-    ids = sorted([record["run_id"] for record in shipped()[1:]] + ["f" * 16])
-    of_group, of_id = ({"section": "run", "name": name} for name in ("group", "name"))
-    for runset in runsets(*both):
+def test_runs_are_filtered_by_group_and_also_by_id_where_a_group_holds_other_runs(both, runs):
+    ids = sorted([record["run_id"] for record in shipped_records()[1:]] + ["f" * 16])
+    group, run_id = ({"section": "run", "name": name} for name in ("group", "name"))
+    for runset in all_runsets(*both):
         first, second = runset["filters"]["filters"]
-        assert (first["key"], first["op"], first["value"]) == (of_group, "IN", [BEFORE, NAME])
-        assert (second["key"], second["op"], second["value"], second["connector"]) == (of_id, "IN", ids, "AND")
-    for runset in runsets(*made(runs, BEFORE)):
+        assert (first["key"], first["op"], first["value"]) == (group, "IN", [EARLIER, LATER])
+        assert (second["key"], second["op"], second["value"], second["connector"]) == (run_id, "IN", ids, "AND")
+    for runset in all_runsets(*make_dashboard(runs, EARLIER)):
         (only,) = runset["filters"]["filters"]
-        assert (only["key"], only["value"]) == (of_group, [BEFORE])
-    for runset in runsets(*made(runs, "all")):
+        assert (only["key"], only["value"]) == (group, [EARLIER])
+    for runset in all_runsets(*make_dashboard(runs, "all")):
         assert runset["filters"]["filters"] == []
 
 
 def test_every_point_is_a_run_in_the_colour_of_its_arm(runs):
-    workspace, report = made(runs, BEFORE)
-    expected = {record["run_id"]: colour(record["labels"]["arm"]) for record in shipped()}
+    workspace, report = make_dashboard(runs, EARLIER)
+    expected = {record["run_id"]: colour(record["labels"]["arm"]) for record in shipped_records()}
     assert workspace["spec"]["section"]["customRunColors"] == expected
     assert all(grid["customRunColors"] == expected for grid in panel_grids(report))
-    assert all(runset["grouping"] == [] for runset in runsets(workspace, report))
+    assert all(runset["grouping"] == [] for runset in all_runsets(workspace, report))
     assert colour("expander") in json.dumps(report["spec"]["blocks"][3])  # the legend
 
 
-def test_panels_are_titled_and_stand_apart(both):
+def test_panels_have_titles_and_places_of_their_own(both):
     workspace, report = both
-    panels = list(drawn(workspace, report))
+    panels = list(all_panels(workspace, report))
     assert all(panel["config"]["chartTitle"] for panel in panels)
     assert len({panel["__id__"] for panel in panels}) == len(panels)
     for grid in panel_grids(report):
@@ -141,11 +142,11 @@ def test_panels_are_titled_and_stand_apart(both):
     assert kinds == {"Scatter Plot", "Run History Line Plot", "Parallel Coordinates Plot"}
 
 
-def test_made_again_the_files_are_the_same(both, runs):
-    assert made(runs) == both
+def test_the_same_runs_give_the_same_files(both, runs):
+    assert make_dashboard(runs) == both
 
 
-def test_the_library_reads_both_back_as_they_are(both):
+def test_the_library_reads_both_files_back_unchanged(both):
     workspace, report = both
     view = View(entity="e", project="p", display_name="w", name="", id="", spec=workspace["spec"])
     again = Workspace._from_model(view)._to_model()
@@ -182,7 +183,7 @@ def row(level, budget, winner, runner_up=None, **more):
     }
 
 
-def test_what_repeats_in_the_table_is_said_once():
+def test_lines_of_the_table_that_repeat_are_merged():
     rows = [row(2**18, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
     rows += [row(2**19, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
     rows += [row(2**20, "one-shot expander", "a"), row(2**20, "one-shot dense", "b", "a", winner_d=3.0)]
@@ -196,19 +197,20 @@ def test_what_repeats_in_the_table_is_said_once():
     ]
 
 
-def test_the_report_has_analysis_own_table(both, runs):
+def test_the_report_has_the_dominance_table_of_the_analysis(both, runs):
     _, report = both
     (table,) = (block["content"] for block in report["spec"]["blocks"] if block["type"] == "markdown-block")
-    assert table == dominance_markdown(dominance(runs, [record["run_id"] for record in shipped()[1:]]).rows)
+    assert table == dominance_markdown(dominance(runs, [record["run_id"] for record in shipped_records()[1:]]).rows)
     assert re.search(r"\| expander d=\d+, encoder \| 0\.\d{4} ± 0\.\d{4} \(\d seeds\) \|", table)
-    assert f"Left out: 1 of {len(shipped())} run(s) of the sweep not complete." in json.dumps(report["spec"]["blocks"])
+    note = f"Left out: 1 of {len(shipped_records())} run(s) of the sweep not complete."
+    assert note in json.dumps(report["spec"]["blocks"])
 
 
 def test_without_records_the_report_says_why_there_is_no_table(tmp_path):
-    launched(tmp_path / "runs", NAME, [("f" * 16, "expander")])
-    _, report = made(tmp_path / "runs")
-    said = [block["children"][0]["text"] for block in report["spec"]["blocks"] if block["type"] == "paragraph"]
-    assert "No dominance table: no complete run in it; python -m sweep makes some." in said
+    write_launch(tmp_path / "runs", LATER, [("f" * 16, "expander")])
+    _, report = make_dashboard(tmp_path / "runs")
+    texts = [block["children"][0]["text"] for block in report["spec"]["blocks"] if block["type"] == "paragraph"]
+    assert "No dominance table: no complete run in it; python -m sweep makes some." in texts
     assert str(tmp_path) not in json.dumps(report)  # others read it
     assert "markdown-block" not in {block["type"] for block in report["spec"]["blocks"]}
 
@@ -216,18 +218,18 @@ def test_without_records_the_report_says_why_there_is_no_table(tmp_path):
 # The command
 
 
-def test_bad_input_is_a_line(runs, tmp_path, capsys):
+def test_bad_input_ends_with_one_line(runs, tmp_path, capsys):
     (tmp_path / "file").touch()
-    for arguments, said in (
-        (["1999", "--runs", str(runs)], "1999: 0 launches"),
+    for arguments, message in (
+        (["1999", "--runs", str(runs)], "LAUNCH 1999: no launch"),
         (["--runs", str(tmp_path / "nowhere")], "no launch in it"),
         (["--runs", str(runs), "--out", str(tmp_path / "file" / "in")], "cannot be written"),
     ):
         assert main(arguments) == 1
         out, err = capsys.readouterr()
-        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and said in err
+        assert out == "" and err.startswith("error: ") and err.count("\n") == 1 and message in err
 
 
-def test_help_loads_no_wandb():
+def test_the_command_line_loads_without_wandb():
     code = "import sys, analysis.dashboard.__main__; sys.exit(any(name.startswith('wandb') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,3 +1,5 @@
+"""The choice of panels that a figure has, and their places."""
+
 from __future__ import annotations
 
 import pandas as pd
@@ -7,7 +9,7 @@ from analysis.draw.shared import plt
 
 
 def table(points_of):
-    """A row per point: `points_of` says how many each k has."""
+    """Return a row per point; `points_of` has the number of points of each k."""
     rows = [
         {"model": "tiny", "layer": 1, "n": 512, "k": k, "arm": "expander", "d": d}
         for k, points in points_of.items()
@@ -21,21 +23,21 @@ def test_few_panels_are_all_drawn(capsys):
     assert readable("frontier", few) is few and capsys.readouterr().err == ""
 
 
-def test_of_many_panels_those_with_two_points_are_drawn(capsys):
+def test_of_many_panels_only_those_with_two_points_or_more_are_drawn(capsys):
     shown = readable("frontier", table({k: 1 + (k < 3) for k in range(MANY + 1)}))
     assert set(shown["k"]) == {0, 1, 2}
     assert f"{MANY - 2} of {MANY + 1} panels" in capsys.readouterr().err
-    assert readable("frontier", table(dict.fromkeys(range(MANY + 1), 1)), say=False).empty
+    assert readable("frontier", table(dict.fromkeys(range(MANY + 1), 1)), notes=False).empty
     assert capsys.readouterr().err == ""
 
 
-def test_pca_is_in_every_panel_and_no_point():
+def test_pca_does_not_count_as_a_point_of_a_panel():
     many = table(dict.fromkeys(range(MANY + 1), 1))
     pca = many.assign(arm="pca", d=float("nan"))
     assert readable("frontier", pd.concat([many, pca])).empty
 
 
-def test_never_hundreds_and_a_grid_of_some_dozens_whole(capsys):
+def test_a_grid_of_some_dozens_is_drawn_whole_but_never_hundreds_of_panels(capsys):
     whole = table(dict.fromkeys(range(MOST), 3))
     assert len(readable("frontier", whole)) == len(whole) and capsys.readouterr().err == ""
     shown = readable("frontier", table({k: 2 + (k > 150) for k in range(200)}))
@@ -43,7 +45,7 @@ def test_never_hundreds_and_a_grid_of_some_dozens_whole(capsys):
     assert "--layer and --k choose" in capsys.readouterr().err
 
 
-def test_panels_stand_as_a_table_or_where_that_would_be_empty_one_after_the_other():
+def test_panels_stand_as_a_table_or_one_after_the_other_where_that_would_be_mostly_empty():
     full = panel_grid([("a", 8), ("a", 16), ("b", 16)])
     assert full.leading == {("a", 8), ("b", 16)} and len(full.figure.axes) == 4
     assert full.axes["a", 8].get_shared_y_axes().joined(full.axes["a", 8], full.axes["a", 16])

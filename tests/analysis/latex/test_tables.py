@@ -14,6 +14,7 @@ from analysis.latex.write import Math, escape, latex_table, number, pm, whole
 from analysis.output import Options, chosen
 from analysis.read.sources import NoRunsError
 from analysis.tables.deployment import encoder_to_omp, storage_table
+from analysis.tables.dominance import dominance_table
 from analysis.tables.latents import summary_table
 from analysis.tables.paper import measured
 from analysis.tables.published import beside, published
@@ -22,6 +23,7 @@ from tests.analysis.synthetic import M, N, record
 
 
 def rows_of(latex):
+    """Return the cells of each row of a LaTeX table's body."""
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].replace(r"\endhead", "")
     return [line.removesuffix(r" \\").split(" & ") for line in body.strip().splitlines()]
 
@@ -36,7 +38,7 @@ def test_latex_escapes_text_and_leaves_math():
     assert r"100 \% sure" in text and r"\begin{tabular}{lr}" in text and r"\toprule" in text
 
 
-def test_numbers_with_and_without_interval():
+def test_numbers_are_written_with_their_interval_or_alone():
     assert pm(0.12345, math.nan) == "$0.123$" and pm(-0.5, 0.1, 2, signed=True) == r"$-0.50 \pm 0.10$"
     assert whole(16384.0) == r"$16\,384$" and whole(math.inf) == r"$\infty$" and whole(math.nan) == "--"
     assert isinstance(pm(1, 1), Math)
@@ -52,7 +54,7 @@ def test_repeated_leading_cells_are_blank():
     assert [row[0] for row in rows_of(latex_table(table, ""))] == ["a", ""]
 
 
-def test_published_cells_are_the_papers_under_one_formula():
+def test_published_cells_are_those_of_the_paper_under_one_formula():
     cells = published().set_index(["model", "layer", "arm", "d", "k", "inference"]).sort_index()
     three = ("pythia-70m-deduped", 3)
     assert cells.loc[(*three, "expander", 7, 64, "encoder"), "ce_recovered"] == pytest.approx(0.817, abs=5e-4)
@@ -64,7 +66,7 @@ def test_published_cells_are_the_papers_under_one_formula():
     assert not published().duplicated(["model", "layer", "n", "arm", "d", "k", "inference"]).any()
 
 
-def test_the_papers_cell_stands_beside_ours_and_only_there(recorded):
+def test_a_published_cell_stands_beside_the_same_cell_of_ours_alone(recorded):
     made = []
     for k in (32, 64):
         made.append(record("expander", 7, k, 0, 0.8, layer=3))
@@ -76,8 +78,10 @@ def test_the_papers_cell_stands_beside_ours_and_only_there(recorded):
     assert table.loc[32, "published_relative_error"] == pytest.approx(0.6, abs=0.05)
     output = table1(found, Options())[0]
     assert output.table["k"].tolist() == [64] and "published CE" in output.latex and "2607.01799" in output.latex
-    elsewhere = beside(pd.DataFrame([{"model": "tiny", "layer": 3, "n": 4096, "arm": "expander", "d": 7.0, "k": 64,
-                                      "inference": "encoder"}]), ["ce_recovered"])  # fmt: skip
+    sizes = {"layer": 3, "n": 4096, "d": 7.0, "k": 64}
+    elsewhere = beside(
+        pd.DataFrame([{"model": "tiny", "arm": "expander", "inference": "encoder", **sizes}]), ["ce_recovered"]
+    )
     assert elsewhere["published_ce_recovered"].isna().all()
 
 
@@ -91,7 +95,7 @@ def test_table1_has_three_degrees_and_dense_at_one_k(records):
     assert rf"$32\times$ & ${1.4 * (1 - mine.mean()):.3f} \pm" in output.latex
 
 
-def test_table2_counts_bytes(recorded):
+def test_table2_counts_the_bytes_of_values_indices_and_biases(recorded):
     arms = [record("expander", 8, 8, 0, 0.8), record("dense_tied", 8, 8, 0, 0.9, degree=M)]
     four, frozen = record("expander-4bit", 8, 8, 0, 0.8), record("frozen_random", 8, 8, 0, 0.5, values=0)
     four["storage"]["value_bits"], frozen["storage"]["value_bits"] = 4, 0
@@ -108,11 +112,11 @@ def test_table2_counts_bytes(recorded):
     assert "expander, 4 bits" in table2(found, Options())[0].latex
 
 
-def test_table3_gains_are_paired(records):
+def test_gains_of_table3_are_paired_by_run(records):
     table = encoder_to_omp(amortisation_table(records.readings))
     row = table.query("layer == 1 and k == 8 and arm == 'expander' and d == 2").iloc[0]
     assert row["gain"] == pytest.approx(0.03) and row["gain_half_interval"] == pytest.approx(0, abs=1e-9)
-    assert row["omp"] == pytest.approx(row["encoder"] + 0.03) and row["half_interval" if 0 else "seeds"] == 3
+    assert row["omp"] == pytest.approx(row["encoder"] + 0.03) and row["seeds"] == 3
     latex = table3(records, Options())[0].latex
     assert r"$+0.030 \pm 0.000$" in latex and "8 bits" not in latex
 
@@ -124,11 +128,9 @@ def test_table7_and_10_put_layers_and_ks_in_columns(records):
     assert "CE, k=8 & error, k=8 & dead, k=8 & CE, k=16" in ten.latex and len(rows_of(ten.latex)) == 6
 
 
-def test_dominance_and_wins_in_latex(records, recorded):
+def test_dominance_and_wins_are_written_in_latex(records, recorded):
     output = wins(records, Options())[0]
     assert len(output.table) > len(rows_of(output.latex)) and re.search(r"\$-0\.\d+ \\pm", output.latex)
-    from analysis.tables.dominance import dominance_table
-
     latex = dominance_latex(dominance_table(records.readings))
     assert "one-shot expander" in latex and "pruned, re-tuned, d=8" in latex and "by mp\\_refit" in latex
     with pytest.raises(NoRunsError, match="share a cell"):
@@ -146,7 +148,7 @@ def test_latents_are_averaged_over_seeds_with_nested_names(records, recorded):
         summary_table(recorded(record("expander", 2, 8, 0, 0.8)).runs)
 
 
-def test_arms_asked_for(records):
+def test_arms_can_be_asked_for_with_wildcards(records):
     found = chosen(records.runs, Options(arms=("expander*", "pca")))
     assert {"expander", "expander-8bit", "pca", "expander_balanced"} <= set(found["arm"])
     assert "dense_tied" not in set(found["arm"])

@@ -1,4 +1,4 @@
-"""The page in a real browser: it opens in silence, fetches nothing, and its fields do what they say."""
+"""The page in a real browser: it opens without a message, fetches nothing, and its fields do what they say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from analysis.__main__ import main
 from sweep.store.records import iterate_records, write_record
-from tests.analysis.page.conftest import keep_contexts, latent
+from tests.analysis.page.conftest import latent, write_contexts
 from tests.analysis.synthetic import record, write_sweep
 
 PLOT = "#frontier .plot"
@@ -16,23 +16,23 @@ PLOT = "#frontier .plot"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """The page of a small study with contexts, beside its runs."""
+    """Make the page of a small study with contexts, beside its runs."""
     folder = tmp_path_factory.mktemp("report")
     write_sweep(folder / "runs", layers=(1, 2), ds=(2, 8), ks=(8, 16), seeds=(0, 1, 2))
     for seed in (0, 1):
-        keep_contexts(folder / "runs", f"expander-1-8-16-{seed}-512-200000", [latent(3), latent(17, rate=0.5)])
+        write_contexts(folder / "runs", f"expander-1-8-16-{seed}-512-200000", [latent(3), latent(17, rate=0.5)])
     assert main(["report", "--runs", str(folder / "runs"), "--out", str(folder / "out")]) == 0
     return folder / "out" / "report.html"
 
 
 def drawn(page, plot=PLOT):
-    """The ys that a plot shows, a list per line with points."""
+    """Return the ys that a plot shows, a list per line with points."""
     code = "plot => plot.data.filter(one => one.hoverinfo !== 'skip').map(one => Array.from(one.y))"
     return page.eval_on_selector(plot, code)
 
 
 def view(page, name):
-    """Go to a section as a reader does; it is drawn when it is there."""
+    """Go to a section as a reader does, and wait until it is drawn."""
     page.locator(f"#nav a[href='#{name}']").click()
     page.wait_for_selector(f"#{name}:not(.waiting)")
 
@@ -64,21 +64,21 @@ def test_the_pointer_names_the_run_and_a_click_shows_it(report, opened):
     assert rows.count() == 3 and all("expander" in text for text in rows.all_inner_texts())
 
 
-def test_nothing_offers_to_send_the_records_away(report, opened):
+def test_no_button_sends_the_records_away(report, opened):
     page = opened(report)
     page.locator(PLOT).hover()
     names = page.eval_on_selector_all(f"{PLOT} .modebar-btn", "all => all.map(one => one.dataset.title)")
     assert names == ["Download plot as a PNG", "Zoom", "Pan", "Reset axes"]
 
 
-def test_a_touch_reads_a_point_and_stays_there(report, chromium):
+def test_a_touch_shows_the_text_of_a_point_and_does_not_go_to_its_runs(report, chromium):
     context = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(report.as_uri())
     page.wait_for_selector("html[data-drawn]")
     page.locator(PLOT).scroll_into_view_if_needed()
     page.locator(f"{PLOT} .scatterlayer .point").first.tap(force=True)
-    # What the pointer says is drawn anew while one looks: asked until it holds, within the page itself.
+    # Plotly draws the text of a point anew now and then, so the page itself asks until the condition holds.
     page.wait_for_function(
         """([plot, width]) => {
             const said = document.querySelector(plot + " .hovertext"), box = said?.getBoundingClientRect();
@@ -90,9 +90,12 @@ def test_a_touch_reads_a_point_and_stays_there(report, chromium):
     context.close()
 
 
-def test_axes_inference_k_and_arms_are_chosen(report, opened):
+def test_fields_choose_axes_inference_k_and_arms(report, opened):
     page = opened(report)
-    pick = lambda label, text: page.locator("#frontier").get_by_label(label, exact=True).select_option(label=text)  # noqa: E731
+
+    def pick(label, text):
+        page.locator("#frontier").get_by_label(label, exact=True).select_option(label=text)
+
     before = drawn(page)
     pick("x", "stored bytes")
     assert [sorted(ys) for ys in drawn(page)] == [sorted(ys) for ys in before]
@@ -140,11 +143,11 @@ def test_runs_are_filtered_sorted_and_linked(report, opened):
     assert href == (report.parents[1] / "runs" / rows.first.locator("a").inner_text()).as_uri() + "/"
 
 
-def test_contexts_mark_what_fires(report, opened):
+def test_contexts_mark_the_tokens_that_a_latent_fires_at(report, opened):
     page = opened(report)
     view(page, "contexts")
-    assert page.locator("#contexts h3").all_inner_texts() == [
-        "latent 17 fires at 50 % of tokens", "latent 3 fires at 1 % of tokens"]  # fmt: skip
+    heads = ["latent 17 fires at 50 % of tokens", "latent 3 fires at 1 % of tokens"]
+    assert page.locator("#contexts h3").all_inner_texts() == heads
     assert page.locator("#contexts .latent").first.locator("mark").all_inner_texts() == [" main", "↵"]
     assert "of 2 run(s)" in page.locator("#contexts .how").inner_text()
 
@@ -160,14 +163,14 @@ def test_nothing_is_wider_than_the_window_in_light_and_in_dark(report, opened, w
     page.wait_for_function("([tick, light]) => document.querySelector(tick).style.fill !== light", arg=[tick, light])
 
 
-def test_texts_of_records_stay_texts(tmp_path, opened):
+def test_texts_of_records_are_shown_as_text_and_never_run(tmp_path, opened):
     evil = "<img src=x onerror='window.hacked=1'></script><script>window.hacked=2</script><!-- \u2028 <b>"
     runs = tmp_path / "runs"
     for number, arm in enumerate((evil, "expander")):
         made = record(arm, 4, 8, 0, 0.7 + 0.1 * number)
         made |= {"run_id": f"run{number}", "labels": {**made["labels"], "model": evil, "corpus": evil}}
         write_record(runs, made)
-        keep_contexts(runs, f"run{number}", [latent(1, tokens=(evil, "x", evil), codes=(0.0, 2.0, 1.0))])
+        write_contexts(runs, f"run{number}", [latent(1, tokens=(evil, "x", evil), codes=(0.0, 2.0, 1.0))])
     assert main(["report", "--runs", str(runs), "--out", str(tmp_path)]) == 0
     page = opened(tmp_path / "report.html")
     page.evaluate("waiting.forEach(make)")
@@ -179,7 +182,7 @@ def test_texts_of_records_stay_texts(tmp_path, opened):
     assert evil.split("\u2028")[0].strip() in page.locator(".facts").inner_text()
 
 
-def test_a_thousand_runs(tmp_path, opened):
+def test_a_page_of_a_thousand_runs_is_drawn_and_filtered(tmp_path, opened):
     count = write_sweep(tmp_path / "runs", seeds=(0, 1, 2, 5))
     assert count > 1000
     assert main(["report", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path)]) == 0

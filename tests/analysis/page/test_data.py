@@ -1,4 +1,4 @@
-"""What the page holds: the numbers of the commands' own tables."""
+"""The data that the page holds: the numbers of the commands' own tables."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, Y_AXES, frontier_table
 from analysis.tables.pursuits import amortisation_table, certificates_table, recovery_table
 from sweep.store.records import write_record
-from tests.analysis.page.conftest import keep_contexts, latent
+from tests.analysis.page.conftest import latent, write_contexts
 from tests.analysis.synthetic import record
 
 KEYS = ["model", "layer", "n", "arm", "k", "d", "n_latents", "degree", "x"]
 
 
 def table(found):
-    """A table as the page's script sees it."""
+    """Return a table as the page's script sees it."""
     columns = {
         name: column if isinstance(column, list) else [column["of"][place] for place in column["at"]]
         for name, column in found["columns"].items()
@@ -41,7 +41,7 @@ def table(found):
 
 
 def written(page):
-    """The data in a page's file."""
+    """Return the data in a page's file."""
     text = page.read_text(encoding="utf-8")
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
 
@@ -58,22 +58,23 @@ def data(study, tmp_path_factory):
 
 
 @pytest.mark.parametrize("x", X_AXES)
-def test_the_frontier_is_that_of_the_command_on_every_axis(data, records, x):
+def test_the_page_has_the_frontier_of_the_command_on_every_axis(data, records, x):
     (axis,) = (axis for axis in sections(data)["frontier"]["x"] if axis["key"] == x)
     here = table(axis["table"])
     by_omp = only(records.readings, inference="omp").drop(columns="inference")
     for y in Y_AXES:
-        same(only(here, inference="encoder"), frontier_table(records.runs, x, y), y)
-        same(only(here, inference="omp"), frontier_table(by_omp, x, y), y)
+        assert_same_frontier(only(here, inference="encoder"), frontier_table(records.runs, x, y), y)
+        assert_same_frontier(only(here, inference="omp"), frontier_table(by_omp, x, y), y)
 
 
-def test_the_frontier_is_that_of_the_csv(data, study, tmp_path):
+def test_the_page_has_the_numbers_of_the_frontier_in_the_csv(data, study, tmp_path):
     assert main(["frontier", "--runs", str(study), "--out", str(tmp_path)]) == 0
     there = pd.read_csv(tmp_path / "frontier.csv").rename(columns={"compression": "x", "ce_recovered": "mean"})
-    same(only(table(sections(data)["frontier"]["x"][0]["table"]), inference="encoder"), there, "ce_recovered")
+    here = only(table(sections(data)["frontier"]["x"][0]["table"]), inference="encoder")
+    assert_same_frontier(here, there, "ce_recovered")
 
 
-def same(here, there, y):
+def assert_same_frontier(here, there, y):
     there = there.assign(x=[float(f"{x:.7g}") for x in there["x"]])
     found = here.merge(there, on=KEYS, suffixes=("", "_there"), validate="one_to_one")
     assert len(found) == len(here) == len(there) > 10
@@ -91,19 +92,22 @@ def test_a_point_names_the_runs_it_is_the_mean_of(data):
         assert set(runs["arm"][point["runs"]]) == {point["arm"]}
 
 
-@pytest.mark.parametrize("name, make", [
-    ("dominance", lambda records: dominance_table(records.readings)),
-    ("masks", lambda records: masks_table(records.runs)),
-    ("supports", lambda records: supports_table(records.runs)),
-    ("matched", lambda records: matched_table(records.readings)),
-    ("bits", lambda records: bits_table(records.runs)),
-    ("layers", lambda records: layers_table(records.runs)),
-    ("amortisation", lambda records: amortisation_table(records.readings)),
-    ("data_efficiency", lambda records: data_table(records.everything)),
-    ("certificates", lambda records: certificates_table(records.runs).rename(columns={"degree": "d"})),
-    ("recovery", lambda records: recovery_table(records.recovery)),
-])  # fmt: skip
-def test_the_other_tables_are_those_of_their_commands(data, records, name, make):
+TABLES = {
+    "dominance": lambda records: dominance_table(records.readings),
+    "masks": lambda records: masks_table(records.runs),
+    "supports": lambda records: supports_table(records.runs),
+    "matched": lambda records: matched_table(records.readings),
+    "bits": lambda records: bits_table(records.runs),
+    "layers": lambda records: layers_table(records.runs),
+    "amortisation": lambda records: amortisation_table(records.readings),
+    "data_efficiency": lambda records: data_table(records.everything),
+    "certificates": lambda records: certificates_table(records.runs).rename(columns={"degree": "d"}),
+    "recovery": lambda records: recovery_table(records.recovery),
+}
+
+
+@pytest.mark.parametrize("name, make", TABLES.items())
+def test_every_other_section_has_the_table_of_its_command(data, records, name, make):
     here, there = table(sections(data)[name]["table"]), make(records)
     assert set(here) <= set(there) and len(here) == len(there) > 0
     for column in here:
@@ -124,13 +128,13 @@ def test_curves_are_thinned_and_keep_their_ends(recorded, tmp_path):
     assert np.isclose(fvu["mean"][-1], 1 / steps[-1], rtol=1e-3)
 
 
-def test_what_the_records_have_not_says_what_would_make_it(recorded, tmp_path):
+def test_a_section_that_the_records_cannot_fill_says_what_would_fill_it(recorded, tmp_path):
     found = sections(page_data(recorded(record("expander", 4, 8, 0, 0.7)), Options(), tmp_path))
     assert "missing" not in found["frontier"] and "arms such as expander-8bit" in found["bits"]["missing"]
     assert "eval.contexts=5" in found["contexts"]["missing"] and "learning curves" in found["curves"]["missing"]
 
 
-def test_options_choose_what_is_there(study, tmp_path, capsys):
+def test_options_choose_the_arms_k_and_layer_of_the_page(study, tmp_path, capsys):
     place = ["report", "--runs", str(study), "--out", str(tmp_path)]
     assert main([*place, "--arms", "expander,pca", "--k", "8", "--layer", "1"]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
@@ -144,7 +148,7 @@ def test_options_choose_what_is_there(study, tmp_path, capsys):
     assert "--arms nothing: no run of it here" in capsys.readouterr().err
 
 
-def test_mistakes_are_one_line(tmp_path, study, capsys):
+def test_a_wrong_folder_ends_with_one_line(tmp_path, study, capsys):
     assert main(["report", "--runs", str(tmp_path / "none")]) == 1
     (tmp_path / "file").write_text("")
     assert main(["report", "--runs", str(study), "--out", str(tmp_path / "file")]) == 1
@@ -171,11 +175,11 @@ def test_links_go_to_a_url_or_a_folder_beside_the_page(tmp_path):
 
 
 def test_contexts_are_of_the_best_run_of_each_arm_and_of_rates_spread_out(tmp_path, recorded):
-    made = [record(arm, 4, 8, seed, ce) for arm, seed, ce in
-            (("expander", 0, 0.7), ("expander", 1, 0.8), ("banded", 0, 0.6), ("clustered", 0, 0.9))]  # fmt: skip
+    results = (("expander", 0, 0.7), ("expander", 1, 0.8), ("banded", 0, 0.6), ("clustered", 0, 0.9))
+    made = [record(arm, 4, 8, seed, ce) for arm, seed, ce in results]
     found = recorded(*made)
     for one in made[:3]:
-        keep_contexts(tmp_path / "runs", one["run_id"], [latent(i, rate=i / 1000) for i in range(1, 101)])
+        write_contexts(tmp_path / "runs", one["run_id"], [latent(i, rate=i / 1000) for i in range(1, 101)])
     (tmp_path / "runs" / made[2]["run_id"] / "contexts.jsonl.gz").write_bytes(b"no gzip")
     place = {run: at for at, run in enumerate(found.everything["run_id"])}
     section = contexts_section(found.everything, found.folder, place)
@@ -187,14 +191,14 @@ def test_contexts_are_of_the_best_run_of_each_arm_and_of_rates_spread_out(tmp_pa
         contexts_section(found.everything, None, place)
 
 
-def test_the_order_of_runs_and_latents():
-    runs = [{"arm": arm, "ce_recovered": ce, "run_id": str(ce)} for arm, ce in
-            (("a", 0.5), ("a", 0.9), ("b", 0.1), ("a", 0.7), ("b", 0.2))]  # fmt: skip
+def test_the_best_run_of_each_arm_and_the_most_frequent_latent_come_first():
+    results = (("a", 0.5), ("a", 0.9), ("b", 0.1), ("a", 0.7), ("b", 0.2))
+    runs = [{"arm": arm, "ce_recovered": ce, "run_id": str(ce)} for arm, ce in results]
     assert [run["ce_recovered"] for run in first_of_each_arm(runs)] == [0.9, 0.2, 0.7, 0.1, 0.5]
     assert [one["latent"] for one in spread([latent(i, rate=i) for i in range(3)], 40)] == [2, 1, 0]
 
 
-def test_numbers_and_texts_as_json():
+def test_numbers_lists_and_hostile_texts_become_safe_json():
     found = encoded(pd.DataFrame({"a": [1.0, np.nan, np.inf], "b": ["x", "y", "x"], "c": [[1], [1], None]}))
     assert found["columns"]["a"] == [1, None, None] and found["columns"]["b"] == {"of": ["x", "y"], "at": [0, 1, 0]}
     assert found["columns"]["c"] == {"of": [[1], None], "at": [0, 0, 1]}

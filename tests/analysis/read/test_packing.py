@@ -24,24 +24,26 @@ def packed(study, tmp_path_factory):
     return file
 
 
+def tables_of(records):
+    runs = records.runs.drop(columns=["curves", "latents", "theory"])
+    return [runs, frontier_table(records.runs), wins_table(records.readings), dominance_table(records.readings)]
+
+
 def test_tables_are_the_same_from_a_packed_file(records, packed):
     again = Records.read(packed)
     assert len(again.everything) == len(records.everything)
-    for table in (lambda r: r.runs, lambda r: frontier_table(r.runs), lambda r: wins_table(r.readings),
-                  lambda r: dominance_table(r.readings)):  # fmt: skip
-        one, other = (part.drop(columns=["curves", "latents", "theory"], errors="ignore") for part in
-                      (table(records), table(again)))  # fmt: skip
+    for one, other in zip(tables_of(records), tables_of(again), strict=True):
         pd.testing.assert_frame_equal(one, other, rtol=1e-5, atol=1e-6, check_like=True)
 
 
-def test_the_same_records_are_the_same_bytes_in_any_order(study, packed, tmp_path):
+def test_the_same_records_give_the_same_bytes_from_any_source(study, packed, tmp_path):
     pack(packed, tmp_path / "again.jsonl.gz")  # from the packed file, not the folder
     assert (tmp_path / "again.jsonl.gz").read_bytes() == packed.read_bytes()
     ids = [record["run_id"] for record in read_records(packed)]
     assert ids == sorted(ids) and len(ids) == len(list(study.iterdir()))
 
 
-def test_compact_drops_paths_and_rounds():
+def test_a_packed_record_has_no_paths_and_seven_digits():
     made = compact({**record("expander", 2, 8, 0, 0.123456789012), "numbers": [1.00000000001, 3, None, True, "x"]})
     assert "config" not in made and made["metrics"]["ce_recovered"] == 0.1234568
     assert made["numbers"] == [1.0, 3, None, True, "x"] and made["axes"]["d"] == 2
@@ -54,7 +56,7 @@ def test_failed_runs_are_not_packed(tmp_path, capsys):
     assert "1 failed run" in capsys.readouterr().err
 
 
-def test_a_damaged_file_and_a_damaged_line_are_said(packed, tmp_path, capsys):
+def test_a_damaged_file_is_an_error_and_a_damaged_line_a_warning(packed, tmp_path, capsys):
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(packed.read_bytes()[:2000])
     with pytest.raises(NoRunsError, match="not a file that"):

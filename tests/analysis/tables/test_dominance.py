@@ -11,7 +11,8 @@ from tests.analysis.synthetic import M, N, reading, record
 KIB = 1024
 
 
-def one(arm, seed, ce, kib, d=2, cost=None, **sizes):
+def made_record(arm, seed, ce, kib, d=2, cost=None, **sizes):
+    """Return a record whose artifact takes `kib` KiB and whose own encoder `cost` multiply-adds, if given."""
     made = record(arm, d, 8, seed, ce, stored=kib * KIB, **sizes)
     if cost:
         made["inference"]["encoder"]["cost"]["multiply_adds"] = cost
@@ -20,15 +21,21 @@ def one(arm, seed, ce, kib, d=2, cost=None, **sizes):
 
 @pytest.fixture
 def table(recorded):
-    """At 16 KiB: expander d=2 (.70; by OMP, 9000 multiply-adds, .90), its 8-bit variant (.71) and dense_matched (.80,
-    too dear for a one-shot expander); at 64 KiB a full dense SAE (.95). PCA has .99 in 8 KiB."""
+    """The table of five arms, by level and budget.
+
+    At 16 KiB: expander d=2 (.70; by OMP, 9000 multiply-adds, .90), its 8-bit variant (.71) and dense_matched (.80, too
+    dear for a one-shot expander); at 64 KiB a full dense SAE (.95). PCA has .99 in 8 KiB.
+    """
     made = []
     for seed, more in enumerate((-0.01, 0.0, 0.03)):
-        expander = one("expander", seed, 0.70 + more, 12)
+        expander = made_record("expander", seed, 0.70 + more, 12)
         expander["inference"]["omp"] = reading(expander["metrics"], 9000, 0.2 + 0.01 * seed)
-        made += [expander, one("expander-8bit", seed, 0.71 + more, 9)]
-        made += [one("dense_matched", seed, 0.80 + more / 2, 15, cost=2000, degree=M, n_latents=16)]
-        made += [one("dense_tied", seed, 0.95, 60, degree=M), one("pca", seed, 0.99, 6, degree=M, n_latents=8)]
+        made += [expander, made_record("expander-8bit", seed, 0.71 + more, 9)]
+        made += [made_record("dense_matched", seed, 0.80 + more / 2, 15, cost=2000, degree=M, n_latents=16)]
+        made += [
+            made_record("dense_tied", seed, 0.95, 60, degree=M),
+            made_record("pca", seed, 0.99, 6, degree=M, n_latents=8),
+        ]
     return dominance_table(recorded(*made).readings).set_index(["level", "budget"])
 
 
@@ -38,7 +45,7 @@ def test_levels_are_powers_of_two_that_hold_the_smallest_and_the_largest(table):
     assert sorted(set(table.index.get_level_values(0))) == levels(9 * KIB, 60 * KIB)
 
 
-def test_a_budget_of_multiply_adds_shuts_out_what_is_dearer(table):
+def test_a_budget_of_multiply_adds_shuts_out_dearer_readings(table):
     cheap, middle = table.loc[(16 * KIB, "one-shot expander")], table.loc[(16 * KIB, "one-shot dense")]
     assert cheap["multiply_adds"] == 2 * N and middle["multiply_adds"] == M * N
     assert cheap["winner"] == "expander-8bit" and cheap["winner_mean"] == pytest.approx(0.71 + 0.02 / 3)
@@ -54,28 +61,27 @@ def test_the_winner_is_compared_with_another_arm_seed_by_seed(table):
     half = 4.303 * np.std(apart, ddof=1) / math.sqrt(3)
     assert row["runner_up_difference_half_interval"] == pytest.approx(half, rel=1e-3)
     assert row["runner_up_difference_seeds"] == 3 and row["winner_seeds"] == 3
-    assert (
-        table.loc[(16 * KIB, "one-shot expander"), "runner_up"] != table.loc[(16 * KIB, "one-shot expander"), "winner"]
-    )
+    cheap = table.loc[(16 * KIB, "one-shot expander")]
+    assert cheap["runner_up"] != cheap["winner"]
 
 
-def test_bytes_shut_out_what_is_larger_and_pca_never_wins(table):
+def test_a_level_of_bytes_shuts_out_larger_artifacts_and_pca_never_wins(table):
     assert table.loc[(32 * KIB, "unlimited"), "winner"] == "expander"
     assert table.loc[(64 * KIB, "unlimited"), "winner"] == "dense_tied"
     assert (table["pca_mean"] == 0.99).all() and (table["pca_n_latents"] == 8).all()
     assert "pca" not in set(table["winner"]) | set(table["runner_up"])
 
 
-def test_more_seeds_of_one_cell_do_not_decide(recorded):
+def test_seeds_that_one_cell_has_alone_do_not_decide(recorded):
     """Seed 9 would lift the expander over dense_matched; the panel's common seeds say otherwise."""
-    made = [one("expander", seed, 0.70, 10) for seed in (0, 1)] + [one("expander", 9, 0.99, 10)]
-    made += [one("dense_matched", seed, 0.75, 10, degree=M, n_latents=8) for seed in (0, 1)]
-    made += [one("clustered", seed, 0.6, 10) for seed in (0, 1)]
+    made = [made_record("expander", seed, 0.70, 10) for seed in (0, 1)] + [made_record("expander", 9, 0.99, 10)]
+    made += [made_record("dense_matched", seed, 0.75, 10, degree=M, n_latents=8) for seed in (0, 1)]
+    made += [made_record("clustered", seed, 0.6, 10) for seed in (0, 1)]
     row = dominance_table(recorded(*made).readings).query("budget == 'unlimited'").iloc[0]
     assert row["winner"] == "dense_matched" and row["runner_up"] == "expander"
     assert row["runner_up_mean"] == pytest.approx(0.70) and row["runner_up_difference_seeds"] == 2
 
 
-def test_no_rival_is_no_difference(recorded):
-    row = dominance_table(recorded(one("expander", 0, 0.7, 10)).readings).iloc[-1]
+def test_without_a_rival_there_is_no_difference(recorded):
+    row = dominance_table(recorded(made_record("expander", 0, 0.7, 10)).readings).iloc[-1]
     assert row["winner"] == "expander" and "runner_up" not in row.index

@@ -15,6 +15,7 @@ from tests.analysis.synthetic import M, N, record
 
 @pytest.fixture
 def runs(tmp_path):
+    """The folder of a small grid: expander, dense_matched and dense_tied at two k and three seeds."""
     folder = tmp_path / "runs"
     for seed in (0, 1, 2):
         for k in (4, 8):
@@ -77,14 +78,15 @@ def test_one_seed_has_no_interval():
 
 
 def test_pca_stands_at_every_k_once(recorded):
-    found = recorded(*(record("expander", 2, k, 0, 0.8) for k in (4, 8)),
-                     *(record("pca", 2, 4, 0, 0.5, degree=M, n_latents=r) for r in (8, 16)))  # fmt: skip
+    expanders = [record("expander", 2, k, 0, 0.8) for k in (4, 8)]
+    pcas = [record("pca", 2, 4, 0, 0.5, degree=M, n_latents=r) for r in (8, 16)]
+    found = recorded(*expanders, *pcas)
     everywhere = at_every_k(found.runs)
     assert sorted(everywhere.query("arm == 'pca'")["k"]) == [4, 4, 8, 8] and len(everywhere) == 6
     assert found.runs.query("arm == 'pca'")["d"].isna().all()
 
 
-def test_values_that_come_from_a_seed_are_not_divided_by(recorded):
+def test_compression_counts_decoder_values_that_come_from_a_seed(recorded):
     table = recorded(record("frozen_random", 4, 4, 0, 0.6, values=0)).runs
     assert table["decoder_compression"].tolist() == [M / 4]
 
@@ -105,14 +107,14 @@ def test_unreadable_and_failed_records_are_said_once_and_the_rest_used(runs, cap
     assert said.count("1 failed run") == 1
 
 
-def test_nothing_to_draw(tmp_path):
+def test_a_source_without_a_complete_run_is_an_error(tmp_path):
     with pytest.raises(NoRunsError, match="no such folder"):
         Records.read(tmp_path / "none")
     with pytest.raises(NoRunsError, match="no complete run"):
         Records.read(tmp_path)
 
 
-def test_records_of_before_have_no_new_keys(recorded):
+def test_records_of_earlier_versions_can_be_read(recorded):
     old = record("expander", 4, 4, 0, 0.8)
     for key in ("inference", "theory", "config"):
         del old[key]

@@ -5,29 +5,34 @@ import math
 import numpy as np
 import pytest
 
-from analysis.latex.verdicts import comparable_arms
 from analysis.read.sources import NoRunsError
 from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.pairs import all_differences, difference_table, paired
-from analysis.tables.wins import wins_table
+from analysis.tables.wins import comparable_arms, wins_table
 from tests.analysis.synthetic import M, record
 
 
 def interval(values, t):
+    """Return the half width of the t interval of the mean; `t` is the quantile."""
     return t * np.std(values, ddof=1) / math.sqrt(len(values))
 
 
 @pytest.fixture
 def four(recorded):
-    """expander and clustered at two d, dense at none; clustered has one seed more, at d=2 one less."""
-    ce = {("expander", 2): [0.70, 0.75, 0.81], ("expander", 8): [0.80, 0.84, 0.90],
-          ("clustered", 2): [0.69, 0.76], ("clustered", 8): [0.78, 0.83, 0.87, 0.1],
-          ("dense_tied", 8): [0.95, 0.96, 0.97]}  # fmt: skip
-    return recorded(*(
-        record(arm, d, 8, seed, value, degree=M if arm == "dense_tied" else d)
-        for (arm, d), values in ce.items() for seed, value in enumerate(values)
-    ))  # fmt: skip
+    """Records of expander and clustered at two d, and of dense; clustered has one seed more, at d=2 one less."""
+    ce = {
+        ("expander", 2): [0.70, 0.75, 0.81],
+        ("expander", 8): [0.80, 0.84, 0.90],
+        ("clustered", 2): [0.69, 0.76],
+        ("clustered", 8): [0.78, 0.83, 0.87, 0.1],
+        ("dense_tied", 8): [0.95, 0.96, 0.97],
+    }
+    made = []
+    for (arm, d), values in ce.items():
+        degree = M if arm == "dense_tied" else d
+        made += [record(arm, d, 8, seed, value, degree=degree) for seed, value in enumerate(values)]
+    return recorded(*made)
 
 
 def test_differences_pair_seeds_of_one_cell(four):
@@ -39,7 +44,7 @@ def test_differences_pair_seeds_of_one_cell(four):
 
 
 @pytest.mark.parametrize("arm, other, sign", [("expander", "dense_tied", 1), ("dense_tied", "expander", -1)])
-def test_a_dense_arm_stands_against_each_d(four, arm, other, sign):
+def test_a_dense_arm_is_compared_at_each_d(four, arm, other, sign):
     table = difference_table(four.runs, arm, other, "ce_recovered")
     means = [np.mean([-0.25, -0.21, -0.16]), np.mean([-0.15, -0.12, -0.07])]
     assert table["mean"].tolist() == pytest.approx([sign * mean for mean in means])
@@ -47,12 +52,14 @@ def test_a_dense_arm_stands_against_each_d(four, arm, other, sign):
 
 
 def test_other_layers_ks_and_seeds_are_no_partners(recorded):
-    found = recorded(record("expander", 2, 8, 0, 0.8), record("clustered", 2, 8, 1, 0.9),
-                     record("clustered", 2, 16, 0, 0.9), record("clustered", 2, 8, 0, 0.9, layer=2))  # fmt: skip
+    expander = record("expander", 2, 8, 0, 0.8)
+    another_seed, another_k = record("clustered", 2, 8, 1, 0.9), record("clustered", 2, 16, 0, 0.9)
+    another_layer = record("clustered", 2, 8, 0, 0.9, layer=2)
+    found = recorded(expander, another_seed, another_k, another_layer)
     assert all_differences(found.runs, ["clustered"], ["expander"], "ce_recovered").empty
 
 
-def test_wins_count_cells_and_clear_ones(four):
+def test_wins_are_counted_by_cell_and_clear_wins_beside_them(four):
     row = wins_table(four.readings).query("arm == 'expander' and other == 'clustered'").iloc[0]
     assert (row["cells"], row["cells_won"], row["won_clearly"]) == (2, 1, 0)  # d=2 is a tie of means; d=8: .02 +- .025
     row = wins_table(four.readings).query("arm == 'expander' and other == 'dense_tied'").iloc[0]
@@ -64,18 +71,18 @@ def test_wins_count_cells_and_clear_ones(four):
 
 def test_wins_agree_with_differences_cell_by_cell(records):
     wins = wins_table(records.readings)
-    one_shot = records.readings.query("inference == 'omp'")
+    read_by_omp = records.readings.query("inference == 'omp'")
     for arm, other in (("expander", "dense_matched"), ("expander", "dense_tied"), ("dense_tied", "dense_warmtied")):
         row = wins.query("inference == 'omp' and arm == @arm and other == @other").iloc[0]
-        cells = difference_table(one_shot, arm, other, "ce_recovered")
+        cells = difference_table(read_by_omp, arm, other, "ce_recovered")
         assert row["cells"] == len(cells) and row["cells_won"] == (cells["mean"] > 0).sum()
         assert row["won_clearly"] == (cells["mean"] > cells["half_interval"]).sum()
     assert "pca" not in {*wins["arm"], *wins["other"]}
-    shown = comparable_arms(wins)
+    shown = comparable_arms(wins, records.readings)
     assert not shown["arm"].str.contains("bit").any() and {"", "mp_refit"} == set(shown["pursuit"])
 
 
-def test_no_shared_seed_is_no_difference():
+def test_without_a_shared_seed_there_is_no_difference():
     assert paired({0: 1.0}, {1: 2.0}).seeds == 0 and math.isnan(paired({0: 1.0}, {1: 2.0}).mean)
     assert paired({0: 1.0, 1: 3.0}, {1: 2.0, 2: 9.0}) == pytest.approx((1.0, math.nan, 1), nan_ok=True)
 
@@ -89,13 +96,13 @@ def test_supports_show_values_and_differences(records):
     assert cost["pruned_retuned"] == 2 * cost["expander"] == 2 * 1_280_000  # its source's training counts
 
 
-def test_masks_need_two_arms(records, recorded):
+def test_the_table_of_masks_needs_two_arms(records, recorded):
     assert set(masks_table(records.runs)["what"]) == {"ce_recovered", "dead_fraction"}
     with pytest.raises(NoRunsError, match="fewer than two"):
         masks_table(recorded(record("expander", 2, 8, 0, 0.8)).runs)
 
 
-def test_matched_is_expander_minus_dense_by_each_way_of_reading(records):
+def test_the_matched_table_is_expander_minus_dense_for_each_way_of_reading(records):
     table = matched_table(records.readings)
     by_encoder = table.query("what == 'difference by the trained encoder' and arm == 'dense_matched'")
     assert by_encoder["mean"].mean() == pytest.approx(-0.02, abs=0.002)
@@ -104,20 +111,20 @@ def test_matched_is_expander_minus_dense_by_each_way_of_reading(records):
     assert "difference, both trained by mp_refit" in set(table["what"])
 
 
-def test_bits_have_their_float_runs_beside_them(records):
+def test_rounded_arms_have_their_float32_runs_beside_them(records):
     table = bits_table(records.runs)
     assert set(table["base"]) == {"expander"} and set(table["bits"]) == {32, 8, 4}
     sizes = table.query("layer == 1 and k == 8 and d == 8").set_index("bits")["artifact_bytes"]
     assert sizes[4] < sizes[8] < sizes[32]
 
 
-def test_layers_need_two(records, recorded):
+def test_the_table_of_layers_needs_two_layers(records, recorded):
     assert set(layers_table(records.runs)["layer"]) == {1, 2}
     with pytest.raises(NoRunsError, match="two layers"):
         layers_table(recorded(record("expander", 2, 8, 0, 0.8)).runs)
 
 
-def test_seeds_need_five(records, recorded):
+def test_the_table_of_seeds_needs_five_seeds(records, recorded):
     table = seeds_table(records.runs)
     five = table[table["half_interval"].notna()]
     assert sorted(five["arm"]) == ["dense_tied", "expander"] and (five["seeds"] == 5).all()
@@ -125,7 +132,7 @@ def test_seeds_need_five(records, recorded):
         seeds_table(recorded(*(record("expander", 2, 8, seed, 0.8) for seed in range(4))).runs)
 
 
-def test_data_efficiency_looks_across_pools_and_nothing_else(records, recorded):
+def test_data_efficiency_compares_runs_that_differ_in_their_pool_alone(records, recorded):
     table = data_table(records.everything)
     assert sorted(set(table["pool_tokens"])) == [5_000, 20_000, 50_000, 200_000]
     assert set(table["arm"]) == {"expander"} and set(table["seeds"]) == {3, 5}
@@ -135,13 +142,13 @@ def test_data_efficiency_looks_across_pools_and_nothing_else(records, recorded):
         data_table(recorded(record("expander", 2, 8, 0, 0.8), short).everything)
 
 
-def test_curves_over_seeds_at_one_degree(records, recorded):
+def test_learning_curves_are_means_over_seeds_and_shown_at_one_degree(records, recorded):
     table = learning_table(records.runs)
     row = table.query(
         "layer == 1 and k == 8 and arm == 'expander' and d == 2 and tokens == 1_280_000 and what == 'fvu'"
     )
-    ends = [run["curves"]["fvu"][-1] for run in records.runs.to_dict("records")
-            if (run["layer"], run["k"], run["arm"], run["d"]) == (1, 8, "expander", 2)]  # fmt: skip
+    runs = records.runs.query("layer == 1 and k == 8 and arm == 'expander' and d == 2")
+    ends = [curves["fvu"][-1] for curves in runs["curves"]]
     assert row["mean"].iloc[0] == pytest.approx(np.mean(ends)) and row["seeds"].iloc[0] == 3
     assert row["half_interval"].iloc[0] == pytest.approx(interval(ends, 4.303), rel=1e-3)
     assert main_degrees(table).groupby(["layer", "k"])["d"].nunique().tolist() == [1] * 4

@@ -19,7 +19,7 @@ from tests.analysis.synthetic import M, record
 
 
 def run(name, ce, stored, *, n=512, k=8, d=4, arm="expander", lr=None, **more):
-    """A record whose n, k, d are what a search drew."""
+    """Return a record with the n, k and d that a search drew."""
     made = record(arm, d, k, 0, ce, n_latents=more.pop("n_latents", n), stored=stored, run_id=name, **more)
     made["axes"]["n"] = n
     if lr is not None:
@@ -28,18 +28,20 @@ def run(name, ce, stored, *, n=512, k=8, d=4, arm="expander", lr=None, **more):
 
 
 def in_set(table):
+    """Return the run ids of the Pareto set."""
     return set(table.loc[table["pareto"], "run_id"])
 
 
 def search(count, seed=0):
-    """Runs of which no two share n, k or learning rate."""
+    """Return the records of a search: no two share n, k or learning rate."""
     rng = random.Random(seed)
     ns, ks = rng.sample(range(200, 4000), count), rng.sample(range(4, 4 + count), count)
-    return [
-        run(f"{i:04d}", 0.5 + 0.05 * math.log(d * ns[i]) / 2 + rng.gauss(0, 0.02), 4 * d * ns[i] + 1200,
-            n=ns[i], k=ks[i], d=d, lr=10 ** rng.uniform(-4, -2))
-        for i, d in enumerate(rng.choices(range(2, 33), k=count))
-    ]  # fmt: skip
+    made = []
+    for i, d in enumerate(rng.choices(range(2, 33), k=count)):
+        ce = 0.5 + 0.05 * math.log(d * ns[i]) / 2 + rng.gauss(0, 0.02)
+        stored = 4 * d * ns[i] + 1200
+        made.append(run(f"{i:04d}", ce, stored, n=ns[i], k=ks[i], d=d, lr=10 ** rng.uniform(-4, -2)))
+    return made
 
 
 def test_the_set_is_what_comparing_every_pair_finds():
@@ -55,13 +57,17 @@ def test_the_set_is_what_comparing_every_pair_finds():
 
 def test_ties_are_beaten_and_duplicates_stand_together(recorded):
     made = [
-        run("small", 0.7, 1000), run("twin a", 0.8, 2000), run("twin b", 0.8, 2000), run("as good, larger", 0.8, 2500),
-        run("as large, worse", 0.6, 1000), run("best", 0.9, 9000),
-    ]  # fmt: skip
+        run("small", 0.7, 1000),
+        run("as large, worse", 0.6, 1000),
+        run("twin a", 0.8, 2000),
+        run("twin b", 0.8, 2000),
+        run("as good, larger", 0.8, 2500),
+        run("best", 0.9, 9000),
+    ]
     assert in_set(pareto_table(recorded(*made).everything)) == {"small", "twin a", "twin b", "best"}
 
 
-def test_direction_follows_the_axes(recorded):
+def test_less_is_better_on_some_axes_and_more_on_others(recorded):
     made = [run("low", 0.7, 1000, d=2), run("high", 0.9, 4000, d=8), run("beaten", 0.6, 4000, d=8)]
     everything = recorded(*made).everything
     for x in ("stored_bytes", "decoder_values", "compression"):
@@ -69,7 +75,7 @@ def test_direction_follows_the_axes(recorded):
             assert in_set(pareto_table(everything, x, y)) == {"low", "high"}, (x, y)
 
 
-def test_runs_without_one_of_both_stay_in_the_table_and_out_of_the_set(recorded):
+def test_runs_without_x_or_y_stay_in_the_table_and_out_of_the_set(recorded):
     old = run("old", 0.99, 1)
     del old["storage"]["artifact_bytes"]
     everything = recorded(run("nan", 0.99, 1), old, run("known", 0.5, 1000)).everything
@@ -87,13 +93,13 @@ def test_pca_is_never_in_the_set_and_beats_nobody(recorded):
     assert in_set(table) == {"sparse"} and len(table) == 2
 
 
-def test_layers_have_a_set_each(recorded):
+def test_each_layer_has_a_set_of_its_own(recorded):
     made = [run("one", 0.9, 1000), run("two", 0.5, 2000, layer=2)]
     assert in_set(pareto_table(recorded(*made).everything)) == {"one", "two"}
 
 
 def test_compression_counts_from_one_n(recorded):
-    """The same m/d at half the n is half the decoder: it must not be a tie that the larger n wins."""
+    """Two runs of the same m/d, one at half the n, are no tie that the larger n wins: its decoder is twice as large."""
     table = pareto_table(recorded(run("half", 0.7, 1, n=256), run("whole", 0.8, 1, n=512)).everything, "compression")
     assert dict(zip(table["run_id"], table["x"], strict=True)) == {"whole": M / 4, "half": 2 * M / 4}
     assert in_set(table) == {"half", "whole"}
@@ -101,7 +107,7 @@ def test_compression_counts_from_one_n(recorded):
     assert alone["x"].tolist() == [M / 4]
 
 
-def test_any_recipe_counts_and_another_evaluation_does_not(recorded, capsys):
+def test_runs_of_any_recipe_are_compared_and_those_of_another_evaluation_are_not(recorded, capsys):
     other = run("fewer windows", 0.99, 1)
     other["spec"]["eval"] = {"windows": 5}
     made = [run("slow", 0.7, 1000, lr=1e-4), run("fast", 0.8, 1000, lr=1e-2), run("pool", 0.6, 900, pool=5000), other]
@@ -111,7 +117,7 @@ def test_any_recipe_counts_and_another_evaluation_does_not(recorded, capsys):
     )
 
 
-def test_the_staircase_says_what_can_be_had_at_each_storage(recorded):
+def test_the_staircase_is_the_best_at_each_storage(recorded):
     made = [run("a", 0.5, 10), run("b", 0.7, 20), run("c", 0.8, 40), run("beaten", 0.4, 30)]
     table = pareto_table(recorded(*made).everything)
     xs, ys = stairs(table, "stored_bytes", 100)
@@ -153,7 +159,7 @@ def test_runs_that_failed_to_train_do_not_set_the_scale(recorded):
     assert any("2 worse run(s) beyond this edge, 1 of the set" in text.get_text() for text in axis.texts)
 
 
-def test_values_that_are_not_learned_have_a_place(recorded):
+def test_a_run_without_learned_values_has_a_place_on_the_axis(recorded):
     made = [run("none", 0.5, 10, values=0, arm="frozen_random"), run("some", 0.7, 20)]
     axis = pareto_figure(pareto_table(recorded(*made).everything, "decoder_values"), "decoder_values", "fvu").axes[0]
     assert axis.get_xlim()[0] < 0 and 0 in axis.get_xticks()
@@ -161,43 +167,41 @@ def test_values_that_are_not_learned_have_a_place(recorded):
 
 @pytest.fixture
 def searched(tmp_path):
+    """A folder with the records of a search under `runs`."""
     for one in search(40):
         write_record(tmp_path / "runs", one)
     return tmp_path
 
 
-def test_the_command_writes_every_run_and_what_varies(searched):
+def test_the_command_writes_every_run_and_the_settings_that_differ(searched):
     assert main(["pareto", "--runs", str(searched / "runs"), "--out", str(searched)]) == 0
     table = pd.read_csv(searched / "pareto.csv", dtype={"run_id": str})
-    names = ["model", "run_id", "arm", "d", "k", "n", "n_latents", "layer", "seed", "lr", "stored_bytes",
-             "ce_recovered", "delta_ce", "pareto"]  # fmt: skip
-    assert list(table.columns) == names and len(table) == 40
+    axes = ["model", "run_id", "arm", "d", "k", "n", "n_latents", "layer", "seed"]
+    assert list(table.columns) == [*axes, "lr", "stored_bytes", "ce_recovered", "delta_ce", "pareto"]
+    assert len(table) == 40
     assert 0 < table["pareto"].sum() < 40 and table["lr"].nunique() == 40
-    assert main(["pareto", "--runs", str(searched / "runs"), "--out", str(searched), "--x", "compression",
-                 "--y", "delta_ce"]) == 0  # fmt: skip
+    other_axes = ["--x", "compression", "--y", "delta_ce"]
+    assert main(["pareto", "--runs", str(searched / "runs"), "--out", str(searched), *other_axes]) == 0
     assert list(pd.read_csv(searched / "pareto-compression-delta_ce.csv").columns).count("delta_ce") == 1
 
 
-def test_a_study_limits_to_its_runs(searched, capsys):
+def test_a_study_limits_a_figure_to_its_runs(searched, capsys):
     trials = searched / "trials.csv"
     trials.write_text("trial,run_id\n0,0003\n1,0007\n2,\n3,gone\n")
     place = ["--runs", str(searched / "runs"), "--out", str(searched), "--study", str(trials)]
     assert main(["pareto", *place]) == 0
     assert set(pd.read_csv(searched / "pareto.csv", dtype={"run_id": str})["run_id"]) == {"0003", "0007"}
     assert f"note: 1 of 3 run(s) of --study {trials} not complete" in capsys.readouterr().err
-    for text, said in (
-        ("trial\n1\n", "no column run_id"),
-        ("run_id\nx\n", "none of its 1 run(s)"),
-        (None, "cannot be"),
-    ):
+    mistakes = {"trial\n1\n": "no column run_id", "run_id\nx\n": "none of its 1 run(s)", None: "cannot be"}
+    for text, message in mistakes.items():
         trials.write_text(text) if text else trials.unlink()
         assert main(["pareto", *place]) == 1
         error = capsys.readouterr().err
-        assert error.startswith(f"error: --study {trials}: ") and said in error and error.count("\n") == 1
+        assert error.startswith(f"error: --study {trials}: ") and message in error and error.count("\n") == 1
 
 
-def test_the_frontier_of_a_search_is_not_a_figure_of_hundreds(searched, capsys):
-    for k in (8, 16):  # what a grid would add
+def test_the_frontier_of_a_search_is_not_a_figure_of_hundreds_of_panels(searched, capsys):
+    for k in (8, 16):  # a small grid beside the search
         for d in (4, 8):
             write_record(searched / "runs", run(f"grid {k} {d}", 0.7 + d / 100, 1000 * d, k=k, d=d, n=100))
     place = ["--runs", str(searched / "runs"), "--out", str(searched)]
@@ -209,8 +213,10 @@ def test_the_frontier_of_a_search_is_not_a_figure_of_hundreds(searched, capsys):
     assert (searched / "frontier-pareto.png").is_file()
 
 
-def test_a_search_over_learning_rates_is_not_a_note_for_each(recorded, capsys):
+def test_a_search_over_learning_rates_does_not_print_a_note_for_each_run(recorded, capsys):
     found = recorded(*(run(f"{i}", 0.5, 10, lr=1e-4 * (i + 1)) for i in range(30)))
     assert len(found.runs) == 1
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 6 and said[-1].startswith("note: 24 more run(s) with other settings left out; pareto draws")
+    assert len(said) == 6 and said[-1].startswith(
+        "note: 24 more run(s) with other settings left out; python -m analysis pareto"
+    )

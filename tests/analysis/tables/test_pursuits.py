@@ -16,8 +16,15 @@ from tests.analysis.synthetic import planted, reading, record
 
 
 def with_inference(arm, d, seed, ce, **extra):
-    curves = {"k": [1, 2], "kind": "bound", "r_id_random": [1.0 + seed, 2.0], "r_id_observed": [3.0, 4.0],
-              "r_omp_random": [5.0, 6.0], "r_omp_observed": [7.0, 8.0]}  # fmt: skip
+    """Return a record that was read by OMP too; an expander's has certificates."""
+    curves = {
+        "k": [1, 2],
+        "kind": "bound",
+        "r_id_random": [1.0 + seed, 2.0],
+        "r_id_observed": [3.0, 4.0],
+        "r_omp_random": [5.0, 6.0],
+        "r_omp_observed": [7.0, 8.0],
+    }
     metrics = {"ce_recovered": ce, "relative_error": 1 - ce, "fvu": 0.3}
     inference = {"encoder": reading(metrics, 100), "omp": reading(metrics, 5000, 0.1 + 0.01 * seed)}
     theory = {"coherence": {"value": 0.5, "kind": "exact"}}
@@ -28,6 +35,7 @@ def with_inference(arm, d, seed, ce, **extra):
 
 @pytest.fixture
 def runs(tmp_path):
+    """The folder of two expanders, one trained by pursuit, and a dense SAE, each read in two ways."""
     folder = tmp_path / "runs"
     for seed in (0, 1, 2):
         for arm in ("expander", "expander+mp_refit", "dense_tied"):
@@ -48,7 +56,7 @@ def test_gains_are_paired_by_run(runs):
     assert (table.query("inference == 'encoder'")["gain"] == 0).all()
 
 
-def test_the_frontier_reads_the_own_encoder_and_every_inference_is_its_own_row(runs):
+def test_runs_hold_the_own_encoder_and_readings_a_row_for_each_inference(runs):
     assert len(Records.read(runs).readings) == 2 * len(Records.read(runs).runs) == 30
     assert set(Records.read(runs).runs["ce_recovered"]) == set(
         Records.read(runs).readings.query("inference == 'encoder'").ce_recovered
@@ -64,14 +72,14 @@ def test_speeds_with_another_number_of_threads_are_left_out(runs):
     assert table.query("degree == 8")["inference"].tolist() == ["omp"]
 
 
-def test_certificates_over_seeds(runs):
+def test_certificates_are_means_over_seeds(runs):
     table = certificates_table(Records.read(runs).runs)
     row = table.query("arm == 'expander' and degree == 2 and ratio == 'r_id' and sets == 'random' and at == 1").iloc[0]
     assert row["mean"] == pytest.approx(2.0) and row["seeds"] == 3
     assert "dense_tied" not in set(table["arm"])
 
 
-def test_recovery_over_seeds_and_kept_apart_from_saes(runs, capsys):
+def test_recovery_is_a_mean_over_seeds_and_kept_apart_from_saes(runs, capsys):
     for seed, exact in ((0, 1.0), (1, 0.5)):
         write_record(runs, planted("expander", 4, seed, exact))
     table = recovery_table(Records.read(runs).recovery)
@@ -82,11 +90,11 @@ def test_recovery_over_seeds_and_kept_apart_from_saes(runs, capsys):
 
 def test_a_figure_shows_arms_of_both_ways_of_training_and_none_rounded(records):
     table = amortisation_table(records.readings)
-    shown = set(readable_readings(table, ["expander", "dense_tied", "pca"])["arm"])
+    shown = set(readable_readings(table, ["expander", "dense_tied", "pca"], records.readings)["arm"])
     assert shown == {"expander", "expander+mp_refit", "dense_tied", "dense_tied+mp_refit"}
-    assert len(readable_readings(table, ["no such arm"])) == len(table)
+    assert len(readable_readings(table, ["no such arm"], records.readings)) == len(table)
 
 
-def test_what_is_not_there_is_said(recorded):
+def test_records_without_synthetic_runs_are_an_error(recorded):
     with pytest.raises(NoRunsError, match="no synthetic run"):
         _ = recorded(record("expander", 4, 4, 0, 0.7)).recovery

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from analysis.arms import Arm, colour, described, display, in_order, parse, unrounded
+from analysis.read.load import read_records
+from sae_core.arms import TOPK
+from sae_core.arms.expander import Expander
+from sae_core.arms.quantised import Quantised
+from sweep.store.records import RECOVERY
+
+
+def test_label_and_spec_of_every_shipped_record_have_the_same_parts():
+    seen = set()
+    for record in read_records("embedded"):
+        if record.get("kind") != RECOVERY:
+            label, arm = record["labels"]["arm"], described(record["spec"]["sae"])
+            assert parse(label) == arm and arm.label == label
+            seen.add(arm)
+    assert any(arm.pursuit for arm in seen) and {arm.bits for arm in seen} == {None, 8, 4}
+
+
+@pytest.mark.parametrize("encoder", [TOPK, "mp_refit"])
+def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
+    pursuit = None if encoder == TOPK else encoder
+    arm = Expander(n_latents=8, degree=2, k=2, encoder=encoder)
+    assert parse(arm.label) == Arm("expander", pursuit, None)
+    assert parse(Quantised(arm, 4).label) == Arm("expander", pursuit, 4)
+
+
+def test_labels_outside_the_naming_rule_are_names_of_their_own():
+    for label in ("my-arm", "my-2-arm", "orbit", "-8bit", "my-xbit", ""):
+        assert parse(label) == Arm(label, None, None) and unrounded(label) == label
+    assert unrounded("my-arm+omp-8bit") == "my-arm+omp"
+
+
+def test_variants_share_name_and_hue_with_their_base_arm_and_come_behind_it():
+    assert parse("expander+mp_refit-4bit") == ("expander", "mp_refit", 4) and parse("pca") == ("pca", None, None)
+    assert display("dense_matched_own_bytes-8bit") == "dense own, equal bytes, 8 bits"
+    assert display("expander+mp_refit") == "expander, trained by mp_refit" and display("my_arm") == "my_arm"
+    assert colour("expander-8bit") == colour("expander") != colour("expander+mp_refit")
+    assert colour("my_arm") == colour("my_arm") and len(colour("my_arm")) == 7
+    labels = ["zzz", "pca", "dense_tied", "expander-4bit", "expander", "expander-8bit", "expander+omp"]
+    assert in_order(labels) == [
+        "expander",
+        "expander-8bit",
+        "expander-4bit",
+        "expander+omp",
+        "dense_tied",
+        "pca",
+        "zzz",
+    ]

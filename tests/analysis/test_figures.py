@@ -1,0 +1,299 @@
+"""The figure of every command draws the numbers of the command's table, as matplotlib's artists hold them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.patches import Rectangle
+
+from analysis.arms import display
+from analysis.catalogue import CATALOGUE
+from analysis.frames import among, dicts, only, where
+from analysis.output import Options
+from analysis.tables.latents import MEASURES
+from tests.analysis.artists import bar_caps, bars, columns, data_lines, panel_of, points, same, visible
+from tests.analysis.synthetic import DENSE, N
+
+TABLES = {"table1", "table2", "table3", "table7", "table10"}  # commands without a figure
+FRONTIER = ("expander", "dense_matched", "pca", "pruned_retuned")  # the frontier's arms beside the dense ones
+LEVELS = ("dense_tied", "dense_warmtied")
+READ = ("expander", "dense_matched", "dense_tied", "dense_warmtied", "pruned_retuned")  # base arms whose codes are read
+
+
+class Bars(NamedTuple):
+    """A figure with a point and an error bar for each row of its table."""
+
+    x: str  # column
+    x_label: str
+    y_labels: dict[str, str]  # by measure `what`, a part of its panels' label
+    line: tuple[str, ...] = ("arm",)  # the columns that make a line
+
+
+BARS = {
+    "masks": Bars(
+        "d", "d: non-zero values", {"ce_recovered": "cross-entropy recovered", "dead_fraction": "dead latents"}
+    ),
+    "supports": Bars(
+        "d", "d: non-zero values", {"ce_recovered": "cross-entropy recovered", "difference": "CE recovered, minus the"}
+    ),
+    "matched": Bars(
+        "d",
+        "d: non-zero values",
+        {
+            "difference by the trained encoder": "expander minus dense,\nby the trained encoder",
+            "difference by OMP": "expander minus dense,\nby OMP",
+            "difference, both trained by mp_refit": "expander minus dense,\nboth trained by mp_refit",
+        },
+    ),
+    "bits": Bars("artifact_bytes", "stored bytes", {"ce_recovered": "cross-entropy recovered"}, ("base", "bits")),
+    "data_efficiency": Bars(
+        "pool_tokens", "tokens in the training pool", {"ce_recovered": "cross-entropy recovered"}, ("arm", "d")
+    ),
+}
+
+
+def check_bars(name, output):
+    """Every row of the table is a point with its interval, in the panel of its layer, k and measure."""
+    bars_of, table = BARS[name], output.table
+    axes, seen, label = visible(output.figure), {}, None
+    for axis in axes:  # only the first panel of a row is labelled
+        label = axis.get_ylabel() or label
+        (what,) = (what for what, text in bars_of.y_labels.items() if text in label)
+        rows = only(table, what=what, **panel_of(axis)._asdict())
+        assert bars_of.x_label in axis.get_xlabel()
+        same(bars(axis), columns(rows, bars_of.x, "mean", "half_interval"))
+        assert len(axis.containers) == len(rows.groupby(list(bars_of.line), dropna=False))
+        seen[what, panel_of(axis)] = axis
+    assert len(seen) == len(axes) == len(table.groupby(["what", "layer", "k"]))
+
+
+def check_frontier(output, records):
+    """Arms of the default choice are points with error bars; dense arms, which have no d, are lines across a panel."""
+    axes = visible(output.figure)
+    assert {panel_of(axis) for axis in axes} == {(layer, k) for layer in (1, 2) for k in (8, 16)} and len(axes) == 4
+    for axis in axes:
+        rows = only(output.table, **panel_of(axis)._asdict())
+        shown = among(rows, "arm", FRONTIER)
+        same(bars(axis), columns(shown, "compression", "ce_recovered", "half_interval"))
+        assert len(axis.containers) == len(FRONTIER)
+        across = [line.get_ydata()[0] for line in axis.lines if line.get_transform() is not axis.transData]
+        same([(y,) for y in across], columns(among(rows, "arm", LEVELS), "ce_recovered"))
+        assert axis.get_xlabel().startswith("compression") and axis.get_xscale() == "log"
+    assert {axis.get_ylabel().split(" (")[0] for axis in axes} == {"cross-entropy recovered", ""}
+
+
+def check_layers(output, records):
+    """The expander at each d and the dense arms are lines over the layers, a panel for each k."""
+    axes = visible(output.figure)
+    for axis in axes:
+        rows = among(only(output.table, k=panel_of(axis, layer=False).k), "arm", ["expander", *DENSE])
+        same(bars(axis), columns(rows, "layer", "mean", "half_interval"))
+        assert len(axis.containers) == 2 + len(DENSE) and axis.get_xlabel().startswith("layer")
+    assert [panel_of(axis, layer=False).k for axis in axes] == [8, 16]
+    assert axes[0].get_ylabel() == "cross-entropy recovered"
+
+
+def check_pareto(output, records):
+    """Every run is a point; the Pareto set is ringed, and the staircase goes through its points."""
+    axes = visible(output.figure)
+    assert len(axes) == 2
+    for axis, layer in zip(axes, (1, 2), strict=True):
+        runs = only(output.table, layer=layer)
+        best = where(runs, runs["pareto"] == "true")
+        marks = [line for line in data_lines(axis) if line.get_linestyle() == "None"]
+        (rings,) = (line for line in marks if line.get_markerfacecolor() == "none")
+        (stairs,) = (line for line in data_lines(axis) if line.get_linestyle() != "None")
+        marked = [tuple(point) for line in marks if line is not rings for point in line.get_xydata()]
+        same(marked, columns(runs, "stored_bytes", "ce_recovered"))
+        same([tuple(point) for point in rings.get_xydata()], columns(best, "stored_bytes", "ce_recovered"))
+        assert set(best["ce_recovered"]) <= set(stairs.get_ydata()) and len(best) < len(runs)
+        assert axis.get_xlabel().startswith("stored bytes") and axis.get_ylabel().startswith("cross-entropy recovered")
+
+
+def check_dominance(outputs, records):
+    """Above, the winner of each level and budget; below, a cell for each of them that says its CE recovered."""
+    whole, *figures = outputs
+    assert [output.name for output in figures] == [f"dominance-tiny-L{layer}-n{N}" for layer in (1, 2)]
+    levels = sorted(whole.table["level"].unique())
+    for layer, output in zip((1, 2), figures, strict=True):
+        axes = visible(output.figure)
+        for above, below, k in zip(axes[::2], axes[1::2], (8, 16), strict=True):
+            assert panel_of(above) == (layer, k) and above.get_ylabel() == "cross-entropy recovered"
+            assert below.get_xlabel().startswith("stored bytes at most")
+            rows = only(whole.table, layer=layer, k=k)
+            rows = rows.assign(place=[levels.index(level) for level in rows["level"]])
+            same(bars(above), columns(rows, "place", "winner_mean", "winner_half_interval"))
+            pca = rows.drop_duplicates("level").dropna(subset=["pca_mean"])
+            assert (max(data_lines(above), key=lambda line: line.get_linewidth()).get_ydata() == pca["pca_mean"]).all()
+            cells = [patch for patch in below.patches if isinstance(patch, Rectangle)]
+            assert len(cells) == len(below.texts) == len(rows) + len(pca)
+            said = {text.get_text() for text in below.texts}
+            assert all(any(f"{row['winner_mean']:.3f}" in text for text in said) for row in dicts(rows))
+
+
+def check_wins(output, records):
+    """A matrix for each way of training and reading holds the differences, and says the cells won and shared."""
+    matrices = [axis for axis in visible(output.figure) if axis.images]
+    ways = {axis.get_title(loc="left").split("\n")[0]: axis for axis in matrices}
+    assert len(ways) == len(matrices) == 3
+    axis = ways["each read by OMP"]
+    names = [text.get_text() for text in axis.get_yticklabels()]
+    assert names == [text.get_text() for text in axis.get_xticklabels()]
+    matrix, said = np.array(axis.images[0].get_array()), {text.get_position(): text.get_text() for text in axis.texts}
+    read_by_omp = only(output.table, inference="omp")
+    pairs = [row for row in dicts(read_by_omp) if {display(row["arm"]), display(row["other"])} <= set(names)]
+    assert len(pairs) == len(said) / 2 == np.isfinite(matrix).sum() / 2 > 50
+    for row in pairs:
+        i, j = names.index(display(row["arm"])), names.index(display(row["other"]))
+        assert matrix[i, j] == -matrix[j, i] == pytest.approx(row["difference"])
+        assert (
+            said[j, i] == f"{row['cells_won']}/{row['cells']}" and said[i, j] == f"{row['cells_lost']}/{row['cells']}"
+        )
+
+
+def readings(table, panel):
+    """Return the rows that a figure of readings shows in a panel.
+
+    Rounded arms are not shown, nor one-shot readings of dictionaries trained by pursuit, which would set every scale.
+    """
+    rows = only(table, **panel._asdict())
+    rows = among(rows, "arm", [*READ, "expander+mp_refit", "dense_tied+mp_refit", "dense_matched+mp_refit"])
+    return where(rows, ~(rows["arm"].str.endswith("+mp_refit") & (rows["inference"] == "topk")))
+
+
+def check_amortisation(output, records):
+    """Left, each arm's own encoder and its best reading; right, every reading at its cost."""
+    axes = visible(output.figure)
+    for left, right in zip(axes[::2], axes[1::2], strict=True):
+        rows = readings(output.table, panel_of(left))
+        own = only(rows, inference="encoder")
+        best = rows.loc[rows.groupby(["arm", "decoder_compression"])["mean"].idxmax()]
+        same(bars(left), columns(pd.concat([own, best]), "decoder_compression", "mean", "half_interval"))
+        same(points(right), columns(rows, "multiply_adds", "mean"))
+        assert len(right.lines) == len(rows.groupby(["arm", "inference"]))
+        assert left.get_xlabel().startswith("compression") and left.get_ylabel() == "cross-entropy recovered"
+        assert right.get_xlabel().startswith("multiply-adds")
+    assert len(axes) == 8
+
+
+def check_throughput(output, records):
+    """A line for each arm and way of reading, through tokens a second at each relative error."""
+    axes = visible(output.figure)
+    for axis in axes:
+        rows = readings(output.table, panel_of(axis))
+        same(points(axis), columns(rows, "mean", "tokens_per_second"))
+        assert len(axis.lines) == len(rows.groupby(["arm", "inference"]))
+        assert axis.get_xlabel() == "relative error" and axis.get_ylabel().startswith("tokens a second, 1 thread")
+    assert len(axes) == 4
+
+
+def check_certificates(output, records):
+    """R_id and R_omp of the expander beside each other, a line for each d and kind of sets, and a line at 1."""
+    axes = visible(output.figure)
+    cells = [(layer, k) for layer in (1, 2) for k in (8, 16)]
+    for pair, (layer, k) in zip(zip(axes[::2], axes[1::2], strict=True), cells, strict=True):
+        assert pair[0].get_title(loc="left").startswith(f"tiny, after block {layer}")
+        assert pair[0].get_title(loc="left").endswith(f"expander trained at k = {k}")
+        for axis, ratio in zip(pair, ("r_id", "r_omp"), strict=True):
+            rows = only(output.table, layer=layer, k=k, arm="expander", ratio=ratio)
+            same(points(axis), columns(rows, "at", "mean"))
+            assert len(data_lines(axis)) == 4 and ratio.split("_")[1] in axis.get_ylabel()
+            (one,) = (line for line in axis.lines if line not in data_lines(axis))
+            assert set(one.get_ydata()) == {1}
+
+
+def check_recovery(output, records):
+    """For each algorithm the share of trials recovered and of atoms found."""
+    (axis,) = visible(output.figure)
+    expected = columns(output.table, "k", "exact_recovery") + columns(output.table, "k", "support_recovery")
+    same(points(axis), expected)
+    assert len(data_lines(axis)) == 4 and axis.get_xlabel() == "k planted atoms"
+    assert axis.get_ylabel() == "recovery, noise 0"
+
+
+def check_learning_curves(output, records):
+    """A line with a band for each arm of the default choice, at one d, over the tokens of training."""
+    axes, label = visible(output.figure), None
+    names = {"fraction of variance unexplained": "fvu", "dead latents (share)": "dead_fraction"}
+    for axis in axes:
+        label = axis.get_ylabel() or label
+        rows = only(output.table, what=names[label], **panel_of(axis)._asdict())
+        rows = among(where(rows, rows["d"].isna() | (rows["d"] == 8)), "arm", READ)
+        same(points(axis), columns(rows, "tokens", "mean"))
+        assert len(data_lines(axis)) == len(axis.collections) == 5 and axis.get_xlabel() == "training tokens"
+        first = rows.sort_values(["arm", "tokens"]).iloc[0]
+        low = first["mean"] - first["half_interval"]
+        corners = [tuple(corner) for band in axis.collections for corner in band.get_paths()[0].vertices]
+        assert any(np.allclose(corner, (first["tokens"], low)) for corner in corners)
+    assert len(axes) == 8
+
+
+def check_seeds(output, records):
+    """Every run of a cell of five seeds is a point, minus the cell's mean, with the interval of the mean beside it."""
+    (axis,) = visible(output.figure)
+    cells = where(output.table, output.table["seeds"] == 5)
+    assert panel_of(axis) == (1, 16) and cells["arm"].tolist() == ["dense_tied", "expander"]
+    expected = []
+    for x, cell in enumerate(dicts(cells)[::-1]):  # the expander comes first
+        runs = only(records.runs, layer=1, k=16, arm=cell["arm"], n_latents=cell["n_latents"])
+        runs = runs if math.isnan(cell["d"]) else only(runs, d=cell["d"])
+        expected += [(x, value - cell["mean"]) for value in runs["ce_recovered"]] + [(x + 0.25, 0)]
+    same(points(axis), expected)
+    same([(half,) for *_, half in bars(axis)], columns(cells, "half_interval"))
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["expander, d=8 (5)", "dense, tied (5)"]
+    assert axis.get_ylabel() == "CE recovered, minus the mean over seeds"
+
+
+def check_latents_summary(output, records):
+    """A column for each measure, and in it every arm and d of the panel with most arms at its value."""
+    axes = visible(output.figure)
+    assert [axis.get_title(loc="left") for axis in axes] == list(MEASURES.values())
+    names = [text.get_text() for text in axes[0].get_yticklabels()]
+    assert output.figure.get_suptitle().startswith(f"tiny, after block 1, n = {N}, k = 16")
+    rows = only(output.table, layer=1, k=16)
+    rows = where(rows, ["+" not in arm and "bit" not in arm for arm in rows["arm"]])
+    rows = rows.assign(place=[names.index(display(arm)) for arm in rows["arm"]])
+    for axis, measure in zip(axes, MEASURES, strict=True):
+        known = rows.dropna(subset=[measure])
+        found = [point for container in axis.containers for point in container.lines[0].get_xydata()]
+        same([tuple(point) for point in found if not math.isnan(point[0])], columns(known, measure, "place"))
+    null = axes[list(MEASURES).index("novelty_novel_fraction")]
+    nulls = [line for line in null.lines if line.get_marker() == "|" and line not in bar_caps(null)]
+    assert [line.get_xdata()[0] for line in nulls] == pytest.approx([0.97] * len(rows))
+
+
+CHECKS = {
+    **{name: lambda output, records, name=name: check_bars(name, output) for name in BARS},
+    "frontier": check_frontier,
+    "layers": check_layers,
+    "pareto": check_pareto,
+    "wins": check_wins,
+    "amortisation": check_amortisation,
+    "throughput": check_throughput,
+    "certificates": check_certificates,
+    "recovery": check_recovery,
+    "learning_curves": check_learning_curves,
+    "seeds": check_seeds,
+    "latents_summary": check_latents_summary,
+}
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if name not in TABLES])
+def test_a_figure_draws_the_numbers_of_its_table(records, name):
+    outputs = CATALOGUE[name].load()(records, Options())
+    if name == "dominance":
+        check_dominance(outputs, records)
+    else:
+        (output,) = outputs
+        CHECKS[name](output, records)
