@@ -10,12 +10,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2.interface import Report, Runset
+    from wandb_workspaces.reports.v2.interface import LinePlot, ParallelCoordinatesPlot, Report, Runset, ScatterPlot
     from wandb_workspaces.reports.v2.internal import ReportViewspec
     from wandb_workspaces.workspaces import Workspace
     from wandb_workspaces.workspaces.internal import View
-
-    from analysis.dashboard.panels import Panel
 
 LIBRARY = "wandb-workspaces"
 KNOWN_VERSION = "0.4.13"  # has every name below
@@ -25,7 +23,7 @@ class PrivateNameError(RuntimeError):
     """The installed version of the library lacks a private name that the dashboard needs."""
 
 
-def set_panel_id(panel: Panel, identity: str) -> None:
+def set_panel_id(panel: ScatterPlot | LinePlot | ParallelCoordinatesPlot, identity: str) -> None:
     """Give a panel an id of our own: the library draws a random one, and its constructors take none.
 
     Without `_id`, no two files made of the same runs would be the same.

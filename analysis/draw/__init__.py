@@ -1,0 +1,7 @@
+"""Draw figures. A file here has the name of the file in `analysis/tables` whose table it draws.
+
+shared  styles, axes, legends and saving, for all figures
+panels  the choice and the places of a figure's panels
+labels  texts beside points, without overlaps
+stairs  the staircase through a Pareto set
+"""

@@ -1,4 +1,4 @@
-"""From a config to a job.
+"""Turn a config into a job.
 
 compose      composes the cells of a sweep, with what equal groups share done once
 checks       checks config values against a constructor's signature

@@ -1,0 +1,5 @@
+"""The language model.
+
+find   locates it on disk or on the hub, and reads its config
+model  loads it, captures its residual stream, runs it with the stream replaced
+"""

@@ -1,4 +1,9 @@
-"""The measurements of a trained SAE on held-out text.
+"""Measure a trained SAE on held-out text.
+
+config     the settings of the measures
+baselines  the cross-entropies of the LM alone: unchanged, zero-ablated, mean-ablated
+measures   what the SAE preserves: reconstruction, cross-entropy recovered, KL
+contexts   the text around each latent's strongest activations
 
 Records and conf/eval/ name `EvalConfig` as a member of this package, so it stays importable from it.
 """

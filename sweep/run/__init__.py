@@ -1,4 +1,4 @@
-"""Carrying a job out.
+"""Carry a job out.
 
 once       carries out each run once, whoever asks, alone or with others that want the same batches
 stages     the stages of one run: activations, training, saving, measuring

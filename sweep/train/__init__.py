@@ -1,4 +1,4 @@
-"""Training an SAE on batches of activations.
+"""Train an SAE on batches of activations.
 
 config   the recipe
 state    the optimizer, counters and reports that a checkpoint holds
