@@ -22,7 +22,7 @@ from analysis.draw.wins import wins_figure
 from analysis.frames import among, dicts, groups, mean_by, part, plain, where
 from analysis.latex.latents import latents_latex
 from analysis.latex.verdicts import dominance_latex, wins_latex
-from analysis.output import Options, Output, chosen, drawn
+from analysis.output import Options, Output, chosen, rows_to_draw
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
@@ -56,7 +56,7 @@ def frontier(records: Records, options: Options, notes: bool = True) -> list[Out
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
     # The CSV has every arm, the figure those that are readable together.
     table = chosen(frontier_table(records.runs, x, y), options)
-    shown = readable("frontier", drawn(table, options, readable_arms(records.runs)), notes=notes)
+    shown = readable("frontier", rows_to_draw(table, options, readable_arms(records.runs)), notes=notes)
     name = _name_with_axes("frontier", x, y, "compression")
     name += "-published" if options.published else ""
     name += "-pareto" if options.pareto else ""
@@ -133,7 +133,7 @@ def _default_readings(table: pd.DataFrame, readings: pd.DataFrame, records: Reco
 def certificates(records: Records, options: Options) -> list[Output]:
     """Return the identifiability and OMP ratios of each dictionary; the figure shows the expander by default."""
     table = certificates_table(chosen(records.runs, options))
-    shown = readable("certificates", drawn(table, options, ["expander"]))
+    shown = readable("certificates", rows_to_draw(table, options, ["expander"]))
     return [Output("certificates", table, certificates_figure(shown) if len(shown) else None)]
 
 
@@ -199,7 +199,7 @@ def bits(records: Records, options: Options) -> list[Output]:
 def learning_curves(records: Records, options: Options) -> list[Output]:
     """Return FVU and dead latents against training tokens."""
     table = learning_table(chosen(records.runs, options))
-    shown = readable("learning_curves", drawn(main_degrees(table), options, readable_arms(records.runs)))
+    shown = readable("learning_curves", rows_to_draw(main_degrees(table), options, readable_arms(records.runs)))
     style = _styles_by_degree(shown)
     figure = _lines(shown, "tokens", "training tokens", style, log_x=False, band=True)
     return [Output("learning_curves", table, figure)]
@@ -216,7 +216,7 @@ def data_efficiency(records: Records, options: Options) -> list[Output]:
 def layers(records: Records, options: Options) -> list[Output]:
     """Return CE recovered layer by layer; the figure shows the expander at three d, and the dense arms, by default."""
     table = layers_table(chosen(records.runs, options))
-    shown = drawn(table, options, ["expander", *arms.DENSE])
+    shown = rows_to_draw(table, options, ["expander", *arms.DENSE])
     shown = where(shown, shown["d"].isna() | three_degrees(shown, ["model", "n", "k"]))
     # The layer is the axis: without it as a column there is one panel per model, n and k.
     shown = shown.assign(at_layer=shown["layer"], layer="")

@@ -60,7 +60,7 @@ def chosen(rows: pd.DataFrame, options: Options, default: Iterable[str] | None =
     return rows if default is None else among(rows, "arm", list(default))
 
 
-def drawn(table: pd.DataFrame, options: Options, default: Iterable[str]) -> pd.DataFrame:
+def rows_to_draw(table: pd.DataFrame, options: Options, default: Iterable[str]) -> pd.DataFrame:
     """Return the rows for a figure: those that `chosen` returns, or all rows where that leaves none."""
     found = chosen(table, options, default)
     return table if found.empty else found

@@ -191,7 +191,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def _found(model: ModelConfig) -> ModelInfo:
-    """Return what is known of the LM. Raise ModelNotHereError where it cannot be had, ModelError for other faults."""
+    """Return what is known of the LM. Raise ModelNotHereError if it is neither on disk nor can be downloaded."""
     info = _asked_once(model)
     if isinstance(info, ModelNotHereError):
         raise info

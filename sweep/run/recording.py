@@ -130,7 +130,7 @@ def _start_tracker(job: AnyJob, record: Record, folder: Path, outage: Outage, sa
     if mode == "online" and outage.lately():
         mode = "offline"
     elif mode == "online" and (reason := unreachable()) is not None:
-        say(f"tracker.mode=online: Weights & Biases cannot be had ({reason}), so runs are logged offline")
+        say(f"tracker.mode=online: Weights & Biases cannot be reached ({reason}), so runs are logged offline")
         mode = "offline"
     return WandbTracker(folder, mode, job.tracker, record)
 
