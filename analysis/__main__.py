@@ -59,7 +59,7 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
         go_on: go on where the records have nothing for an entry.
 
     Returns:
-        by name of an entry that was not made, the reason.
+        {name of an entry that was not made: the reason}.
 
     Raises:
         NoRunsError: the records have nothing for an entry, and `go_on` is False.

@@ -121,7 +121,7 @@ def token_entropies(activity: Activity) -> Tensor:
     """Return -sum_v p(v) log2 p(v) of each latent, p(v) the share of its firings on token id v: float64 (n_latents,).
 
     The unit is bits; a dead latent has NaN. The entropy is 0 for a latent of one token id, and at most log2 of the
-    number of firings. So that of a rare latent comes out low: compare only at the same T and at similar rates.
+    number of firings. So the entropy of a rare latent comes out low: compare only at the same T and at similar rates.
     """
     token, latent = activity.firings()
     ids = int(activity.tokens.max()) + 1
@@ -135,10 +135,10 @@ def split_half_reliability(activity: Activity) -> float | None:
     """Return 2r / (1 + |r|), r the rank correlation over latents of firing rates in windows of even and of odd number.
 
     For r >= 0 this is the formula of Spearman and Brown (1910): if r is the reliability of rates over half of the
-    tokens, it gives that of rates over all T. For r < 0, where their formula leaves -1..1, it is the mirror image.
-    Ranks are compared, because rates span decades and a dead latent has no logarithm; latents that fire equally often,
-    dead ones among them, share their mean rank. The result is None where it is undefined: there are windows of one
-    parity only, or all latents fire equally often.
+    tokens, the formula gives the reliability of rates over all T. For r < 0, where it would leave -1..1, its mirror
+    image is taken. Ranks are compared, because rates span decades and a dead latent has no logarithm; latents that fire
+    equally often, dead ones among them, share their mean rank. The result is None where it is undefined: there are
+    windows of one parity only, or all latents fire equally often.
     """
     odd = activity.windows[activity.firings()[0]] % 2 == 1
     latent = activity.firings()[1]
@@ -154,8 +154,8 @@ def split_half_reliability(activity: Activity) -> float | None:
 def collisions(activity: Activity, support: Tensor) -> float | None:
     """Return the mean over tokens of 1 - |N(S)| / (|S| d), S the atoms active on a token and N(S) the rows they use.
 
-    This is the share of the atoms' entries on a row that another of them uses already (`expansion_deficits`). Tokens
-    on which nothing fires do not count; the result is None if there are no others.
+    This is the share of these atoms' entries that lie on a row that another of the atoms uses already
+    (`expansion_deficits`). Tokens on which nothing fires do not count; the result is None if there are no others.
     """
     sets = activity.latents[(activity.latents >= 0).any(1)]
     # A latent that is twice in a set counts once, so any active latent can fill the places of missing ones.

@@ -31,7 +31,8 @@ def novelty(activity: Activity, reference: Activity) -> dict[str, float | None]:
     Returns:
         novel_fraction        share of live latents with best Jaccard below 0.1
         novel_fraction_null   the same with the reference's firings on other text (`unrelated_tokens`), which is what
-                              firing rates alone lead to: matches mean as much as `novel_fraction` lies below this
+                              firing rates alone lead to: the further `novel_fraction` lies below this, the more the
+                              matches mean
         median_best_jaccard   median over live latents
         split_half_agreement  of the latents that are live both in windows of even number and in those of odd number,
                               the share that is novel in both halves or in neither
@@ -57,9 +58,9 @@ def novelty(activity: Activity, reference: Activity) -> dict[str, float | None]:
 def best_jaccard(activity: Activity, reference: Activity) -> Tensor:
     """Return max over the reference's latents j of |A_i & B_j| / |A_i | B_j|, for each latent i.
 
-    A_i and B_j are the tokens on which they fire. The result is float64 (n_latents,), NaN where a latent is dead. The
-    count is sparse: T * k * k_reference co-firings, whatever n. It is done in numpy on one core, because so many short
-    steps cost many times as much where torch's threads share their cores with others.
+    A_i and B_j are the tokens on which i and j fire. The result is float64 (n_latents,), NaN where a latent is dead.
+    The count is sparse: T * k * k_reference co-firings, whatever n. It is done in numpy on one core, because so many
+    short steps cost many times as much where torch's threads share their cores with others.
     """
     n, columns = activity.n_latents, reference.n_latents + 1
     token, latent = (found.cpu().numpy() for found in activity.firings())
@@ -101,10 +102,11 @@ def unrelated_tokens(activity: Activity) -> Tensor:
     """Return for each token one from unrelated text, each token used once: a permutation, int64 (T,).
 
     A token is paired with the one at the same position of another window: of the windows long enough to have that
-    position, the window that is half of their number further on, cyclically. Windows of one length are paired whole.
-    A reference permuted so keeps every firing rate, all that follows from a token's position, and runs of tokens within
-    windows (a run breaks only where a shorter window ends); but it fires on text that the latents never saw. Positions
-    that only the longest window has are rotated by half among themselves; if there is one such position, it stays.
+    position, the window that is half of their number further on, cyclically. Windows of one length are paired whole. A
+    reference permuted in this way keeps every firing rate, all that follows from a token's position, and runs of tokens
+    within windows (a run breaks only where a shorter window ends); but it fires on text that the latents never saw.
+    Positions that only the longest window has are rotated by half among themselves; if there is one such position, it
+    stays.
     """
     starts = activity.window_starts()
     lengths = F.pad(starts, (0, 1), value=len(activity.tokens)).diff()

@@ -1,7 +1,7 @@
 """The fields of a config that a hash of it covers.
 
 A run is named by the hash of its settings, an activation entry by the hash of its key. These names must outlive the
-code: when a config gains a field, runs of before keep their names. So a field says how it counts:
+code: when a config gains a field, earlier runs keep their names. So each field says whether the hash covers it:
 
     lr: float = 3e-4                                       always part of the hash
     match: str = later("values")                           part of the hash unless it is at its default

@@ -17,7 +17,7 @@ ENCODER, ONE_SHOT, REFIT = "encoder", "topk", "refit"
 
 
 def inference_name(name: str) -> str:
-    """Return the one name of a way to read codes. Raises ValueError where no way has this name."""
+    """Return the canonical name of a way to read codes. Raises ValueError where no way has this name."""
     if name in (ENCODER, ONE_SHOT, REFIT):
         return name
     try:
@@ -38,18 +38,20 @@ def infer_by(sae: SAE, name: str) -> SAE:
     if name == ONE_SHOT:
         encoder = _one_shot(sae)
     else:
-        encoder = Refitted(_not_refitted(sae.encoder)) if name == REFIT else ByPursuit(name)
+        encoder = Refitted(_without_refit(sae.encoder)) if name == REFIT else ByPursuit(name)
     return sae.with_encoder(encoder)
 
 
 def _one_shot(sae: SAE) -> TiedTopK | OwnTopK:
-    encoder = _not_refitted(sae.encoder)
+    """Return the encoder of the inference `topk`."""
+    encoder = _without_refit(sae.encoder)
     if isinstance(encoder, ByPursuit):
         return TiedTopK(sae.dictionary).to(sae.b_dec.device, sae.b_dec.dtype)
     return encoder
 
 
-def _not_refitted(encoder: Encoder) -> TiedTopK | OwnTopK | ByPursuit:
+def _without_refit(encoder: Encoder) -> TiedTopK | OwnTopK | ByPursuit:
+    """Return the encoder that picks the latents: the one inside a `Refitted`, any other itself."""
     return encoder.encoder if isinstance(encoder, Refitted) else encoder
 
 
@@ -60,10 +62,10 @@ def multiply_adds(sae: SAE) -> int:
     d*d*n/m) for those that one pick changes:
 
         one-shot      e
-        mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix), then a refit
+        mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         refit         k(k+1)/2*d products among the picks, k^3/6 to factorise, 2 * (k^2 + 2*k*d) to solve and correct
-        niht, cosamp  as many steps as they may take (STEPS)
+        niht, cosamp  counted for the most steps that they may take (STEPS)
     """
     encoder = sae.encoder
     if isinstance(encoder, (TiedTopK, OwnTopK)):

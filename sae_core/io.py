@@ -117,7 +117,10 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
         raise SAEFileError(f"{folder} holds no readable SAE: {error}") from None
     _check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder)
-    sae = SAE(dictionary, _load_encoder(config, tensors, dictionary), config["k"], config["scale"], backend)
+    try:
+        sae = SAE(dictionary, _load_encoder(config, tensors, dictionary), config["k"], config["scale"], backend)
+    except ValueError as error:  # a size or scale that no SAE can have
+        raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
     sae.b_dec.data = tensors["b_dec"]
     return sae.to(device)
 

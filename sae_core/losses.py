@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 def reconstruction_loss(residual: torch.Tensor) -> torch.Tensor:
     """Return the batch mean of ||s*h - s*h_hat||^2, in the SAE's scaled units (paper, section 2).
 
-    It moves every parameter.
+    Its gradient reaches every parameter.
 
     Args:
         residual: (tokens, d_in), s * (h - h_hat) as `SAE.residual` returns it.

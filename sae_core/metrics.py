@@ -8,7 +8,7 @@ import torch
 
 
 class Reconstruction(NamedTuple):
-    """Measures over all tokens seen; every ratio is of sums."""
+    """Measures over all tokens seen; fvu and explained_variance divide sums over all of them."""
 
     tokens: int
     relative_error: float  # mean of ||h - h_hat|| / ||h||

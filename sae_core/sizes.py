@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class CellError(ValueError):
-    """The error of a cell that a grid leaves out.
+    """The error of a cell, one combination of sizes in a grid, that makes no SAE; the grid leaves it out.
 
-    Each size is in range by itself, but together they make no SAE: d > m, n <= 2k, or a dense dictionary of as many
-    values that would have no latent. Any other ValueError is a mistake in the settings and ends the sweep.
+    Each size is in range by itself, but not together with the others: d > m, n <= 2k, a PCA of a rank outside 1..m, or
+    a matched dense dictionary without a latent. Any other ValueError is a mistake in the settings and ends the sweep.
     """
 
 

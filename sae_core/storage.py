@@ -1,4 +1,4 @@
-"""Counts of what an SAE stores, each under its own name, of a built SAE and ahead of one."""
+"""Counts of what an SAE stores, each under its own name: for a built SAE, and for one that is only planned."""
 
 from __future__ import annotations
 

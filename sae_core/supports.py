@@ -43,10 +43,10 @@ def expander_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch
 
 
 def clustered_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
-    """Draw the structured mask (paper, section 4): floor(d_in / degree) disjoint blocks of rows, one for each atom.
+    """Draw the structured mask (paper, section 4): each atom uses one of floor(d_in / degree) disjoint blocks of rows.
 
-    The block is floor(u * blocks / 2^32), u the upper 32 bits of the atom's raw draw; rows past the last block are used
-    by no atom. Returns int64 (n_latents, degree), sorted; raises the errors of `expander_support`.
+    An atom's block is floor(u * blocks / 2^32), u the upper 32 bits of the atom's raw draw; rows past the last block
+    are used by no atom. Returns int64 (n_latents, degree), sorted; raises the errors of `expander_support`.
     """
     _check_sizes(d_in, n_latents, degree)
     blocks = _bounded(np.random.PCG64(seed).random_raw(n_latents), d_in // degree)
@@ -66,10 +66,10 @@ def banded_support(d_in: int, n_latents: int, degree: int, seed: int = 0) -> tor
 def balanced_support(d_in: int, n_latents: int, degree: int, seed: int) -> torch.Tensor:
     """Draw a support whose row degrees are equal to within one, and whose atoms share few pairs of rows.
 
-    Atom by atom, entry by entry, greedily: among the rows used least, take the one that has stood least often in one
-    atom with the rows taken for this one; ties by 24 bits of a raw draw for each row and atom. (Edges are grown by
-    the same rule in LDPC codes: Hu, Eleftheriou, Arnold 2005, progressive edge growth.) How near the number of shared
-    pairs comes to its least possible value: `tests/sae_core/test_supports.py`.
+    Atom by atom, entry by entry, greedily: among the rows used least, take the one that has shared an atom least often
+    with the rows already taken for this one; 24 bits of a raw draw for each row and atom break ties. (Edges are grown
+    by the same rule in LDPC codes: Hu, Eleftheriou, Arnold 2005, progressive edge growth.) How near the number of
+    shared pairs comes to its least possible value is measured in `tests/sae_core/test_supports.py`.
 
     Returns int64 (n_latents, degree), sorted; raises the errors of `expander_support`.
     """

@@ -146,7 +146,7 @@ def theory_measures(dictionary: Dictionary, active: Tensor, seed: int = 0) -> di
     values = {
         "flatness_mean": Value(float(beta.mean()), EXACT),
         "flatness_max": Value(float(beta.max()), EXACT),
-        "coherence": Value(float(sums[:1].sum()), EXACT),  # of a single atom, which has no sums: 0
+        "coherence": Value(float(sums[:1].sum()), EXACT),  # 0 for a single atom, which has no sums
         "babel": Value(float(sums[-1:].sum()), EXACT),
         "babel_omp": Value(float(sums[-2:].sum()), EXACT),  # mu_1(k) + mu_1(k-1)
     }

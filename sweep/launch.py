@@ -32,7 +32,7 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
     """Carry out what Hydra composed: one run, or in a multirun the work of one worker.
 
     Returns:
-        of a worker, {run id: why the run left no record} for the runs that left none.
+        {run id: reason} for the runs of a worker that left no record; None for one run alone.
     """
     code_hash()  # remembered now, because the files may be edited while this process runs
     logging.raiseExceptions = False  # W&B keeps a log; a full disk under it is not worth a traceback for each line
@@ -43,14 +43,14 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
         return work(Path(cfg.launch.work))
     if hydra_config.mode == RunMode.MULTIRUN:
         raise ValueError(f"hydra/sweeper={hydra_config.runtime.choices['hydra/sweeper']} is not one of this project's")
-    # The errors are caught here and not in main, as Hydra announces an exception that leaves its task itself.
+    # Errors are caught here and not in main, because Hydra prints messages of its own about an exception of its task.
     with one_line_errors():
         _run_alone(cfg, Path(hydra_config.runtime.output_dir).name)
     return None
 
 
 def _run_alone(cfg: DictConfig, name: str) -> None:
-    """Carry out the one run that a config describes, or print what it would take; `name` is the launch's."""
+    """Carry out the one run that a config describes, or print what it would take; `name` is the launch's name."""
     from sweep.machine.workers import Workers
     from sweep.plan.plan import make_plan
     from sweep.plan.report import print_plan
@@ -94,7 +94,7 @@ def _one_line_warning(
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Say errors of input, config and disk in one line and exit. HYDRA_FULL_ERROR=1 shows tracebacks instead."""
+    """Print errors of input, config and disk as one line and exit. HYDRA_FULL_ERROR=1 shows tracebacks instead."""
     show_traces = os.environ.get(_TRACES, os.environ["HYDRA_FULL_ERROR"]) == "1"
     os.environ[_TRACES] = str(int(show_traces))
     try:
@@ -110,7 +110,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """Return the error as one line; of Hydra's long messages the first fact is kept."""
+    """Return the error as one line, which keeps only the first fact of Hydra's long messages."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror} (runs_dir and cache_dir say where files go)"

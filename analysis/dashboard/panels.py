@@ -105,8 +105,8 @@ def identity(*parts: str) -> str:
 def filters(shown: Shown) -> str | expr.And:
     """Return the filter that leaves only the runs `shown`; empty where every run of the project is meant.
 
-    It filters by W&B's group and not by the config's `sweep`: in a filter the library calls that `sweep`, the app
-    `sweep.value`.
+    It filters by W&B's group and not by the config's `sweep`: in a filter the library calls that key `sweep`, and the
+    app calls it `sweep.value`.
     """
     if not shown.groups:
         return ""

@@ -40,7 +40,7 @@ def set_runset_id(runset: Runset, identity: str) -> None:
 
 
 def set_names_on_server(workspace: Workspace, view_id: str, view_name: str) -> None:
-    """Name the workspace on the server that `save` replaces: only a workspace loaded by its URL has these names.
+    """Tell `save` which workspace on the server to replace: only a workspace loaded by its URL has these names.
 
     Without `_internal_id` and `_internal_name`, each save would make one more workspace.
     """

@@ -1,4 +1,4 @@
-"""Writing of what would be sent to files, and sending of what is in the files to a server."""
+"""Workspace and report are written to files in the form in which a server takes them, and sent to a server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write(content: Content, entity: str, out: Path) -> list[Path]:
 def save(content: Content, entity: str | None, out: Path) -> list[str]:
     """Save workspace and report on the server, and write into `out` what was sent; return their URLs.
 
-    They replace those that were saved for the same runs before, of which `out` keeps the names on the server.
+    They replace those that were saved for the same runs before; `out` keeps the names of these on the server.
 
     Raises:
         SavingError: the server cannot be reached, knows no such user or project, or refuses.
@@ -79,7 +79,7 @@ def _all_saved(out: Path) -> dict[str, Any]:
 
 
 def _saved(out: Path, key: str) -> dict[str, Any]:
-    """Return the names under which the server keeps the workspace and the report, those of them saved before."""
+    """Return the names under which the server keeps the workspace and the report, as far as they were saved before."""
     return _all_saved(out).get(key, {})
 
 

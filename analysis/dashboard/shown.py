@@ -16,7 +16,7 @@ class Shown(NamedTuple):
     name: str  # the launch's name, or ALL
     arms: dict[str, str]  # run id -> arm
     command: str  # the command that launched the runs; empty for ALL
-    about: str  # how many of the runs are complete; it goes on after `command`
+    about: str  # how many of the runs are complete; it continues the sentence that `command` begins
     groups: tuple[str, ...]  # the W&B groups that the runs are in; none where every run of the project is meant
     only: tuple[str, ...]  # run ids, where the groups hold other runs too
 

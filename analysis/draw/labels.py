@@ -44,7 +44,7 @@ def label_points(
 
 
 def spread(count: int) -> list[int]:
-    """Return 0..count-1 in an order of which any beginning is spread evenly: the ends first, then middles of gaps."""
+    """Return 0..count-1 so that the first few, however many, are spread evenly: the ends, then middles of gaps."""
     order = list(dict.fromkeys([0, count - 1])) if count else []
     gaps = [(0, count - 1)]
     while gaps:

@@ -27,7 +27,7 @@ def richest(table: pd.DataFrame) -> pd.DataFrame:
 def summary_figure(panel: pd.DataFrame) -> Figure:
     """Draw a column per measure, a row per arm and a point per d, larger for a larger d.
 
-    Where novelty has a null (what two runs that share nothing would show), it is a bar.
+    Where novelty has a null (the value that two runs that share nothing would have), a short bar marks the null.
 
     Args:
         panel: rows of `analysis.tables.latents.summary_table` of one (model, layer, n, k).

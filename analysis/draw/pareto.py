@@ -24,7 +24,7 @@ from analysis.tables.pareto import PLACE, X_DOWN, Y_DOWN
 _INK = "0.15"
 _SIZE = (7.6, 5.6)  # inches a panel
 _HOW_TO_READ = "ringed: no other run is as good in both and better in one; a point is one run"
-_FAR = 1.6  # times the height of what is worth seeing: runs worse than that set no scale
+_FAR = 1.6  # runs further from the best than so many times the spread of the others do not set the scale
 
 
 def pareto_figure(table: pd.DataFrame, x: str, y: str) -> Figure:

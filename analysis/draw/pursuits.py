@@ -28,7 +28,7 @@ _CELL = ["model", "layer", "n", "k"]
 def amortisation_figure(table: pd.DataFrame) -> Figure:
     """Draw two panels per (model, layer, n, k): CE recovered against compression, and against multiply-adds a token.
 
-    In the left one the gain from the run's own encoder to the best reading is a bar.
+    In the left panel the gain from the run's own encoder to the best reading is a bar.
     """
     cells = groups(_without_spoiled_readings(table), _CELL)
     figure, axes = subplots(len(cells), 2, (14, 5.2 * len(cells)))
@@ -100,7 +100,7 @@ def _without_spoiled_readings(table: pd.DataFrame) -> pd.DataFrame:
 def certificates_figure(table: pd.DataFrame) -> Figure:
     """Draw R_id and R_omp against k', two panels per (model, layer, n, arm, k) and a line per degree.
 
-    A ratio below 1 would be a certificate.
+    k' is the sparsity of the codes that a ratio is about. A ratio below 1 would be a certificate.
     """
     cells = groups(table, ["model", "layer", "n", "arm", "k"])
     figure, axes = subplots(len(cells), 2, (12, 4.4 * len(cells)))

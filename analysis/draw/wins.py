@@ -20,8 +20,8 @@ _LINEAR = 0.004  # CE recovered: differences beyond are coloured by their logari
 def wins_figure(table: pd.DataFrame) -> Figure:
     """Draw a matrix per way of training and reading: row against column, in colour and in counts.
 
-    A cell's colour is how much more CE the row's arm recovers than the column's (blue more, red less), its text in how
-    many of the cells that both have it does.
+    A square's colour is how much more CE the row's arm recovers than the column's (blue more, red less). Its text says
+    in how many of the cells, the (model, layer, n, k, d) that both arms have, the row's arm recovers more.
 
     Args:
         table: rows of `analysis.tables.wins.wins_table`, with `pursuit`, the pursuit that trained both arms.

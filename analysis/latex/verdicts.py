@@ -13,7 +13,7 @@ from analysis.latex.write import MISSING, Math, latex_table, number, pm, whole
 
 
 def wins_latex(table: pd.DataFrame) -> str:
-    """Return the pairs of `analysis.tables.wins.wins_table` that have an expander in LaTeX."""
+    """Return in LaTeX the pairs of `analysis.tables.wins.wins_table` in which an arm is an expander."""
     with_expander = [row for row in dicts(table) if "expander" in (base(row["arm"]), base(row["other"]))]
     rows = [
         {

@@ -163,7 +163,7 @@ def data_efficiency(records: Records, options: Options, shown: list[str]) -> Sec
 
 
 def certificates(records: Records, options: Options, shown: list[str]) -> Section:
-    """Return the chart of the ratios that would certify recovery, against k'."""
+    """Return the chart of the ratios that would certify recovery, against k', the sparsity of the codes."""
     table = encoded(certificates_table(chosen(records.runs, options)).rename(columns={"degree": "d"}))
     choices = [*PANEL_CHOICES, Choice(["ratio"], "ratio"), Choice(["sets"], "sets of atoms", "observed")]
     ratios = "Lower bounds of the identifiability and OMP ratios over sets of k' atoms"

@@ -1,4 +1,4 @@
-"""Packed files: the records of a whole run store in one small file, one record a line, without what no figure reads."""
+"""Packed files: all records of a run store in one small file, one record a line, without parts that no figure reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tidy tables made of run records; each is made once and kept, so that `python -m analysis all` reads them once."""
+"""Tidy tables made of run records; each is made once and kept, for every figure of `python -m analysis all`."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def _run_ids(study: Path) -> set[str]:
 def _is_at(record: Record, layers: Collection[int], ks: Collection[int]) -> bool:
     if record.get("kind") == RECOVERY:
         return True
-    axes, is_pca = record["axes"], arms.described(record["spec"]["sae"]).base == arms.PCA
+    axes, is_pca = record["axes"], arms.base(record["labels"]["arm"]) == arms.PCA
     return (not layers or axes["layer"] in layers) and (not ks or is_pca or axes["k"] in ks)
 
 

@@ -41,8 +41,8 @@ def learning_table(runs: pd.DataFrame) -> pd.DataFrame:
 def main_degrees(table: pd.DataFrame) -> pd.DataFrame:
     """Return in each (model, layer, n, k) the rows of one d, and those of arms that have none.
 
-    The d is that of most arms, the middle one where several are of equally many: a figure of every d would hide its
-    arms.
+    This is the d that the most arms have; where several d tie, it is the middle one of them. A figure of every d would
+    hide its arms.
     """
     kept: list[pd.DataFrame] = []
     for _, panel in groups(table, CELL):

@@ -40,7 +40,7 @@ def frontier_table(runs: pd.DataFrame, x: str = "compression", y: str = "ce_reco
 
 
 def at_every_k(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return `runs` with PCA's repeated at every k of their panel, as the number of its components is not k."""
+    """Return `runs` with those of PCA repeated at every k of their (model, layer, n), because PCA has no k."""
     is_pca = runs["base_arm"] == PCA
     once = where(runs, is_pca).drop_duplicates([*MODEL_LAYER_N, "arm", "n_latents", "seed"])
     sparse = where(runs, ~is_pca)

@@ -48,7 +48,10 @@ def readable_readings(table: pd.DataFrame, bases: list[str], readings: pd.DataFr
 
 
 def throughput_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return `amortisation_table` of relative_error and `threads`, of the runs measured with the commonest number."""
+    """Return `amortisation_table` of relative_error, of the rows measured with the most common number of threads.
+
+    The column `threads` holds that number.
+    """
     threads = rows["threads"].mode().iloc[0]
     return amortisation_table(only(rows, threads=threads), "relative_error").assign(threads=threads)
 
@@ -56,8 +59,8 @@ def throughput_table(rows: pd.DataFrame) -> pd.DataFrame:
 def certificates_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the certificates' ratios: one row per cell, k', ratio (r_id, r_omp) and kind of sets (observed, random).
 
-    Columns: model, layer, n, k, arm, degree, `at` (k'), ratio, sets, mean, half_interval (95 %), seeds. Every value is
-    a lower bound of the ratio.
+    Columns: model, layer, n, k, arm, degree, `at` (k', the sparsity of the codes that the ratio is about), ratio, sets,
+    mean, half_interval (95 %), seeds. Every value is a lower bound of the ratio.
 
     Raises:
         NoRunsError: no run's dictionary has a sparse support, or no record keeps its ratios.

@@ -22,7 +22,7 @@ class GridSweeper(LaunchingSweeper):
     """Runs every cell of a grid. The command line wins over what an experiment file lists: see `selected`.
 
     Args:
-        params: {key: comma-separated choices}: every combination.
+        params: {key: comma-separated choices}; the grid has every combination of them.
         grids: several such sets, each combined with `params`; their cells make one sweep.
     """
 
@@ -58,7 +58,7 @@ class GridSweeper(LaunchingSweeper):
         return None
 
     def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
-        """Yield (overrides that set it apart, composed config) of every combination, in the order of the lists."""
+        """Yield (overrides that distinguish the cell, composed config) of every cell, in the order of the lists."""
         assert self.hydra_context is not None and self.config is not None
         loader = self.hydra_context.config_loader
         compose = Composer(loader, self.config)

@@ -1,4 +1,4 @@
-"""Set up a Hydra sweeper with its config and the launcher that it starts workers by."""
+"""Set up a Hydra sweeper with its config and the launcher that starts its workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sweep.machine.workers import with_asked_workers
 
 
 class LaunchingSweeper(Sweeper):
-    """A sweeper that has a launcher. Abstract: a child says in `sweep` what it launches."""
+    """A sweeper that has a launcher. Subclasses define `sweep`, which says what is launched."""
 
     def __init__(self) -> None:
         self.config: DictConfig | None = None
@@ -20,7 +20,7 @@ class LaunchingSweeper(Sweeper):
         self.hydra_context: HydraContext | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep the sweep's config, with launch.workers put in its place, and make the launcher; Hydra calls this."""
+        """Keep the sweep's config with launch.workers applied to it, and make the launcher; Hydra calls this."""
         self.config, self.hydra_context = with_asked_workers(config), hydra_context
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=self.config

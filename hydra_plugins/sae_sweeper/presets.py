@@ -19,7 +19,7 @@ class OwnPresets(SearchPathPlugin):
     """Drops the plugins' entries that our own presets replace."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Drop them; Hydra calls this when all plugins have registered their entries and before it reads any config."""
+        """Drop the entries; Hydra calls this when all plugins have registered theirs and before it reads any config."""
         if all(element.path != _OURS for element in search_path.get_path()):
             return  # another program in the same environment, which has no presets of ours
         registered = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 
 class SlurmLauncher(Launcher):
-    """Launches as submitit's launcher does, with another watcher; takes the keys of `hydra/launcher=submitit_slurm`."""
+    """Launches as submitit's launcher does, but watches jobs by `squeue`; takes that launcher's config keys."""
 
     def __init__(self, **params: Any) -> None:
         self._params = params

@@ -62,7 +62,7 @@ class Arm(ABC):
 
         Raises:
             ValueError: a size is out of range.
-            CellError: the sizes together mean nothing; a grid leaves this cell out.
+            CellError: the sizes together make no SAE; a grid leaves this combination out.
         """
 
     def layout(self, d_in: int) -> Layout:
@@ -162,7 +162,7 @@ class SeededArm(SparseArm):
 
 
 def encoder_name(name: str) -> str:
-    """Return the one name of an encoder: `topk`, or a pursuit's. Raises ValueError unless it can be trained with."""
+    """Return the canonical name of an encoder: `topk` or a pursuit. Raises ValueError unless it can be trained with."""
     if name == TOPK:
         return name
     try:
@@ -184,7 +184,7 @@ def checked_sizes(d_in: int, n_latents: int, degree: int, k: int) -> Sizes:
 
     Raises:
         ValueError: n, k or d is out of range.
-        CellError: d > d_in, or n <= 2k; a grid leaves this cell out.
+        CellError: d > d_in, or n <= 2k; a grid leaves this combination out.
     """
     check_degree(d_in, degree)
     check_sparsity(n_latents, k)

@@ -41,7 +41,7 @@ class DenseMatched(TiedArm):
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return _name("dense_matched", self.match)
+        return _name_with_match("dense_matched", self.match)
 
     def sizes(self, d_in: int) -> Sizes:
         bias = self.encoder == TOPK
@@ -71,7 +71,7 @@ class DenseMatchedOwn(Arm):
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return _name("dense_matched_own", self.match)
+        return _name_with_match("dense_matched_own", self.match)
 
     def sizes(self, d_in: int) -> Sizes:
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, 2 * d_in, bias=True)
@@ -86,12 +86,12 @@ class DenseMatchedOwn(Arm):
 
 
 def check_match(match: str) -> None:
-    """Raise ValueError unless `match` is a sense in which two dictionaries can hold as much."""
+    """Raise ValueError unless `match` names a count that can be made equal."""
     if match not in (VALUES, PARAMETERS, BYTES):
         raise ValueError(f"sae.match={match} must be {VALUES}, {PARAMETERS} or {BYTES}")
 
 
-def _name(name: str, match: str) -> str:
+def _name_with_match(name: str, match: str) -> str:
     return name if match == VALUES else f"{name}_{match}"
 
 

@@ -15,14 +15,15 @@ from sae_core.supports import expander_support
 class Dynamic(SparseArm):
     """A support that is learned in training: it starts as the expander's, and each atom keeps exactly d rows.
 
-    Once every `every` steps, in the first `until` of training, each atom drops its smallest entries and grows as many
-    where the gradient is largest (`sae_core.regrow`). The share of entries that is exchanged falls from `drop` to 0 by
-    a cosine; the number is rounded down, so for d up to 1 / `drop`, or with fewer steps than `every`, nothing is ever
-    exchanged. The support depends on the data, so its indices are stored. Each gradient is over `tokens` activations.
+    Every `every` steps, until the share `until` of training is over, each atom drops its smallest entries and grows as
+    many where the gradient is largest (`sae_core.regrow`). The share of entries that is exchanged falls from `drop` to
+    0 by a cosine; the number is rounded down, so for d up to 1 / `drop`, or with fewer steps than `every`, nothing is
+    ever exchanged. The support depends on the data, so its indices are stored. Each gradient is over `tokens`
+    activations.
 
-    The defaults are the best of a few tried on the embedded LM (k=32, 5000 steps): final FVU on the pool .597, .489 and
-    .394 at d=3, 7 and 15, where the random support ends at .622 (d=3) and .484 (d=15). With every=500 .601 and .501 at
-    d=3 and 7; new entries that start at 0 gave .618 (d=3) and .402 (d=15).
+    The defaults are the best of a few tried on the embedded LM (k=32, 5000 steps): the final FVU on the training pool
+    is .597, .489 and .394 at d=3, 7 and 15, where the random support ends at .622 (d=3) and .484 (d=15). every=500 gave
+    .601 and .501 at d=3 and 7; new entries that start at 0 gave .618 (d=3) and .402 (d=15).
     """
 
     every: int = 250

@@ -11,7 +11,7 @@ from sae_core.supports import expander_support
 
 @dataclass(frozen=True)
 class FrozenRandom(SparseArm):
-    """The random control: the expander's support with random values that stay, so that only the biases are learned.
+    """The random control: the expander's support with random values that never change; only the biases are learned.
 
     Support and values are drawn from the seed and not stored. n + m values are stored; where the encoder is a pursuit,
     only the m values of b_dec.

@@ -39,7 +39,7 @@ def check_selection(x: Tensor, values: Tensor, support: Tensor | None, k: int, *
 
 
 def check_picks(codes: Tensor, indices: Tensor) -> None:
-    """Raise ValueError unless codes and indices are (tokens, k) on one device. A pick need not be a latent here."""
+    """Raise ValueError unless codes and indices are (tokens, k) on one device. Their range is not checked."""
     if codes.ndim != 2 or codes.shape != indices.shape or indices.dtype != torch.int64:
         shapes = f"codes {tuple(codes.shape)} and indices {tuple(indices.shape)} of {indices.dtype}"
         raise ValueError(f"{shapes} must both be (tokens, k), indices int64")

@@ -134,7 +134,7 @@ class _LeastSquares:
         self.size = 0
 
     def matters(self, size: Tensor) -> Tensor:
-        """Return whether each token's `size` (tokens,) is more than rounding beside its target: bool (tokens,)."""
+        """Return whether each token's `size` (tokens,) is above the rounding error of its target: bool (tokens,)."""
         return size.abs() > rounding(self.target.dtype) * self.norm
 
     def append(self, latents: Tensor, active: Tensor) -> None:

@@ -141,7 +141,7 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
 
 def gomp(x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool) -> tuple[Tensor, Tensor]:
     """Compute what `autograd.Pursuits.gomp` defines."""
-    codes, indices, wide, sizes = _pursuit_room(x, values, k)
+    codes, indices, wide, sizes = _pursuit_args(x, values, k)
     wrong = _call("gomp", wide[0], *sizes, block, int(not signed), *wide, support, indices, codes)
     return _checked_picks(wrong, codes, indices, x)
 
@@ -153,7 +153,7 @@ def matching_pursuit(
 
     Dense atoms use their Gram matrix (n_latents, n_latents) where that is not too large.
     """
-    codes, indices, wide, sizes = _pursuit_room(x, values, k)
+    codes, indices, wide, sizes = _pursuit_args(x, values, k)
     atoms, gram = wide[1], None
     if _gram_pays(len(x), k, values, support):
         gram = onednn_linear(atoms, atoms, atoms.new_zeros(len(atoms)))
@@ -164,7 +164,7 @@ def matching_pursuit(
 
 def refit(x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
     """Compute what `autograd.Pursuits.refit` defines."""
-    codes, _, wide, sizes = _pursuit_room(x, values, indices.shape[1])
+    codes, _, wide, sizes = _pursuit_args(x, values, indices.shape[1])
     wrong = _call("refit", wide[0], *sizes, *wide, support, indices, codes)
     return _checked_picks(wrong, codes, indices, x)[0]
 
@@ -177,7 +177,7 @@ def _gram_pays(tokens: int, k: int, values: Tensor, support: Tensor | None) -> b
     return support is None and len(values) ** 2 <= _GRAM_VALUES and len(values) <= tokens * k
 
 
-def _pursuit_room(x: Tensor, values: Tensor, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[int, ...]]:
+def _pursuit_args(x: Tensor, values: Tensor, k: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], tuple[int, ...]]:
     """Return (codes to fill, indices to fill, (x, values) as they are computed, the sizes that every pursuit takes)."""
     (tokens, d_in), (n, degree) = x.shape, values.shape
     wide = widened(x), widened(values)

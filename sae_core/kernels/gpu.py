@@ -66,7 +66,10 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
 
 
 def group_size(n: int, k: int) -> int:
-    """Return the power of two with n / group maxima about as many as k * group candidates, and at least k groups."""
+    """Return the size of a group: the largest power of two that is not above sqrt(n / k).
+
+    Then there are at least k groups, and about as many maxima (n / group) as candidates (k * group).
+    """
     group = 1
     while 4 * group * group * k <= n:
         group *= 2
@@ -82,7 +85,7 @@ def weighted_atoms(
     dtype = weights.dtype
     weights, values = widened(weights), widened(values)
     out = weights.new_zeros(len(weights), d_in) if start is None else widened(start).clone()
-    _over_picks("add_picks", weights, indices, values, support, out, d_in=d_in, TO_ATOMS=False)
+    _launch_over_picks("add_picks", weights, indices, values, support, out, d_in=d_in, TO_ATOMS=False)
     return out.to(dtype)
 
 
@@ -93,7 +96,7 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
     dtype = y.dtype
     y, values = widened(y), widened(values)
     out = y.new_empty(indices.shape)
-    _over_picks("atom_products", y, indices, values, support, out, d_in=y.shape[1])
+    _launch_over_picks("atom_products", y, indices, values, support, out, d_in=y.shape[1])
     return out.to(dtype)
 
 
@@ -104,11 +107,11 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
     dtype = y.dtype
     weights, y = widened(weights), widened(y)
     out = y.new_zeros(support.shape)
-    _over_picks("add_picks", weights, indices, y, support, out, d_in=y.shape[1], TO_ATOMS=True)
+    _launch_over_picks("add_picks", weights, indices, y, support, out, d_in=y.shape[1], TO_ATOMS=True)
     return out.to(dtype)
 
 
-def _over_picks(
+def _launch_over_picks(
     name: str, first: Tensor, indices: Tensor, read: Tensor, support: Tensor, out: Tensor, d_in: int, **flags: bool
 ) -> None:
     """Launch kernel `name` over (token, block of picks); a program does about _TERMS multiply-adds at a time."""

@@ -65,7 +65,7 @@ def add_picks(
     PICKS: tl.constexpr,
     DEGREE: tl.constexpr,
 ):
-    """Add up one of two sums over the picks that mirror each other.
+    """Add up one of two sums over the picks; the two sums mirror each other.
 
     Without TO_ATOMS `read` has the values, and out (tokens, d_in) += weight * atom. With it `read` is y, and
     out (n, degree) += weight * y on the atom's support.

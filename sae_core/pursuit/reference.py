@@ -38,9 +38,9 @@ class Pursuit(NamedTuple):
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Return eps ** 0.75, the share of the whole below which a size is rounding.
+    """Return eps ** 0.75, the share of the whole below which a size counts as rounding error.
 
-    It is held against residuals, and against an atom's squared distance from the span of others.
+    Residuals are compared with it, and an atom's squared distance from the span of others.
     """
     return torch.finfo(dtype).eps ** 0.75
 
@@ -51,7 +51,7 @@ def omp(atoms: Tensor, y: Tensor, k: int, signed: bool = True) -> Pursuit:
 
 
 def gomp(atoms: Tensor, y: Tensor, k: int, block: int, signed: bool = True) -> Pursuit:
-    """Find codes by generalised (block) OMP: pick the `block` best atoms a step, in the last step what is left to k."""
+    """Find codes by generalised (block) OMP: pick the `block` best atoms a step, or as many as k still lacks."""
     picked, residual = y.new_zeros(0, dtype=torch.int64), y
     while len(picked) < k and not _exhausted(residual, y):
         scores, best = _scores(atoms, residual, picked, signed).topk(min(block, k - len(picked)))
@@ -161,12 +161,14 @@ def least_squares(atoms: Tensor, y: Tensor, picked: Tensor) -> Tensor:
 
 
 def _scores(atoms: Tensor, residual: Tensor, picked: Tensor, signed: bool) -> Tensor:
+    """Return each atom's correlation, or its magnitude unless `signed`; -inf for an atom picked before."""
     correlations = atoms @ residual
     scores = correlations if signed else correlations.abs()
     return scores.scatter(0, picked, float("-inf"))
 
 
 def _exhausted(residual: Tensor, y: Tensor) -> bool:
+    """Return whether a residual, or one correlation with it, is so small beside y that nothing is left to pick."""
     return not bool(residual.norm() > rounding(y.dtype) * y.norm())
 
 

@@ -26,7 +26,7 @@ _BLOCK = re.compile(r"(?:gomp|block)([1-9][0-9]*)(_magnitude)?")
 
 
 def canonical(name: str) -> str:
-    """Return the one name of a pursuit that may have several: block4 is gomp4, gomp1 is omp.
+    """Return the canonical name of a pursuit, which may have several names: block4 is gomp4, gomp1 is omp.
 
     Raises:
         ValueError: no pursuit has this name.

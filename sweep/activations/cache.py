@@ -35,7 +35,7 @@ DIGEST = "digest"  # the manifest's own checksum, a key in it: the hash of all i
 
 
 class CacheError(ValueError):
-    """The cache cannot be written, for want of disk space, or not be read, because of damage."""
+    """The cache cannot be written, for example because the disk is full, or it cannot be read because it is damaged."""
 
 
 class DamagedEntryError(CacheError):

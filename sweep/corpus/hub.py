@@ -12,7 +12,7 @@ from sweep.corpus.documents import CorpusError, Document, check_fraction, unit_h
 from sweep.store.hashes import short_hash
 
 
-@dataclass(frozen=True, eq=False)  # one object stands for one reading of the text
+@dataclass(frozen=True, eq=False)  # compared by identity: caches are keyed by the object
 class HubCorpus:
     """A dataset of the Hugging Face hub, streamed through `datasets` (extra `hub`), split by the hash of each text.
 
@@ -22,7 +22,7 @@ class HubCorpus:
     Args:
         name, split, revision, config_name: which dataset, as `datasets.load_dataset` takes them.
         text_field: the field of a row that holds the text.
-        held_out_fraction: the share of texts that are held out, about.
+        held_out_fraction: about the share of texts that are held out.
 
     Raises:
         CorpusError: the fraction is not between 0 and 1, or (when read) `datasets` is not installed, the dataset cannot

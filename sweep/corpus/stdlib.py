@@ -16,7 +16,7 @@ from sweep.store.hashes import remembered_hash, short_hash
 _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__"}
 
 
-@dataclass(frozen=True, eq=False)  # one object stands for one reading of the text
+@dataclass(frozen=True, eq=False)  # compared by identity: caches are keyed by the object
 class StdlibCorpus:
     """The `.py` files of the running interpreter's standard library, split by the hash of their path.
 
@@ -24,7 +24,7 @@ class StdlibCorpus:
     other Python version too.
 
     Args:
-        held_out_fraction: the share of files that are held out, about.
+        held_out_fraction: about the share of files that are held out.
         root: the folder to read in place of the interpreter's own standard library.
 
     Raises:

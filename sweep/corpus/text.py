@@ -14,7 +14,7 @@ from sweep.corpus.documents import CorpusError, Document, check_fraction, unit_h
 from sweep.store.hashes import remembered_hash, short_hash
 
 
-@dataclass(frozen=True, eq=False)  # one object stands for one reading of the text
+@dataclass(frozen=True, eq=False)  # compared by identity: caches are keyed by the object
 class TextCorpus:
     """Text files, cut into documents at a separator.
 

@@ -1,6 +1,6 @@
 """The recipe of the embedded LM: its sizes, its tokenizer and its text. `train.py` turns the recipe into weights.
 
-Architecture: GPT-NeoX (Pythia's) through transformers; text: the Python standard library, see `sweep.corpus.documents`.
+Architecture: GPT-NeoX (Pythia's) through transformers; text: the Python standard library, see `sweep.corpus.stdlib`.
 """
 
 from __future__ import annotations

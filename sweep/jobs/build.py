@@ -60,7 +60,7 @@ def build(cfg: DictConfig, launch: str) -> Job | RecoveryJob:
 
 
 def build_recovery(cfg: DictConfig, launch: str) -> RecoveryJob:
-    """Check a composed config of a synthetic recovery experiment and turn it into a job. Raises as `build`."""
+    """Check a composed config of a recovery experiment and turn it into a job. Raises the errors of `build`."""
     settings = _resolved(cfg)
     _check_settings(settings)
     config = instantiate(settings["recovery"], "recovery", RecoveryConfig)
@@ -79,7 +79,7 @@ def build_recovery(cfg: DictConfig, launch: str) -> RecoveryJob:
 
 
 def build_job(cfg: DictConfig, launch: str) -> Job:
-    """Check a composed config of an SAE and turn it into a job. No LM is loaded. Raises as `build`."""
+    """Check a composed config of an SAE and turn it into a job. No LM is loaded. Raises the errors of `build`."""
     settings = _resolved(cfg)
     _check_settings(settings)
     train = instantiate(_group(settings, "train"), "train", TrainConfig)
@@ -113,7 +113,7 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
 
 
 def _resolved(cfg: DictConfig, n: int | None = None) -> dict[str, Any]:
-    """Return the whole config as plain values; with `n` in place of its own n, which arms refer to as ${n}."""
+    """Return the whole config as plain values; `n`, if given, replaces the config's n, which arms refer to as ${n}."""
     if n is not None:
         plain = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
         cfg = cast(DictConfig, OmegaConf.create({**plain, "n": n}))
@@ -200,7 +200,7 @@ def _found(model: ModelConfig) -> ModelInfo:
 
 @lru_cache
 def _asked_once(model: ModelConfig) -> ModelInfo | ModelNotHereError:
-    """Find the LM, or the reason why it is not here: both are remembered, so that a sweep asks the network once."""
+    """Return the LM, or the error that says why it is not here. Either is remembered: a sweep asks the network once."""
     try:
         return find_model(model)
     except ModelNotHereError as error:

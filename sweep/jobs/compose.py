@@ -1,4 +1,7 @@
-"""Composing the cells of a sweep: what Hydra does for each, with the part that equal groups share done once."""
+"""Compose the config of every cell of a sweep, as Hydra would one by one, but each combination of groups only once.
+
+A cell is one combination of the values that a sweep lists.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ from sweep.private_names import apply_overrides
 
 
 class Composer:
-    """overrides -> the config of that cell, without its `hydra` node.
+    """Returns the config of a cell, without its `hydra` node, when it is called with the cell's overrides.
 
-    Overrides that choose a config group are composed by Hydra, once for each combination of choices; `key=value` is
-    then applied to a copy, by the function with which Hydra applies it after composing.
+    Hydra composes the overrides that choose a config group, once for each combination of choices. Overrides
+    `key=value` are then applied to a copy, by the function with which Hydra itself applies them after composing.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig):

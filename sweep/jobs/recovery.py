@@ -28,7 +28,8 @@ class RecoveryConfig:
         d_in: rows of the dictionary.
         mask: which rows an atom may use: expander, clustered or dense.
         values: how an atom's values are drawn, before the atom is scaled to unit norm: "gaussian", or "flat" (+-1).
-        codes: how the codes of the k planted atoms are drawn: "gaussian", "positive" (its magnitude) or "signs" (+-1).
+        codes: how the codes of the k planted atoms are drawn: "gaussian", "positive" (the magnitudes of
+            Gaussian numbers) or "signs" (+-1).
         noise: the norm of the Gaussian noise added to each target, as a fraction of the target's norm.
         trials: how many targets are planted.
         algorithms: pursuits by name (`sae_core.pursuit.solvers`), or topk, topk_magnitude.

@@ -1,7 +1,7 @@
 """The measures of what an SAE preserves on held-out text: of its reconstruction, and with the LM in the loop.
 
 The hook point is the place in the LM whose activations the SAE replaces: the residual stream after a block.
-Mask policy "all_tokens": it is replaced at every real token, BOS included, as the paper does; padding is
+Mask policy "all_tokens": activations are replaced at every real token, BOS included, as the paper does; padding is
 neither replaced nor measured. Every cross-entropy is a sum over the same predicted tokens divided by their number.
 """
 
@@ -70,7 +70,7 @@ def measure_reading(
         - threads: the CPU threads at which that was measured.
 
     Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation leaves the latter as it is.
+        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation does not change the LM's.
     """
     reader = infer_by(sae, inference)
     watch = _Stopwatch(reader)
@@ -143,10 +143,10 @@ def evaluate(
     Args:
         base: the cross-entropies of the LM alone on the same windows.
         tick: called with (windows done, windows in all) after each batch.
-        encode: finds the codes in place of `sae.encode`, of which it must be a wrapper; None for the method itself.
+        encode: a wrapper of `sae.encode` that is called in its place; None for the method itself.
 
     Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation leaves the latter as it is.
+        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation does not change the LM's.
     """
     lm, layer, windows, batch_size = clean.lm, clean.layer, clean.windows, clean.batch_size
     sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)

@@ -17,7 +17,7 @@ from sweep.measures.measures import CleanPass
 from sweep.plan.steps import StepShape, setup_of, shape_of, training_bytes
 
 _WORKER = 440 << 20  # bytes of a worker before it has an LM: torch, transformers and what they import
-_CUDA_CONTEXT = 500 << 20  # bytes on the GPU; twice as many more in the process
+_CUDA_CONTEXT = 500 << 20  # bytes on the GPU; CUDA takes twice as many in the machine's memory too
 _LOGIT_COPIES = 10  # copies of a batch's logits that are alive at once
 _ATOM_PAIRS = 12 << 24  # bytes of the pairs of atoms that are compared at once, see `sae_core.theory`
 
@@ -62,7 +62,10 @@ def planned_memory(job: Job | RecoveryJob) -> int:
 
 
 def run_memory(job: Job, cuda: bool) -> Memory:
-    """Return the memory of an SAE's run: the larger of training's and evaluation's needs, which don't add up."""
+    """Return the memory of an SAE's run.
+
+    Of training and of the comparison of atoms only the larger need counts, because one comes after the other.
+    """
     size, shape = lm_size(job.info.folder, job.info.d_model), job_shape(job)
     width = DTYPES[job.model.dtype].itemsize
     lm = size.parameters * width
@@ -101,8 +104,8 @@ def clean_pass_is_kept(job: Job, size: LMSize) -> bool:
 def lm_size(folder: Path, d_model: int) -> LMSize:
     """Return the sizes of the LM in `folder`, without loading it.
 
-    They are read from the headers of its safetensors files, or guessed from the size of other files at two bytes a
-    parameter; and from its config.
+    The number of parameters is read from the headers of its safetensors files, or guessed from the size of other weight
+    files at two bytes a parameter; the vocabulary is read from its config.
     """
     config = json.loads((folder / "config.json").read_text())
     config = config.get("text_config", config)

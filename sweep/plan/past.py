@@ -1,7 +1,7 @@
 """Read from finished runs how long their training and evaluation took.
 
-Runs of another backend, device, torch or number of threads say nothing. Those that shared their machine with others say
-what that cost too, which no probe does.
+Times are kept apart by backend, device, torch version and number of threads (`sweep.plan.steps.Setup`). The times of
+runs that shared their machine with other runs include what the sharing cost, which no probe measures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PastRecovery(NamedTuple):
     """A synthetic recovery experiment that has been carried out."""
 
     backend: str
-    spec: dict[str, Any]  # less its seed
+    spec: dict[str, Any]  # without its seed
     seconds: float
 
 
@@ -38,7 +38,7 @@ class Past(NamedTuple):
 
 
 def read_past(folders: Iterable[Path]) -> Past:
-    """Return what the run stores at `folders` say; records that are damaged or too old to say it are passed over."""
+    """Return the times of the complete runs in the run stores `folders`; records damaged or too old are skipped."""
     steps: dict[Setup, dict[StepShape, list[float]]] = {}
     found = Past({}, {}, {}, [])
     for record in (record for folder in folders for _, record in iterate_records(folder)):

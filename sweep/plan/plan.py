@@ -1,4 +1,7 @@
-"""Decide which runs a sweep makes: every distinct cell once, and impossible cells left out with the reason."""
+"""Decide which runs a sweep makes, and which of its cells are impossible and left out.
+
+A cell is one combination of the values that a sweep lists. Cells that ask for the same run make it once.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from sweep.store.records import COMPLETE, read_record
 class Planned(NamedTuple):
     """A run of a sweep, and how much of it the run store has already."""
 
-    overrides: list[str]  # those that set the cell apart from the others of its sweep
+    overrides: list[str]  # those that distinguish the run's cell from the other cells of its sweep
     job: Job | RecoveryJob
     trained: bool  # its record is complete already
     done: bool  # it is trained, and its record has every measurement asked for
@@ -47,11 +50,11 @@ class Plan(NamedTuple):
 
 
 def make_plan(cells: Iterable[tuple[list[str], DictConfig]], launch: str) -> Plan:
-    """Build the run of every cell and sort runs from cells that are impossible.
+    """Build the run of every cell, and set aside the cells that are impossible.
 
     Args:
-        cells: (overrides that set the cell apart, composed config) of every combination.
-        sweep: the launch's name.
+        cells: (overrides that distinguish the cell, composed config) of every combination.
+        launch: the launch's name.
 
     Raises:
         ValueError: a setting is wrong, or none of the LMs asked for is there; nothing should be launched.

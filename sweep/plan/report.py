@@ -1,4 +1,4 @@
-"""Print a plan (`plan=true`): every run that a sweep would do, what it stores and takes, and the totals."""
+"""Print a plan (`plan=true`): every run of a sweep, what it would store, its time and memory, and the totals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sweep.store.human_size import human_size
 _SIZES = ("d", "k", "n", "layer", "seed")
 _STORED = ("values", "parameters", "compr.", "stored")
 _TAKEN = ("time", "from", "memory")
-_WIDE = 165  # characters a line that the table needs
+_WIDE = 165  # characters per line that the whole table needs
 
 
 def print_plan(plan: Plan, workers: Workers, console: Console | None = None, budget: float = PROBING) -> None:
@@ -30,13 +30,13 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
 
     Args:
         workers: the workers that the launch would have.
-        budget: seconds for timing training steps that no finished run has timed.
+        budget: seconds for probes of training steps that no finished run has timed.
     """
     threads = workers.threads or torch.get_num_threads()
     rows, basis = rows_of(plan, threads, budget)
     passes = passes_of(rows, basis)
     console = console or Console(highlight=False)
-    if not console.is_terminal:  # a file, or a pipe: as wide as it takes
+    if not console.is_terminal:  # a file or a pipe, which has room for lines of any length
         console.width = max(console.width, _WIDE)
     saes = [row for row in rows if isinstance(row.job, Job)]
     if saes:

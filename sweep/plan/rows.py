@@ -1,4 +1,4 @@
-"""List a plan's runs as they stand, the runs that they need first, and the time and memory that each will take."""
+"""List a plan's runs and the runs that they need first, each with its state, and the time and memory it will take."""
 
 from __future__ import annotations
 

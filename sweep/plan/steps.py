@@ -1,4 +1,4 @@
-"""Tell how long a training step takes here: as finished runs show, as a short probe finds, or scaled from either."""
+"""Tell how long a training step takes here: measured in finished runs or by a short probe, or scaled from either."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _WARM_UP = 2  # steps of a probe that are not timed
 _LEAST_TIMED = 4  # steps
 _MOST_TIMED = 12  # steps
 _LONG_ENOUGH = 0.3  # seconds after which the least number of timed steps will do
-_IN_TRAINING = 1.1  # a step's time in training to that of a step alone: batches, counts of firings, reports
+_IN_TRAINING = 1.1  # a step's time in training over its time alone: batches, counts of firings and reports add to it
 _MEMORY_SHARE = 0.25  # the most of the machine's memory that a probe may take
 
 
 class Setup(NamedTuple):
-    """The way a run computes: all that decides how fast it is, beside its sizes."""
+    """The way a run computes: everything beside its sizes that decides how fast it is."""
 
     backend: str
     cuda: bool
@@ -69,7 +69,7 @@ class StepEstimate(NamedTuple):
 
     seconds: float
     origin: str  # a `MeasuredStep`'s, or "scaled", or "guessed"
-    doubt: float  # about the logarithm of its error
+    doubt: float  # about the logarithm of the factor by which `seconds` may be off
 
 
 def setup_of(device: str, backend: str, threads: int) -> Setup:
@@ -125,6 +125,7 @@ def with_probes(
             estimates = {shape: estimated_step(shape, found) for shape in left}
             shape = max(left, key=lambda s: estimates[s].doubt * estimates[s].seconds * steps[s])
             left.remove(shape)
+            # The probe's cost includes the seconds in which its stand-in for the SAE is drawn.
             drawing = shape.layout.n_latents * shape.layout.degree * 2e-8
             cost = (_LEAST_TIMED + _WARM_UP) * estimates[shape].seconds + drawing
             fits = training_bytes(shape) < _MEMORY_SHARE * machine_memory()
@@ -136,7 +137,7 @@ def with_probes(
 def probe(shape: StepShape, backend: str, device: torch.device) -> float:
     """Return the seconds of one step on random data, the fastest of a few.
 
-    The fastest, because what else the machine does meanwhile soon changes.
+    The fastest step counts, because other work that slows the machine down meanwhile will soon have changed.
     """
     sae = stand_in(shape, backend).to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
@@ -202,6 +203,6 @@ def as_in_a_worker(threads: int) -> Iterator[None]:
 
 
 def training_bytes(shape: StepShape) -> int:
-    """Return the bytes of values, gradients and Adam's two moments, and of a batch's scores."""
+    """Return the bytes that training takes: values, gradients and Adam's two moments, and a batch's scores."""
     layout = shape.layout
     return 16 * (layout.n_latents * layout.degree + layout.encoder_values) + 12 * shape.batch * layout.n_latents

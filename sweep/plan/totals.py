@@ -1,4 +1,4 @@
-"""Add up what a plan takes in all: work, wall time, memory, LM passes and disk."""
+"""Add up what all runs of a plan take together: work, wall time, memory, LM passes and disk."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _free_space(needed: int, key: str, folder: Path) -> str:
 
 
 def shared_out(seconds: Iterable[float], workers: int) -> float:
-    """Return when the last of `workers` is done, if each takes the next run when it has done one."""
+    """Return the seconds until the last of `workers` is done, if each takes the next run when it has finished one."""
     ends = [0.0] * workers
     for taken in seconds:
         heapq.heapreplace(ends, ends[0] + taken)

@@ -39,10 +39,10 @@ def load_sae(device: torch.device, job: Job) -> tuple[SAE, str]:
 
 
 def read_sae(device: torch.device, job: Job, record: Record) -> SAE:
-    """Return the SAE of a finished run. Raise SAEFileError where its files are not those that the run left."""
+    """Return the SAE of a finished run. Raise SAEFileError if its files are damaged or not those that the run left."""
     folder = run_folder(job.runs_dir, job.spec.run_id)
     sae = io.load(folder, device, job.backend)
-    # Records of before there was a checksum have none.
+    # Older records have no checksum.
     if record.get(WEIGHTS) not in (None, file_hash(folder / io.WEIGHTS_FILE)):
         raise io.SAEFileError(f"{folder / io.WEIGHTS_FILE} does not match its checksum")
     return sae

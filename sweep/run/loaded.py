@@ -1,6 +1,6 @@
-"""Loaded once, shared by all runs of a process: LM, tokenizer, windows, activations, the LM's clean pass.
+"""Load what all runs of a process share, each once: LM, tokenizer, windows, activations, the LM's clean pass.
 
-Each function depends on its arguments alone, so remembering its last answers changes no result.
+Each function's result depends on its arguments alone, so remembering the last results changes nothing.
 """
 
 from __future__ import annotations

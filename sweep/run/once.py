@@ -1,4 +1,4 @@
-"""Carry runs out. Each is done once, however often it is asked for, and several runs can share their batches."""
+"""Carry out runs: each once, however often it is asked for, and several at a time if they train on the same batches."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def preflight(job: AnyJob) -> None:
     """Check before any LM is loaded that there is enough text, and enough disk for the activations.
 
     Raises:
-        ValueError: there is not; the message says of what, and what to do.
+        ValueError: there is too little of either; the message says of which, and what to do.
     """
     job.runs_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(job, RecoveryJob):

@@ -25,11 +25,11 @@ STOPPED = "stopped"  # the status of a run that was asked to stop; no record on 
 
 
 class UnwrittenError(ValueError):
-    """A run has ended, and its record cannot be written."""
+    """The record of a run that has ended cannot be written."""
 
 
 class Recording(NamedTuple):
-    """The record that a run fills in while it is under way, and whom it tells of its progress."""
+    """The record that a run fills in while it is under way, with the tracker and the display that it reports to."""
 
     record: Record
     tracker: FailsafeTracker
@@ -80,7 +80,7 @@ def _write(runs_dir: Path, record: Record) -> None:
         write_record(runs_dir, record)
     except OSError as error:
         before = f"; the run had failed: {record['error']}" if "error" in record else ""
-        raise UnwrittenError(f"runs_dir={runs_dir}: its record cannot be written ({error.strerror}){before}") from None
+        raise UnwrittenError(f"runs_dir={runs_dir}: a record cannot be written ({error.strerror}){before}") from None
 
 
 def new_record(job: AnyJob, d_in: int) -> Record:
@@ -105,7 +105,7 @@ def new_record(job: AnyJob, d_in: int) -> Record:
 def failsafe_tracker(job: AnyJob, record: Record, folder: Path) -> FailsafeTracker:
     """Return the tracker that the job's settings ask for.
 
-    If it fails, that is said once a launch on the terminal, and in the log of each run.
+    If the tracker fails, each run's log says so, and the terminal once per launch.
     """
     launch = job.runs_dir / "launches" / job.launch
     outage = Outage(launch)

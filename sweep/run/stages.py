@@ -70,7 +70,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
 
 
 def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
-    """Return the trained SAE that the arm starts from, if it does; its training's cost goes into the record."""
+    """Return the trained SAE that the arm starts from, or None; put the cost of that SAE's training into the record."""
     needed = job.starts_from
     if needed is None:
         return None
@@ -101,7 +101,7 @@ def _build_sae(job: Job, start: SAE | None, pool: Pool, device: torch.device) ->
 def _train(
     job: Job, folder: Path, start: SAE | None, pool: Pool, device: torch.device, recording: Recording
 ) -> Trainee[tuple[SAE, Training]]:
-    """Train the SAE by gradient, or find its parameters as the arm does; return it and how that went."""
+    """Train the SAE by gradient, or find its parameters in the arm's own way; return (SAE, finished training)."""
     log(folder, f"training {job.title}")
     sae, checkpoint = _build_sae(job, start, pool, device), folder / CHECKPOINT
     if not job.spec.arm.by_gradient:
@@ -180,7 +180,7 @@ def _save(job: Job, folder: Path, sae: SAE, record: Record) -> None:
 
 
 def _last(reports: list[Progress]) -> dict[str, float]:
-    """Return the last report's measures, by the names that records have for them."""
+    """Return the measures of the last training report, by their names in the record."""
     if not reports:
         return {}
     last = reports[-1]

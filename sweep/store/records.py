@@ -132,7 +132,7 @@ def parse_record(text: str) -> Record:
 def read_curve(folder: Path) -> list[dict[str, Any]]:
     """Return the reports of a run's training so far, in order of steps and each step once.
 
-    Half a line is left out, be it one that is being written now or one that a killed writer left.
+    An incomplete line is left out: one that is being written now, or one that a killed writer left.
     """
     try:
         lines = (folder / CURVE).read_text().splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Make of the values of a trial the run that it asks for."""
+"""Build the run that has the values of a trial. A cell is one combination of values of the config's keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ImpossibleError(ValueError):
 
 
 class Cells(NamedTuple):
-    """Makes runs of drawn values."""
+    """Builds the runs that have the values drawn for trials."""
 
     config: SearchConfig
     space: Space
@@ -33,7 +33,7 @@ class Cells(NamedTuple):
 
         Raises:
             ImpossibleError: no run can have these values, or its file would be larger than the budget.
-            ValueError, HydraException: a setting is wrong, whatever is drawn.
+            ValueError, HydraException: a setting is wrong, whichever values are drawn.
         """
         overrides = self.space.overrides(params)
         cfg = self.compose(overrides)
@@ -58,7 +58,7 @@ class Cells(NamedTuple):
 
 
 def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:
-    """Raise ValueError if no trial at all can have the CE recovered that is searched."""
+    """Raise ValueError if no trial at all can be measured in the CE recovered that the search maximises."""
     if cfg.get("recovery") is not None:
         raise ValueError("recovery=... asks for a synthetic experiment, which has no CE recovered to search")
     if config.inference == ENCODER or {"eval", "eval.inference"} & set(space.distributions):

@@ -21,11 +21,11 @@ class SearchConfig:
         n_trials: complete (or pruned) trials that the study shall have, those of earlier launches included; None means
             every combination, which only `grid` has.
         sampler: a name of `SAMPLERS`, or `grid`.
-        seed: the sampler's; runs have their own.
+        seed: the sampler's seed; runs have seeds of their own.
         storage: where the study is kept, see `sweep.study.storage`; None keeps it in memory.
-        study_name: the study's name in the storage, and its folder's under `studies/`.
-        budget_bytes: None searches stored bytes and CE recovered together; a number searches CE recovered alone, among
-            SAEs whose file has at most so many bytes.
+        study_name: the study's name in the storage, and the name of its folder under `studies/`.
+        budget_bytes: with None, the search minimises stored bytes and maximises CE recovered; with a number, it only
+            maximises CE recovered, among SAEs whose file has at most so many bytes.
         inference: the way to read codes (`sae_core.inference`) that CE recovered is taken from.
         pruner: a name of `PRUNERS`; only for a search of CE recovered alone.
         batch: trials asked for at a time; None is one for each worker, but at most a quarter of `n_trials`.

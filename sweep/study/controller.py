@@ -1,9 +1,9 @@
 """Tell who owns a trial, and whether that controller is alive.
 
 A controller is the process of one search. It holds a lock file as long as it lives, and its trials bear the lock's
-name. The operating system releases the lock when the process ends, so a trial whose owner's lock can be taken is a dead
-controller's. Locks are kept in the run store: of a controller that works on another run store we cannot tell whether it
-is alive.
+name. The operating system releases the lock when the process ends, so a trial belongs to a dead controller if its
+owner's lock is free. Locks are kept in the run store, so nobody can tell from here whether a controller that works on
+another run store is alive.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FOLDER = "controllers"
 
 
 class Owner(Enum):
-    """Whose a trial is, as one controller sees it."""
+    """The kinds of owner that a trial can have, as one controller sees them."""
 
     US = "us"
     LIVE = "live"
@@ -46,9 +46,9 @@ class Controller(NamedTuple):
         return {"owner": self.token, "store": self.store, "host": socket.gethostname(), "pid": os.getpid()}
 
     def owner(self, marks: Mapping[str, Any]) -> Owner:
-        """Return whose a trial with these user attributes is.
+        """Return the kind of owner of a trial that has the user attributes `marks`.
 
-        A trial without any is of an unknown owner, because our controllers leave none without.
+        The owner of a trial that names none is unknown: our own controllers put their name on every trial.
         """
         token = marks.get("owner")
         if token == self.token:
@@ -69,7 +69,7 @@ def controller(runs_dir: Path) -> Iterator[Controller]:
         try:
             yield Controller(runs_dir, token, _store_id(folder))
         finally:
-            path.unlink(missing_ok=True)  # a token without a file is a dead controller's
+            path.unlink(missing_ok=True)  # a controller whose lock file is gone counts as dead
 
 
 def _store_id(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Open a study: a new one, or the one that the storage has by that name if it is the same search."""
+"""Open a study: make a new one, or take the one of that name in the storage if it is the same search."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_RESULT = {"eval.inference", "eval.novelty", "eval.contexts", "train.checkpoi
 
 
 class StudyError(ValueError):
-    """The study that the storage has by that name is another search."""
+    """The storage has a study of that name, and it searches something else."""
 
 
 def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
@@ -55,7 +55,7 @@ def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
 
 
 def about(config: SearchConfig, space: Space, cfg: DictConfig) -> dict[str, Any]:
-    """Return what makes this search another than others, as the study's attribute keeps it."""
+    """Return what distinguishes this search from others, in the form in which the study's attribute keeps it."""
     return {
         "objectives": list(config.objectives),
         "budget_bytes": config.budget_bytes,
@@ -77,7 +77,7 @@ def _check(study: Study, stored: Mapping[str, Any] | None, asked: Mapping[str, A
     ]
     found += differences(stored["space"], asked["space"])
     before, now = stored["fixed"], asked["fixed"]
-    # A key that is searched in one and fixed in the other is named already.
+    # `differences` has named the keys that are searched in one and fixed in the other.
     keys = [key for key in {**before, **now} if not _within(key, {*stored["space"], *asked["space"]})]
     found += [f"{key} was {before.get(key)} and is {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
     if found:

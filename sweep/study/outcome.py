@@ -1,4 +1,4 @@
-"""Read from a run and its record what becomes of the trial that asked for it."""
+"""Read from a run's record how the trial that asked for the run ends."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sweep.study.config import SearchConfig
 
 
 class Outcome(NamedTuple):
-    """The end of a trial: its state, its values and what else is noted."""
+    """The end of a trial: its state, its values and its user attributes."""
 
     state: TrialState
-    values: list[float] | None  # a complete trial's, in the order of the study's objectives
-    marks: dict[str, Any]  # the trial's user attributes
+    values: list[float] | None  # in the order of the study's objectives; None unless the trial is complete
+    marks: dict[str, Any]  # user attributes that the trial gets
 
 
 def job_marks(job: Job) -> dict[str, Any]:
-    """Return the user attributes that a trial has before its run: they say which run it is."""
+    """Return the user attributes that a trial gets before its run starts: they say which run it asks for."""
     axes = job.axes
     return {
         "run_id": job.spec.run_id,
@@ -34,7 +34,7 @@ def job_marks(job: Job) -> dict[str, Any]:
 
 
 def outcome_of(record: Record | None, config: SearchConfig, why: str = "it left no record") -> Outcome:
-    """Return how the trial ends whose run has left `record`.
+    """Return how a trial ends if its run has left `record`.
 
     Args:
         why: the error of a run without a record.
@@ -70,7 +70,7 @@ def impossible(reason: str) -> Outcome:
 
 
 def metrics_of(record: Record, inference: str) -> Mapping[str, Any]:
-    """Return the metrics of a record with codes read by `inference`; empty where that was not measured."""
+    """Return a record's metrics with the codes found by `inference`; empty where that was not measured."""
     if inference == ENCODER:
         return record["metrics"]
     return record.get("inference", {}).get(inference, {}).get("metrics", {})

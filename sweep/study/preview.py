@@ -20,7 +20,7 @@ from sweep.study.space import Space, described
 from sweep.study.storage import exists
 from sweep.study.trials import FINISHED, combinations
 
-_MOST_CORNERS = 64  # corners of the space that are looked at
+_MOST_CORNERS = 64  # corners of the space that are looked at, at most
 
 
 def print_search(config: SearchConfig, cells: Cells, base: DictConfig) -> None:
@@ -54,7 +54,7 @@ def _trials_line(config: SearchConfig, space: Space, base: DictConfig) -> str:
 
 
 def _size_lines(cells: Cells) -> Iterator[str]:
-    """Yield what the space's corners would store, and how many of them are impossible."""
+    """Yield a line on what SAEs at the corners of the space (see `corners`) store, and one on impossible corners."""
     sizes: list[tuple[int, str]] = []
     left_out = 0
     for params in itertools.islice(corners(cells.space), _MOST_CORNERS):
@@ -67,13 +67,13 @@ def _size_lines(cells: Cells) -> Iterator[str]:
             sizes.append((planned_storage(job).artifact_bytes, job.title))
     if sizes:
         (least, smallest), (most, largest) = min(sizes), max(sizes)
-        yield f"stored in the space's corners: {human_size(least)} ({smallest}) to {human_size(most)} ({largest})"
+        yield f"stored at the extremes of the space: {human_size(least)} ({smallest}) to {human_size(most)} ({largest})"
     if left_out:
-        yield f"impossible: {left_out} of the {left_out + len(sizes)} corners looked at"
+        yield f"impossible: {left_out} of the {left_out + len(sizes)} extreme combinations looked at"
 
 
 def corners(space: Space) -> Iterator[dict[str, Any]]:
-    """Yield the combinations of the extremes of every range and of all choices."""
+    """Yield the corners of a space: every combination of the two ends of each range and all values of each list."""
     names = list(space.distributions)
     for values in itertools.product(*map(_extremes, space.distributions.values())):
         yield dict(zip(names, values, strict=True))

@@ -43,14 +43,14 @@ def curve_of(folder: Path) -> list[tuple[float, float]]:
 
 
 def recorded_curve(record: Record, batch_size: int) -> list[tuple[float, float]]:
-    """Return (step, FVU) of a finished run's curve, of which the record keeps a part of the points."""
+    """Return (step, FVU) of the points of a finished run's curve that its record keeps."""
     curves = record.get("curves", {})
     pairs = zip(curves.get("tokens", []), curves.get("fvu", []), strict=True)
     return [(tokens / batch_size, fvu) for tokens, fvu in pairs]
 
 
 def report(trial: Trial, curve: Iterable[tuple[float, float]], steps: int, told: int = 0) -> int:
-    """Report to the study the rungs after `told` percent; return the percent of the last one reported."""
+    """Report to the study what `rungs` yields after `told` percent; return the percentage of the last report."""
     for percent, fvu in rungs(curve, steps):
         if percent > told:
             trial.report(1 - fvu, percent)
@@ -95,5 +95,5 @@ def _watch(
                     stops[run_id].touch()
                     stopped.add(run_id)
                 told[run_id] = now
-            except StorageError:  # the next call that needs the storage ends the search with it
+            except StorageError:  # the search's own next call to the storage raises it too, and ends the search
                 return

@@ -22,6 +22,7 @@ from sweep.study.search import Search
 from sweep.study.trials import FINISHED, others, whose
 
 PARETO, TRIALS = "pareto.csv", "trials.csv"
+# Columns of the CSV files: which run a trial is, what was found, how the trial ended, and why.
 _WHICH = ("run_id", "trial", "arm", "d", "k", "n", "layer", "seed")
 _FOUND = ("stored_bytes", "learned_decoder_values", "ce_recovered", "delta_ce")
 _ENDED = ("state", "value", "seconds", "from_store", "draw", "retry_of")
@@ -104,7 +105,7 @@ def _summary(to_do: Search, trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def _grouped(what: str, reasons: Sequence[str]) -> list[str]:
-    """Return a line for each kind of reason; reasons that differ in their numbers alone are of one kind."""
+    """Return a line for each kind of reason; reasons that differ only in their numbers are of one kind."""
     kinds: dict[str, list[str]] = {}
     for reason in reasons:
         kinds.setdefault(re.sub(r"\d[\d,]*(\.\d+)?", "#", reason), []).append(reason)

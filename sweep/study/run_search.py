@@ -66,7 +66,7 @@ def run_search(
 
 
 def _search_and_report(study: Study, cells: Cells, launcher: Launcher, master: DictConfig, runs_dir: Path) -> None:
-    """Search as a controller of its own, and leave the results however the search ends."""
+    """Search as a new controller; however the search ends, write its results and print them."""
     config, folder = cells.config, launch_folder(master)
     with controller(runs_dir) as own:
         asking = Asking(study, config, cells.space, own)
@@ -114,7 +114,7 @@ def _check_settings(cells: Cells) -> None:
 
 
 def _check_end(config: SearchConfig, study: Study) -> None:
-    """Raise SearchError if the study lacks what was asked for: a grid's run failed, or another store has the rest."""
+    """Raise SearchError if a run of a grid failed, or controllers of other run stores still have trials to finish."""
     trials = study.get_trials(deepcopy=False)
     if config.sampler == GRID:
         last = {tuple(sorted(trial.params.items())): trial for trial in trials}

@@ -20,9 +20,11 @@ from optuna.pruners import (
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 GRID = "grid"  # every combination in turn, without a sampler
-POPULATION = 20  # NSGA-II's; its first generation is random, and Optuna's own 50 outlasts most searches here
+# Trials in a generation of NSGA-II. The first generation is drawn at random, and with Optuna's default of 50 most
+# searches here would end within it.
+POPULATION = 20
 RUNGS = 10  # a trial is compared with others at each tenth of its training
-PATIENCE = 5  # impossible trials in a row after which the next is drawn at random
+PATIENCE = 5  # after so many impossible trials in a row, the next is drawn at random
 
 # Each option that Optuna has changed between versions is given explicitly.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {

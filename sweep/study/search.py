@@ -1,7 +1,7 @@
 """Search: ask for trials, have the launcher's workers train them and tell the study, until it has enough.
 
-Any number of controllers may work on one study. Those of one run store ask one at a time, under a lock; and each looks
-before each trial at how many are still missing.
+Any number of controllers (`sweep.study.controller`) may work on one study. Those of one run store take turns to ask for
+trials, under a lock; and before each trial a controller counts how many are still missing.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from sweep.study.trials import (
 )
 from sweep.workers.display import outcome as in_words
 
-IMPOSSIBLE_IN_A_ROW = 200
-LEAST_FAILURES = 10  # failed runs that end a search; if more trials are asked for, as many as those
+IMPOSSIBLE_IN_A_ROW = 200  # a search ends after this many trials in a row that no run can have
+LEAST_FAILURES = 10  # a search ends after this many failed runs, or after n_trials of them if that is more
 _POLL = 1.0  # seconds between looks at what other controllers do
 
 # A function that carries runs out and returns by run id why one left no record; see `sweep.workers.start.launch`.
@@ -69,7 +69,7 @@ class Tally:
     """The trials of this launch, counted by what became of them."""
 
     failures: int = 0
-    impossible: int = 0  # since the last one that was possible
+    impossible: int = 0  # impossible trials in a row, up to now
     from_store: int = 0
 
 
@@ -93,7 +93,7 @@ def search(to_do: Search) -> None:
     """Carry on the search to its target.
 
     Raises:
-        SearchError: the search ended before: no values that are drawn can be trained, or too many runs fail.
+        SearchError: the search ended early: too many trials in a row were impossible, or too many runs failed.
         StorageError: the storage can no longer be used.
         ValueError: a setting is wrong.
     """
@@ -143,7 +143,7 @@ def _released_after(to_do: Search, batch: Sequence[Asked]) -> Iterator[None]:
 def _fill(to_do: Search, batch: list[Asked]) -> None:
     """Ask for trials until `batch` is full or the target is met.
 
-    Trials that need no training are told at once and do not go into the batch.
+    Trials that need no training are ended at once and do not go into the batch.
     """
     while len({asked.job.spec.run_id for asked in batch}) < to_do.batch and _more_needed(to_do):
         trial = next_trial(to_do.asking)
@@ -172,7 +172,7 @@ def _more_needed(to_do: Search) -> bool:
 
 
 def _planned(to_do: Search, trial: Trial) -> Asked | None:
-    """Return the trial with its run; None for an impossible one, whose end is told."""
+    """Return the trial with its run; end an impossible trial and return None."""
     try:
         run = to_do.cells.planned(trial.params)
     except ImpossibleError as error:
@@ -229,7 +229,7 @@ def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
             _tell(to_do, asked, Outcome(TrialState.PRUNED, None, {}), None)
             _say(f"{_count(to_do)} {asked.job.title}: pruned")
             continue
-        # A run with a reason in `why` left no record in this launch: a failed one that is there is an earlier launch's.
+        # A run with a reason in `why` left no record in this launch: a record of a failure is from an earlier launch.
         its_own = record if complete or run_id not in why else None
         outcome = outcome_of(its_own, to_do.asking.config, why.get(run_id, ""))
         _tell(to_do, asked, outcome, record)
@@ -238,7 +238,7 @@ def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
 
 
 def _tell(to_do: Search, asked: Asked, outcome: Outcome, record: Record | None) -> None:
-    """End a trial; if trials are pruned, report its curve, which others are compared with."""
+    """End a trial. Where the study has a pruner, report the run's curve first, for other trials to be compared with."""
     if to_do.asking.config.pruner and outcome.state == TrialState.COMPLETE and record is not None:
         train = asked.job.spec.train
         folder = run_folder(asked.job.runs_dir, asked.job.spec.run_id)

@@ -2,7 +2,7 @@
 
 d=3,7,15  d=choice(3,7,15)  sae=expander,dynamic  sae=glob(*)    one of these
 d=range(3,61,step=3)                       3, 6, ..., 60: the end is excluded, as everywhere in Hydra
-d=interval(3,60)                           a whole number where both ends are, both included
+d=interval(3,60)                           a whole number if both ends are whole; the ends are included
 train.lr=tag(log,interval(1e-4,1e-2))      a number, uniform in its logarithm
 d=int(interval(3.0,60.0))                  a whole number
 k=32                                       fixed
@@ -109,9 +109,10 @@ def described(distribution: BaseDistribution) -> str:
 
 
 def _compatible(stored: str, asked: str) -> bool:
-    """Tell whether two distributions may be one parameter's: of one kind, with the same choices or scale and step.
+    """Tell whether one parameter of a study may have both distributions.
 
-    Optuna demands all of this but the step.
+    They must be of one kind, with the same choices, or with the same scale and step. Optuna demands all of this except
+    the same step.
     """
     if stored == asked:
         return True

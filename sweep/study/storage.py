@@ -1,9 +1,9 @@
-"""Open the storage of a study by its URL, and bear with it when it is in trouble.
+"""Open the storage of a study by its URL, and try calls to it again when they fail.
 
     null                                       memory: gone with the process
     sqlite:///FILE.db                          one machine; any number of controllers
     FILE.journal, journal:///FILE.journal      a shared file system too
-    postgresql+psycopg://USER:PASSWORD@HOST/DB a server; any other database of SQLAlchemy's likewise
+    postgresql+psycopg://USER:PASSWORD@HOST/DB a server; any other database that SQLAlchemy knows works likewise
 
 A call that fails is tried again for some seconds; then the search ends with one line. What the study was told so far is
 kept, and the same command goes on from there.
@@ -61,7 +61,7 @@ def exists(url: str | None) -> bool:
 
 
 class Patient:
-    """Wraps a storage, and tries each call again while the storage is in trouble."""
+    """Wraps a storage, and tries each call again while it fails (see `_patiently`)."""
 
     def __init__(self, storage: BaseStorage, url: str):
         self._storage, self._url = storage, url
@@ -78,7 +78,7 @@ class KernelLock:
 
     Optuna's own lock stays when its holder is killed, and holds everybody up for half a minute. Whoever takes this one
     finds whole lines in the journal. Optuna calls nothing but `acquire` and `release`; its base class for such locks is
-    a private name, so this class does without.
+    a private name, so this class does not inherit from it.
     """
 
     def __init__(self, path: str):

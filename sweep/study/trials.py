@@ -8,9 +8,9 @@ sampler is seeded with (seed, draw), and a retry keeps its draw. A trial that en
 
     reason      its values are impossible; it was never trained
     error       its run failed
-    freed       its controller died or was interrupted; another trial has its draw, its values and, as `retry_of`, its
-                number
-    given_back  it was one too many, or another controller is training its run
+    freed       its controller died or was interrupted; another trial repeats its draw and values, and has its number
+                as `retry_of`
+    given_back  it was more than the target, or another controller is training its run
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 class Asking(NamedTuple):
-    """A study, and what it takes to ask it for trials."""
+    """A study with all that is needed to ask it for trials."""
 
     study: Study
     config: SearchConfig
@@ -112,7 +112,7 @@ def release(asking: Asking, trial: FrozenTrial, why: str) -> bool:
     if outcome.state == TrialState.COMPLETE:
         tell(study, trial, outcome)
         return False
-    # The new trial comes first: a controller killed in between leaves both, and the old one is ended later.
+    # The retry is enqueued first: a controller killed in between leaves both, and `free_dead` ends the old one later.
     if not any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False)):
         again = {"retry_of": trial.number, "draw": trial.user_attrs["draw"]}
         study.enqueue_trial(_values_of_retry(asking.space, trial), user_attrs=again)
@@ -169,7 +169,7 @@ def combinations(space: Space) -> Iterator[dict[str, Any]]:
 
 
 def _combinations_left(asking: Asking, trials: list[FrozenTrial]) -> Iterator[dict[str, Any]]:
-    """Return the combinations that no trial has; one whose run failed in an earlier launch is left again."""
+    """Return the combinations that no trial has yet, and those whose run failed in an earlier launch."""
     names = list(asking.space.distributions)
 
     def is_taken(trial: FrozenTrial) -> bool:
@@ -186,7 +186,7 @@ def _values(names: list[str], params: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _drawn(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the trial's values, those included that it was enqueued with and has not drawn yet."""
+    """Return the trial's values, including those that it was enqueued with but has not drawn yet."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 

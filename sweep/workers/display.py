@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, read_record, run_folder
 
-_REFRESH = 0.5  # seconds between two looks at least: a run writes its progress no more often
+_REFRESH = 0.5  # least seconds between two looks; a run does not write its progress more often than that
 _MOST_LOOKS = 400  # runs looked at per second at most: the store may be on a network
 
 
@@ -30,7 +30,7 @@ class Display:
     Args:
         runs: (run id, title) of every run to be done, in order.
         shown: where the runs are a part of a sweep, how many of the sweep's runs ended before.
-        total: how many runs the whole sweep has; None if it is these.
+        total: how many runs the whole sweep has; None if `runs` are the whole sweep.
     """
 
     def __init__(

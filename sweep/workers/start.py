@@ -32,7 +32,7 @@ from sweep.store.versions import code_hash
 from sweep.workers.display import Display
 from sweep.workers.worker import settled, write_work
 
-_STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # when this process did
+_STARTED = datetime.now(UTC).isoformat(timespec="seconds")  # when this process started
 _POLL = 0.5  # seconds between looks at a lost worker's siblings
 _MEMORY_SHARE = 0.9  # the most of the machine's memory that workers may take together
 _MOST_WORKERS = 1000  # workers of one start, so that the numbers of their folders stay apart
@@ -93,16 +93,16 @@ def workers(master: DictConfig, runs: Sequence[Planned] = ()) -> Workers:
 def launch(
     runs: Sequence[Planned], launcher: Launcher, master: DictConfig, shown: int = 0, total: int | None = None
 ) -> dict[str, str]:
-    """Have the launcher's workers carry out `runs`; return by run id why a run left no record, where it left none.
+    """Have the launcher's workers carry out `runs`; return {run id: reason} for the runs that left no record.
 
     A worker that is lost (killed, out of memory) costs no other run: new workers go on with the rest. Runs that may
-    have been the reason come last, and after a start that finished no run there is one worker alone. Three such starts
-    in a row end the launch.
+    have caused the loss come last. After a start that finished no run, the next start has one worker only. Three such
+    starts in a row end the launch.
 
     Args:
         master: the sweeper's own config, with its `hydra` node.
         shown: for the display, how many runs of the sweep ended before these.
-        total: for the display, how many runs the whole sweep has; None if it is these.
+        total: for the display, how many runs the whole sweep has; None if `runs` are the whole sweep.
     """
     folder = launch_folder(master)
     left, why, tries = list(runs), dict[str, str](), 0
@@ -125,7 +125,7 @@ def launch(
 
 
 def _once_siblings_have_ended(left: Sequence[Planned]) -> list[Planned]:
-    """Wait until no worker is at any of `left`, and return those that are still to be done.
+    """Wait until no worker is at work on a run of `left`, and return the runs that are still to be done.
 
     Some launchers leave a lost worker's siblings at work, and these take the runs that are free.
     """
@@ -140,7 +140,7 @@ def _once_siblings_have_ended(left: Sequence[Planned]) -> list[Planned]:
 def _start(
     left: Sequence[Planned], launcher: Launcher, master: DictConfig, folder: Path, why: dict[str, str], alone: bool
 ) -> str | None:
-    """Launch workers once and wait for them; return how one was lost, or None.
+    """Launch workers once and wait for them; return why a worker was lost, or None if none was.
 
     Args:
         why: gets the reasons that the workers return, by run id.
@@ -151,7 +151,7 @@ def _start(
     limit_joblib_processes(launcher, count)
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
-    jobs = [[*_common(master), f"launch.work={work}"]] * count
+    jobs = [[*_shared_overrides(master), f"launch.work={work}"]] * count
     try:
         write_work(work, folder.name, share, [_settings(run, threads) for run in left])
         ended = launcher.launch(jobs, initial_job_idx=number * _MOST_WORKERS)
@@ -165,11 +165,11 @@ def _start(
     return lost
 
 
-def _common(master: DictConfig) -> list[str]:
+def _shared_overrides(master: DictConfig) -> list[str]:
     """Return the command line's overrides that all runs of the sweep share.
 
-    A worker needs them because Hydra composes its config anew: `hydra.launcher.n_jobs=4`, for one, has a place there
-    only with the experiment that brings the launcher.
+    A worker needs them because Hydra composes the worker's config anew: for example, that config only has the key
+    `hydra.launcher.n_jobs` if it chooses the experiment that chooses the launcher.
     """
     asked = list(master.hydra.overrides.task)
     parsed = OverridesParser.create().parse_overrides(asked)
@@ -177,7 +177,7 @@ def _common(master: DictConfig) -> list[str]:
 
 
 def _error_of(job: JobReturn, why: dict[str, str]) -> str | None:
-    """Return how the worker was lost; None where it was not, and then the reasons that it returned go into `why`."""
+    """Return why the worker was lost. If it was not, return None and put the reasons that it returned into `why`."""
     if job.status == JobStatus.COMPLETED:
         why.update(job.return_value or {})
         return None
@@ -186,7 +186,7 @@ def _error_of(job: JobReturn, why: dict[str, str]) -> str | None:
 
 
 def _settings(run: Planned, threads: int | None) -> dict[str, Any]:
-    """Return the run's whole config as a worker is given it."""
+    """Return the run's whole config in the form in which a worker gets it."""
     settings = run.job.settings
     layers = list(run.job.layers_together) if isinstance(run.job, Job) else []
     return {**settings, "threads": settings["threads"] or threads, "layers_together": layers}

@@ -17,6 +17,7 @@ from sweep.store.versions import other_versions, versions
 
 NOT_FINISHED = "not finished"
 Records = Mapping[str, Record | None]  # by run id
+# Columns of the table: which run it is, what was found, and how the run ended.
 _WHICH = ("run", "arm", "d", "k", "n", "layer", "seed")
 _FOUND = ("compression", "CE recovered")
 _ENDED = ("delta CE", "seconds", "status")
@@ -37,7 +38,7 @@ def print_table(
     records = {run.job.spec.run_id: read_record(run.job.runs_dir, run.job.spec.run_id) for run in runs}
     saes = [(run, run.job) for run in runs if isinstance(run.job, Job)]
     readings = list(dict.fromkeys(name for _, job in saes for name in job.spec.eval.inference if name != ENCODER))
-    # A terminal narrower than the table would cut its columns; long lines are left to wrap instead.
+    # rich would cut a table's columns to the width of a narrow terminal; with a wider console, long lines wrap instead.
     console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(readings)))
     if saes:
         columns = [*_WHICH, *_FOUND, *(f"by {name}" for name in readings), *_ENDED]
@@ -90,6 +91,11 @@ def _print(
 def _row(
     run: Planned, job: Job, readings: Sequence[str], records: Records, why: Mapping[str, str]
 ) -> tuple[list[str], str]:
+    """Return the cells of an SAE's row, and what went wrong with its run: empty if nothing did.
+
+    Args:
+        readings: the further ways of finding codes that have a column (`sae_core.inference`).
+    """
     sizes = job.sizes
     record = records[job.spec.run_id]
     cells = [job.spec.run_id, job.labels["arm"], str(sizes.degree), str(sizes.k), str(sizes.n_latents)]
@@ -98,7 +104,8 @@ def _row(
         return _unfinished(run, record, [*cells, *[""] * (4 + len(readings))], why)
     metrics, seconds = record["metrics"], record["timings"]["total"]
     values = record["storage"]["learned_decoder_values"]
-    # The comparison is with dense atoms at the n asked for: m/d for an expander, m*n/(m*n') for dense_matched.
+    # An SAE is compared with dense atoms at the n asked for. That gives m/d for an expander, and n/n' for a
+    # dense_matched SAE, which has n' latents.
     compression = f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
     cells += [compression, f"{metrics['ce_recovered']:.4f}"]
     by = {name: record.get("inference", {}).get(name, {}) for name in readings}

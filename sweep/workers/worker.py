@@ -1,4 +1,4 @@
-"""Take runs from a sweep's list until none is left: what each worker does that a launcher starts, on any machine.
+"""The work of one worker: take runs from the sweep's list and carry them out until none is left.
 
 No process hands runs out. A worker takes a run by taking its lock, which the operating system releases when the worker
 ends. So workers may come, go and be killed, and two sweeps may want the same run.
@@ -47,11 +47,11 @@ def write_work(file: Path, launch: str, share: int, settings: Sequence[dict[str,
 def work(file: Path) -> dict[str, str]:
     """Carry out the runs listed in `file`; return {run id: reason} for the runs that left no record.
 
-    Runs that see the same batches are trained together, up to the list's `share` at a time. A run that another process
+    Runs that use the same batches are trained together, up to the list's `share` at a time. A run that another process
     has in hand is waited for at the end, because that process may be killed. A run that has failed in this launch is
     not tried again. A worker whose controller is killed finishes the run that it is on, then exits.
     """
-    warnings.simplefilter("ignore", BackendWarning)  # the sweep has warned when it planned
+    warnings.simplefilter("ignore", BackendWarning)  # the controller has given this warning already
     listed = json.loads(file.read_text())
     os.chdir(listed["folder"])  # paths in configs may be relative; a Ray worker starts wherever its cluster did
     orphaned = _orphaned(listed["controller"])

@@ -134,8 +134,12 @@ def test_layers_and_ks_can_be_chosen_and_pca_has_no_k(tmp_path, capsys):
     for layer, k in ((1, 8), (1, 16), (2, 8)):
         write_record(folder, record("expander", 4, k, 0, 0.7, layer=layer))
     write_record(folder, record("pca", 4, 16, 0, 0.9, layer=1))
+    damaged = record("expander", 5, 8, 0, 0.7, layer=1)
+    del damaged["spec"]["sae"]["arm"]
+    write_record(folder, damaged)
     place = ["--runs", str(folder), "--out", str(tmp_path / "out")]
     assert main(["frontier", *place, "--layer", "1", "--k", "8"]) == 0
+    assert f"run {damaged['run_id']} cannot be read and is left out" in capsys.readouterr().err
     table = pd.read_csv(tmp_path / "out" / "frontier.csv")
     assert set(table["layer"]) == {1} and set(table.loc[table["arm"] == "expander", "k"]) == {8}
     assert "pca" in set(table["arm"])

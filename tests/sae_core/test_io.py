@@ -37,6 +37,9 @@ WRONG_SETTINGS = [
     ("support_seed", 1),
     ("support_sha256", "remove"),
     ("format", 2),
+    ("k", 0),
+    ("k", 65),
+    ("scale", 0.0),
 ]
 
 
