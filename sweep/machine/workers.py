@@ -60,13 +60,17 @@ def with_asked_workers(config: DictConfig) -> DictConfig:
     return changed
 
 
-def limit_joblib_processes(launcher: Launcher, count: int) -> None:
+def limit_joblib_processes(launcher: Launcher, count: int, apart: bool) -> None:
     """Let a joblib launcher start at most `count` processes; leave other launchers as they are.
 
     With one process, joblib works in the present one; a second process would load everything once more.
+
+    Args:
+        apart: work in a process of its own even if `count` is 1, so that a run that kills its worker does not kill
+            the present process. joblib only does so for two processes or more; the second one stays idle.
     """
     if isinstance(settings := getattr(launcher, "joblib", None), dict):
-        settings["n_jobs"] = count
+        settings["n_jobs"] = max(count, 2) if apart else count
 
 
 def usable_cpus() -> int:

@@ -105,15 +105,16 @@ def launch(
         total: for the display, how many runs the whole sweep has; None if `runs` are the whole sweep.
     """
     folder = launch_folder(master)
-    left, why, tries = list(runs), dict[str, str](), 0
+    left, why, tries, some_lost = list(runs), dict[str, str](), 0, False
     needed = [job for r in runs if isinstance(r.job, Job) for job in unfinished_needs(r.job)]
     titles = {job.spec.run_id: job.title for job in [*needed, *(r.job for r in runs)]}
     with Display(runs[0].job.runs_dir, list(titles.items()), shown, total):
         while left and tries < _MOST_TRIES:
-            lost = _start(left, launcher, master, folder, why, alone=tries > 0)
+            lost = _start(left, launcher, master, folder, why, alone=tries > 0, apart=some_lost)
             still = [r for r in left if r.job.spec.run_id not in why and not _settled(r)]
             if not lost or not still:
                 break
+            some_lost = True
             tries = tries + 1 if len(still) == len(left) else 0
             given_up = tries == _MOST_TRIES
             what = "given up" if given_up else "the others go on"
@@ -138,17 +139,24 @@ def _once_siblings_have_ended(left: Sequence[Planned]) -> list[Planned]:
 
 
 def _start(
-    left: Sequence[Planned], launcher: Launcher, master: DictConfig, folder: Path, why: dict[str, str], alone: bool
+    left: Sequence[Planned],
+    launcher: Launcher,
+    master: DictConfig,
+    folder: Path,
+    why: dict[str, str],
+    alone: bool,
+    apart: bool,
 ) -> str | None:
     """Launch workers once and wait for them; return why a worker was lost, or None if none was.
 
     Args:
         why: gets the reasons that the workers return, by run id.
         alone: start one worker only.
+        apart: a worker was lost before, so none may run in the present process.
     """
     number = next(n for n in itertools.count() if not (folder / f"work-{n}.json").exists())
     count, threads = workers(master, left[:1] if alone else left)
-    limit_joblib_processes(launcher, count)
+    limit_joblib_processes(launcher, count, apart)
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
     jobs = [[*_shared_overrides(master), f"launch.work={work}"]] * count

@@ -422,7 +422,8 @@ def test_code_that_changed_in_the_middle_of_a_launch_is_noted(world, undisturbed
 def test_a_run_that_kills_every_worker_costs_no_other_run(world, undisturbed):
     root = copied_sources(world.folder / "sources")
     stages = root / "sweep" / "run" / "stages.py"
-    deadly = '    if job.title.startswith("dense_tied") and job.spec.seed == 0:\n        os.kill(os.getpid(), 9)\n'
+    condition = 'job.title.startswith("dense_tied") and job.spec.seed == 0'
+    deadly = f"    if {condition}:\n        import os\n        os.kill(os.getpid(), 9)\n"
     before = '    log(folder, f"training {job.title}")\n'
     assert before in stages.read_text()
     stages.write_text(stages.read_text().replace(before, before + deadly))
