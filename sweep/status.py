@@ -39,13 +39,14 @@ _WIDTH = 140  # columns at least, so that lines written to a pipe are not folded
 _SHOWN = 40  # runs that --watch lists at most
 
 
-def _page(launch: Launch, runs_dir: Path, most: int | None) -> Group:
+def _page(launch: Launch, found: Sequence[State], most: int | None) -> Group:
     """Return what is shown of one launch: its command, the counts of its runs' states, and a table of its runs.
 
     Args:
+        found: the runs' states, in the launch's order.
         most: runs in the table, at most; finished runs are left out first. None shows all, in the launch's order.
     """
-    found, name = states(launch, runs_dir), launch.folder.name
+    name = launch.folder.name
     lines = [
         Text(f"launch {name} on {_controller(launch.about)}"),
         Text(_command(launch), overflow="fold"),
@@ -105,11 +106,13 @@ def _all_launches(runs_dir: Path) -> Iterator[str]:
 
 def _watch(launch: Launch, runs_dir: Path, console: Console) -> None:
     """Show the launch until none of its runs is running or to do."""
-    with Live(_page(launch, runs_dir, _SHOWN), console=console, auto_refresh=False) as live:
-        while any(state.state in (RUNNING, TO_DO) for state in states(launch, runs_dir)):
+    found = states(launch, runs_dir)
+    with Live(_page(launch, found, _SHOWN), console=console, auto_refresh=False) as live:
+        while any(state.state in (RUNNING, TO_DO) for state in found):
             time.sleep(_EVERY)
             launch = find_launch(runs_dir, launch.folder.name)  # a search adds runs as it goes
-            live.update(_page(launch, runs_dir, _SHOWN), refresh=True)
+            found = states(launch, runs_dir)
+            live.update(_page(launch, found, _SHOWN), refresh=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.watch:
             _watch(launch, args.runs, console)
         else:
-            console.print(_page(launch, args.runs, None))
+            console.print(_page(launch, states(launch, args.runs), None))
     except LaunchNotFoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
