@@ -8,12 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+from hydra import compose, initialize_config_module
+
 from sweep.store.records import iterate_records
 
 ROOT = Path(__file__).parents[2]
 TEXT = ["corpus=text", "corpus.train_tokens=800", "model.window=24", "eval.windows=10"]
 SAE = ["n=64", "k=4", "d=3", "layer=1", "train.steps=100", "train.batch_size=32"]
 SMALL = [*TEXT, *SAE, "threads=1"]
+
+
+def composed(*overrides):
+    """Return the config that `python -m sweep` would compose of `overrides`."""
+    with initialize_config_module("conf", version_base="1.3"):
+        return compose("config", overrides=[*overrides])
 
 
 class World:

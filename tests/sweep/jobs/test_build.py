@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
 import sweep.launch  # noqa: F401  (registers the resolver)
@@ -19,17 +18,13 @@ from sweep.measures.config import EvalConfig
 from sweep.plan.plan import make_plan
 from sweep.tracking.wandb_tracker import TrackerConfig
 from sweep.train.config import TrainConfig
+from tests.sweep.world import composed
 
 CONF = Path(__file__).parents[3] / "conf"
 
 
 def files(group):
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-
-
-def composed(*overrides):
-    with initialize_config_module("conf", version_base="1.3"):
-        return compose("config", overrides=[*overrides])
 
 
 def job(tmp_path, *overrides):

@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 
 from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, ExpanderBalanced, FrozenRandom
 from sweep.jobs.build import build
@@ -21,7 +20,7 @@ from sweep.run.once import carry_out
 from sweep.store.records import COMPLETE, iterate_records
 from sweep.train.loop import train_step
 from tests.conftest import ARCHITECTURES, random_model
-from tests.sweep.world import World
+from tests.sweep.world import World, composed
 
 OWN_NAMES = ("expander", "dense_warmtied", "frozen_random", "pca", "pruned_retuned", "dynamic_quantised")
 ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {"mp_refit": ["sae=expander", "sae.encoder=mp_refit"]}
@@ -34,8 +33,7 @@ def made(tmp_path_factory, model_folders, text_file):
     common = [*World(folder, model_folders["gpt_neox"], text_file).common, "tracker.mode=disabled"]
 
     def make(*overrides):
-        with initialize_config_module("conf", version_base="1.3"):
-            return build(compose("config", overrides=[*common, *overrides]), "test")
+        return build(composed(*common, *overrides), "test")
 
     return make
 

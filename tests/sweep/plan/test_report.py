@@ -10,7 +10,6 @@ import sys
 import pytest
 import torch
 from filelock import FileLock
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -22,7 +21,7 @@ from sweep.run.once import carry_out
 from sweep.store.human_size import human_size
 from sweep.store.records import read_record
 from tests.sweep.store.test_lock_holders import HOLD
-from tests.sweep.world import World
+from tests.sweep.world import World, composed
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +31,10 @@ def world(tmp_path_factory, model_folders, text_file):
     common = [*World(folder, model_folders["gpt_neox"], text_file).common, "tracker.mode=disabled"]
 
     def plan(*cells):
-        with initialize_config_module("conf", version_base="1.3"):
-            composed = [(list(cell), compose("config", overrides=[*common, *cell])) for cell in cells]
-        for _, cfg in composed:
+        configs = [(list(cell), composed(*common, *cell)) for cell in cells]
+        for _, cfg in configs:
             OmegaConf.set_struct(cfg, False)
-        return make_plan(composed, "test")
+        return make_plan(configs, "test")
 
     fails = ["train.lr=1e30", "train.grad_clip=1e30", "train.lr_final=0"]
     before = torch.get_num_threads()
