@@ -46,11 +46,32 @@ def random_model(architecture: str):
     return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=64, **tokens))
 
 
+def teach(model, tokenizer, steps: int = 60) -> None:
+    """Train the model a little on `some_text`, so that it costs it something when its activations are replaced."""
+    ids = [i for text in some_text() for i in tokenizer(text)["input_ids"]]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        starts = torch.randint(len(ids) - 24, (16,), generator=generator).tolist()
+        batch = torch.tensor([ids[start : start + 24] for start in starts])
+        optimizer.zero_grad()
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+    model.eval()
+
+
 def some_text(n_documents: int = 120, seed: int = 0) -> list[str]:
-    """Return documents of random words, no two alike."""
+    """Return documents of words, no two alike; a word mostly follows the one that stands before it in the list."""
     rng = random.Random(seed)
     words = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "went", "home", "to", "eat", "fish", "with", "her"]
-    return [" ".join(rng.choices(words, k=rng.randint(20, 120))) + f" {i}." for i in range(n_documents)]
+
+    def document() -> str:
+        at = [rng.randrange(len(words))]
+        for _ in range(rng.randint(20, 120) - 1):
+            at.append((at[-1] + 1) % len(words) if rng.random() < 0.8 else rng.randrange(len(words)))
+        return " ".join(words[i] for i in at)
+
+    return [f"{document()} {i}." for i in range(n_documents)]
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +82,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def model_folders(tmp_path_factory, tokenizer) -> dict[str, Path]:
-    """{architecture: folder of a random model with its tokenizer, in transformers layout}."""
+    """{architecture: folder of a tiny trained model with its tokenizer, in transformers layout}."""
     folders = {}
     for architecture in ARCHITECTURES:
         folder = tmp_path_factory.mktemp(architecture)
-        random_model(architecture).save_pretrained(folder)
+        model = random_model(architecture)
+        teach(model, tokenizer)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         folders[architecture] = folder
     return folders

@@ -13,6 +13,7 @@ from analysis.tables.deployment import encoder_to_omp, storage_table
 from analysis.tables.pairs import CELL
 from analysis.tables.published import NOTE, any_beside
 from analysis.tables.pursuits import amortisation_table
+from analysis.tables.tokens import other_tokens_note
 
 _KIB_COLUMNS = {  # name for people: column of the table
     "values": "values_kib",
@@ -25,7 +26,7 @@ _KIB_COLUMNS = {  # name for people: column of the table
 
 def table2(records: Records, options: Options) -> list[Output]:
     """Return table 2: the storage of each arm and size, in KiB."""
-    table = storage_table(chosen(records.runs, options))
+    table = storage_table(chosen(records.as_the_paper.runs, options))
     rows = [
         {
             "LM": row["model"],
@@ -50,7 +51,8 @@ def table3(records: Records, options: Options) -> list[Output]:
 
     The LaTeX leaves out rounded arms unless they were asked for; the CSV has all.
     """
-    readings = chosen(records.readings, options)
+    paper = records.as_the_paper
+    readings = chosen(paper.readings, options)
     table = sorted_by_arm(encoder_to_omp(amortisation_table(readings)), CELL, ["d", "n_latents"])
     published = any_beside(table)
     unrounded = set(only(readings, bits=FLOAT_BITS)["arm"])
@@ -70,5 +72,6 @@ def table3(records: Records, options: Options) -> list[Output]:
             shown["published encoder"] = number(row["published_encoder"])
             shown["published OMP"] = number(row["published_omp"])
         rows.append(shown)
-    note = "CE recovered; the gain is paired by run. 95 % t intervals over seeds. " + (NOTE if published else "")
+    note = "CE recovered; the gain is paired by run. 95 % t intervals over seeds. "
+    note += other_tokens_note(records.everything, paper.runs) + (NOTE if published else "")
     return [Output("table3", table, latex=latex_table(pd.DataFrame(rows), note))]

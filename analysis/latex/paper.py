@@ -17,6 +17,7 @@ from analysis.tables.controls import at_several_layers
 from analysis.tables.pairs import MODEL_LAYER_N
 from analysis.tables.paper import measured, sorted_cells, three_degrees
 from analysis.tables.published import NOTE, any_beside
+from analysis.tables.tokens import other_tokens_note
 
 PAPER_K = 64
 _ARMS = ("expander", REFERENCE, "dense_warmtied")
@@ -24,17 +25,17 @@ _ARMS = ("expander", REFERENCE, "dense_warmtied")
 
 def table1(records: Records, options: Options) -> list[Output]:
     """Return table 1: the expander at small, middle and large d and the dense SAEs, at k = 64 or else the largest k."""
-    table = _at_main_k(chosen(measured(records.runs), options, _ARMS))
+    table = _at_main_k(chosen(measured(records.as_the_paper.runs), options, _ARMS))
     if not options.arms:
         table = where(table, table["d"].isna() | three_degrees(table, MODEL_LAYER_N))
     table = _nonempty(table, "no expander or dense run")
     note = f"Mean with 95 % t interval over seeds; retained: CE recovered / that of {REFERENCE}, paired by seed. "
-    return [Output("table1", table, latex=latex_table(_as_read(table, _fidelity), note + _published_note(table)))]
+    return [Output("table1", table, latex=latex_table(_as_read(table, _fidelity), note + _notes(records, table)))]
 
 
 def table7(records: Records, options: Options) -> list[Output]:
     """Return table 7: CE recovered of the same cell at each layer of a model, one column a layer."""
-    several = measured(at_several_layers(records.runs))
+    several = measured(at_several_layers(records.as_the_paper.runs))
     table = _nonempty(_at_main_k(chosen(several, options, _ARMS)), "no expander or dense run")
     rows: list[dict[str, object]] = []
     for _, cell in groups(table, ["model", "n", "k", "arm", "d", "n_latents"]):
@@ -46,13 +47,13 @@ def table7(records: Records, options: Options) -> list[Output]:
             if any_beside(table):
                 row |= {f"L{layer} published": number(here[0]["published_ce_recovered"]) if here else Math(MISSING)}
         rows.append(row)
-    note = "CE recovered after each layer, mean with 95 % t interval over seeds. " + _published_note(table)
+    note = "CE recovered after each layer, mean with 95 % t interval over seeds. " + _notes(records, table)
     return [Output("table7", table, latex=latex_table(_in_arm_order(rows), note))]
 
 
 def table10(records: Records, options: Options) -> list[Output]:
     """Return table 10: CE recovered, relative error and dead fraction over the grid of d and k."""
-    table = _nonempty(chosen(measured(records.runs), options, ("expander", REFERENCE)), "no expander run")
+    table = _nonempty(chosen(measured(records.as_the_paper.runs), options, ("expander", REFERENCE)), "no expander run")
     rows: list[dict[str, object]] = []
     ks = sorted(table["k"].unique())
     for _, cell in groups(table, [*MODEL_LAYER_N, "arm", "d", "n_latents"]):
@@ -65,7 +66,7 @@ def table10(records: Records, options: Options) -> list[Output]:
                 row |= {f"{name}, k={k}": number(here[0][measure]) if here else Math(MISSING)}
         rows.append(row)
     note = "CE recovered (with 95 % t interval over seeds), relative error and dead fraction; the CSV has the paper's. "
-    return [Output("table10", table, latex=latex_table(_in_arm_order(rows), note + _published_note(table)))]
+    return [Output("table10", table, latex=latex_table(_in_arm_order(rows), note + _notes(records, table)))]
 
 
 def _fidelity(row: dict[str, Any]) -> dict[str, object]:
@@ -103,8 +104,11 @@ def _ce(row: dict[str, Any]) -> Math:
     return pm(row["ce_recovered"], row["ce_recovered_half_interval"])
 
 
-def _published_note(table: pd.DataFrame) -> str:
-    return NOTE if any_beside(table) else ""
+def _notes(records: Records, table: pd.DataFrame) -> str:
+    """Return what stands below a table: where the paper's values are from, and what ordinary tokens give."""
+    shown = records.as_the_paper.runs
+    models = where(shown, shown["model"].isin(table["model"].unique().tolist()))
+    return other_tokens_note(records.everything, models) + (NOTE if any_beside(table) else "")
 
 
 def _at_main_k(table: pd.DataFrame) -> pd.DataFrame:

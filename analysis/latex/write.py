@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pandas as pd
 
@@ -18,8 +19,14 @@ _SPECIAL = {
 }
 
 
-class Math(str):
-    """A cell that is LaTeX already."""
+@dataclass(frozen=True)
+class Math:
+    """A cell that is LaTeX already. It is no `str`, because pandas turns all of these into strings of its own kind."""
+
+    latex: str
+
+    def __str__(self) -> str:
+        return self.latex
 
 
 def escape(text: object) -> str:

@@ -14,6 +14,11 @@ from analysis.frames import groups, where
 _REPEATED = ["model", "layer", "n", "arm", "k", "d", "n_latents", "degree", "value_bits", "seed", "settings"]
 
 _RECIPE = ("activations.tokens", "activations.dtype", "activations.seed")  # with `train.*`, the settings of training
+# The settings that say which tokens are trained on, replaced and measured; the second is absent where all are.
+_TOKENS = ("eval.mask_policy", "activations.outlier_norm")
+ALL_TOKENS = (
+    "all_tokens"  # the mask policy of the paper: attention sinks and special tokens are treated like all others
+)
 _NOTES = 5  # how many notes name the runs left out, before further ones are only counted
 
 Settings = dict[str, object]
@@ -22,13 +27,13 @@ Settings = dict[str, object]
 def comparable(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs that may be drawn together: per (model, layer, n) those with the most frequent `settings`.
 
-    A quick run with fewer steps, or one on another text, must not be averaged with the sweep as if it were one more
-    seed. Standard error says how many runs are left out and which settings differ. A run that was not trained (its
-    record names no recipe) goes with any recipe. Of runs with the same arm, sizes, seed and settings, the latest is
-    kept.
+    All runs of a model, at any layer and n, are about the same tokens: ordinary ones, or all. A quick run with fewer
+    steps, or one on another text, must not be averaged with the sweep as if it were one more seed. Standard error says
+    how many runs are left out and which settings differ. A run that was not trained (its record names no recipe) goes
+    with any recipe. Of runs with the same arm, sizes, seed and settings, the latest is kept.
     """
     hint = "; python -m analysis pareto includes runs of every training recipe"
-    return without_repeats(_agreeing(runs, ["model", "layer", "n"], "settings", hint))
+    return without_repeats(_agreeing(_about_the_same_tokens(runs), ["model", "layer", "n"], "settings", hint))
 
 
 def measured_alike(runs: pd.DataFrame) -> pd.DataFrame:
@@ -38,8 +43,20 @@ def measured_alike(runs: pd.DataFrame) -> pd.DataFrame:
     how many are left out.
     """
     measured = {text: json.dumps(_without_recipe(json.loads(text)), sort_keys=True) for text in set(runs["settings"])}
+    runs = _about_the_same_tokens(runs)
     found = runs.assign(measured=[measured[text] for text in runs["settings"]])
     return _agreeing(found, ["model", "layer"], "measured").drop(columns="measured")
+
+
+def _about_the_same_tokens(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return per model the runs over the tokens that most of its runs are over; standard error says which are not."""
+    about = {text: json.dumps(_tokens(json.loads(text)), sort_keys=True) for text in set(runs["settings"])}
+    found = runs.assign(about=[about[text] for text in runs["settings"]])
+    return _agreeing(found, ["model"], "about").drop(columns="about")
+
+
+def _tokens(settings: Settings) -> Settings:
+    return {name: settings[name] for name in _TOKENS if name in settings}
 
 
 def _without_recipe(settings: Settings) -> Settings:

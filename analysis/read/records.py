@@ -9,19 +9,20 @@ from collections.abc import Collection, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis import arms
 from analysis.frames import dicts
-from analysis.read.comparable import comparable
+from analysis.read.comparable import ALL_TOKENS, comparable
 from analysis.read.load import read_records, say_unreadable
 from analysis.read.sources import URL, NoRunsError, Remote, Source, named
 from sweep.store.records import RECOVERY, Record
 
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
-_UNRECORDED_STORAGE = {"value_bits": 32, "artifact_bytes": float("nan")}  # for records that lack these keys
+_UNRECORDED = {"value_bits": 32, "artifact_bytes": float("nan"), "mask_policy": ALL_TOKENS}  # for records without them
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,20 @@ class Records:
             NoRunsError: there is no run of an SAE.
         """
         rows: list[dict[str, object]] = []
+        undefined = 0
         for record in self.records:
             if record.get("kind") == RECOVERY:
+                continue
+            if _metrics(record).get("ce_recovered", 0) is None:
+                undefined += 1
                 continue
             try:
                 rows.append(_row(record))
             except (KeyError, TypeError, ValueError) as error:
                 say_unreadable(f"run {record.get('run_id')}", error)
+        if undefined:
+            why = "zero ablation does not clearly cost the LM anything on their text"
+            print(f"note: {undefined} run(s) left out, whose CE recovered is undefined: {why}", file=sys.stderr)
         if not rows:
             raise NoRunsError(f"{self.named}: no complete run in it; python -m sweep makes some")
         return pd.DataFrame(rows)
@@ -126,6 +134,13 @@ class Records:
     def runs(self) -> pd.DataFrame:
         """The rows of `everything` that may be drawn together; `analysis.read.comparable` chooses them."""
         return comparable(self.everything)
+
+    @cached_property
+    def as_the_paper(self) -> Records:
+        """The records that tables of the paper show: of a model that has runs over all tokens, these alone."""
+        over_all = {_model(record) for record in self.records if _is_over_all_tokens(record)}
+        kept = [r for r in self.records if _model(r) not in over_all or _is_over_all_tokens(r)]
+        return Records(self.source, tuple(kept))
 
     @cached_property
     def readings(self) -> pd.DataFrame:
@@ -143,7 +158,7 @@ class Records:
             run = of_run.get(record["run_id"])
             for name, found in record.get("inference", {}).items():
                 if run is not None and "metrics" in found:
-                    rows.append({**run, **found["metrics"], **found["cost"], "inference": name})
+                    rows.append({**run, **_numbers(found["metrics"]), **found["cost"], "inference": name})
         if not rows:
             raise NoRunsError(f"{self.named}: no run in it says how its codes were read; run python -m sweep again")
         return pd.DataFrame(rows)
@@ -186,6 +201,18 @@ def _is_at(record: Record, layers: Collection[int], ks: Collection[int]) -> bool
     return (not layers or axes["layer"] in layers) and (not ks or is_pca or axes["k"] in ks)
 
 
+def _metrics(record: Record) -> dict[str, Any]:
+    return record.get("metrics") or {}
+
+
+def _model(record: Record) -> object:
+    return (record.get("labels") or {}).get("model")
+
+
+def _is_over_all_tokens(record: Record) -> bool:
+    return _metrics(record).get("mask_policy") == ALL_TOKENS
+
+
 def _recovery_rows(record: Record) -> list[dict[str, object]]:
     """Return one row per algorithm of a synthetic experiment."""
     axes, config = record["axes"], record["spec"]["recovery"]
@@ -203,7 +230,7 @@ def _row(record: Record) -> dict[str, object]:
     sizes, axes, arm = record["sizes"], record["axes"], arms.described(record["spec"]["sae"])
     d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(axes["n"])
     row = {
-        **_UNRECORDED_STORAGE,
+        **_UNRECORDED,
         "run_id": record["run_id"],
         **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
         "base_arm": arm.base,
@@ -216,7 +243,7 @@ def _row(record: Record) -> dict[str, object]:
         "n_latents": n_latents,
         "degree": degree,
         **record["storage"],
-        **record["metrics"],
+        **_numbers(record["metrics"]),
         "seconds": record["timings"]["total"],
         "finished": record["finished"],
         "url": record.get(URL, ""),
@@ -230,6 +257,11 @@ def _row(record: Record) -> dict[str, object]:
     }
     float(row["ce_recovered"])  # raises for a record without its main measure, which then counts as unreadable
     return row
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return a record's metrics with NaN in place of those that are undefined or not known."""
+    return {name: float("nan") if value is None else value for name, value in metrics.items()}
 
 
 def _settings(spec: Record) -> dict[str, object]:

@@ -13,25 +13,23 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
-from sae_core.hashed import hashed_fields
-from sweep.corpus.windows import Windows
-from sweep.lm.model import LM
-from sweep.store.files import write_json
+from sae_core.hashed import changes_no_result, hashed_fields, later
+from sweep.activations.norms import Norms, norms_from
 from sweep.store.hashes import file_hash, short_hash
 
-SHARD_ROWS = 65_536  # rows of a shard; the last shard may have fewer
 FORMAT = 1  # version of an entry's layout; part of its name
 MANIFEST = "manifest.json"
 DIGEST = "digest"  # the manifest's own checksum, a key in it: the hash of all its other keys
+NORMS = "norms"  # the key of what the manifest says of the tokens' norms; older entries do not have it
+FLOAT16, BFLOAT16 = "float16", "bfloat16"
 
 
 class CacheError(ValueError):
@@ -53,9 +51,11 @@ class CacheKey:
     corpus: str  # the corpus's fingerprint
     window: int  # tokens per window
     bos: str  # where beginning-of-sequence tokens stand, see `sweep.corpus.windows.WindowConfig`
-    tokens: int  # rows of the entry
+    tokens: int  # tokens that are captured; as many rows as the entry has if none is left out
     dtype: str  # as stored: float16 or bfloat16
     seed: int  # seed of the shuffle
+    outlier_norm: float | None = later(None)  # tokens that are not ordinary by this factor are left out; None keeps all
+    may_widen: bool = changes_no_result(False)  # whether bfloat16 is stored where a value does not fit float16
 
     @property
     def name(self) -> str:
@@ -63,11 +63,19 @@ class CacheKey:
         return short_hash(FORMAT, hashed_fields(self))
 
 
+def stored_as(dtype: str) -> torch.dtype:
+    """Return the torch dtype of an entry's rows by its name, "float16" or "bfloat16"."""
+    return torch.bfloat16 if dtype == BFLOAT16 else torch.float16
+
+
 class Pool:
     """A finished entry of the cache, read by memory map: a pool of activations to train on.
 
     Attributes:
         tokens, d_in: the number of rows (one per token) and of columns.
+        dtype: how rows are stored, "float16" or "bfloat16".
+        norms: what is known of the norms of the captured tokens; None where all tokens are ordinary by declaration, and
+            in older entries.
         mean: float32 (d_in,), the mean of all rows; mean ablation puts it in place of the activations.
         mean_norm: mean over rows h of ||h||.
         total_variance: mean over rows h of ||h - mean||^2.
@@ -78,19 +86,18 @@ class Pool:
 
     def __init__(self, folder: Path):
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
+            manifest = _read_manifest(folder)
             self.tokens, self.d_in = manifest["tokens"], manifest["d_in"]
             self.mean = torch.tensor(manifest["mean"], dtype=torch.float32)
             self.mean_norm, self.total_variance = manifest["mean_norm"], manifest["total_variance"]
-            self._bf16 = manifest["key"]["dtype"] == "bfloat16"
+            self.dtype, self.norms = manifest["key"]["dtype"], norms_from(manifest.get(NORMS))
+            self._shard_rows = manifest["shard_rows"]
             shards = [(s["file"], s["rows"], s["sha256"]) for s in manifest["shards"]]
-            if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: an older entry without one
-                raise ValueError("it does not match its checksum")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
         for file, _, sha256 in shards:
             _check_shard(folder / file, sha256)
-        kind = np.uint16 if self._bf16 else np.float16
+        kind = np.uint16 if self.dtype == BFLOAT16 else np.float16
         self._maps = [
             np.memmap(folder / file, dtype=kind, mode="r", shape=(rows, self.d_in)) for file, rows, _ in shards
         ]
@@ -101,12 +108,12 @@ class Pool:
             out = self._maps[0][indices]
         else:
             out = np.empty((len(indices), self.d_in), dtype=self._maps[0].dtype)
-            shard, row = np.divmod(indices, SHARD_ROWS)
+            shard, row = np.divmod(indices, self._shard_rows)
             for s in np.unique(shard):
                 here = shard == s
                 out[here] = self._maps[s][row[here]]
         tensor = torch.from_numpy(out)
-        return tensor.view(torch.bfloat16) if self._bf16 else tensor
+        return tensor.view(torch.bfloat16) if self.dtype == BFLOAT16 else tensor
 
 
 def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
@@ -116,58 +123,32 @@ def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
 
     Raises:
         DamagedEntryError: a shard or the manifest is damaged.
+        CacheError: float16 is asked for, and the entry was stored as bfloat16, because its values need that.
     """
     folder = cache_dir / key.name
     if not folder.is_dir():
         return None
     try:
-        return Pool(folder)
+        pool = Pool(folder)
     except CacheError as error:
         aside = folder.with_name(f"{key.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(FileNotFoundError):  # another process was quicker
             os.replace(folder, aside)
         raise DamagedEntryError(f"{error}; moved to {aside}") from None
+    if pool.dtype != key.dtype and not key.may_widen:
+        raise CacheError(
+            f"cache_dtype={key.dtype}: the activations at layer={key.layer} need {pool.dtype}, as auto found"
+        )
+    return pool
 
 
-def ensure_pools(
-    cache_dir: Path,
-    keys: Sequence[CacheKey],
-    load: Callable[[], tuple[LM, Windows]],
-    batch_size: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_wait: Callable[[], None] = lambda: None,
-) -> None:
-    """Make sure that every key has an entry; capture all missing layers in one LM pass.
-
-    Args:
-        keys: the keys of the entries, which differ in `layer` only.
-        load: returns the LM and the training windows; called only if an entry is missing.
-        batch_size: windows per forward pass of the LM.
-        on_progress: called with (tokens done, tokens in all) during the pass.
-        on_wait: called when another process is already writing one of the entries, before waiting for it.
-
-    Raises:
-        CacheError: the disk is too small, or an activation is beyond the range of the stored dtype.
-    """
-    if all((cache_dir / key.name).is_dir() for key in keys):
-        return
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as locks:
-        # All processes take the locks in the same order, so that two with overlapping layers never wait for each other.
-        for key in sorted(keys, key=lambda k: k.name):
-            lock = FileLock(cache_dir / f"{key.name}.lock")
-            try:
-                locks.enter_context(lock.acquire(timeout=0))
-            except TimeoutError:
-                on_wait()
-                locks.enter_context(lock.acquire())
-        missing = [key for key in keys if not (cache_dir / key.name).is_dir()]
-        if missing:
-            for key in missing:
-                remove_stale(cache_dir, key)
-            lm, windows = load()
-            _write(cache_dir, missing, lm, windows, batch_size, on_progress)
+def norms_of_entry(cache_dir: Path, key: CacheKey) -> Norms | None:
+    """Return what is known of the norms at the layer of `key`; None where nothing is. No shard is read."""
+    try:
+        return norms_from(_read_manifest(cache_dir / key.name).get(NORMS))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def writing(cache_dir: Path, key: CacheKey) -> Path:
@@ -197,96 +178,12 @@ def entry_bytes(tokens: int, d_in: int) -> int:
     return 2 * tokens * d_in
 
 
-def _write(cache_dir, keys: list[CacheKey], lm: LM, windows: Windows, batch_size: int, on_progress) -> None:
-    """Write the entries of all `keys` in one LM pass; if that fails, leave nothing of them behind."""
-    n = windows.n_tokens
-    check_disk(cache_dir, len(keys) * entry_bytes(n, lm.d_model))
-    try:
-        writers = {key.layer: _EntryWriter(cache_dir, key, n, lm.d_model) for key in keys}
-        mask = windows.mask()
-        done = 0
-        for start in range(0, len(windows.tokens), batch_size):
-            batch = slice(start, start + batch_size)
-            keep = torch.from_numpy(mask[batch])
-            captured = lm.capture(torch.from_numpy(windows.tokens[batch]), list(writers))
-            for layer, writer in writers.items():
-                writer.add(captured[layer].cpu()[keep])
-            done += int(keep.sum())
-            on_progress(done, n)
-        for writer in writers.values():
-            writer.finish()
-    except BaseException as error:
-        for key in keys:
-            shutil.rmtree(writing(cache_dir, key), ignore_errors=True)
-        if isinstance(error, OSError):
-            raise CacheError(f"cache_dir={cache_dir}: writing the activations failed ({error.strerror})") from None
-        raise
-
-
-class _EntryWriter:
-    """Writes one entry: every row at its shuffled place, then the manifest with the statistics."""
-
-    def __init__(self, cache_dir: Path, key: CacheKey, n: int, d_in: int):
-        self.key, self.n, self.d_in = key, n, d_in
-        self.final = cache_dir / key.name
-        self.temporary = writing(cache_dir, key)
-        self.temporary.mkdir()
-        self._sizes = [min(SHARD_ROWS, n - start) for start in range(0, n, SHARD_ROWS)]
-        self._files = [f"shard-{i:05d}.bin" for i in range(len(self._sizes))]
-        self._maps = []
-        for file, rows in zip(self._files, self._sizes, strict=True):
-            with open(self.temporary / file, "wb") as stream:
-                # Reserve the blocks, so that a full disk shows now and not in the middle of writing to the memory map.
-                os.posix_fallocate(stream.fileno(), 0, rows * d_in * 2)
-            self._maps.append(np.memmap(self.temporary / file, dtype=np.uint16, mode="r+", shape=(rows, d_in)))
-        # The shuffle: token i goes to row _place[i]. Raw PCG64 draws are the same on every platform and numpy version.
-        self._place = np.argsort(np.random.PCG64(key.seed).random_raw(n), kind="stable")
-        self._done = 0
-        self._sum = torch.zeros(d_in, dtype=torch.float64)
-        self._norms = self._squares = 0.0
-
-    def add(self, hidden: torch.Tensor) -> None:
-        """Write the next rows (tokens, d_in), in the order of the text."""
-        stored = hidden.to(torch.bfloat16 if self.key.dtype == "bfloat16" else torch.float16)
-        exact = stored.double()
-        if not bool(torch.isfinite(exact).all()):
-            raise CacheError(
-                f"layer={self.key.layer}: an activation is not finite in {self.key.dtype}; "
-                "try cache_dtype=bfloat16, which has a wider range"
-            )
-        self._sum += exact.sum(0)
-        self._norms += float(exact.norm(dim=1).sum())
-        self._squares += float(exact.square().sum())
-        places = self._place[self._done : self._done + len(stored)]
-        self._done += len(stored)
-        bits = stored.view(torch.int16).numpy().view(np.uint16)
-        shard, row = np.divmod(places, SHARD_ROWS)
-        for s in np.unique(shard):
-            here = shard == s
-            self._maps[s][row[here]] = bits[here]
-
-    def finish(self) -> None:
-        """Write the manifest and give the entry its final name."""
-        for mapped in self._maps:
-            mapped.flush()
-        self._maps.clear()
-        mean = self._sum / self.n
-        manifest = {
-            "format": FORMAT,
-            "key": asdict(self.key),
-            "tokens": self.n,
-            "d_in": self.d_in,
-            "shard_rows": SHARD_ROWS,
-            "shards": [
-                {"file": file, "rows": rows, "sha256": file_hash(self.temporary / file)}
-                for file, rows in zip(self._files, self._sizes, strict=True)
-            ],
-            "mean": mean.tolist(),
-            "mean_norm": self._norms / self.n,
-            "total_variance": self._squares / self.n - float(mean.square().sum()),
-        }
-        write_json(self.temporary / MANIFEST, {**manifest, DIGEST: short_hash(manifest)})
-        os.replace(self.temporary, self.final)
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of an entry. Raise ValueError if it does not match its checksum."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: an older entry without one
+        raise ValueError("it does not match its checksum")
+    return manifest
 
 
 def _check_shard(path: Path, sha256: str) -> None:

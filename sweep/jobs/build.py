@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sae_core.arms import Arm, CellError
 from sae_core.kernels.dispatch import backend_name
-from sweep.activations.cache import CacheKey
+from sweep.activations.cache import BFLOAT16, FLOAT16, CacheKey
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
 from sweep.jobs.config_checks import check_keys, check_types
@@ -91,7 +91,8 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
     settings = _with_latents(cfg, settings, info.d_model)
     arm = cast(Arm, instantiate(_group(settings, "sae"), "sae", Arm))
     arm.sizes(info.d_model)  # raises where d, k and n make no SAE of this LM, before any text is read
-    key, windows, corpus = _activations(settings, model, info)
+    outlier_norm = None if evaluation.tokens == "all" else model.outlier_norm
+    key, windows, corpus = _activations(settings, model, info, outlier_norm)
     return Job(
         spec=RunSpec(key, arm, train, evaluation, settings["seed"]),
         settings=settings,
@@ -129,13 +130,14 @@ def _with_latents(cfg: DictConfig, settings: dict[str, Any], d_model: int) -> di
 
 
 def _activations(
-    settings: dict[str, Any], model: ModelConfig, info: ModelInfo
+    settings: dict[str, Any], model: ModelConfig, info: ModelInfo, outlier_norm: float | None
 ) -> tuple[CacheKey, WindowConfig, Corpus]:
     """Return the key of the cached activations, and the windows and the text that they come from."""
     given = dict(_group(settings, "corpus"))
     bos = given.pop("bos")
     train_tokens = whole_number("corpus.train_tokens", given.pop("train_tokens"), 1)
     corpus_json, cache_dir = json.dumps(given), _folder(settings["cache_dir"])
+    automatic = settings["cache_dtype"] == "auto"
     key = CacheKey(
         lm=_model_hash(info, cache_dir),
         lm_dtype=model.dtype,
@@ -145,8 +147,10 @@ def _activations(
         window=model.window,
         bos=bos,
         tokens=train_tokens,
-        dtype=settings["cache_dtype"],
+        dtype=FLOAT16 if automatic else settings["cache_dtype"],
         seed=SHUFFLE_SEED,
+        outlier_norm=outlier_norm,
+        may_widen=automatic,
     )
     return key, WindowConfig(model.window, bos), _corpus(corpus_json)
 
@@ -185,8 +189,8 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for key in ("runs_dir", "cache_dir"):
         if not settings[key]:
             raise ValueError(f"{key} must name a folder")
-    if settings["cache_dtype"] not in ("float16", "bfloat16"):
-        raise ValueError(f"cache_dtype={settings['cache_dtype']} must be float16 or bfloat16")
+    if settings["cache_dtype"] not in ("auto", FLOAT16, BFLOAT16):
+        raise ValueError(f"cache_dtype={settings['cache_dtype']} must be auto, float16 or bfloat16")
     backend_name(settings["backend"], device_from(settings["device"]))
 
 

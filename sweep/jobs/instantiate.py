@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from sweep.jobs.config_checks import check_keys, check_types
 
@@ -30,7 +30,7 @@ def instantiate(group: Mapping[str, Any], name: str, kind: type | None = None, d
     hints = get_type_hints(target.__init__)
     check_types(f"{name}.", given, hints)
     # A whole number where a number is meant becomes a float: 1 and 1.0 are one setting and must give one run id.
-    given = {key: float(value) if hints.get(key) is float else value for key, value in given.items()}
+    given = {key: float(value) if _is_whole(value, hints.get(key)) else value for key, value in given.items()}
     try:
         built = target(**given)
     except TypeError as error:
@@ -47,6 +47,11 @@ def _imported(group: Mapping[str, Any], name: str) -> type:
     except Exception as error:  # importing what a config names can raise anything
         reason = " ".join(str(error).split())
         raise ValueError(f"{name}._target_={group.get('_target_')} is no class ({reason})") from None
+
+
+def _is_whole(value: Any, hint: Any) -> bool:
+    """Tell whether `value` is a whole number where the annotation `hint` asks for a number, or a number or null."""
+    return isinstance(value, int) and float in {hint, *get_args(hint)} and int not in get_args(hint)
 
 
 def _inner(value: Any, name: str) -> Any:

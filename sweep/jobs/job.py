@@ -102,7 +102,7 @@ class Job:
     def with_arm(self, arm: Arm, seed: int | None = None) -> Job:
         """Return the run of another arm at the same layer, d, k and n, measured with its own encoder alone."""
         seed = self.spec.seed if seed is None else seed
-        evaluation = EvalConfig(self.spec.eval.windows)
+        evaluation = EvalConfig(self.spec.eval.windows, tokens=self.spec.eval.tokens)
         plain_eval = {"_target_": "sweep.measures.EvalConfig", **asdict(evaluation)}
         return replace(
             self,

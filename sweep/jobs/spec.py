@@ -11,7 +11,8 @@ from typing import Any
 from sae_core.arms import Arm
 from sae_core.hashed import hashed_fields
 from sweep.activations.cache import CacheKey
-from sweep.measures.config import MASK_POLICY, EvalConfig
+from sweep.measures.config import EvalConfig
+from sweep.measures.positions import ALL_TOKENS, ORDINARY_TOKENS
 from sweep.store.hashes import short_hash
 from sweep.train.config import TrainConfig
 
@@ -41,13 +42,18 @@ class RunSpec:
     def __post_init__(self):
         object.__setattr__(self, "run_id", short_hash(self.as_json()))
 
+    @property
+    def mask_policy(self) -> str:
+        """The tokens that are replaced and measured (`sweep.measures.positions`): those that the SAE is trained on."""
+        return ALL_TOKENS if self.activations.outlier_norm is None else ORDINARY_TOKENS
+
     def as_json(self) -> dict[str, Any]:
         """Return the spec as plain values, as records keep it. Fields that change no result are left out."""
         return {
             "activations": hashed_fields(self.activations),
             "sae": _described(self.arm),
             "train": hashed_fields(self.train),
-            "eval": {**hashed_fields(self.eval), "mask_policy": MASK_POLICY},
+            "eval": {**hashed_fields(self.eval), "mask_policy": self.mask_policy},
             "seed": self.seed,
         }
 

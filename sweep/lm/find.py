@@ -42,9 +42,12 @@ class ModelConfig:
         blocks: module path of the list of blocks, for architectures that are not in `sweep.lm.model.BLOCKS`.
         trust_remote_code: run Python code that comes with the model.
         allow_pickle: load weights that are not safetensors (a pickle can run code).
+        outlier_norm: a token whose activation is longer than this many medians of its layer is no ordinary one, nor is
+            a special token (`sweep.lm.ordinary`); None for an LM all of whose tokens are ordinary.
 
     Raises:
-        ModelError: the dtype is unknown, the window shorter than 2 tokens, or the batch size below 1.
+        ModelError: the dtype is unknown, the window shorter than 2 tokens, the batch size below 1, or outlier_norm not
+            above 1.
     """
 
     name: str
@@ -57,6 +60,7 @@ class ModelConfig:
     blocks: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    outlier_norm: float | None = None
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
@@ -65,6 +69,8 @@ class ModelConfig:
             raise ModelError(f"model.window={self.window} must be at least 2 tokens")
         if self.batch_size < 1:
             raise ModelError(f"model.batch_size={self.batch_size} must be at least 1")
+        if self.outlier_norm is not None and not 1 < self.outlier_norm < float("inf"):
+            raise ModelError(f"model.outlier_norm={self.outlier_norm} must be above 1 and finite, or null for no limit")
 
     @property
     def label(self) -> str:

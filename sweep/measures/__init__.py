@@ -1,6 +1,7 @@
 """Measure a trained SAE on held-out text.
 
 config     the settings of the measures
+positions  which tokens are replaced and measured
 baselines  the cross-entropies of the LM alone: unchanged, zero-ablated, mean-ablated
 measures   what the SAE preserves: reconstruction, cross-entropy recovered, KL
 contexts   the text around each latent's strongest activations

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM, next_token_losses
+from sweep.measures.config import EvaluationError
+from sweep.measures.positions import ALL, Positions
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
+
+CLEARLY_POSITIVE = 3.0  # standard errors that an ablation must cost at least, so that a share of the cost has a meaning
+_FORMAT = 2  # version of a remembered file
 
 
 @dataclass(frozen=True)
@@ -24,61 +30,141 @@ class Baselines:
     ce_zero: float  # hook point replaced by zeros
     ce_mean: float  # hook point replaced by the training pool's mean activation
     predicted_tokens: int  # every real token but the first of each window
+    # Standard errors of ce_zero - ce_clean and of ce_mean - ce_clean over predicted tokens; None in older records, and
+    # where there is a single token.
+    ce_zero_se: float | None = None
+    ce_mean_se: float | None = None
 
+    def costs(self, ablation: str) -> bool:
+        """Tell whether the ablation "zero" or "mean" clearly costs something, so that CE recovered is defined."""
+        cost = getattr(self, f"ce_{ablation}") - self.ce_clean
+        return cost > CLEARLY_POSITIVE * (getattr(self, f"ce_{ablation}_se") or 0.0)
 
-Edit = Callable[[torch.Tensor], torch.Tensor | None]  # activations -> those to go on with, or None for no change
+    def undefined(self) -> list[str]:
+        """Return a sentence for each measure that is undefined, because its ablation costs nothing that is clear."""
+        said: list[str] = []
+        for ablation, measure in (("zero", "ce_recovered"), ("mean", "ce_recovered_mean")):
+            if not self.costs(ablation):
+                ablated, error = getattr(self, f"ce_{ablation}"), getattr(self, f"ce_{ablation}_se")
+                bar = "" if error is None else f", standard error {error:.2g}"
+                said.append(
+                    f"{measure} is undefined: {ablation} ablation takes the LM's cross-entropy from "
+                    f"{self.ce_clean:.4f} to {ablated:.4f} nats (difference {ablated - self.ce_clean:+.2g}{bar}), "
+                    "which is no clear cost; does the text suit the LM?"
+                )
+        return said
 
 
 def baselines(
-    lm: Callable[[], LM], layer: int, windows: Windows, mean: torch.Tensor, batch_size: int, cache: Path, key: str
+    lm: Callable[[], LM],
+    layer: int,
+    windows: Windows,
+    mean: torch.Tensor,
+    batch_size: int,
+    cache: Path,
+    key: str,
+    positions: Positions = ALL,
 ) -> Baselines:
     """Return the baselines of a layer: measured once per (model, layer, held-out set), then read back.
 
     Args:
         lm: returns the LM; called only if the baselines must be measured.
         windows: the held-out set.
-        mean: float32 (d_in,), the mean activation that mean ablation puts in place of every activation.
+        mean: float32 (d_in,), the mean activation that mean ablation puts in place of activations.
         batch_size: windows per forward pass of the LM.
         cache: the folder of remembered baselines.
         key: names everything else that determines them (weights, dtype, ...).
+        positions: which tokens are ablated.
+
+    Raises:
+        EvaluationError: a cross-entropy is not finite.
     """
-    file = cache / f"{short_hash(key, layer, windows.digest(), mean.tolist())}.json"
+    ordinary = [] if positions.all_tokens else [asdict(positions)]
+    file = cache / f"{short_hash(_FORMAT, key, layer, windows.digest(), mean.tolist(), *ordinary)}.json"
     try:
         return Baselines(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         pass
-    model = lm()
-    mean = mean.to(model.device)
-    measured = Baselines(
-        ce_clean=_cross_entropy(model, layer, windows, batch_size, lambda h: None),
-        ce_zero=_cross_entropy(model, layer, windows, batch_size, torch.zeros_like),
-        ce_mean=_cross_entropy(model, layer, windows, batch_size, lambda h: mean.expand_as(h)),
-        predicted_tokens=int((windows.lengths - 1).sum()),
-    )
+    measured = _measured(lm(), layer, windows, mean, batch_size, positions)
     with suppress(OSError):  # a full disk only costs the memory: they are measured again
         write_json(file, asdict(measured))
     return measured
 
 
 @torch.inference_mode()
-def _cross_entropy(lm: LM, layer: int, windows: Windows, batch_size: int, edit: Edit) -> float:
-    """Return the cross-entropy in nats per predicted token when `edit` replaces the hook point's activations."""
-    total = count = 0.0
+def _measured(
+    lm: LM, layer: int, windows: Windows, mean: torch.Tensor, batch_size: int, positions: Positions
+) -> Baselines:
+    mean = mean.to(lm.device)
+    values = {"zero": torch.zeros_like(mean), "mean": mean}
+    clean_sum, costs = 0.0, {name: _Costs() for name in values}
     for start in range(0, len(windows.tokens), batch_size):
-        tokens, _, predicted = batch_of(windows, start, batch_size, lm.device)
-        losses = next_token_losses(lm.logits(tokens, layer, edit), tokens)[predicted]
-        total += float(losses.double().sum())
-        count += losses.numel()
-    return total / count
+        batch = batch_of(windows, start, batch_size, lm.device)
+        seen: list[torch.Tensor] = []
+        clean = _losses(lm, layer, batch, lambda h, seen=seen: seen.append(h.clone()))
+        chosen, _ = positions.among(batch.tokens, batch.real, seen[0])
+        clean_sum += float(clean.sum())
+        for name, value in values.items():
+            ablated = _losses(lm, layer, batch, _replacing(chosen, value))
+            costs[name].add(ablated, clean)
+    count = costs["zero"].count
+    found = Baselines(
+        ce_clean=clean_sum / count,
+        ce_zero=costs["zero"].total / count,
+        ce_mean=costs["mean"].total / count,
+        predicted_tokens=count,
+        ce_zero_se=costs["zero"].standard_error(),
+        ce_mean_se=costs["mean"].standard_error(),
+    )
+    for name in ("ce_clean", "ce_zero", "ce_mean"):
+        if not abs(getattr(found, name)) < float("inf"):
+            raise EvaluationError(f"layer={layer}: {name} is {getattr(found, name)}: the LM's logits are not finite")
+    return found
 
 
-def batch_of(windows: Windows, start: int, size: int, device: torch.device):
-    """Return one batch of windows, from window `start` on, as three tensors on `device`.
+def _replacing(chosen: torch.Tensor, value: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return an edit that puts `value` (d_in,) in place of the activations at the chosen positions."""
+    return lambda h: torch.where(chosen[..., None], value.to(h.dtype), h)
 
-    Returns:
-        (token ids (size, length), bool (size, length) of real tokens, bool (size, length - 1) of predicted positions);
-        position t is predicted if token t + 1 is real.
-    """
+
+class _Costs:
+    """What an ablation costs, summed over predicted tokens in float64."""
+
+    def __init__(self):
+        self.count, self.total = 0, 0.0  # tokens, and the sum of their losses under the ablation
+        self._sum = self._squares = 0.0  # of each token's loss less its loss in the unchanged LM
+
+    def add(self, ablated: torch.Tensor, clean: torch.Tensor) -> None:
+        """Add the losses (tokens,) of the same tokens under the ablation and in the unchanged LM."""
+        cost = ablated - clean
+        self.count += len(cost)
+        self.total += float(ablated.sum())
+        self._sum += float(cost.sum())
+        self._squares += float(cost.square().sum())
+
+    def standard_error(self) -> float | None:
+        """Return the standard error of the mean cost; None for a single token."""
+        if self.count < 2:
+            return None
+        mean = self._sum / self.count
+        return (max(self._squares / self.count - mean * mean, 0.0) / (self.count - 1)) ** 0.5
+
+
+class WindowBatch(NamedTuple):
+    """A batch of windows on the LM's device."""
+
+    tokens: torch.Tensor  # token ids (windows, length)
+    real: torch.Tensor  # bool (windows, length), False at padding
+    predicted: torch.Tensor  # bool (windows, length - 1); position t is predicted if token t + 1 is real
+
+
+def batch_of(windows: Windows, start: int, size: int, device: torch.device) -> WindowBatch:
+    """Return the batch of `size` windows from window `start` on."""
     tokens = torch.from_numpy(windows.tokens[start : start + size]).to(device)
     mask = torch.from_numpy(windows.mask()[start : start + size]).to(device)
-    return tokens, mask, mask[:, 1:]
+    return WindowBatch(tokens, mask, mask[:, 1:])
+
+
+def _losses(lm: LM, layer: int, batch: WindowBatch, edit: Callable[[torch.Tensor], Any]) -> torch.Tensor:
+    """Return the losses of predicted tokens when `edit` replaces the hook point's activations: float64 (tokens,)."""
+    return next_token_losses(lm.logits(batch.tokens, layer, edit), batch.tokens)[batch.predicted].double()

@@ -8,17 +8,18 @@ from sae_core.hashed import changes_no_result
 from sae_core.inference import ENCODER, inference_name
 from sweep.corpus.documents import CorpusError
 
-MASK_POLICY = "all_tokens"  # which positions are replaced and measured, see `sweep.measures.measures`
+TOKENS = ("ordinary", "all")
 
 
 class EvaluationError(ValueError):
-    """A measurement is undefined: the LM or the SAE gives values that are not finite, or an ablation costs nothing."""
+    """A measurement is undefined: the LM or the SAE gives values that are not finite."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
     """The settings that say what is measured on the held-out text.
 
+    `tokens` is no part of the id by its own name: the key of the activations and the mask policy say the same.
     `inference`, `novelty` and `contexts` only add measurements and change no other result. So they are no part of the
     run's id, and they can be added to a finished run without training again.
 
@@ -29,20 +30,25 @@ class EvalConfig:
         novelty: compare the latents with those of the dense_tied SAE of the same layer, n and k, which is trained if it
             is not there yet. Its seed is 0, or 1 for SAEs of seed 0.
         contexts: how many of each latent's strongest held-out contexts are written to the run's folder; 0 for no file.
+        tokens: which tokens the SAE is trained on, replaces and is measured on: "ordinary" ones, by the factor
+            model.outlier_norm (`sweep.lm.ordinary`), or "all", as the paper does.
 
     Raises:
         CorpusError: there are fewer than 1 windows.
-        ValueError: an inference is unknown, or `contexts` is below 0.
+        ValueError: `tokens` is neither, an inference is unknown, or `contexts` is below 0.
     """
 
     windows: int = 100
     inference: tuple[str, ...] = changes_no_result((ENCODER,))
     novelty: bool = changes_no_result(False)
     contexts: int = changes_no_result(0)
+    tokens: str = changes_no_result("ordinary")
 
     def __post_init__(self):
         if self.windows < 1:
             raise CorpusError(f"eval.windows={self.windows} must be at least 1")
+        if self.tokens not in TOKENS:
+            raise ValueError(f"eval.tokens={self.tokens} must be one of {', '.join(TOKENS)}")
         if self.contexts < 0:
             raise ValueError(f"eval.contexts={self.contexts} must be at least 0")
         try:

@@ -51,7 +51,13 @@ def token_texts(decode: Callable[[list[int]], str]) -> Callable[[int], str]:
 
 
 def top_contexts(
-    activity: Activity, codes: Tensor, text: Callable[[int], str], per_latent: int = 5, before: int = 12, after: int = 6
+    activity: Activity,
+    codes: Tensor,
+    text: Callable[[int], str],
+    per_latent: int = 5,
+    before: int = 12,
+    after: int = 6,
+    measured: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Return an iterator over live latents, each with its strongest contexts, in the form of `contexts.jsonl.gz`.
 
@@ -63,6 +69,7 @@ def top_contexts(
         codes: (T, k), the codes of `activity.latents`; they mean nothing where these are -1.
         text: returns the text of a token id, see `token_texts`.
         per_latent: contexts of each latent, at most.
+        measured: the number of tokens that the SAE was read on, which firing rates refer to; all of them unless given.
 
     Raises:
         ValueError: `codes` has another shape than the latents, `per_latent` is below 1, or `before` or `after` below 0.
@@ -73,7 +80,7 @@ def top_contexts(
     for name, value, least in (("per_latent", per_latent, 1), ("before", before, 0), ("after", after, 0)):
         if value < least:
             raise ValueError(f"{name}={value} must be at least {least}")
-    return _top_contexts(activity, codes, text, per_latent, before, after)
+    return _top_contexts(activity, codes, text, per_latent, before, after, measured or len(activity.tokens))
 
 
 def write_contexts(path: Path, found: Iterable[dict[str, Any]]) -> None:
@@ -89,7 +96,13 @@ def write_contexts(path: Path, found: Iterable[dict[str, Any]]) -> None:
 
 
 def _top_contexts(
-    activity: Activity, codes: Tensor, text: Callable[[int], str], per_latent: int, before: int, after: int
+    activity: Activity,
+    codes: Tensor,
+    text: Callable[[int], str],
+    per_latent: int,
+    before: int,
+    after: int,
+    measured: int,
 ) -> Iterator[dict[str, Any]]:
     fired = _Firings(*activity.firings(), codes.detach()[activity.latents >= 0].double())
     peaks = _peaks(activity, fired, per_latent)
@@ -107,7 +120,7 @@ def _top_contexts(
     )
     counts = activity.counts()
     live, sizes = fired.latent[peaks].unique_consecutive(return_counts=True)
-    rates = (counts[live].double() / len(activity.tokens)).tolist()
+    rates = (counts[live].double() / measured).tolist()
     for latent, rate, size in zip(live.tolist(), rates, sizes.tolist(), strict=True):
         yield {"latent": latent, "firing_rate": _short(rate), "contexts": list(islice(contexts, size))}
 

@@ -1,16 +1,17 @@
 """The measures of what an SAE preserves on held-out text: of its reconstruction, and with the LM in the loop.
 
-The hook point is the place in the LM whose activations the SAE replaces: the residual stream after a block.
-Mask policy "all_tokens": activations are replaced at every real token, BOS included, as the paper does; padding is
-neither replaced nor measured. Every cross-entropy is a sum over the same predicted tokens divided by their number.
+The hook point is the place in the LM whose activations the SAE replaces: the residual stream after a block. Which
+tokens are replaced, and which ones reconstruction is measured on, is the mask policy (`sweep.measures.positions`);
+padding is neither. Every cross-entropy is a sum over the same predicted tokens divided by their number, those that
+follow a token which is not replaced included.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,10 +23,28 @@ from sae_core.sae import SAE
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM, next_token_losses
 from sweep.measures.baselines import Baselines, batch_of
-from sweep.measures.config import MASK_POLICY, EvaluationError
+from sweep.measures.config import EvaluationError
+from sweep.measures.positions import ALL, Positions
 
 Tick = Callable[[int, int], None]  # called with (windows done, windows in all)
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # activations -> (codes, indices)
+
+
+class CleanBatch(NamedTuple):
+    """A batch of held-out windows, and what the unchanged LM makes of them."""
+
+    tokens: torch.Tensor  # token ids (windows, length)
+    real: torch.Tensor  # bool (windows, length), False at padding
+    predicted: torch.Tensor  # bool (windows, length - 1), see `sweep.measures.baselines.WindowBatch`
+    chosen: torch.Tensor  # bool (windows, length): the tokens that are replaced and measured
+    not_ordinary: int | None  # how many real tokens are not ordinary; None where that is not known
+    hidden: torch.Tensor  # activations at the hook point (windows, length, d_model)
+    logits: torch.Tensor  # (windows, length, vocabulary)
+
+    @property
+    def h(self) -> torch.Tensor:
+        """The activations of the chosen tokens, float32 (tokens, d_model)."""
+        return self.hidden[self.chosen].float()
 
 
 class CleanPass:
@@ -33,27 +52,29 @@ class CleanPass:
 
     If all batches together fit into KEPT_BYTES (for few windows or a small vocabulary), they are remembered: the next
     SAE then needs one forward pass per batch instead of two.
+
+    Args:
+        positions: which tokens are replaced and measured.
     """
 
     KEPT_BYTES = 1 << 28
 
-    def __init__(self, lm: LM, layer: int, windows: Windows, batch_size: int):
-        self.lm, self.layer, self.windows, self.batch_size = lm, layer, windows, batch_size
-        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    def __init__(self, lm: LM, layer: int, windows: Windows, batch_size: int, positions: Positions = ALL):
+        self.lm, self.layer, self.windows, self.batch_size, self.positions = lm, layer, windows, batch_size, positions
+        self._kept: dict[int, CleanBatch] = {}
 
-    def __call__(self, start: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the batch from window `start` on.
+    def __iter__(self) -> Iterator[CleanBatch]:
+        """Yield all batches, in the order of the windows."""
+        for start in range(0, len(self.windows.tokens), self.batch_size):
+            yield self._kept.get(start) or self._made(start)
 
-        Returns:
-            (activations at the hook point (windows, length, d_model), logits (windows, length, vocabulary)).
-        """
-        if start in self._kept:
-            return self._kept[start]
+    def _made(self, start: int) -> CleanBatch:
         seen: list[torch.Tensor] = []
-        tokens = batch_of(self.windows, start, self.batch_size, self.lm.device)[0]
+        tokens, real, predicted = batch_of(self.windows, start, self.batch_size, self.lm.device)
         logits = self.lm.logits(tokens, self.layer, lambda hidden: seen.append(hidden.clone()))
-        batch = seen[0], logits
-        if sum(t.nbytes for t in batch) * len(self.windows.tokens) <= self.KEPT_BYTES * len(tokens):
+        batch = CleanBatch(tokens, real, predicted, *self.positions.among(tokens, real, seen[0]), seen[0], logits)
+        large = batch.hidden.nbytes + batch.logits.nbytes
+        if large * len(self.windows.tokens) <= self.KEPT_BYTES * len(tokens):
             self._kept[start] = batch
         return batch
 
@@ -70,7 +91,7 @@ def measure_reading(
         - threads: the CPU threads at which that was measured.
 
     Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation does not change the LM's.
+        EvaluationError: a reconstruction or cross-entropy is not finite.
     """
     reader = infer_by(sae, inference)
     watch = _Stopwatch(reader)
@@ -83,25 +104,40 @@ def measure_reading(
     return {"metrics": metrics, "cost": cost}
 
 
-@torch.inference_mode()
-def held_out_codes(sae: SAE, clean: CleanPass) -> tuple[torch.Tensor, torch.Tensor, Activity]:
-    """Find the codes of all held-out tokens with the SAE's own encoder.
+class HeldOutCodes(NamedTuple):
+    """The codes of all held-out tokens, on the CPU, in the order of the text.
 
-    Returns:
-        (codes, indices, activity), on the CPU: codes and indices (tokens, k) in the order of the text, and which
-        latents fired on each token.
+    On tokens that are not measured nothing fires; they are there because contexts show them.
     """
+
+    indices: torch.Tensor  # int64 (tokens, k), the latents of the codes; they mean nothing on tokens not measured
+    codes: torch.Tensor  # (tokens, k)
+    activity: Activity  # which latents fired on each token
+    measured: torch.Tensor  # bool (tokens,)
+
+    @property
+    def measured_activity(self) -> Activity:
+        """Which latents fired on each measured token."""
+        return self.activity.part(self.measured)
+
+
+@torch.inference_mode()
+def held_out_codes(sae: SAE, clean: CleanPass) -> HeldOutCodes:
+    """Find the codes of all held-out tokens that are measured, with the SAE's own encoder."""
+    codes, indices, measured = [], [], []
+    for batch in clean:
+        inside = batch.chosen[batch.real]
+        measured.append(inside.cpu())
+        for found, part in zip((codes, indices), sae.encode(batch.h), strict=True):
+            spread = part.new_zeros(len(inside), part.shape[1])
+            spread[inside] = part
+            found.append(spread.cpu())
     windows = clean.windows
-    codes, indices = [], []
-    for start in range(0, len(windows.tokens), clean.batch_size):
-        mask = batch_of(windows, start, clean.batch_size, clean.lm.device)[1]
-        for found, part in zip((codes, indices), sae.encode(clean(start)[0][mask].float()), strict=True):
-            found.append(part.cpu())
     real = windows.mask()
-    tokens = torch.from_numpy(windows.tokens[real])
-    window = torch.from_numpy(np.nonzero(real)[0])
+    tokens, window = torch.from_numpy(windows.tokens[real]), torch.from_numpy(np.nonzero(real)[0])
     every, latents = torch.cat(codes), torch.cat(indices)
-    return every, latents, activity_of(every, latents, sae.dictionary.n_latents, tokens, window)
+    activity = activity_of(every, latents, sae.dictionary.n_latents, tokens, window)
+    return HeldOutCodes(latents, every, activity, torch.cat(measured))
 
 
 class _Stopwatch:
@@ -146,27 +182,29 @@ def evaluate(
         encode: a wrapper of `sae.encode` that is called in its place; None for the method itself.
 
     Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite, or an ablation does not change the LM's.
+        EvaluationError: a reconstruction or cross-entropy is not finite.
     """
-    lm, layer, windows, batch_size = clean.lm, clean.layer, clean.windows, clean.batch_size
     sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
     ce_sum = kl_sum = 0.0
-    for start in range(0, len(windows.tokens), batch_size):
-        tokens, mask, predicted = batch_of(windows, start, batch_size, lm.device)
-        hidden, clean_logits = clean(start)
-        h = hidden[mask].float()
+    real, others, done, total = 0, list[int | None](), 0, len(clean.windows.tokens)
+    for batch in clean:
+        h = batch.h
         codes, indices = (encode or sae.encode)(h)
         reconstruction = sae.decode(codes, indices)
         sums.add(h, reconstruction, codes, indices)
-        replaced = hidden.clone()
-        replaced[mask] = reconstruction.to(hidden.dtype)
-        logits = lm.logits(tokens, layer, lambda _hidden, replaced=replaced: replaced)
-        ce_sum += float(next_token_losses(logits, tokens)[predicted].double().sum())
-        kl_sum += _kl_sum(clean_logits, logits, predicted)
-        tick(min(start + batch_size, len(windows.tokens)), len(windows.tokens))
+        replaced = batch.hidden.clone()
+        replaced[batch.chosen] = reconstruction.to(replaced.dtype)
+        logits = clean.lm.logits(batch.tokens, clean.layer, lambda _hidden, replaced=replaced: replaced)
+        ce_sum += float(next_token_losses(logits, batch.tokens)[batch.predicted].double().sum())
+        kl_sum += _kl_sum(batch.logits, logits, batch.predicted)
+        real += int(batch.real.sum())
+        others.append(batch.not_ordinary)
+        done += len(batch.tokens)
+        tick(done, total)
     metrics = {**sums.result()._asdict(), **_fidelity(ce_sum / base.predicted_tokens, base)}
     metrics["kl"] = kl_sum / base.predicted_tokens
-    metrics["mask_policy"] = MASK_POLICY
+    metrics["mask_policy"] = clean.positions.mask_policy
+    metrics["not_ordinary_fraction"] = None if None in others else sum(o for o in others if o) / real
     for name, value in metrics.items():
         if isinstance(value, float) and not abs(value) < float("inf"):
             raise EvaluationError(f"{name} is {value} on the held-out text")
@@ -174,18 +212,15 @@ def evaluate(
 
 
 def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
-    """Return the cross-entropies, and the measures that compare the SAE's with the others."""
-    for name, ablated in (("zero", base.ce_zero), ("mean", base.ce_mean)):
-        if ablated == base.ce_clean:
-            raise EvaluationError(
-                f"{name} ablation leaves the LM's cross-entropy unchanged at {ablated}: there is nothing to recover"
-            )
+    """Return the cross-entropies, and the measures that compare the SAE's with the others, None where undefined."""
+    zero = ce_recovered(ce_sae, base.ce_clean, base.ce_zero) if base.costs("zero") else None
+    mean = ce_recovered(ce_sae, base.ce_clean, base.ce_mean) if base.costs("mean") else None
     return {
         **asdict(base),
         "ce_sae": ce_sae,
         "delta_ce": ce_sae - base.ce_clean,
-        "ce_recovered": ce_recovered(ce_sae, base.ce_clean, base.ce_zero),
-        "ce_recovered_mean": ce_recovered(ce_sae, base.ce_clean, base.ce_mean),
+        "ce_recovered": zero,
+        "ce_recovered_mean": mean,
     }
 
 

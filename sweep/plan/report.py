@@ -14,6 +14,7 @@ from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.workers import Workers
 from sweep.plan.estimate import PROBING, Estimate
 from sweep.plan.footprint import planned_storage
+from sweep.plan.outliers import outlier_lines
 from sweep.plan.plan import Plan, left_out_lines
 from sweep.plan.rows import FAILED_BEFORE, Row, rows_of
 from sweep.plan.totals import duration, passes_of, totals
@@ -47,7 +48,8 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
     for row in rows:
         if row.error:
             _print_line(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.error}")
-    for line in [*left_out_lines(plan.left_out), *totals(plan, rows, passes, workers, threads)]:
+    said = [*left_out_lines(plan.left_out), *outlier_lines(plan.runs)]
+    for line in [*said, *totals(plan, rows, passes, workers, threads)]:
         _print_line(console, line)
 
 

@@ -6,8 +6,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from sae_core import theory
 from sae_core.activity import Activity, activity_measures, support_measures
 from sae_core.comparison import cosine_matches, novelty
@@ -17,8 +15,8 @@ from sweep.jobs.job import Job
 from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures.measures import held_out_codes, measure_reading
-from sweep.run.loaded import clean_pass_of, tokenizer_of
+from sweep.measures.measures import CleanPass, held_out_codes, measure_reading
+from sweep.run.loaded import tokenizer_of
 from sweep.run.recording import log, one_line
 from sweep.store.progress import RunProgress
 from sweep.store.records import CONTEXTS, Record, run_folder
@@ -29,24 +27,26 @@ Load = Callable[[Job], tuple[SAE, str]]  # returns a finished run's SAE and run 
 
 
 def examine(
-    job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress, load: Load
+    job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress, load: Load
 ) -> None:
     """Make the measurements that `job` asks for and its record lacks, and put them into the record.
 
     A measurement that fails leaves its error in the record, and the others go on.
 
     Args:
+        clean: the LM's pass over the held-out text.
         base: the LM's cross-entropies without the SAE.
         say: told what is being measured.
         load: gives the SAE that novelty compares with.
     """
-    _measure_readings(job, sae, device, base, record, say)
+    _measure_readings(job, sae, clean, base, record, say)
     if "theory" in record and "latents" in record and not {"novelty", "contexts"} & set(job.lacking(record)):
         return
     say("latents")
-    codes, indices, activity = held_out_codes(sae, clean_pass_of(job, device))
+    found = held_out_codes(sae, clean)
+    activity = found.measured_activity
     if "theory" not in record:
-        record["theory"] = theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS])
+        record["theory"] = theory.theory_measures(sae.dictionary, found.indices[found.measured][:THEORY_TOKENS])
     if "latents" not in record:
         support = sae.dictionary.support
         support = None if support is None else support.cpu()
@@ -54,20 +54,18 @@ def examine(
     latents, lacking = record["latents"], job.lacking(record)
     if "novelty" in lacking:
         try:
-            latents |= _compared(job, sae, activity, device, load)
+            latents |= _compared(job, sae, activity, clean, load)
         except (ValueError, OSError, RuntimeError) as error:
             latents["novelty"] = {"error": one_line(error)}
             log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
     if "contexts" in lacking:
-        found = top_contexts(activity, codes, token_texts(tokenizer_of(job).decode), job.spec.eval.contexts)
-        write_contexts(run_folder(job.runs_dir, job.spec.run_id) / CONTEXTS, found)
+        text, count = token_texts(tokenizer_of(job).decode), len(activity.tokens)
+        strongest = top_contexts(found.activity, found.codes, text, job.spec.eval.contexts, measured=count)
+        write_contexts(run_folder(job.runs_dir, job.spec.run_id) / CONTEXTS, strongest)
         latents["contexts"] = job.spec.eval.contexts
 
 
-def _measure_readings(
-    job: Job, sae: SAE, device: torch.device, base: Baselines, record: Record, say: RunProgress
-) -> None:
-    clean = clean_pass_of(job, device)
+def _measure_readings(job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress) -> None:
     measured = record.setdefault("inference", {})
     for name in job.spec.eval.inference:
         if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
@@ -81,10 +79,10 @@ def _measure_readings(
             log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
 
 
-def _compared(job: Job, sae: SAE, activity: Activity, device: torch.device, load: Load) -> dict[str, Any]:
+def _compared(job: Job, sae: SAE, activity: Activity, clean: CleanPass, load: Load) -> dict[str, Any]:
     """Compare the latents with those of the job's reference run: by activations (`novelty`) and by atoms (`cosine`)."""
     reference, run_id = load(job.reference)
-    *_, theirs = held_out_codes(reference, clean_pass_of(job, device))
+    theirs = held_out_codes(reference, clean).measured_activity
     return {
         "novelty": {"reference": run_id, **novelty(activity, theirs)},
         "cosine": {"reference": run_id, **cosine_matches(sae.dictionary, reference.dictionary)},

@@ -11,13 +11,16 @@ from pathlib import Path
 import torch
 
 from sweep.activations.cache import CacheKey, Pool, open_pool
+from sweep.activations.norms import Norms
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows
 from sweep.jobs.job import Job
 from sweep.lm.find import ModelConfig, ModelInfo
 from sweep.lm.model import LM, load_lm, load_tokenizer
+from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
 from sweep.measures.measures import CleanPass
+from sweep.measures.positions import Positions
 
 
 def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
@@ -36,6 +39,12 @@ def tokenizer_of(job: Job):
     return _tokenizer(job.model, job.info)
 
 
+def outlier_rule_of(job: Job) -> OutlierRule | None:
+    """Return the rule by which tokens of the job's LM are ordinary; None where all are."""
+    limit = job.model.outlier_norm
+    return None if limit is None else OutlierRule(limit, special_ids(tokenizer_of(job)))
+
+
 def train_windows_of(job: Job) -> Windows:
     """Return the windows of training text whose activations the job trains on."""
     return _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
@@ -46,9 +55,16 @@ def held_out_of(job: Job) -> Windows:
     return _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
 
 
-def clean_pass_of(job: Job, device: torch.device) -> CleanPass:
+def positions_of(job: Job, norms: Norms | None) -> Positions:
+    """Return which tokens the job is measured on, by what is known of the norms at its layer."""
+    if job.model.outlier_norm is None:
+        return Positions()
+    return Positions(norms.ordinary if norms else None, all_tokens=job.spec.activations.outlier_norm is None)
+
+
+def clean_pass_of(job: Job, device: torch.device, positions: Positions) -> CleanPass:
     """Return the pass of the unchanged LM over the held-out windows."""
-    return _clean_pass(job.model, job.info, device, job.axes["layer"], held_out_of(job))
+    return _clean_pass(job.model, job.info, device, job.axes["layer"], held_out_of(job), positions)
 
 
 @lru_cache(maxsize=4)
@@ -81,5 +97,7 @@ def _held_out(corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: Wind
 
 
 @lru_cache(maxsize=1)
-def _clean_pass(model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows) -> CleanPass:
-    return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size)
+def _clean_pass(
+    model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows, positions: Positions
+) -> CleanPass:
+    return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size, positions)

@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock
 
 from sweep.activations.cache import check_disk, entry_bytes
+from sweep.activations.norms import norms_from
 from sweep.jobs.job import AnyJob, Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.gpus import device_from
@@ -20,7 +21,7 @@ from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.run.examine import examine
 from sweep.run.finished import load_sae, read_sae
-from sweep.run.loaded import held_out_of, train_windows_of
+from sweep.run.loaded import clean_pass_of, held_out_of, positions_of, train_windows_of
 from sweep.run.pools import cache_keys
 from sweep.run.recording import failsafe_tracker, log, recording
 from sweep.run.recovery import recover
@@ -134,8 +135,10 @@ def _measure_lacking(job: Job, record: Record) -> None:
             raise EvaluationError(
                 "the held-out text has changed since this run was measured: restore it, or train the run anew"
             )
-        base = Baselines(**{field.name: record["metrics"][field.name] for field in fields(Baselines)})
-        examine(job, sae, device, base, record, say, partial(load_sae, device))
+        metrics = record["metrics"]
+        base = Baselines(**{field.name: metrics[field.name] for field in fields(Baselines) if field.name in metrics})
+        positions = positions_of(job, norms_from(record.get("activations", {}).get("norms")))
+        examine(job, sae, clean_pass_of(job, device, positions), base, record, say, partial(load_sae, device))
         write_record(job.runs_dir, record)
         tracker.summary(record)
         log(folder, f"measured: {', '.join(record['inference'])}")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, ensure_pools, open_pool
+from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, open_pool
+from sweep.activations.capture import ensure_pools
 from sweep.activations.local_copy import copy_to_local_disk
 from sweep.jobs.job import Job
-from sweep.run.loaded import lm_of, pool_of, train_windows_of
+from sweep.run.loaded import lm_of, outlier_rule_of, pool_of, train_windows_of
 from sweep.run.recording import log
 from sweep.store.progress import RunProgress
 
@@ -45,6 +46,7 @@ def _made_and_opened(job: Job, device: torch.device, say: RunProgress) -> Pool:
             job.model.batch_size,
             on_progress=lambda done, total: say("LM pass", done, total),
             on_wait=lambda: say("waiting for another run's LM pass"),
+            rule=lambda: outlier_rule_of(job),
         )
     if job.cache_local is not None:
         copy_to_local_disk(job.cache_dir, key, job.cache_local, on_copy=lambda: say("copying activations"))

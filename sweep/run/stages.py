@@ -24,12 +24,14 @@ from sweep.jobs.job import Job
 from sweep.machine.gpus import device_from
 from sweep.measures.baselines import Baselines, baselines
 from sweep.measures.config import EvaluationError
+from sweep.measures.positions import Positions
 from sweep.run.examine import examine
 from sweep.run.finished import load_sae
-from sweep.run.loaded import held_out_of, lm_of
+from sweep.run.loaded import clean_pass_of, held_out_of, lm_of, positions_of
 from sweep.run.pools import ready_pool
 from sweep.run.recording import Recording, log
 from sweep.store.hashes import file_hash
+from sweep.store.once_said import say_once
 from sweep.store.progress import RunProgress
 from sweep.store.records import CHECKPOINT, CURVE, CURVE_POINTS, WEIGHTS, Record, read_record, stop_file
 from sweep.store.versions import CODE
@@ -54,19 +56,22 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     with _timed(timings, "activations"):
         pool = ready_pool(job, device, folder, say)
     record["versions"]["backend"] = backend_name(job.backend, device)
+    record["activations"] = _about(pool, folder)
+    positions = positions_of(job, pool.norms)
+    with _timed(timings, "baselines"):
+        base = _baselines(job, pool, positions, device, say)
+    _warn_of_undefined(job, base, folder)
     start = _starting_sae(job, device, record)
     with _timed(timings, "training"):
         sae, trained = yield from _train(job, folder, start, pool, device, recording)
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)
     with _timed(timings, "evaluation"):
-        held_out = held_out_of(job)
-        base = _baselines(job, pool, device, say)
-        examine(job, sae, device, base, record, say, partial(load_sae, device))
+        examine(job, sae, clean_pass_of(job, device, positions), base, record, say, partial(load_sae, device))
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
-    record["metrics"] = {**own["metrics"], **_last(trained.reports), "held_out_digest": held_out.digest()}
+    record["metrics"] = {**own["metrics"], **_last(trained.reports), "held_out_digest": held_out_of(job).digest()}
 
 
 def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
@@ -188,7 +193,16 @@ def _last(reports: list[Progress]) -> dict[str, float]:
     return {"train_fvu": last.fvu, **dead}
 
 
-def _baselines(job: Job, pool: Pool, device: torch.device, say: RunProgress) -> Baselines:
+def _about(pool: Pool, folder: Path) -> dict[str, Any]:
+    """Return what a record says of the activations trained on; the log says if some tokens are not ordinary."""
+    if pool.norms is None:
+        return {"rows": pool.tokens, "dtype": pool.dtype}
+    if (outliers := pool.norms.in_words()) is not None:
+        log(folder, f"{outliers}; trained on {pool.tokens:,}")
+    return {"rows": pool.tokens, "dtype": pool.dtype, "norms": pool.norms._asdict()}
+
+
+def _baselines(job: Job, pool: Pool, positions: Positions, device: torch.device, say: RunProgress) -> Baselines:
     say("baselines")
     return baselines(
         lambda: lm_of(job, device),
@@ -198,7 +212,17 @@ def _baselines(job: Job, pool: Pool, device: torch.device, say: RunProgress) -> 
         job.model.batch_size,
         job.cache_dir / "baselines",
         key=f"{job.spec.activations.lm}:{job.model.dtype}",
+        positions=positions,
     )
+
+
+def _warn_of_undefined(job: Job, base: Baselines, folder: Path) -> None:
+    """Say which measures are undefined, before any time is spent on training: in the log, and once per launch."""
+    for said in base.undefined():
+        log(folder, said)
+        say_once(
+            job.runs_dir / "launches" / job.launch, f"warning: {job.model.label}, layer {job.axes['layer']}: {said}"
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 records       a run's record: its schema, reading and writing it
 launches      the launches of a run store, and how the runs that each asked for stand
+once_said     what is said on the terminal once per launch
 progress      the small file in which a run under way says what it is doing
 lock_holders  who holds a run's lock
 files         files that appear whole or not at all

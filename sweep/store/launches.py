@@ -126,9 +126,11 @@ def _local_time(iso: str) -> str:
 
 def _result_in_words(record: Record) -> str:
     """Return, for example, `CE recovered 0.9877, 12 s`; only the time for records without a cross-entropy."""
-    recovered = record["metrics"].get("ce_recovered")
-    seconds = f"{record['timings']['total']:.0f} s"
-    return seconds if recovered is None else f"CE recovered {recovered:.4f}, {seconds}"
+    metrics, seconds = record["metrics"], f"{record['timings']['total']:.0f} s"
+    if "ce_recovered" not in metrics:
+        return seconds
+    recovered = metrics["ce_recovered"]
+    return f"CE recovered {'undefined' if recovered is None else f'{recovered:.4f}'}, {seconds}"
 
 
 def add_launch(parser: argparse.ArgumentParser, for_all: str) -> None:

@@ -45,6 +45,11 @@ def outcome_of(record: Record | None, config: SearchConfig, why: str = "it left 
         return failed(record.get("error", "unknown error"))
     metrics = metrics_of(record, config.inference)
     value = metrics.get("ce_recovered")
+    if "ce_recovered" in metrics and value is None:
+        return failed(
+            "CE recovered is undefined, so the run has no rank: zero ablation does not clearly cost the LM anything "
+            f"(from {metrics['ce_clean']:.4f} to {metrics['ce_zero']:.4f} nats)"
+        )
     if value is None or not math.isfinite(value):
         reading = record.get("inference", {}).get(config.inference, {})
         return failed(f"no CE recovered by {config.inference}: {reading.get('error', 'not measured')}")

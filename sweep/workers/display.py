@@ -124,7 +124,9 @@ def outcome(record: Record | None) -> str:
     if record.get("kind") == RECOVERY:
         best = max((value, name) for name, value in metrics.items() if name.endswith("/exact_recovery"))
         return f"exact recovery {best[0]:.2f} ({best[1].split('/')[0]}), {seconds:.1f} s"
-    return f"CE recovered {metrics['ce_recovered']:.4f}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
+    recovered = metrics["ce_recovered"]
+    share = "undefined" if recovered is None else f"{recovered:.4f}"
+    return f"CE recovered {share}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
 
 
 def _record_time(runs_dir: Path, run_id: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from sae_core.inference import ENCODER
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
+from sweep.plan.outliers import outlier_lines
 from sweep.plan.plan import LeftOut, Planned, left_out_lines
 from sweep.store.records import COMPLETE, Record, read_record
 from sweep.store.versions import other_versions, versions
@@ -51,7 +53,7 @@ def print_table(
         rows = [_recovery_row(run, job, names, records, why) for run, job in synthetic]
         errors += _print(wide, columns, rows, "share of trials whose picks are exactly the planted atoms")
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
-    for line in [*_shortened(errors), *left_out_lines(left_out), *_notes(complete)]:
+    for line in [*_shortened(errors), *left_out_lines(left_out), *outlier_lines(runs), *_notes(complete)]:
         console.print(line, markup=False, soft_wrap=True)
     return len(errors)
 
@@ -107,13 +109,17 @@ def _row(
     # An SAE is compared with dense atoms at the n asked for. That gives m/d for an expander, and n/n' for a
     # dense_matched SAE, which has n' latents.
     compression = f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
-    cells += [compression, f"{metrics['ce_recovered']:.4f}"]
+    cells += [compression, _recovered(metrics)]
     by = {name: record.get("inference", {}).get(name, {}) for name in readings}
-    cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
+    cells += [_recovered(found["metrics"]) if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
     measured = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
     lacking = [f"{name} ({measured.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
+
+
+def _recovered(metrics: Mapping[str, Any]) -> str:
+    return "undefined" if metrics["ce_recovered"] is None else f"{metrics['ce_recovered']:.4f}"
 
 
 def _recovery_row(

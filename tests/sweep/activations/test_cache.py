@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-import sweep.activations.cache as activations
-from sweep.activations.cache import CacheError, CacheKey, ensure_pools, open_pool
+from sweep.activations import capture, writer
+from sweep.activations.cache import CacheError, CacheKey, norms_of_entry, open_pool
+from sweep.activations.capture import ensure_pools
 from sweep.corpus import TextCorpus
 from sweep.corpus.windows import WindowConfig, train_windows
 from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import load_lm
+from sweep.lm.ordinary import OutlierRule
 
 KEY = CacheKey("w", "float32", 1, "resid_post", "c", 16, "window", 500, "float16", 0)
 
@@ -65,7 +67,7 @@ def test_several_layers_take_one_lm_pass_and_entries_that_are_there_take_none(tm
 
 def test_rows_are_the_same_in_one_shard_and_in_many(tmp_path, lm_and_windows, monkeypatch):
     ensure_pools(tmp_path / "one", [KEY], lambda: lm_and_windows, 4)
-    monkeypatch.setattr(activations, "SHARD_ROWS", 64)
+    monkeypatch.setattr(writer, "SHARD_ROWS", 64)
     ensure_pools(tmp_path / "many", [KEY], lambda: lm_and_windows, 4)
     rows = np.random.default_rng(0).integers(0, 500, 300)
     one, many = open_pool(tmp_path / "one", KEY), open_pool(tmp_path / "many", KEY)
@@ -80,8 +82,10 @@ def test_bfloat16_entries_give_bfloat16_rows(tmp_path, lm_and_windows):
 
 
 def test_a_change_of_any_field_of_the_key_gives_another_entry():
-    others = [replace(KEY, **{f: (v + 1 if isinstance(v, int) else v + "x")}) for f, v in KEY.__dict__.items()]
-    assert len({KEY.name, *(o.name for o in others)}) == len(others) + 1
+    values = {**KEY.__dict__, "outlier_norm": 5.0}
+    others = [replace(KEY, **{f: v + (1 if isinstance(v, int | float) else "x")}) for f, v in values.items()]
+    assert len({KEY.name, *(o.name for o in others)}) == len(others)  # may_widen changes no name
+    assert replace(KEY, may_widen=True).name == KEY.name
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
@@ -106,17 +110,116 @@ def test_damage_is_an_error_and_the_entry_is_then_made_again(tmp_path, lm_and_wi
 
 def test_a_disk_that_is_too_small_is_an_error_before_the_pass(tmp_path, lm_and_windows, monkeypatch):
     usage = type("Usage", (), {"free": 10})()
-    monkeypatch.setattr(activations.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(capture.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(CacheError, match=r"need 32,000 bytes and 10 are free"):
         ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
 
 
-def test_an_activation_beyond_float16_is_an_error_that_recommends_bfloat16(tmp_path, lm_and_windows):
-    lm, windows = lm_and_windows
-    lm.blocks[1].register_forward_hook(lambda m, i, o: o * 1e9)
-    with pytest.raises(CacheError, match="cache_dtype=bfloat16"):
+def times(factor):
+    """Return a hook that multiplies a block's output; blocks return a tensor, alone or first in a tuple."""
+    return lambda m, i, o: (o[0] * factor, *o[1:]) if isinstance(o, tuple) else o * factor
+
+
+def test_an_activation_beyond_float16_is_an_error_that_recommends_auto(tmp_path, lm_and_windows):
+    lm_and_windows[0].blocks[1].register_forward_hook(times(1e9))
+    with pytest.raises(CacheError, match="layer=1: .* beyond the range of float16; cache_dtype=auto takes bfloat16"):
         ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
     assert not list(tmp_path.glob("*writing*"))
+
+
+@pytest.mark.parametrize("outlier_norm", [None, 5.0])
+def test_auto_takes_bfloat16_at_the_layers_that_need_it_and_says_so_to_who_asks_for_float16(
+    tmp_path, lm_and_windows, outlier_norm
+):
+    lm_and_windows[0].blocks[1].register_forward_hook(times(1e9))
+    keys = [replace(KEY, layer=layer, may_widen=True, outlier_norm=outlier_norm) for layer in (0, 1)]
+    rule = OutlierRule(5.0, ())
+    ensure_pools(tmp_path / "auto", keys, lambda: lm_and_windows, 4, rule=lambda: rule)
+    assert [open_pool(tmp_path / "auto", key).dtype for key in keys] == ["float16", "bfloat16"]
+    asked = [replace(KEY, layer=1, dtype="bfloat16", outlier_norm=outlier_norm)]
+    ensure_pools(tmp_path / "asked", asked, lambda: lm_and_windows, 4, rule=lambda: rule)
+    rows = np.arange(open_pool(tmp_path / "auto", keys[1]).tokens)
+    assert torch.equal(
+        open_pool(tmp_path / "auto", keys[1]).rows(rows), open_pool(tmp_path / "asked", asked[0]).rows(rows)
+    )
+    with pytest.raises(
+        CacheError, match="cache_dtype=float16: the activations at layer=1 need bfloat16, as auto found"
+    ):
+        open_pool(tmp_path / "auto", replace(keys[1], may_widen=False))
+
+
+def test_a_value_that_no_dtype_holds_stops_with_one_line_that_does_not_recommend_what_failed(tmp_path, lm_and_windows):
+    lm_and_windows[0].blocks[1].register_forward_hook(times(3e38))
+    for key in (replace(KEY, dtype="bfloat16"), replace(KEY, may_widen=True)):
+        with pytest.raises(CacheError, match="layer=1: the LM's activations hold a NaN or an infinity$"):
+            ensure_pools(tmp_path, [key], lambda: lm_and_windows, 4)
+    assert not [entry for entry in tmp_path.iterdir() if entry.suffix != ".lock"]
+
+
+def make_sinks(lm, windows, factor=300.0):
+    """Make the first token of every window, and one token in the middle of the third, `factor` times as long."""
+
+    def hook(module, inputs, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = hidden.clone()
+        changed[:, 0] *= factor
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    lm.blocks[1].register_forward_hook(hook)
+
+
+def ordinary_rows(lm, windows, special):
+    """Return (rows of ordinary tokens, the median norm), by a second way: one window at a time, in plain loops."""
+    tokens = []
+    for row, length in zip(windows.tokens, windows.lengths, strict=True):
+        hidden = lm.capture(torch.from_numpy(row[None, :length]), [1])[1][0]
+        tokens += [h for i, h in zip(row[:length], hidden, strict=True) if int(i) not in special]
+    median = float(np.median([float(h.norm()) for h in tokens]))
+    return torch.stack([h for h in tokens if float(h.norm()) <= 5 * median]), median
+
+
+@pytest.mark.parametrize("shard_rows", [64, 1 << 16])
+def test_sinks_and_special_tokens_are_left_out_of_rows_and_statistics(
+    tmp_path, lm_and_windows, monkeypatch, shard_rows
+):
+    lm, windows = lm_and_windows
+    monkeypatch.setattr(writer, "SHARD_ROWS", shard_rows)
+    make_sinks(lm, windows)
+    special = (int(windows.tokens[1, 5]),)
+    key = replace(KEY, outlier_norm=5.0)
+    ensure_pools(tmp_path, [key], lambda: lm_and_windows, batch_size=4, rule=lambda: OutlierRule(5.0, special))
+    pool, (wanted, median) = open_pool(tmp_path, key), ordinary_rows(lm, windows, special)
+    got = pool.rows(np.arange(pool.tokens)).float()
+    assert pool.tokens == len(wanted) < 500 - len(windows.tokens)
+    order = [sorted(map(tuple, rows.half().float().tolist())) for rows in (got, wanted)]
+    torch.testing.assert_close(torch.tensor(order[0]), torch.tensor(order[1]), rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(pool.mean, wanted.mean(0), atol=1e-3, rtol=1e-3)
+    assert pool.mean_norm == pytest.approx(float(wanted.norm(dim=1).mean()), rel=1e-3)
+    assert pool.total_variance == pytest.approx(float((wanted - wanted.mean(0)).square().sum(1).mean()), rel=1e-2)
+    norms = pool.norms
+    assert norms.median == pytest.approx(median, rel=1e-4)
+    assert norms.captured == 500 and pool.tokens == 500 - norms.special - norms.outliers
+    assert norms.special == int((windows.tokens[windows.mask()] == special[0]).sum())
+    assert norms.largest > 50 * norms.median and norms_of_entry(tmp_path, key) == norms
+
+
+def test_all_tokens_stay_where_the_key_keeps_them_and_the_manifest_still_counts_outliers(tmp_path, lm_and_windows):
+    lm, windows = lm_and_windows
+    make_sinks(lm, windows)
+    ensure_pools(tmp_path / "plain", [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path / "told", [KEY], lambda: lm_and_windows, 4, rule=lambda: OutlierRule(5.0, ()))
+    plain, told = open_pool(tmp_path / "plain", KEY), open_pool(tmp_path / "told", KEY)
+    assert torch.equal(plain.rows(np.arange(500)), told.rows(np.arange(500))) and plain.mean_norm == told.mean_norm
+    assert plain.norms is None and told.norms.outliers == len(windows.tokens) and told.tokens == 500
+
+
+def test_where_no_token_is_an_outlier_the_rows_are_those_of_all_tokens(tmp_path, lm_and_windows):
+    key = replace(KEY, outlier_norm=50.0)
+    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path, [key], lambda: lm_and_windows, 4, rule=lambda: OutlierRule(50.0, ()))
+    every, ordinary = open_pool(tmp_path, KEY), open_pool(tmp_path, key)
+    assert torch.equal(every.rows(np.arange(500)), ordinary.rows(np.arange(500)))
+    assert ordinary.mean_norm == pytest.approx(every.mean_norm, rel=1e-12)
 
 
 def _slow_pass(folder, lm_and_windows, started):

@@ -12,9 +12,11 @@ from sweep.corpus import TextCorpus
 from sweep.corpus.windows import WindowConfig, held_out_windows
 from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import load_lm
-from sweep.measures.baselines import baselines
+from sweep.lm.ordinary import OrdinaryTokens
+from sweep.measures.baselines import Baselines, baselines
 from sweep.measures.config import EvaluationError
-from sweep.measures.measures import CleanPass, evaluate
+from sweep.measures.measures import CleanPass, evaluate, held_out_codes
+from sweep.measures.positions import Positions
 
 LAYER = 1
 
@@ -124,3 +126,135 @@ def test_a_reconstruction_that_is_not_finite_is_an_error(setting, tmp_path):
         sae.b_dec.fill_(float("nan"))
     with pytest.raises(EvaluationError, match="is nan"):
         evaluate(sae, CleanPass(lm, LAYER, windows, 8), base)
+
+
+SPECIAL = (0, 289)  # the token id that opens a document, and one that stands everywhere
+
+
+def lengthen_the_first_token(block):
+    """Make the first token of every window an attention sink after `block`: two hundred times as long."""
+
+    def hook(_module, _inputs, output):
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden[:, 0] *= 200.0
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    block.register_forward_hook(hook)
+
+
+def with_sinks(setting):
+    """Return (LM, windows, the plain model), both with sinks, and the positions that leave sinks and SPECIAL alone."""
+    lm, windows, model = setting
+    blocks = model.gpt_neox.layers if hasattr(model, "gpt_neox") else model.model.layers
+    for block in (lm.blocks[LAYER], blocks[LAYER]):
+        lengthen_the_first_token(block)
+    norms = lm.capture(torch.from_numpy(windows.tokens), [LAYER])[LAYER].norm(dim=-1)
+    limit = 5 * float(norms[torch.from_numpy(windows.mask())].median())
+    return lm, windows, model, Positions(OrdinaryTokens(SPECIAL, limit), all_tokens=False)
+
+
+def at_ordinary(windows, limit, change):
+    """Return a `replace` for `ce_with` that changes tokens neither long nor SPECIAL, and a list of those it changed."""
+    rows, seen = iter(zip(windows.tokens, windows.lengths, strict=True)), []
+
+    def replace(h):
+        ids, length = next(rows)
+        new = h.clone()
+        for t in range(length):
+            if ids[t] not in SPECIAL and float(h[t].norm()) <= limit:
+                seen.append(h[t].clone())
+                new[t] = change(h[t][None])[0]
+        return new
+
+    return replace, seen
+
+
+def test_with_sinks_only_ordinary_tokens_are_replaced_ablated_and_measured(setting, tmp_path):
+    lm, windows, model, positions = with_sinks(setting)
+    mean, limit = torch.randn(32), positions.ordinary.norm_limit
+    sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
+    base = baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k", positions)
+    got = evaluate(sae, CleanPass(lm, LAYER, windows, 8, positions), base)
+    clean, _ = ce_with(model, windows, lambda h: h)
+    replace, seen = at_ordinary(windows, limit, lambda h: sae(h).reconstruction)
+    patched, _ = ce_with(model, windows, replace)
+    zero, _ = ce_with(model, windows, at_ordinary(windows, limit, torch.zeros_like)[0])
+    mean_ce, _ = ce_with(model, windows, at_ordinary(windows, limit, lambda h: mean[None])[0])
+    near = {"rel": 1e-4}
+    assert got["ce_clean"] == pytest.approx(clean, **near)
+    assert got["ce_zero"] == pytest.approx(zero, **near)
+    assert got["ce_mean"] == pytest.approx(mean_ce, **near)
+    assert got["ce_sae"] == pytest.approx(patched, **near)
+    h = torch.stack(seen)
+    with torch.no_grad():
+        r = sae(h).reconstruction
+    assert len(h) < windows.n_tokens - len(windows.lengths)
+    assert got["tokens"] == len(h) and got["mask_policy"] == "ordinary_tokens"
+    assert got["not_ordinary_fraction"] == pytest.approx(1 - len(h) / windows.n_tokens)
+    assert got["fvu"] == pytest.approx(float((h - r).square().sum() / (h - h.mean(0)).square().sum()), **near)
+    assert got["l0"] == pytest.approx(float((sae(h).codes != 0).sum(1).double().mean()), **near)
+    every = CleanPass(lm, LAYER, windows, 8, Positions(positions.ordinary, all_tokens=True))
+    of_all = evaluate(sae, every, baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k"))
+    assert of_all["tokens"] == windows.n_tokens and of_all["mask_policy"] == "all_tokens"
+    assert of_all["not_ordinary_fraction"] == got["not_ordinary_fraction"]
+    assert abs(of_all["ce_zero"] - got["ce_zero"]) > 1e-3 and of_all["fvu"] != pytest.approx(got["fvu"], rel=0.1)
+
+
+def test_nothing_fires_on_tokens_that_are_not_measured(setting):
+    lm, windows, _, positions = with_sinks(setting)
+    sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
+    found = held_out_codes(sae, CleanPass(lm, LAYER, windows, 8, positions))
+    assert len(found.measured) == windows.n_tokens and 0 < int(found.measured.sum()) < windows.n_tokens
+    assert bool((found.activity.latents[~found.measured] == -1).all())
+    assert found.measured_activity.tokens.tolist() == found.activity.tokens[found.measured].tolist()
+    h = lm.capture(torch.from_numpy(windows.tokens), [LAYER])[LAYER][torch.from_numpy(windows.mask())][found.measured]
+    assert torch.equal(found.indices[found.measured].sort().values, sae.encode(h)[1].sort().values)
+
+
+def test_a_window_of_sinks_alone_is_measured_as_nothing(setting, tmp_path):
+    lm, windows, *_ = setting
+    nothing = Positions(OrdinaryTokens((), 0.0), all_tokens=False)
+    base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k", nothing)
+    assert base.ce_zero == base.ce_clean and base.undefined()
+    sae = Expander(128, 5, 6).build(32, seed=0)
+    few = Positions(
+        OrdinaryTokens(tuple(range(1, 400)), float("inf")), all_tokens=False
+    )  # in some batches there is none
+    got = evaluate(sae, CleanPass(lm, LAYER, windows, 1, few), base)
+    assert got["ce_recovered"] is None and got["ce_recovered_mean"] is None and got["delta_ce"] is not None
+    assert got["tokens"] == int((windows.tokens[windows.mask()] == 0).sum()) > 0
+
+
+def test_the_standard_error_of_an_ablations_cost_is_that_of_the_paired_difference(setting, tmp_path):
+    lm, windows, model = setting
+    got = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+    clean, zero = (ce_with(model, windows, change)[1] for change in (lambda h: h, torch.zeros_like))
+    follow = torch.cat([torch.from_numpy(r[1:n]) for r, n in zip(windows.tokens, windows.lengths, strict=True)])
+    cost = (clean - zero).gather(1, follow[:, None]).double()
+    assert got.ce_zero_se == pytest.approx(float(cost.std() / len(cost) ** 0.5), rel=1e-4)
+    assert got.costs("zero") and not got.undefined()
+
+
+@pytest.mark.parametrize(
+    "zero, error, defined",
+    [(6.24, 0.02, False), (7.05, 0.0, False), (7.1, 0.02, False), (7.2, 0.02, True), (7.1, None, True)],
+)
+def test_a_cost_that_is_not_clearly_positive_makes_ce_recovered_undefined(zero, error, defined):
+    base = Baselines(7.05, zero, 9.0, 1000, error, 0.02)
+    assert base.costs("zero") == defined and base.costs("mean")
+    said = base.undefined()
+    assert len(said) == (0 if defined else 1)
+    assert defined or said[0].startswith(
+        f"ce_recovered is undefined: zero ablation takes the LM's cross-entropy from 7.0500 to {zero:.4f}"
+    )
+
+
+def test_logits_that_are_not_finite_are_an_error_of_the_baselines(setting, tmp_path):
+    lm, windows, _ = setting
+    lm.blocks[2].register_forward_hook(times_nan)
+    with pytest.raises(EvaluationError, match="layer=1: ce_clean is nan: the LM's logits are not finite"):
+        baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+
+
+def times_nan(_module, _inputs, output):
+    return (output[0] * float("nan"), *output[1:]) if isinstance(output, tuple) else output * float("nan")
