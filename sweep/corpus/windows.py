@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from sweep.corpus import pieces
 from sweep.corpus.documents import Corpus, CorpusError
-from sweep.corpus.pieces import PIECE, token_pieces
 from sweep.store.hashes import short_hash
 
 BOS_POLICIES = ("window", "document", "none")
@@ -109,16 +109,16 @@ def _windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, held_out: boo
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     opening = bos if config.bos == "window" else []
     step = config.length - len(opening)
-    for pieces in _tokenised(corpus, tokenizer, held_out):
+    for document in _tokenised(corpus, tokenizer, held_out):
         start = bos if config.bos == "document" else []
-        yield from (opening + ids for ids in _cut(chain([start], pieces), step))
+        yield from (opening + ids for ids in _cut(chain([start], document), step))
 
 
-def _cut(pieces: Iterable[list[int]], step: int) -> Iterator[list[int]]:
-    """Yield lists of `step` ids of the pieces put together; the last one may be shorter."""
+def _cut(parts: Iterable[list[int]], step: int) -> Iterator[list[int]]:
+    """Yield lists of `step` ids of the parts put together; the last one may be shorter."""
     rest: list[int] = []
-    for piece in pieces:
-        ids = rest + piece
+    for part in parts:
+        ids = rest + part
         whole = len(ids) // step * step
         yield from (ids[start : start + step] for start in range(0, whole, step))
         rest = ids[whole:]
@@ -133,7 +133,7 @@ def _tokenised(corpus: Corpus, tokenizer: Any, held_out: bool) -> Iterator[Itera
     """
     for texts in _batches(document.text for document in corpus.documents() if document.held_out == held_out):
         if len(texts) == 1:
-            yield token_pieces(tokenizer, texts[0])
+            yield pieces.token_pieces(tokenizer, texts[0])
         else:
             yield from ([ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
@@ -142,7 +142,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
     """Yield lists of one text or several, of which several are no longer than a piece in all."""
     batch: list[str] = []
     for text in texts:
-        if batch and (len(batch) == _DOCUMENTS_PER_CALL or len(text) + sum(map(len, batch)) > PIECE):
+        if batch and (len(batch) == _DOCUMENTS_PER_CALL or len(text) + sum(map(len, batch)) > pieces.PIECE):
             yield batch
             batch = []
         batch.append(text)
