@@ -104,8 +104,8 @@ class HubCorpus:
             )
         if not re.fullmatch("[0-9a-f]{40}", self.revision or ""):
             raise CorpusError(
-                f"corpus.revision={self.revision} pins nothing: {self.name} may change under this name, so say which "
-                "commit, corpus.revision=<40 hex digits>, as the dataset's page on the hub lists them"
+                f"corpus.revision={self.revision or 'null'} pins nothing: {self.name} may change under this name, "
+                "so say which commit, corpus.revision=<40 hex digits>, as the dataset's page on the hub lists them"
             )
 
     def _rows(self) -> Iterator[dict[str, Any]]:

@@ -26,10 +26,8 @@ def text_of(value: Any, where: str, field: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     shown = repr(value)
-    raise CorpusError(
-        f"{where}: corpus.text_field={field} must hold text, not a {type(value).__name__} "
-        f"({shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + '...'})"
-    )
+    shown = shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + "..."
+    raise CorpusError(f"{where}: corpus.text_field={field} must hold text, but holds {shown} ({type(value).__name__})")
 
 
 def field_names(names: Iterable[object]) -> str:

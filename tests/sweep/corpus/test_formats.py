@@ -129,7 +129,7 @@ LINE = json.dumps({"text": "fine"}) + "\n"
         ("t.jsonl", LINE + "{broken\n", "line 2 is not JSON"),
         ("t.jsonl", "\n\n[1, 2]\n", "line 3 is not a JSON object with keys but a list"),
         ("t.jsonl", LINE + '{"body": "x", "id": 1}', "line 2 has no key corpus.text_field=text; its keys are body, id"),
-        ("t.jsonl", LINE + '{"text": 5}', "line 2: corpus.text_field=text must hold text, not a int (5)"),
+        ("t.jsonl", LINE + '{"text": 5}', "line 2: corpus.text_field=text must hold text, but holds 5 (int)"),
         ("t.jsonl", "[" * 200_000, "line 1 is not JSON that can be read"),
         ("t.jsonl", LINE + '{"text": ' + "1" * 9000 + "}", "line 2 is not JSON that can be read"),
         ("t.jsonl", '{"text": null}\n' + LINE, "holds 1 distinct document"),
