@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+_LONGEST_LABEL = 64  # of a tag in Weights & Biases
+
 
 class CorpusError(ValueError):
-    """The text asked for is missing, empty or too small."""
+    """The text asked for is missing, cannot be read, is empty or too small, or changes under our hands."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
     """A text that lies as a whole on one side of the split."""
 
@@ -32,7 +34,7 @@ class Corpus(Protocol):
 
     @property
     def label(self) -> str:
-        """The text's name in figures and records."""
+        """The text's name in figures and records: at most 64 characters."""
         ...
 
     def documents(self) -> Iterator[Document]:
@@ -53,6 +55,25 @@ def check_fraction(held_out_fraction: float) -> None:
     """Raise CorpusError unless the fraction leaves text on both sides of the split."""
     if not 0 < held_out_fraction < 1:
         raise CorpusError(f"corpus.held_out_fraction={held_out_fraction} must lie between 0 and 1, both excluded")
+
+
+def label_of(kind: str, name: str) -> str:
+    """Return `kind:name` in printable characters, without the start of a name that is too long."""
+    printable = "".join(c if c.isprintable() else "?" for c in name)
+    room = _LONGEST_LABEL - len(kind) - 1
+    return f"{kind}:{printable if len(printable) <= room else '...' + printable[3 - room :]}"
+
+
+def tidy(text: str) -> str:
+    """Return the text without the white space around it and with plain newlines, which is how files are read too.
+
+    Half of a surrogate pair, which JSON can spell and UTF-8 cannot, becomes the replacement character U+FFFD.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 def without_copies(documents: list[Document]) -> list[Document]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sae_core.hashed import later_fields
 from sweep.corpus.documents import CorpusError, Document, check_fraction, unit_hash, without_copies
-from sweep.store.hashes import remembered_hash, short_hash
+from sweep.corpus.files import Snapshot
+from sweep.store.hashes import short_hash
 
 _LEFT_OUT = {"site-packages", "dist-packages", "__pycache__"}
 
@@ -28,7 +29,8 @@ class StdlibCorpus:
         root: the folder to read in place of the interpreter's own standard library.
 
     Raises:
-        CorpusError: the fraction is not between 0 and 1, or (when read) the folder has no .py files.
+        CorpusError: the fraction is not between 0 and 1, or (when read) the folder has no .py files, one of them
+            cannot be read, or has changed since it was hashed.
     """
 
     held_out_fraction: float = 0.05
@@ -50,10 +52,14 @@ class StdlibCorpus:
         return without_copies(list(self._read()))
 
     def fingerprint(self, cache_dir: Path) -> str:
-        files = self._files()
-        content = remembered_hash(list(files.values()), list(files), cache_dir)
+        content = self._snapshot.hash(list(self._files), cache_dir)
         return short_hash("stdlib", content, self.held_out_fraction, *later_fields(self))
 
+    @cached_property
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(list(self._files.values()), "corpus.root")
+
+    @cached_property
     def _files(self) -> dict[str, Path]:
         """Return {path relative to the root: path} in the order of the paths' hashes, which mixes the packages."""
         found: dict[str, Path] = {}
@@ -70,7 +76,7 @@ class StdlibCorpus:
         return {name: found[name] for name in sorted(found, key=unit_hash)}
 
     def _read(self) -> Iterator[Document]:
-        for name, path in self._files().items():
+        for name, path in zip(self._files, self._snapshot.each(), strict=True):
             try:
                 text = path.read_bytes().decode("utf-8")
             except (UnicodeDecodeError, OSError):  # the standard library's tests have files that are broken on purpose

@@ -6,17 +6,19 @@ which a causal LM cannot see, and its padding is neither captured nor measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from sweep.corpus import pieces
 from sweep.corpus.documents import Corpus, CorpusError
 from sweep.store.hashes import short_hash
 
 BOS_POLICIES = ("window", "document", "none")
-_DOCUMENTS_PER_CALL = 64  # documents that the tokenizer gets at a time
+_DOCUMENTS_PER_CALL = 64  # documents that the tokenizer gets at a time, if they are no longer than a piece in all
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: caches are keyed by the object
@@ -67,10 +69,10 @@ def train_windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, n_tokens
     Raises:
         CorpusError: the training side has fewer tokens.
     """
-    rows: list[list[int]] = []
+    rows: list[np.ndarray] = []
     total = 0
     for row in _windows(corpus, tokenizer, config, held_out=False):
-        row = row[: n_tokens - total]
+        row = _packed(row[: n_tokens - total])
         rows.append(row)
         total += len(row)
         if total == n_tokens:
@@ -86,11 +88,11 @@ def held_out_windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, n_win
     Raises:
         CorpusError: the held-out side has fewer windows.
     """
-    full: list[list[int]] = []
-    short: list[list[int]] = []
+    full: list[np.ndarray] = []
+    short: list[np.ndarray] = []
     for row in _windows(corpus, tokenizer, config, held_out=True):
         if len(row) > 1:  # a lone token predicts nothing
-            (full if len(row) == config.length else short).append(row)
+            (full if len(row) == config.length else short).append(_packed(row))
         if len(full) == n_windows:
             return _pack(full, config.length)
     rows = (full + short)[:n_windows]
@@ -106,28 +108,54 @@ def _windows(corpus: Corpus, tokenizer: Any, config: WindowConfig, held_out: boo
     """Yield the token ids of each window of one side, unpadded and in the corpus's order."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     opening = bos if config.bos == "window" else []
-    for ids in _tokenised(corpus, tokenizer, held_out):
-        if config.bos == "document":
-            ids = bos + ids
-        step = config.length - len(opening)
-        for start in range(0, len(ids), step):
-            yield opening + ids[start : start + step]
+    step = config.length - len(opening)
+    for document in _tokenised(corpus, tokenizer, held_out):
+        start = bos if config.bos == "document" else []
+        yield from (opening + ids for ids in _cut(chain([start], document), step))
 
 
-def _tokenised(corpus: Corpus, tokenizer: Any, held_out: bool) -> Iterator[list[int]]:
-    """Yield the token ids of each document of one side; the tokenizer gets a few documents at a time."""
-    pending: list[str] = []
-    for document in corpus.documents():
-        if document.held_out == held_out:
-            pending.append(document.text)
-        if len(pending) == _DOCUMENTS_PER_CALL:
-            yield from tokenizer(pending, add_special_tokens=False, verbose=False)["input_ids"]
-            pending = []
-    if pending:
-        yield from tokenizer(pending, add_special_tokens=False, verbose=False)["input_ids"]
+def _cut(parts: Iterable[list[int]], step: int) -> Iterator[list[int]]:
+    """Yield lists of `step` ids of the parts put together; the last one may be shorter."""
+    rest: list[int] = []
+    for part in parts:
+        ids = rest + part
+        whole = len(ids) // step * step
+        yield from (ids[start : start + step] for start in range(0, whole, step))
+        rest = ids[whole:]
+    if rest:
+        yield rest
 
 
-def _pack(rows: list[list[int]], length: int) -> Windows:
+def _tokenised(corpus: Corpus, tokenizer: Any, held_out: bool) -> Iterator[Iterable[list[int]]]:
+    """Yield the token ids of each document of one side, in pieces; each document is to be read before the next one.
+
+    The tokenizer gets a few short documents at a time, and a long one piece by piece.
+    """
+    for texts in _batches(document.text for document in corpus.documents() if document.held_out == held_out):
+        if len(texts) == 1:
+            yield pieces.token_pieces(tokenizer, texts[0])
+        else:
+            yield from ([ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield lists of one text or several, of which several are no longer than a piece in all."""
+    batch: list[str] = []
+    for text in texts:
+        if batch and (len(batch) == _DOCUMENTS_PER_CALL or len(text) + sum(map(len, batch)) > pieces.PIECE):
+            yield batch
+            batch = []
+        batch.append(text)
+    if batch:
+        yield batch
+
+
+def _packed(row: list[int]) -> np.ndarray:
+    """Return the ids as an array, which takes a tenth of a list's memory."""
+    return np.array(row, dtype=np.int32)
+
+
+def _pack(rows: list[np.ndarray], length: int) -> Windows:
     """Pad the rows on the right to `length` tokens."""
     tokens = np.zeros((len(rows), length), dtype=np.int64)
     for i, row in enumerate(rows):

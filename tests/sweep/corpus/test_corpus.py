@@ -86,14 +86,6 @@ def test_empty_and_binary_files_are_errors(tmp_path):
         list(TextCorpus(str(tmp_path / "b.txt")).documents())
 
 
-def test_hub_documents_stream_through_datasets(tmp_path):
-    datasets = pytest.importorskip("datasets", reason="extra hub is not installed")
-    datasets.Dataset.from_dict({"text": some_text(40)}).to_json(tmp_path / "d.jsonl")
-    corpus = HubCorpus(str(tmp_path), held_out_fraction=0.3)
-    documents = list(corpus.documents())
-    assert len(documents) == 40 and 0 < sum(d.held_out for d in documents) < 40
-
-
 def test_windows_stay_within_their_document_and_hold_all_of_its_tokens(tmp_path, tokenizer):
     corpus = corpus_of(tmp_path, some_text(30), held_out_fraction=0.2)
     texts = [d.text for d in corpus.documents() if not d.held_out]
@@ -145,7 +137,8 @@ def with_newcomer(corpus):
 
 def test_a_setting_that_comes_later_changes_no_older_fingerprint(tmp_path):
     (tmp_path / "text.txt").write_text("one<|endoftext|>two")
-    for corpus in (StdlibCorpus(), TextCorpus(str(tmp_path / "text.txt")), HubCorpus("a/b", revision="x")):
+    corpora = (StdlibCorpus(), TextCorpus(str(tmp_path / "text.txt")), HubCorpus("a/b", revision=COMMIT))
+    for corpus in corpora:
         newer = with_newcomer(corpus)
         assert newer.fingerprint(tmp_path) == corpus.fingerprint(tmp_path)
         assert replace(newer, newcomer=1).fingerprint(tmp_path) != corpus.fingerprint(tmp_path)
@@ -154,7 +147,9 @@ def test_a_setting_that_comes_later_changes_no_older_fingerprint(tmp_path):
 def test_fingerprints_never_change(tmp_path):
     (tmp_path / "text.txt").write_text("one<|endoftext|>two")
     assert TextCorpus(str(tmp_path / "text.txt")).fingerprint(tmp_path) == TEXT
-    assert HubCorpus("a/b", revision="x").fingerprint(tmp_path) == "96b5ae859211a6b3"
+    assert TextCorpus(str(tmp_path / "text.txt"), encoding="UTF8", text_field="text").fingerprint(tmp_path) == TEXT
+    assert HubCorpus("a/b", revision=COMMIT).fingerprint(tmp_path) == "af4ee4b9dc8d585f"
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TEXT = "4b5e2a64d20be5d1"  # of the text above, on 2026-11-23
