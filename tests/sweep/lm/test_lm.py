@@ -1,4 +1,4 @@
-"""Finding and loading LMs, and capturing and replacing their activations, on small models of each architecture."""
+"""Finding and loading LMs, and what they compute; see `test_architectures` for each architecture."""
 
 from __future__ import annotations
 
@@ -9,46 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sweep.lm.find import ModelConfig, ModelError, check_layer, find_model, model_hash
-from sweep.lm.model import load_lm, next_token_losses
-from tests.conftest import ARCHITECTURES, VOCAB
-
-CPU = torch.device("cpu")
-
-
-def load(folder, **settings):
-    config = ModelConfig(name="t", path=str(folder), window=16, **settings)
-    info = find_model(config)
-    return load_lm(config, info, CPU), info
+from sweep.lm.model import next_token_losses
+from tests.conftest import VOCAB
+from tests.sweep.lm.conftest import load
 
 
 @pytest.fixture
 def tokens():
     return torch.randint(0, VOCAB, (3, 16), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_captured_activations_are_the_hidden_states(architecture, model_folders, tokens):
-    lm, info = load(model_folders[architecture])
-    assert (info.architecture, info.d_model, info.n_layers) == (architecture, 32, 3)
-    hidden = (
-        AutoModelForCausalLM.from_pretrained(model_folders[architecture])
-        .eval()(tokens, output_hidden_states=True)
-        .hidden_states
-    )
-    captured = lm.capture(tokens, [0, 1])
-    for layer in (0, 1):  # the last hidden state of transformers has the final norm in it
-        torch.testing.assert_close(captured[layer], hidden[layer + 1])
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("layer", [0, 2])
-def test_replacing_activations_by_themselves_leaves_the_logits_unchanged(architecture, layer, model_folders, tokens):
-    lm, _ = load(model_folders[architecture])
-    clean = lm.logits(tokens, layer, lambda h: None)
-    own = lm.capture(tokens, [layer])[layer]
-    assert torch.equal(lm.logits(tokens, layer, lambda h: own), clean)
-    assert not torch.allclose(lm.logits(tokens, layer, torch.zeros_like), clean)
-    assert torch.equal(lm.logits(tokens, layer, lambda h: None), clean)  # no hook is left behind
 
 
 def test_capture_stops_after_the_deepest_layer(model_folders, tokens):
@@ -77,16 +45,6 @@ def test_the_models_hash_follows_its_content_and_not_its_folder(model_folders, t
     assert model_hash(moved, tmp_path / "b") != model_hash(info, tmp_path / "a")
     other = find_model(ModelConfig(name="t", path=str(model_folders["qwen2"]), window=16))
     assert model_hash(other, tmp_path / "a") != model_hash(info, tmp_path / "a")
-
-
-def test_an_unknown_architecture_says_which_key_to_give(model_folders, monkeypatch, tokens):
-    monkeypatch.setattr("sweep.lm.model.BLOCKS", {})
-    with pytest.raises(ModelError, match=r"model\.blocks=.*gpt_neox\.layers"):
-        load(model_folders["gpt_neox"])
-    lm, _ = load(model_folders["gpt_neox"], blocks="gpt_neox.layers")
-    assert lm.capture(tokens, [1])[1].shape == (3, 16, 32)
-    with pytest.raises(ModelError, match=r"model\.blocks=nowhere is not a list of 3 blocks"):
-        load(model_folders["gpt_neox"], blocks="nowhere")
 
 
 def test_pickled_weights_need_permission(model_folders, tmp_path):
