@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from sweep.lm.errors import ModelError, first_line
 from sweep.lm.weights import check_weights
@@ -63,10 +64,11 @@ def _convert(file: Path, folder: Path) -> None:
     print(f"converting {file} once, to {folder}", file=sys.stderr, flush=True)
     temporary = folder.with_name(temporary_name(folder.name))
     try:
-        model, tokenizer = _read(file)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        for part in _read(file):
+            part.save_pretrained(temporary)
         temporary.rename(folder)
+    except SafetensorError as error:
+        raise ModelError(f"{folder} cannot be written ({first_line(error)})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -92,11 +94,12 @@ def _check_disk(file: Path, folder: Path) -> None:
 def _read(file: Path) -> tuple[Any, Any]:
     """Return the model of a GGUF file, in float32 and without a trace of its quantisation, and its tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     place: dict[str, Any] = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     try:
-        # Progress bars come from several libraries, and all go to stderr.
-        with redirect_stderr(io.StringIO()):
+        with redirect_stderr(io.StringIO()):  # one progress bar cannot be turned off
             config = AutoConfig.from_pretrained(**place)
             with torch.device("meta"):
                 outline = AutoModelForCausalLM.from_config(config)

@@ -136,8 +136,11 @@ def _fake_tensors() -> Iterator[None]:
 
 def _loaded(kind: Any, config: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, dict[str, Any]]:
     """Load weights of `shapes` by transformers' own matching of keys; return the model and transformers' account."""
+    from transformers.utils.logging import disable_progress_bar
+
     if getattr(config, "quantization_config", None) is not None:
         raise _Undecided
+    disable_progress_bar()
     try:
         state = {key: torch.empty(shape) for key, shape in shapes.items()}
         return kind.from_pretrained(

@@ -78,7 +78,22 @@ def _shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
 
         state = torch.load(file, map_location="meta", weights_only=True, mmap=True)
         return {key: tuple(value.shape) for key, value in state.items()}
-    from safetensors import safe_open
+    return _shapes_in_safetensors(file)
 
-    with safe_open(file, "pt") as opened:
-        return {key: tuple(opened.get_slice(key).get_shape()) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+
+def _shapes_in_safetensors(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return {key: shape} from the header of a safetensors file: eight bytes that give its length, and JSON.
+
+    The library maps the whole file into memory for this, which a machine may not have room for.
+    """
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > size:
+            raise ValueError(f"it has {size} bytes")
+        header = json.loads(stream.read(length))
+    entries = {key: entry for key, entry in header.items() if key != "__metadata__"}
+    wanted = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if size != wanted:
+        raise ValueError(f"it has {size} bytes of {wanted}")
+    return {key: tuple(entry["shape"]) for key, entry in entries.items()}

@@ -64,8 +64,8 @@ ZOO = {
     ),
 }
 # Architectures of which transformers' hidden state after the last block is not the block's own output: a final norm, or
-# a projection, comes between. The few others have neither.
-WITHOUT_A_FINAL_NORM = {"openai-gpt"}
+# a projection, comes between. These two have neither there.
+WITHOUT_A_FINAL_NORM = {"openai-gpt", "mamba"}
 
 
 def random_lm(architecture: str):
