@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -215,13 +216,11 @@ def _size(text: Any, key: str, folder: Path) -> int:
 
 def _vocabulary(config: ModelConfig, info: ModelInfo, hf: Any, cache_dir: Path | None) -> int | None:
     """Return how many token ids the LM can embed; raise ModelError if the LM cannot be used."""
-    from transformers import __version__
-
     settings = (config.blocks, config.allow_pickle, config.trust_remote_code)
     subject = Subject(info.folder, hf, info.architecture, info.d_model, info.n_layers, info.context, *settings)
     memo = None
     if cache_dir is not None:
-        key = short_hash(model_hash(info, cache_dir), settings, __version__, torch.__version__)
+        key = short_hash(model_hash(info, cache_dir), settings, version("transformers"), torch.__version__)
         memo = cache_dir / "models" / f"outline-{key}.json"
     return remembered_outline(subject, memo).vocabulary
 
