@@ -66,6 +66,8 @@ def _convert(file: Path, folder: Path) -> None:
     try:
         for part in _read(file):
             part.save_pretrained(temporary)
+        for weights in temporary.glob("*.safetensors"):  # written for their owner alone; a cache may be shared
+            weights.chmod((temporary / "config.json").stat().st_mode)
         temporary.rename(folder)
     except SafetensorError as error:
         raise ModelError(f"{folder} cannot be written ({first_line(error)})") from None

@@ -34,6 +34,12 @@ def zoo(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def loaded(zoo):
+    """A function from an architecture's name to its LM, and what is known of it."""
+    return cache(lambda architecture: load(zoo(architecture)))
+
+
 @pytest.fixture
 def ids():
     """Three windows of token ids."""

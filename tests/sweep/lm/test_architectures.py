@@ -6,15 +6,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.sweep.lm.conftest import load
 from tests.sweep.lm.zoo import BLOCKS, D_MODEL, TOKENS, WITHOUT_A_FINAL_NORM, ZOO
 
 STATE_SPACE = {"mamba"}  # transformers' hidden states of these start after the first block
 
 
 @pytest.mark.parametrize("architecture", ZOO)
-def test_captured_activations_are_the_hidden_states(architecture, zoo, ids):
-    lm, info = load(zoo(architecture))
+def test_captured_activations_are_the_hidden_states(architecture, zoo, loaded, ids):
+    lm, info = loaded(architecture)
     assert (info.d_model, info.n_layers, info.vocabulary) == (D_MODEL, BLOCKS, TOKENS)
     theirs = AutoModelForCausalLM.from_pretrained(zoo(architecture)).eval()
     with torch.inference_mode():
@@ -29,11 +28,11 @@ def test_captured_activations_are_the_hidden_states(architecture, zoo, ids):
 
 
 @pytest.mark.parametrize("architecture", ZOO)
-@pytest.mark.parametrize("layer", [0, 2])
-def test_replacing_activations_by_themselves_leaves_the_logits_exactly_alone(architecture, layer, zoo, ids):
-    lm, _ = load(zoo(architecture))
-    clean = lm.logits(ids, layer, lambda h: None)
-    own = lm.capture(ids, [layer])[layer]
-    assert torch.equal(lm.logits(ids, layer, lambda h: own), clean)
-    assert not torch.allclose(lm.logits(ids, layer, torch.zeros_like), clean)
-    assert torch.equal(lm.logits(ids, layer, lambda h: None), clean)  # no hook is left behind
+def test_replacing_activations_by_themselves_leaves_the_logits_exactly_alone(architecture, loaded, ids):
+    lm, _ = loaded(architecture)
+    for layer in (0, 2):
+        clean = lm.logits(ids, layer, lambda h: None)
+        own = lm.capture(ids, [layer])[layer]
+        assert torch.equal(lm.logits(ids, layer, lambda h, own=own: own), clean)
+        assert not torch.allclose(lm.logits(ids, layer, torch.zeros_like), clean)
+        assert torch.equal(lm.logits(ids, layer, lambda h: None), clean)  # no hook is left behind

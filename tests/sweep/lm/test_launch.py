@@ -20,7 +20,7 @@ def compiled(model_folders, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("arguments", [(), ("-m", "seed=0,1", "k=2,4"), ("plan=true",)])
+@pytest.mark.parametrize("arguments", [("-m", "seed=0,1", "k=2,4"), ("plan=true",)])
 def test_a_checkpoint_that_lacks_weights_ends_the_launch_once(arguments, compiled, text_file, tmp_path):
     world = World(tmp_path, compiled, text_file)
     code, out, err = world.sweep(*arguments)

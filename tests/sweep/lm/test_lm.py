@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -65,6 +66,22 @@ def test_code_that_comes_with_a_model_is_not_run_without_permission(tmp_path):
     with pytest.raises(ModelError, match=r"model\.trust_remote_code=true"):
         find_model(ModelConfig(name="t", path=str(tmp_path), window=16))
     assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_comes_with_a_model_is_run_with_permission(model_folders, tmp_path, tokens):
+    folder = shutil.copytree(model_folders["llama"], tmp_path / "with_code")
+    config = json.loads((folder / "config.json").read_text())
+    places = {"AutoConfig": "code_of_it.OurConfig", "AutoModelForCausalLM": "code_of_it.OurModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "ours", "auto_map": places}))
+    (folder / "code_of_it.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OurConfig(LlamaConfig):\n    model_type = 'ours'\n"
+        "class OurModel(LlamaForCausalLM):\n    config_class = OurConfig\n"
+    )
+    ours, info = load(folder, trust_remote_code=True)
+    assert info.architecture == "ours" and type(ours.model).__name__ == "OurModel"
+    theirs, _ = load(model_folders["llama"])
+    assert torch.equal(ours.capture(tokens, [1])[1], theirs.capture(tokens, [1])[1])
 
 
 def test_missing_models_layers_and_too_long_windows_are_errors_that_name_the_key(tmp_path, monkeypatch, model_folders):

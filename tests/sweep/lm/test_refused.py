@@ -12,7 +12,7 @@ import transformers as hf
 from torch import nn
 
 from sweep.lm import outline as outline_module
-from sweep.lm.blocks import find_blocks
+from sweep.lm.blocks import check_candidates, find_blocks, probe_tokens
 from sweep.lm.find import ModelConfig, ModelError, check_tokens, find_model
 from tests.sweep.lm.conftest import load
 from tests.sweep.lm.zoo import GROUPED, SIZES, TOKENS, random_of
@@ -54,18 +54,10 @@ def test_a_stream_of_four_dimensions_is_refused(tmp_path):
     assert "(windows, length, d_model) = (2, 8, 32)" in said and "model.layers returns (4, 2, 8, 32)" in said
 
 
-def test_blocks_that_are_shared_between_layers_are_no_list(tmp_path):
-    folder = saved(hf.LlamaConfig(**GROUPED), tmp_path)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama", "num_hidden_layers": 4}))
-    assert "missing: model.layers.3." in refusal(folder)
-
-
-@pytest.mark.parametrize("blocks, said", [("nowhere", "model.layers"), ("model.norm", "model.layers")])
-def test_model_blocks_must_name_a_list_of_blocks(blocks, said, zoo):
-    assert (
-        refusal(zoo("llama"), blocks=blocks) == f"model.blocks={blocks} is not a list of 3 blocks; such lists: {said}"
-    )
+@pytest.mark.parametrize("path", ["nowhere", "model.norm"])
+def test_model_blocks_must_name_a_list_of_blocks(path, zoo):
+    said = f"model.blocks={path} is not a list of 3 blocks; such lists: model.layers"
+    assert refusal(zoo("llama"), blocks=path) == said
 
 
 def test_model_blocks_may_not_name_a_list_that_text_does_not_run(zoo, ids):
@@ -108,6 +100,22 @@ def test_of_several_lists_the_blocks_are_those_that_pass_the_stream_on():
     assert find_blocks(model, 3, 4, "norms", tokens, model) == "norms"
     with pytest.raises(ModelError, match=r"= \(1, 2, 5\).*blocks returns \(1, 2, 4\)"):
         find_blocks(model, 3, 5, None, tokens, model)
+
+
+def test_a_model_without_a_list_of_as_many_modules_says_which_lists_it_has():
+    with pytest.raises(ModelError, match=r"strange has no list of 5 blocks to hook; .*: blocks \(3\), norms \(3\)$"):
+        check_candidates(TwoLists(norms_go_on=False), 5, "strange", None)
+    with pytest.raises(ModelError, match=r"has no list of 5 blocks to hook; lists of modules in it: none$"):
+        check_candidates(nn.Linear(1, 1), 5, "strange", None)
+
+
+def test_the_tiny_pass_reads_ordinary_tokens_that_differ_where_they_should():
+    config = hf.LlamaConfig(**{**GROUPED, "bos_token_id": 0, "eos_token_id": [3, 4]})
+    windows = probe_tokens(config, TOKENS, 64)
+    assert windows.shape == (2, 8) and not {0, 1, 3, 4} & set(windows.flatten().tolist())
+    assert torch.equal(windows[0, :4], windows[1, :4]) and not (windows[0, 4:] == windows[1, 4:]).any()
+    assert windows.max() < TOKENS // 2  # an embedding's last rows may be padding
+    assert probe_tokens(config, 1, 3).tolist() == [[0] * 3] * 2
 
 
 @pytest.mark.parametrize(
