@@ -11,7 +11,7 @@ CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 .PHONY: help install smollm2 sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-sweeps format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## set up the virtual environment (.venv) with the tested versions
 

@@ -82,7 +82,7 @@ def check_command(words: Sequence[str], place: Path) -> None:
 
 
 def check_make(targets: list[str], place: Path) -> None:
-    known = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    known = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M)
     for target in targets:
         if "=" not in target and target not in known:
             raise RottenError(f"the Makefile has no target {target}")

@@ -20,7 +20,7 @@ from sweep.lm.causal import check_causal
 from sweep.lm.errors import ModelError, first_line
 from sweep.lm.find import DTYPES, ModelConfig, ModelInfo
 from sweep.lm.outline import embedding_rows
-from sweep.lm.weights import check_weights, weight_shapes
+from sweep.lm.weights import check_weights, unjoined, weight_shapes
 
 
 def load_tokenizer(config: ModelConfig, info: ModelInfo):
@@ -155,7 +155,8 @@ def _loaded(config: ModelConfig, info: ModelInfo, device: torch.device) -> Any:
             ignore_mismatched_sizes=True,
         )
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds
-        raise ModelError(f"{info.folder}: the weights cannot be loaded ({first_line(error)})") from None
+        said = f"{info.folder}: the weights cannot be loaded ({first_line(error)})"
+        raise unjoined(error, info.folder) or ModelError(said) from None
     check_weights(loading, info.folder)
     return model.eval().requires_grad_(False).to(device)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from sweep.lm.blocks import check_candidates, find_blocks, probe_tokens
 from sweep.lm.errors import ModelError, first_line
-from sweep.lm.weights import check_weights, weight_shapes
+from sweep.lm.weights import check_weights, unjoined, weight_shapes
 from sweep.private_names import fake_tensor_mode
 from sweep.store.files import write_json
 
@@ -83,7 +83,7 @@ def outline(subject: Subject) -> Outline:
     check_candidates(model, subject.n_layers, subject.architecture, subject.blocks)
     found = Outline(embedding_rows(model))
     with suppress(_Undecided), _fake_tensors():
-        loaded, loading = _loaded(type(model), model.config, shapes)
+        loaded, loading = _loaded(type(model), model.config, shapes, subject.folder)
         check_weights(loading, subject.folder)
         if found.vocabulary:
             _find_blocks(loaded, subject, found.vocabulary)
@@ -134,7 +134,7 @@ def _fake_tensors() -> Iterator[None]:
             os.environ[_SERIAL] = before
 
 
-def _loaded(kind: Any, config: Any, shapes: dict[str, tuple[int, ...]]) -> tuple[Any, dict[str, Any]]:
+def _loaded(kind: Any, config: Any, shapes: dict[str, tuple[int, ...]], folder: Path) -> tuple[Any, dict[str, Any]]:
     """Load weights of `shapes` by transformers' own matching of keys; return the model and transformers' account."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -151,8 +151,8 @@ def _loaded(kind: Any, config: Any, shapes: dict[str, tuple[int, ...]]) -> tuple
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except Exception:
-        raise _Undecided from None
+    except Exception as error:
+        raise unjoined(error, folder) or _Undecided from None
 
 
 def _find_blocks(model: Any, subject: Subject, vocabulary: int) -> None:

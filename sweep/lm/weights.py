@@ -53,6 +53,19 @@ def check_weights(loading: Mapping[str, Any], folder: Path) -> None:
         raise ModelError(f"the weights in {folder} are not those of the model in its config ({found}){hint}")
 
 
+def unjoined(error: Exception, folder: Path) -> ModelError | None:
+    """Return what to say of transformers' failure to make the model's weights out of the checkpoint's, or None.
+
+    It joins the experts of a mixture into one weight, and does not say which of them it lacks.
+    """
+    if "conversion of the weights" not in str(error):
+        return None
+    return ModelError(
+        f"the weights in {folder} cannot be joined into those of the model in its config: some are missing or of "
+        "another shape (one of a mixture's experts, say)"
+    )
+
+
 def _hint(unexpected: list[str]) -> str:
     for prefix, whose in _WRAPPERS.items():
         if unexpected and all(key.startswith(prefix) for key in unexpected):

@@ -6,6 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sweep.lm import outline
+from sweep.lm.blocks import find_blocks
+from sweep.lm.find import ModelConfig, find_model
 from tests.sweep.lm.zoo import BLOCKS, D_MODEL, TOKENS, WITHOUT_A_FINAL_NORM, ZOO
 
 STATE_SPACE = {"mamba"}  # transformers' hidden states of these start after the first block
@@ -25,6 +28,15 @@ def test_captured_activations_are_the_hidden_states(architecture, zoo, loaded, i
     last = hidden[2 + after]
     same = last.shape == captured[2].shape and torch.allclose(last, captured[2])
     assert same == (architecture in WITHOUT_A_FINAL_NORM)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma3_with_vision", "opt", "mamba"])
+def test_the_blocks_are_found_without_the_weights(architecture, zoo, loaded, monkeypatch):
+    found = []
+    monkeypatch.setattr(outline, "find_blocks", lambda *given: found.append(find_blocks(*given)))
+    find_model(ModelConfig(name="t", path=str(zoo(architecture)), window=16))
+    lm, _ = loaded(architecture)
+    assert [lm.model.get_submodule(path) for path in found] == [lm.blocks]
 
 
 @pytest.mark.parametrize("architecture", ZOO)

@@ -75,11 +75,15 @@ def test_what_is_refused_is_no_more_than_one_line(zoo, tmp_path):
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 600
 
 
-def test_the_experts_of_a_mixture_are_weights_as_any_other(zoo, tmp_path):
+def test_a_mixture_that_lacks_an_expert_is_refused_before_and_at_loading(zoo, tmp_path):
     key = next(key for key in load_file(zoo("mixtral") / "model.safetensors") if ".experts.2." in key)
     folder = rewritten(zoo("mixtral"), tmp_path / "m", without(key))
-    with pytest.raises(ModelError):
-        load(folder)
+    config = ModelConfig(name="t", path=str(folder), window=16)
+    with pytest.raises(ModelError, match="cannot be joined .* some are missing"):
+        find_model(config)
+    info = replace(find_model(replace(config, path=str(zoo("mixtral")))), folder=folder)
+    with pytest.raises(ModelError, match="cannot be joined .* some are missing"):
+        load_lm(config, info, CPU)
 
 
 def test_a_tied_head_and_buffers_that_are_computed_are_not_missed_or_unexpected(zoo, tmp_path):
