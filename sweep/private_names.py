@@ -20,6 +20,8 @@ from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from hydra._internal.grammar.functions import Functions
     from optuna import Study, Trial
     from optuna.storages import BaseStorage
@@ -55,6 +57,16 @@ def result_or_error(ended: JobReturn) -> Any:
     `JobReturn.return_value` would raise the exception, and print a line of its own first.
     """
     return ended._return_value
+
+
+def fake_tensor_mode() -> AbstractContextManager[Any]:
+    """Return a context in which PyTorch's tensors have shapes but no values, so that a large model takes no memory.
+
+    The public meta device does less: what asks such a tensor for a value fails, and most models of transformers do.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def set_trial_attribute(study: Study, trial: Trial | FrozenTrial, key: str, value: Any) -> None:

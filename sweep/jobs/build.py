@@ -86,7 +86,7 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
     evaluation = instantiate(_group(settings, "eval"), "eval", EvalConfig)
     tracker = instantiate(_group(settings, "tracker"), "tracker", default=TrackerConfig)
     model = instantiate(_group(settings, "model"), "model", default=ModelConfig)
-    info = _found(model)
+    info = _found(model, _folder(settings["cache_dir"]))
     check_layer(settings["layer"], info, model.name)
     settings = _with_latents(cfg, settings, info.d_model)
     arm = cast(Arm, instantiate(_group(settings, "sae"), "sae", Arm))
@@ -194,19 +194,19 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     backend_name(settings["backend"], device_from(settings["device"]))
 
 
-def _found(model: ModelConfig) -> ModelInfo:
+def _found(model: ModelConfig, cache_dir: Path) -> ModelInfo:
     """Return what is known of the LM. Raise ModelNotHereError if it is neither on disk nor can be downloaded."""
-    info = _asked_once(model)
+    info = _asked_once(model, cache_dir)
     if isinstance(info, ModelNotHereError):
         raise info
     return info
 
 
 @lru_cache
-def _asked_once(model: ModelConfig) -> ModelInfo | ModelNotHereError:
+def _asked_once(model: ModelConfig, cache_dir: Path) -> ModelInfo | ModelNotHereError:
     """Return the LM, or the error that says why it is not here. Either is remembered: a sweep asks the network once."""
     try:
-        return find_model(model)
+        return find_model(model, cache_dir)
     except ModelNotHereError as error:
         return error
 

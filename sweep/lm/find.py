@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sweep.store.hashes import remembered_hash
+from sweep.lm.errors import ModelError, ModelNotHereError, a_few, first_line
+from sweep.lm.gguf import GGUF_NAME, converted
+from sweep.lm.hub import hub_folder
+from sweep.lm.outline import Subject, remembered_outline
+from sweep.store.hashes import remembered_hash, short_hash
 
 # Files of a model folder that change its results: weights, config, tokenizer.
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -20,14 +27,6 @@ _CONTENT = (*_WEIGHTS, "config.json", *_TOKENIZER, "*.py")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class ModelError(ValueError):
-    """The LM cannot be found, read or hooked; the message says what to do."""
-
-
-class ModelNotHereError(ModelError):
-    """A hub model is not on this disk and cannot be downloaded; a sweep over several LMs goes on with the others."""
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """The settings that say which LM to use and how to run it.
@@ -35,11 +34,13 @@ class ModelConfig:
     Args:
         name: the LM's name for people; it labels figures.
         hub_id, revision: the LM's place on the hub; not needed if `path` is given.
-        path: a folder in transformers layout, used in place of the hub.
+        path: a folder in transformers layout, or a GGUF file (or a folder that holds one), used in place of the hub.
+        package: a GGUF file that a Python package brings, as PACKAGE/FILE; used in place of the hub where it is
+            installed.
         window: tokens per window in every LM pass.
         dtype: float32, bfloat16 or float16.
         batch_size: windows per forward pass of the LM.
-        blocks: module path of the list of blocks, for architectures that are not in `sweep.lm.model.BLOCKS`.
+        blocks: module path of the list of blocks, for models whose blocks `sweep.lm.blocks` cannot tell.
         trust_remote_code: run Python code that comes with the model.
         allow_pickle: load weights that are not safetensors (a pickle can run code).
         outlier_norm: a token whose activation is longer than this many medians of its layer is no ordinary one, nor is
@@ -60,6 +61,7 @@ class ModelConfig:
     blocks: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    package: str | None = None
     outlier_norm: float | None = None
 
     def __post_init__(self):
@@ -87,28 +89,31 @@ class ModelInfo:
     d_model: int
     n_layers: int
     context: int | None  # the longest context in tokens; None if the config does not say
+    vocabulary: int | None = None  # token ids that it can embed; None if that is known only once it is loaded
+    gguf: Path | None = None  # the GGUF file that `folder` was converted from
 
 
-def find_model(config: ModelConfig) -> ModelInfo:
-    """Find the LM on disk and read its config; a hub model that is not on disk is downloaded.
+def find_model(config: ModelConfig, cache_dir: Path | None = None) -> ModelInfo:
+    """Find the LM on disk, read its config, and find out whether it can be used; its weights are not loaded.
+
+    A hub model that is not on disk is downloaded, and a GGUF file converted, once.
+
+    Args:
+        cache_dir: the cache's folder, which keeps the converted model, and remembers that the LM can be used.
 
     Raises:
-        ModelError: the LM is not there or cannot be read, or model.window is longer than its context.
+        ModelError: the LM is not there or cannot be used, or model.window is longer than its context.
         ModelNotHereError: a hub model is not on this disk and cannot be downloaded.
     """
-    folder = _folder(config)
-    from transformers import AutoConfig
-
-    try:
-        hf = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        hint = "; set model.trust_remote_code=true to run code that comes with it" if _has_code(folder) else ""
-        raise ModelError(f"{folder} is not a model that transformers can read ({first_line(error)}){hint}") from None
-    hf = hf.get_text_config()
-    context = getattr(hf, "max_position_embeddings", None)
+    folder, gguf = _place(config, cache_dir)
+    hf = _hf_config(config, folder)
+    text = _text_config(hf, folder)
+    context = getattr(text, "max_position_embeddings", None)
     if context and config.window > context:
         raise ModelError(f"model.window={config.window} must be in 2..{context} (the context of {config.name})")
-    return ModelInfo(folder, hf.model_type, hf.hidden_size, hf.num_hidden_layers, context)
+    d_model, n_layers = (_size(text, key, folder) for key in ("hidden_size", "num_hidden_layers"))
+    info = ModelInfo(folder, text.model_type, d_model, n_layers, context, gguf=gguf)
+    return replace(info, vocabulary=_vocabulary(config, info, hf, cache_dir))
 
 
 def check_layer(layer: int, info: ModelInfo, name: str) -> None:
@@ -117,61 +122,115 @@ def check_layer(layer: int, info: ModelInfo, name: str) -> None:
         raise ModelError(f"layer={layer} must be in 0..{info.n_layers - 1} (the blocks of {name})")
 
 
+def check_tokens(tokens: np.ndarray, info: ModelInfo, tokenizer: Any) -> None:
+    """Raise ModelError if a token id (of any shape) is one that the LM cannot embed."""
+    largest = int(tokens.max(initial=0))
+    if info.vocabulary is not None and largest >= info.vocabulary:
+        raise ModelError(
+            f"token id {largest} must be in 0..{info.vocabulary - 1}: the tokenizer in {info.folder} has "
+            f"{len(tokenizer)} tokens, and the LM's embedding {info.vocabulary} rows"
+        )
+
+
 def model_hash(info: ModelInfo, cache_dir: Path) -> str:
-    """Return 16 hex digits of the sha256 over the files that determine tokens and logits, wherever the folder lies."""
+    """Return 16 hex digits of the sha256 over the files that determine tokens and logits, wherever they lie.
+
+    A model that was converted from a GGUF file is known by that file: what it is converted to may change with
+    transformers' version.
+    """
+    if info.gguf is not None:
+        return remembered_hash([info.gguf], [GGUF_NAME], cache_dir)
     files = sorted({file for pattern in _CONTENT for file in info.folder.glob(pattern)})
     return remembered_hash(files, [f.name for f in files], cache_dir)
 
 
-def _folder(config: ModelConfig) -> Path:
-    """Return the model's folder on this disk, downloading a hub model that is not there."""
-    if config.path:
-        folder = Path(os.path.expanduser(config.path))
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path={config.path} is not a model folder (no config.json in it)")
-        return folder.resolve()
+def _place(config: ModelConfig, cache_dir: Path | None) -> tuple[Path, Path | None]:
+    """Return the model's folder in transformers layout, and the GGUF file that it was converted from, if any."""
+    given = _given_path(config.path) if config.path else _package_file(config.package)
+    if given is None:
+        return _from_hub(config), None
+    if given.is_dir():
+        return given, None
+    if cache_dir is None:
+        raise ModelError(f"{given} is a GGUF file: it needs a cache_dir to be converted in")
+    return converted(given, cache_dir), given
+
+
+def _given_path(path: str) -> Path:
+    """Return the folder in transformers layout, or the GGUF file, that model.path means."""
+    given = Path(os.path.expanduser(path)).resolve()
+    if given.is_file() or (given / "config.json").is_file():
+        return given
+    files = sorted(given.glob("*.gguf"))
+    if len(files) > 1:
+        names = a_few([file.name for file in files])
+        raise ModelError(f"model.path={path} holds {len(files)} GGUF files ({names}): give the file itself")
+    if not files:
+        raise ModelError(f"model.path={path} is not a model folder (no config.json in it) and not a GGUF file")
+    return files[0]
+
+
+def _package_file(package: str | None) -> Path | None:
+    """Return the file PACKAGE/FILE of an installed Python package, which is not imported; None if it is not there."""
+    if package is None:
+        return None
+    name, _, file = package.partition("/")
+    spec = find_spec(name)
+    folders = (spec and spec.submodule_search_locations) or []
+    return next((Path(folder) / file for folder in folders if (Path(folder) / file).is_file()), None)
+
+
+def _from_hub(config: ModelConfig) -> Path:
     if not config.hub_id:
-        raise ModelError("model.path is not set: give the folder of a model in transformers layout")
-    return _download(config, config.hub_id)
-
-
-def _download(config: ModelConfig, hub_id: str) -> Path:
-    """Return the folder of the hub's snapshot: from the local hub cache if it is there, else downloaded."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-    patterns += ["*.bin"] if config.allow_pickle else []
-    patterns += ["*.py"] if config.trust_remote_code else []
-    where = f"{hub_id} at revision {config.revision}"
-    ask: dict[str, Any] = {"repo_id": hub_id, "revision": config.revision, "allow_patterns": patterns}
+        raise ModelError("model.path is not set: give the folder of a model in transformers layout, or a GGUF file")
     try:
-        folder = Path(snapshot_download(**ask, local_files_only=True))
-        if any(folder.glob("*.safetensors")) or config.allow_pickle:
-            return folder
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ValueError):
-        pass
+        return hub_folder(config.hub_id, config.revision, config.allow_pickle, config.trust_remote_code)
+    except ModelNotHereError as error:
+        if config.package is None:
+            raise
+        name = config.package.partition("/")[0].replace("_", "-")
+        raise ModelNotHereError(f"{error}, or install the package {name} that holds it (make smollm2)") from None
+
+
+def _hf_config(config: ModelConfig, folder: Path) -> Any:
+    """Return the config that transformers reads in a model's folder."""
+    from transformers import AutoConfig
+
     try:
-        # Ask once whether the hub answers: a download would retry for half a minute.
-        HfApi().model_info(hub_id, revision=config.revision, timeout=10)
-        return Path(snapshot_download(**ask))
-    except GatedRepoError:
-        raise ModelNotHereError(
-            f"{where} is gated: accept its licence on the hub and set HF_TOKEN, or set model.path to a copy on disk"
-        ) from None
-    except Exception as error:  # the HTTP library raises its own kinds
-        raise ModelNotHereError(
-            f"{where} is not on this disk and cannot be downloaded ({type(error).__name__}): "
-            "set model.path to a folder that holds it"
-        ) from None
+        return AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # code that comes with a model raises its own kinds
+        hint = "; set model.trust_remote_code=true to run code that comes with it" if _has_code(folder) else ""
+        raise ModelError(f"{folder} is not a model that transformers can read ({first_line(error)}){hint}") from None
+
+
+def _text_config(hf: Any, folder: Path) -> Any:
+    """Return the part of the config that is about text. Raise ModelError for an encoder with a decoder."""
+    if getattr(hf, "is_encoder_decoder", False):
+        raise ModelError(f"{folder} holds an encoder and a decoder (model_type {hf.model_type}), and no causal LM")
+    try:
+        return hf.get_text_config(decoder=True)
+    except ValueError as error:
+        raise ModelError(f"{folder} holds no one causal LM ({first_line(error)})") from None
+
+
+def _size(text: Any, key: str, folder: Path) -> int:
+    value = getattr(text, key, None)
+    if not isinstance(value, int):
+        raise ModelError(f"{folder} holds no causal LM: its config (model_type {text.model_type}) gives no {key}")
+    return value
+
+
+def _vocabulary(config: ModelConfig, info: ModelInfo, hf: Any, cache_dir: Path | None) -> int | None:
+    """Return how many token ids the LM can embed; raise ModelError if the LM cannot be used."""
+    settings = (config.blocks, config.allow_pickle, config.trust_remote_code)
+    subject = Subject(info.folder, hf, info.architecture, info.d_model, info.n_layers, info.context, *settings)
+    memo = None
+    if cache_dir is not None:
+        key = short_hash(model_hash(info, cache_dir), settings, version("transformers"), torch.__version__)
+        memo = cache_dir / "models" / f"outline-{key}.json"
+    return remembered_outline(subject, memo).vocabulary
 
 
 def _has_code(folder: Path) -> bool:
     """Return whether Python code comes with the model."""
     return any(folder.glob("*.py"))
-
-
-def first_line(error: BaseException) -> str:
-    """Return the error's kind and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sweep.lm.find import DTYPES, ModelConfig, ModelError, ModelInfo, first_line
-
-# {transformers' model_type: module path of the list of blocks}
-BLOCKS = {
-    "gpt_neox": "gpt_neox.layers",
-    "llama": "model.layers",
-    "qwen2": "model.layers",
-    "gpt2": "transformer.h",
-}
+from sweep.lm.blocks import check_candidates, find_blocks, probe_tokens, stream_of
+from sweep.lm.causal import check_causal
+from sweep.lm.errors import ModelError, first_line
+from sweep.lm.find import DTYPES, ModelConfig, ModelInfo
+from sweep.lm.outline import embedding_rows
+from sweep.lm.weights import check_weights, unjoined, weight_shapes
 
 
 def load_tokenizer(config: ModelConfig, info: ModelInfo):
@@ -31,7 +29,7 @@ def load_tokenizer(config: ModelConfig, info: ModelInfo):
 
     try:
         return AutoTokenizer.from_pretrained(info.folder, trust_remote_code=config.trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # tokenizers raise kinds of their own
         raise ModelError(f"{info.folder} holds no tokenizer that can be read ({first_line(error)})") from None
 
 
@@ -86,12 +84,12 @@ class LM:
 
         def hook(edit, output):
             # A block returns its hidden state alone or first in a tuple, depending on the architecture.
-            hidden = output[0] if isinstance(output, tuple) else output
+            hidden = stream_of(output)
             new = edit(hidden)
             if new is None:
                 return None
             new = new.to(hidden.dtype)
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return new if hidden is output else type(output)((new, *output[1:]))
 
         handles = [
             self.blocks[layer].register_forward_hook(lambda _m, _i, output, edit=edit: hook(edit, output))
@@ -123,48 +121,50 @@ def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
     """Load the weights of the LM that `find_model` found.
 
     Raises:
-        ModelError: there are no safetensors weights (and pickles are not allowed), the weights cannot be loaded, the
-            architecture is unknown, or model.blocks is wrong.
+        ModelError: the weights cannot be loaded or are not those of the model, model.blocks is wrong, no list of blocks
+            returns a residual stream, or the model is not causal.
     """
+    model = _loaded(config, info, device)
+    rows = embedding_rows(model) or info.vocabulary
+    if rows is None:
+        raise ModelError(f"architecture {info.architecture} shows no embedding of token ids")
+    tokens = probe_tokens(model.config, rows, info.context)
+    check_candidates(model, info.n_layers, info.architecture, config.blocks)
+    run = partial(_run, model, device)
+    path = find_blocks(model, info.n_layers, info.d_model, config.blocks, tokens, run)
+    lm = LM(model, cast(nn.ModuleList, model.get_submodule(path)), info.d_model, device)
+    last = info.n_layers - 1
+    check_causal(lm.capture(tokens, [last])[last], info.architecture)
+    return lm
+
+
+def _loaded(config: ModelConfig, info: ModelInfo, device: torch.device) -> Any:
+    """Return the model with its weights, frozen, on `device`."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # the run's own line on the terminal shows what it is doing
-    if not config.allow_pickle and not any(info.folder.glob("*.safetensors")):
-        raise ModelError(
-            f"{info.folder} holds no safetensors weights; set model.allow_pickle=true to load pickled ones "
-            "(a pickle can run code)"
-        )
+    weight_shapes(info.folder, config.allow_pickle)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(
             info.folder,
             dtype=DTYPES[config.dtype],
             use_safetensors=None if config.allow_pickle else True,
             trust_remote_code=config.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds
-        raise ModelError(f"{info.folder}: the weights cannot be loaded ({first_line(error)})") from None
-    module = cast(nn.Module, model).eval().requires_grad_(False).to(device)
-    return LM(module, find_blocks(module, config.blocks, info), info.d_model, device)
+        said = f"{info.folder}: the weights cannot be loaded ({first_line(error)})"
+        raise unjoined(error, info.folder) or ModelError(said) from None
+    check_weights(loading, info.folder)
+    return model.eval().requires_grad_(False).to(device)
 
 
-def find_blocks(model: nn.Module, blocks: str | None, info: ModelInfo) -> nn.ModuleList:
-    """Return the model's list of blocks: the one at module path `blocks` if given, else at the path in `BLOCKS`.
-
-    Raises:
-        ModelError: the architecture is not in `BLOCKS`, or there is no list of as many blocks as the model has layers.
-    """
-    path = blocks or BLOCKS.get(info.architecture)
-    candidates = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == info.n_layers]
-    if path is None:
-        raise ModelError(
-            f"architecture {info.architecture} is unknown: give the module path of its list of blocks as "
-            f"model.blocks=...; lists of {info.n_layers} modules in it: {', '.join(candidates) or 'none'}"
-        )
-    found: nn.Module | None = dict(model.named_modules()).get(path)
-    if not isinstance(found, nn.ModuleList) or len(found) != info.n_layers:
-        raise ModelError(
-            f"model.blocks={path} is not a list of {info.n_layers} blocks; such lists: "
-            f"{', '.join(candidates) or 'none'}"
-        )
-    return found
+@torch.inference_mode()
+def _run(model: Any, device: torch.device, tokens: torch.Tensor) -> None:
+    """Pass token ids (windows, length) through the model. Raise ModelError if it cannot run on text alone."""
+    try:
+        model(input_ids=tokens.to(device), use_cache=False)
+    except Exception as error:
+        raise ModelError(f"the LM cannot run on text alone ({first_line(error)})") from None

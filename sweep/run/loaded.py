@@ -15,7 +15,8 @@ from sweep.activations.norms import Norms
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows
 from sweep.jobs.job import Job
-from sweep.lm.find import ModelConfig, ModelInfo
+from sweep.lm.errors import ModelError
+from sweep.lm.find import ModelConfig, ModelInfo, check_tokens
 from sweep.lm.model import LM, load_lm, load_tokenizer
 from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
@@ -31,7 +32,7 @@ def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
 
 def lm_of(job: Job, device: torch.device) -> LM:
     """Return the job's LM with its weights on `device`."""
-    return _lm(job.model, job.info, device)
+    return _usable(job.model, job.info, device)
 
 
 def tokenizer_of(job: Job):
@@ -72,9 +73,20 @@ def _pool(cache_dir: Path, key: CacheKey, changed: int) -> Pool | None:
     return open_pool(cache_dir, key)
 
 
+def _usable(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
+    """Return the LM. Raise ModelError if it cannot be used, which is found out once: its other runs end at once."""
+    lm = _lm(model, info, device)
+    if isinstance(lm, ModelError):
+        raise lm
+    return lm
+
+
 @lru_cache(maxsize=1)
-def _lm(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
-    lm = load_lm(model, info, device)
+def _lm(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM | ModelError:
+    try:
+        lm = load_lm(model, info, device)
+    except ModelError as error:
+        return error.with_traceback(None)  # which would keep alive what was loaded
     spare_long_lived_objects()
     return lm
 
@@ -88,16 +100,22 @@ def _tokenizer(model: ModelConfig, info: ModelInfo):
 def _train_windows(
     corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_tokens: int
 ) -> Windows:
-    return train_windows(corpus, _tokenizer(model, info), windows, n_tokens)
+    return _embeddable(train_windows(corpus, _tokenizer(model, info), windows, n_tokens), model, info)
 
 
 @lru_cache(maxsize=1)
 def _held_out(corpus: Corpus, model: ModelConfig, info: ModelInfo, windows: WindowConfig, n_windows: int) -> Windows:
-    return held_out_windows(corpus, _tokenizer(model, info), windows, n_windows)
+    return _embeddable(held_out_windows(corpus, _tokenizer(model, info), windows, n_windows), model, info)
+
+
+def _embeddable(windows: Windows, model: ModelConfig, info: ModelInfo) -> Windows:
+    """Return the windows. Raise ModelError if they hold a token that the LM cannot embed."""
+    check_tokens(windows.tokens, info, _tokenizer(model, info))
+    return windows
 
 
 @lru_cache(maxsize=1)
 def _clean_pass(
     model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows, positions: Positions
 ) -> CleanPass:
-    return CleanPass(_lm(model, info, device), layer, held_out, model.batch_size, positions)
+    return CleanPass(_usable(model, info, device), layer, held_out, model.batch_size, positions)

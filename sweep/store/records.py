@@ -28,7 +28,8 @@ object with these entries:
                 `sae_core.metrics` define them). Those named ce_*, delta_ce and kl are in nats per predicted token; fvu,
                 ce_recovered*, relative_error and *_fraction are ratios; l0 is in latents per token. `train_*` are from
                 the end of training. mask_policy says which tokens are replaced and measured. ce_recovered* are null
-                where the ablation does not clearly cost the LM anything (`sweep.measures.baselines`). A recovery run has `algorithm/measure` instead
+                where the ablation does not clearly cost the LM anything (`sweep.measures.baselines`). A recovery run
+                has `algorithm/measure` instead
     inference   {way of finding codes: its results}, by the names of `sae_core.inference`. The results are `metrics` as
                 above and `cost`: multiply_adds per token, tokens_per_second, and threads, the CPU threads that this
                 speed was measured with; or `error` alone, which says why this way could not be measured
@@ -43,8 +44,8 @@ object with these entries:
                 seconds that its training took, together with those of the run that it started from in turn
     curves      the course of training as lists of equal length, at most CURVE_POINTS values each: tokens seen so far,
                 loss (in scaled units), fvu and dead_fraction
-    timings     seconds by stage (activations, baselines, training, evaluation) and in total; train_tokens_per_second is a rate.
-                With launch.share, a stage's seconds are those of all the runs that went through it together
+    timings     seconds by stage (activations, baselines, training, evaluation) and in total; train_tokens_per_second is
+                a rate. With launch.share, a stage's seconds are those of all the runs that went through it together
     versions    of python, torch, transformers, numpy and this project; backend, the kernels that were used; code, a
                 hash of the project's code files; trained_by, if training went on under other code than it began with,
                 the hashes of all code that took part

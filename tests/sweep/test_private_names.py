@@ -15,17 +15,26 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from sweep.private_names import apply_overrides, grammar_functions, result_or_error, set_trial_attribute, storage_of
+from sweep.private_names import (
+    apply_overrides,
+    fake_tensor_mode,
+    grammar_functions,
+    result_or_error,
+    set_trial_attribute,
+    storage_of,
+)
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
     ("hydra-core", "hydra._internal.config_loader_impl", "ConfigLoaderImpl._apply_overrides_to_config"),
     ("hydra-core", "hydra._internal.grammar.functions", "Functions.register"),
     ("hydra-core", "hydra.core.utils", "JobReturn._return_value"),
+    ("torch", "torch._subclasses.fake_tensor", "FakeTensorMode"),
     ("submitit", "submitit.core.core", "InfoWatcher._make_command"),
 ]
 
@@ -57,6 +66,12 @@ def test_a_function_of_hydras_grammar_can_be_replaced():
     assert override.value() == "3 to 60", moved("hydra-core", "Functions.functions as it was")
     with pytest.raises(ValueError, match="nonsense: Hydra's grammar has no function of that name"):
         grammar_functions(nonsense=len)
+
+
+def test_a_fake_tensor_has_a_shape_and_takes_no_memory():
+    with fake_tensor_mode():
+        product = torch.empty(10**7, 10**6) @ torch.ones(10**6)
+    assert product.shape == (10**7,), moved("torch", "FakeTensorMode as it was")
 
 
 def test_the_error_of_a_hydra_job_is_returned_and_not_raised(capsys):

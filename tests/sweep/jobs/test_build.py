@@ -7,11 +7,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import sweep.launch  # noqa: F401  (registers the resolver)
 from sweep.embedded import WEIGHTS
 from sweep.jobs.build import build_job
+from sweep.jobs.compose import Composer
 from sweep.jobs.instantiate import instantiate
 from sweep.lm.find import ModelConfig
 from sweep.measures.config import EvalConfig
@@ -71,6 +75,27 @@ def test_every_file_of_a_group_builds_what_it_names(group):
 def test_a_group_that_fits_no_signature_is_refused(group, said):
     with pytest.raises(ValueError, match=said):
         instantiate(group, "train", TrainConfig)
+
+
+def test_a_model_may_choose_its_text_and_the_command_line_and_experiments_still_decide():
+    def corpus(*overrides):
+        return composed(*overrides).corpus["_target_"].removeprefix("sweep.corpus.")
+
+    assert corpus() == corpus("model=embedded") == corpus("model=pythia-70m") == "StdlibCorpus"
+    assert corpus("model=local") == corpus("experiment=frontier", "model=local") == "TextCorpus"
+    assert corpus("model=local", "corpus=stdlib") == corpus("corpus=stdlib", "model=local") == "StdlibCorpus"
+    assert composed("model=smollm2-135m").corpus == composed("corpus=prose").corpus
+    assert corpus("model=smollm2-135m", "corpus=hub") == "HubCorpus"
+    assert "defaults" not in composed("model=local").model and list(composed("model=local"))[0] == "layer"
+
+
+def test_each_cell_of_a_grid_over_models_has_its_own_models_text():
+    with initialize_config_module("conf", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        compose = Composer(loader, loader.load_configuration("config", [], RunMode.MULTIRUN))
+        texts = [compose([f"model={name}"]).corpus["_target_"] for name in ("embedded", "local", "embedded")]
+        assert [text.split(".")[-1] for text in texts] == ["StdlibCorpus", "TextCorpus", "StdlibCorpus"]
+        assert compose(["model=local", "corpus=hub"]).corpus["_target_"] == "sweep.corpus.HubCorpus"
 
 
 def test_arms_that_ignore_the_degree_are_one_run(tmp_path):

@@ -1,7 +1,8 @@
-"""Finding and loading LMs, and capturing and replacing their activations, on small models of each architecture."""
+"""Finding and loading LMs, and what they compute; see `test_architectures` for each architecture."""
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -9,46 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sweep.lm.find import ModelConfig, ModelError, check_layer, find_model, model_hash
-from sweep.lm.model import load_lm, next_token_losses
-from tests.conftest import ARCHITECTURES, VOCAB
-
-CPU = torch.device("cpu")
-
-
-def load(folder, **settings):
-    config = ModelConfig(name="t", path=str(folder), window=16, **settings)
-    info = find_model(config)
-    return load_lm(config, info, CPU), info
+from sweep.lm.model import next_token_losses
+from tests.conftest import VOCAB
+from tests.sweep.lm.conftest import load
 
 
 @pytest.fixture
 def tokens():
     return torch.randint(0, VOCAB, (3, 16), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_captured_activations_are_the_hidden_states(architecture, model_folders, tokens):
-    lm, info = load(model_folders[architecture])
-    assert (info.architecture, info.d_model, info.n_layers) == (architecture, 32, 3)
-    hidden = (
-        AutoModelForCausalLM.from_pretrained(model_folders[architecture])
-        .eval()(tokens, output_hidden_states=True)
-        .hidden_states
-    )
-    captured = lm.capture(tokens, [0, 1])
-    for layer in (0, 1):  # the last hidden state of transformers has the final norm in it
-        torch.testing.assert_close(captured[layer], hidden[layer + 1])
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("layer", [0, 2])
-def test_replacing_activations_by_themselves_leaves_the_logits_unchanged(architecture, layer, model_folders, tokens):
-    lm, _ = load(model_folders[architecture])
-    clean = lm.logits(tokens, layer, lambda h: None)
-    own = lm.capture(tokens, [layer])[layer]
-    assert torch.equal(lm.logits(tokens, layer, lambda h: own), clean)
-    assert not torch.allclose(lm.logits(tokens, layer, torch.zeros_like), clean)
-    assert torch.equal(lm.logits(tokens, layer, lambda h: None), clean)  # no hook is left behind
 
 
 def test_capture_stops_after_the_deepest_layer(model_folders, tokens):
@@ -79,16 +48,6 @@ def test_the_models_hash_follows_its_content_and_not_its_folder(model_folders, t
     assert model_hash(other, tmp_path / "a") != model_hash(info, tmp_path / "a")
 
 
-def test_an_unknown_architecture_says_which_key_to_give(model_folders, monkeypatch, tokens):
-    monkeypatch.setattr("sweep.lm.model.BLOCKS", {})
-    with pytest.raises(ModelError, match=r"model\.blocks=.*gpt_neox\.layers"):
-        load(model_folders["gpt_neox"])
-    lm, _ = load(model_folders["gpt_neox"], blocks="gpt_neox.layers")
-    assert lm.capture(tokens, [1])[1].shape == (3, 16, 32)
-    with pytest.raises(ModelError, match=r"model\.blocks=nowhere is not a list of 3 blocks"):
-        load(model_folders["gpt_neox"], blocks="nowhere")
-
-
 def test_pickled_weights_need_permission(model_folders, tmp_path):
     folder = shutil.copytree(model_folders["llama"], tmp_path / "pickled")
     state = AutoModelForCausalLM.from_pretrained(folder).state_dict()
@@ -107,6 +66,22 @@ def test_code_that_comes_with_a_model_is_not_run_without_permission(tmp_path):
     with pytest.raises(ModelError, match=r"model\.trust_remote_code=true"):
         find_model(ModelConfig(name="t", path=str(tmp_path), window=16))
     assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_comes_with_a_model_is_run_with_permission(model_folders, tmp_path, tokens):
+    folder = shutil.copytree(model_folders["llama"], tmp_path / "with_code")
+    config = json.loads((folder / "config.json").read_text())
+    places = {"AutoConfig": "code_of_it.OurConfig", "AutoModelForCausalLM": "code_of_it.OurModel"}
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "ours", "auto_map": places}))
+    (folder / "code_of_it.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OurConfig(LlamaConfig):\n    model_type = 'ours'\n"
+        "class OurModel(LlamaForCausalLM):\n    config_class = OurConfig\n"
+    )
+    ours, info = load(folder, trust_remote_code=True)
+    assert info.architecture == "ours" and type(ours.model).__name__ == "OurModel"
+    theirs, _ = load(model_folders["llama"])
+    assert torch.equal(ours.capture(tokens, [1])[1], theirs.capture(tokens, [1])[1])
 
 
 def test_missing_models_layers_and_too_long_windows_are_errors_that_name_the_key(tmp_path, monkeypatch, model_folders):

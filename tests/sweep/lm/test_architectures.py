@@ -1,0 +1,50 @@
+"""Any causal LM of transformers is captured and patched after each of its blocks, whatever it calls them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sweep.lm import outline
+from sweep.lm.blocks import find_blocks
+from sweep.lm.find import ModelConfig, find_model
+from tests.sweep.lm.zoo import BLOCKS, D_MODEL, TOKENS, WITHOUT_A_FINAL_NORM, ZOO
+
+STATE_SPACE = {"mamba"}  # transformers' hidden states of these start after the first block
+
+
+@pytest.mark.parametrize("architecture", ZOO)
+def test_captured_activations_are_the_hidden_states(architecture, zoo, loaded, ids):
+    lm, info = loaded(architecture)
+    assert (info.d_model, info.n_layers, info.vocabulary) == (D_MODEL, BLOCKS, TOKENS)
+    theirs = AutoModelForCausalLM.from_pretrained(zoo(architecture)).eval()
+    with torch.inference_mode():
+        hidden = theirs(ids, output_hidden_states=True, use_cache=False).hidden_states
+    captured = lm.capture(ids, [0, 1, 2])
+    after = 0 if architecture in STATE_SPACE else 1
+    for layer in (0, 1):
+        torch.testing.assert_close(captured[layer], hidden[layer + after])
+    last = hidden[2 + after]
+    same = last.shape == captured[2].shape and torch.allclose(last, captured[2])
+    assert same == (architecture in WITHOUT_A_FINAL_NORM)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma3_with_vision", "opt", "mamba"])
+def test_the_blocks_are_found_without_the_weights(architecture, zoo, loaded, monkeypatch):
+    found = []
+    monkeypatch.setattr(outline, "find_blocks", lambda *given: found.append(find_blocks(*given)))
+    find_model(ModelConfig(name="t", path=str(zoo(architecture)), window=16))
+    lm, _ = loaded(architecture)
+    assert [lm.model.get_submodule(path) for path in found] == [lm.blocks]
+
+
+@pytest.mark.parametrize("architecture", ZOO)
+def test_replacing_activations_by_themselves_leaves_the_logits_exactly_alone(architecture, loaded, ids):
+    lm, _ = loaded(architecture)
+    for layer in (0, 2):
+        clean = lm.logits(ids, layer, lambda h: None)
+        own = lm.capture(ids, [layer])[layer]
+        assert torch.equal(lm.logits(ids, layer, lambda h, own=own: own), clean)
+        assert not torch.allclose(lm.logits(ids, layer, torch.zeros_like), clean)
+        assert torch.equal(lm.logits(ids, layer, lambda h: None), clean)  # no hook is left behind
