@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
-from sweep.jobs.overrides import quoting_hint, unreadable
+from sweep.jobs.overrides import quoting_hint, unreadable, without_interpolations
 from sweep.machine.workers import register_resolvers
 from sweep.store.versions import code_hash
 
@@ -27,6 +27,8 @@ _TRACES = "EXPANDER_SWEEP_TRACES"  # environment variable: keeps the HYDRA_FULL_
 
 OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
 OmegaConf.register_new_resolver("expanded", lambda folder: os.path.expanduser(str(folder)), replace=True)
+# Hydra resolves the settings of launchers and sweepers twice.
+OmegaConf.register_new_resolver("literal", lambda text: without_interpolations(str(text)), replace=True)
 OmegaConf.register_new_resolver("hydra_folder", lambda folder: _hydra_folder(str(folder)), replace=True)
 register_resolvers()
 

@@ -56,8 +56,14 @@ def quoting_hint(error: str, arguments: Iterable[str]) -> str:
     """Return what to add to the line `error` where one of `arguments` was perhaps meant as one text; "" elsewhere."""
     for argument in arguments:
         key, _, value = argument.partition("=")
-        named = error.startswith(f"{key_of(argument)}=")
-        several = named and is_path(key_of(argument)) and "," in value and value[0] not in "\"'"
-        if several or (named and "must be text" in error) or ("nterpolation" in error and "${" in value):
+        if value and _was_one_text(error, key.lstrip("+~"), value):
             return f"; if its value is one text, quote it: {as_one_text(argument)}"
     return ""
+
+
+def _was_one_text(error: str, key: str, value: str) -> bool:
+    """Tell whether Hydra has perhaps taken a text apart: at commas or brackets, or as a number or a reference."""
+    if error.startswith(f"{key}="):
+        return "must be text" in error or (is_path(key) and "," in value and value[0] not in "\"'")
+    refers = re.search(r"(?<!\\)\$\{", value) or f"full_key: {key} " in error
+    return "Interpolation key" in error and "${" in value and bool(refers)
