@@ -38,6 +38,10 @@ class CacheError(ValueError):
     """The cache cannot be written, for example because the disk is full, or it cannot be read because it is damaged."""
 
 
+class UnreadableEntryError(CacheError):
+    """A file of an entry may not be read; that does not make it damaged, and it stays as it is."""
+
+
 class DamagedEntryError(CacheError):
     """An entry is not as it was written; it has been moved aside and can be made again."""
 
@@ -86,6 +90,8 @@ class Pool:
             shards = [(s["file"], s["rows"], s["sha256"]) for s in manifest["shards"]]
             if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: an older entry without one
                 raise ValueError("it does not match its checksum")
+        except PermissionError as error:
+            raise _unreadable(folder / MANIFEST, error) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
         for file, _, sha256 in shards:
@@ -116,12 +122,15 @@ def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
 
     Raises:
         DamagedEntryError: a shard or the manifest is damaged.
+        UnreadableEntryError: a shard or the manifest may not be read.
     """
     folder = cache_dir / key.name
     if not folder.is_dir():
         return None
     try:
         return Pool(folder)
+    except UnreadableEntryError:
+        raise
     except CacheError as error:
         aside = folder.with_name(f"{key.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
@@ -293,7 +302,16 @@ def _check_shard(path: Path, sha256: str) -> None:
     """Raise CacheError unless the file has this checksum."""
     try:
         whole = file_hash(path) == sha256
+    except PermissionError as error:
+        raise _unreadable(path, error) from None
     except OSError as error:
         raise CacheError(f"activation cache: {path} cannot be read ({error.strerror})") from None
     if not whole:
         raise CacheError(f"activation cache: {path} does not match its checksum")
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableEntryError:
+    return UnreadableEntryError(
+        f"activation cache: {path} cannot be read ({error.strerror}): "
+        "ask its owner for permission, or give another cache_dir"
+    )

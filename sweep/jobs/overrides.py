@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -22,6 +23,15 @@ def quoted(text: str) -> str:
 def without_interpolations(text: str) -> str:
     """Return `text` as a config holds it, so that OmegaConf resolves it to the same text even if it has a `${`."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def literal(settings: Any) -> Any:
+    """Return resolved settings as a config holds them, so that OmegaConf resolves them to the same once more."""
+    if isinstance(settings, dict):
+        return {key: literal(item) for key, item in settings.items()}
+    if isinstance(settings, list):
+        return [literal(item) for item in settings]
+    return without_interpolations(settings) if isinstance(settings, str) else settings
 
 
 def is_path(key: str) -> bool:

@@ -112,7 +112,8 @@ def _row(
     cells += [f"{found['metrics']['ce_recovered']:.4f}" if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
     measured = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
-    lacking = [f"{name} ({measured.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
+    reason = why.get(job.spec.run_id, "not measured")
+    lacking = [f"{name} ({measured.get(name, {}).get('error', reason)})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
 
 
