@@ -113,7 +113,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: what is finished stays; the same command goes on from here", file=sys.stderr)
+        rest = "" if "plan=true" in sys.argv else ": what is finished stays; the same command goes on from here"
+        print(f"interrupted{rest}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
         if show_traces:

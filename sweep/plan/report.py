@@ -47,7 +47,11 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
     for row in rows:
         if row.error:
             _print_line(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.error}")
-    for line in [*left_out_lines(plan.left_out), *totals(plan, rows, passes, workers, threads)]:
+    for line in [
+        *left_out_lines(plan.left_out),
+        *(f"note: {note}" for note in plan.notes),
+        *totals(plan, rows, passes, workers, threads),
+    ]:
         _print_line(console, line)
 
 

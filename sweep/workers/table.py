@@ -28,11 +28,13 @@ def print_table(
     left_out: Sequence[LeftOut],
     why: Mapping[str, str] | None = None,
     console: Console | None = None,
+    notes: Sequence[str] = (),
 ) -> int:
     """Print one row per run, what went wrong and the cells left out; return how many runs are not complete.
 
     Args:
         why: by run id, why a run has no record.
+        notes: what else there is to say of the plan.
     """
     why, errors = why or {}, list[str]()
     records = {run.job.spec.run_id: read_record(run.job.runs_dir, run.job.spec.run_id) for run in runs}
@@ -51,7 +53,12 @@ def print_table(
         rows = [_recovery_row(run, job, names, records, why) for run, job in synthetic]
         errors += _print(wide, columns, rows, "share of trials whose picks are exactly the planted atoms")
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
-    for line in [*_shortened(errors), *left_out_lines(left_out), *_notes(complete)]:
+    for line in [
+        *_shortened(errors),
+        *left_out_lines(left_out),
+        *(f"note: {note}" for note in notes),
+        *_notes(complete),
+    ]:
         console.print(line, markup=False, soft_wrap=True)
     return len(errors)
 
