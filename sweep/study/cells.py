@@ -59,7 +59,10 @@ class Cells(NamedTuple):
 
 
 def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:
-    """Raise ValueError if no trial can be measured in the CE recovered that the search maximises, or all are one run."""
+    """Raise ValueError if no trial at all can be measured in the CE recovered that the search maximises.
+
+    So it does where a searched setting makes no other run.
+    """
     for name, distribution in space.distributions.items():
         if any(name == key or name.startswith(f"{key}.") for key in ONE_VALUE):
             raise SpaceError(f"{name}={described(distribution)} cannot be searched, as it changes no result")
