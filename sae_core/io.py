@@ -108,12 +108,14 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
 
     Raises:
         SAEFileError: a file is missing or damaged, or the regenerated support is not the saved one's.
+        OSError: a file is there and cannot be read, for want of permission say; that does not make it damaged.
     """
     folder = Path(folder)
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+        with open(folder / WEIGHTS_FILE, "rb"):  # safetensors has an error of its own for what may not be read
+            tensors = load_file(folder / WEIGHTS_FILE)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, SafetensorError) as error:
         raise SAEFileError(f"{folder} holds no readable SAE: {error}") from None
     _check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder)
@@ -273,12 +275,17 @@ def _unpack(packed: torch.Tensor, width: int, count: int) -> np.ndarray:
 def _replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path that becomes `path` when the block ends without an error.
 
-    The path names machine and process, because `path` may lie on a file system that several machines share.
+    The path names machine and process, because `path` may lie on a file system that several machines share. The file
+    gets the mode that the umask gives new files, whatever mode its writer gives it: safetensors lets only the owner
+    read what it writes.
     """
     host = socket.gethostname().split(".")[0]
     temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
         yield temporary
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

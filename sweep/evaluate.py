@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sweep.jobs.build import build_job
 from sweep.jobs.job import AnyJob, Job
+from sweep.jobs.overrides import literal
 from sweep.launch import explain, one_line_errors
 from sweep.plan.plan import Planned
 from sweep.run.once import carry_out, preflight
@@ -105,7 +106,7 @@ def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:
     run_id = record["run_id"]
     if "config" not in record:
         raise ValueError(f"run={run_id} was recorded before records kept their config: launch it again as it was")
-    cfg = cast(DictConfig, OmegaConf.merge(record["config"], given, {"runs_dir": str(runs_dir)}))
+    cfg = cast(DictConfig, OmegaConf.merge(literal(record["config"]), given, literal({"runs_dir": str(runs_dir)})))
     job = build_job(cfg, record["labels"]["sweep"])
     if job.spec.run_id != run_id:
         now, then = job.spec.as_json(), record["spec"]

@@ -7,24 +7,29 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
+from sweep.jobs.overrides import quoting_hint, unreadable, without_interpolations
 from sweep.machine.workers import register_resolvers
 from sweep.store.versions import code_hash
 
 _TRACES = "EXPANDER_SWEEP_TRACES"  # environment variable: keeps the HYDRA_FULL_ERROR that the user set
 
 OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
+OmegaConf.register_new_resolver("expanded", lambda folder: os.path.expanduser(str(folder)), replace=True)
+# Hydra resolves the settings of launchers and sweepers twice.
+OmegaConf.register_new_resolver("literal", lambda text: without_interpolations(str(text)), replace=True)
+OmegaConf.register_new_resolver("hydra_folder", lambda folder: _hydra_folder(str(folder)), replace=True)
 register_resolvers()
 
 
@@ -45,7 +50,7 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
         raise ValueError(f"hydra/sweeper={hydra_config.runtime.choices['hydra/sweeper']} is not one of this project's")
     # Errors are caught here and not in main, because Hydra prints messages of its own about an exception of its task.
     with one_line_errors():
-        _run_alone(cfg, Path(hydra_config.runtime.output_dir).name)
+        _run_alone(cfg, Path(hydra_config.run.dir).name)
     return None
 
 
@@ -86,6 +91,14 @@ def main() -> None:
         hydra.main(version_base="1.3", config_path="pkg://conf", config_name="config")(task)()
 
 
+def _hydra_folder(folder: str) -> str | None:
+    """Return where in `folder` Hydra writes down what it composed: nowhere if it would take the path for a reference.
+
+    Hydra 1.3 keeps the absolute path in its config unescaped, and reads it there to write these files.
+    """
+    return None if "${" in os.path.abspath(os.path.expanduser(folder)) else ".hydra"
+
+
 def _one_line_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
@@ -100,17 +113,22 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("interrupted: what is finished stays; the same command goes on from here", file=sys.stderr)
+        rest = "" if "plan=true" in sys.argv else ": what is finished stays; the same command goes on from here"
+        print(f"interrupted{rest}", file=sys.stderr)
         sys.exit(130)
     except (ValueError, HydraException, OmegaConfBaseException, OSError) as error:
         if show_traces:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(1)
 
 
-def explain(error: BaseException) -> str:
-    """Return the error as one line, which keeps only the first fact of Hydra's long messages."""
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
+    """Return the error as one line, which keeps only the first fact of Hydra's long messages.
+
+    Args:
+        arguments: the command line's words; where one of them should have been quoted, the line says how.
+    """
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror} (runs_dir and cache_dir say where files go)"
@@ -122,7 +140,10 @@ def explain(error: BaseException) -> str:
     unknown = re.search(r"Could not override '([^']+)'", "\n".join(texts))
     if unknown:
         return f"unknown key {unknown[1]}; python -m sweep --help lists the keys"
-    several = re.search(r"Ambiguous value for argument '([^']+)'", texts[0])
+    if isinstance(error, OverrideParseException):
+        return unreadable(error.override)
+    several = re.search(r"Ambiguous value for argument '(.+)'", texts[0])
     if several:
-        return f"{several[1]} gives several values: add -m to sweep over them"
-    return " ".join(texts[0].split("Config search path")[0].split())
+        return f"{several[1]} gives several values: add -m to sweep over them{quoting_hint(several[1], [several[1]])}"
+    said = " ".join(texts[0].split("Config search path")[0].split())
+    return said + quoting_hint(said, arguments)

@@ -53,7 +53,7 @@ class GridSweeper(LaunchingSweeper):
             write_launch(folder, plan.runs, plan.left_out)
             OmegaConf.save(self.config, folder / "multirun.yaml")
             why = launch(plan.todo, self.launcher, self.config)
-        if print_table(plan.runs, plan.left_out, why) or not plan.runs:
+        if print_table(plan.runs, plan.left_out, why, notes=plan.notes) or not plan.runs:
             raise SystemExit(1)
         return None
 

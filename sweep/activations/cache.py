@@ -36,6 +36,10 @@ class CacheError(ValueError):
     """The cache cannot be written, for example because the disk is full, or it cannot be read because it is damaged."""
 
 
+class UnreadableEntryError(CacheError):
+    """A file of an entry may not be read; that does not make it damaged, and it stays as it is."""
+
+
 class DamagedEntryError(CacheError):
     """An entry is not as it was written; it has been moved aside and can be made again."""
 
@@ -93,6 +97,8 @@ class Pool:
             self.dtype, self.norms = manifest["key"]["dtype"], norms_from(manifest.get(NORMS))
             self._shard_rows = manifest["shard_rows"]
             shards = [(s["file"], s["rows"], s["sha256"]) for s in manifest["shards"]]
+        except PermissionError as error:
+            raise _unreadable(folder / MANIFEST, error) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
         for file, _, sha256 in shards:
@@ -123,6 +129,7 @@ def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
 
     Raises:
         DamagedEntryError: a shard or the manifest is damaged.
+        UnreadableEntryError: a shard or the manifest may not be read.
         CacheError: float16 is asked for, and the entry was stored as bfloat16, because its values need that.
     """
     folder = cache_dir / key.name
@@ -130,6 +137,8 @@ def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
         return None
     try:
         pool = Pool(folder)
+    except UnreadableEntryError:
+        raise
     except CacheError as error:
         aside = folder.with_name(f"{key.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
@@ -190,7 +199,16 @@ def _check_shard(path: Path, sha256: str) -> None:
     """Raise CacheError unless the file has this checksum."""
     try:
         whole = file_hash(path) == sha256
+    except PermissionError as error:
+        raise _unreadable(path, error) from None
     except OSError as error:
         raise CacheError(f"activation cache: {path} cannot be read ({error.strerror})") from None
     if not whole:
         raise CacheError(f"activation cache: {path} does not match its checksum")
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableEntryError:
+    return UnreadableEntryError(
+        f"activation cache: {path} cannot be read ({error.strerror}): "
+        "ask its owner for permission, or give another cache_dir"
+    )

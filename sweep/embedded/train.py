@@ -141,6 +141,8 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer.save_pretrained(args.out)
     run = {"recipe": asdict(recipe), "curve": curve, "seconds_this_launch": round(time.time() - started)}
     (args.out / "training.json").write_text(json.dumps(run, indent=1))
+    for file in args.out.glob("*.safetensors"):  # which transformers writes for the owner alone, whatever the umask
+        file.chmod((args.out / "training.json").stat().st_mode & 0o777)
     write_card(args.out)
 
 

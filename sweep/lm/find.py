@@ -77,7 +77,12 @@ class ModelConfig:
     @property
     def label(self) -> str:
         """The LM's name in figures and records: `name`, or the folder's name of a local model."""
-        return Path(self.path).name if self.name == "local" and self.path else self.name
+        if self.name != "local" or not self.path:
+            return self.name
+        folder = Path(self.path).name
+        if folder in ("", "..", "~"):  # a path that does not say what the folder is called
+            folder = Path(os.path.expanduser(self.path)).resolve().name
+        return folder or self.name
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Decide which runs a sweep makes, and which of its cells are impossible and left out.
 
-A cell is one combination of the values that a sweep lists. Cells that ask for the same run make it once.
+A cell is one combination of the values that a sweep lists. Cells that ask for the same run make it once, with all the
+measurements that any of them asks for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -14,10 +16,11 @@ from omegaconf import DictConfig
 from sae_core.arms import CellError
 from sweep.activations.cache import CacheKey
 from sweep.jobs.build import build
-from sweep.jobs.job import Job
+from sweep.jobs.job import AnyJob, Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import ModelNotHereError
 from sweep.plan.footprint import planned_storage
+from sweep.plan.merging import in_words, merged, wishes
 from sweep.store.records import COMPLETE, read_record
 
 
@@ -42,6 +45,7 @@ class Plan(NamedTuple):
 
     runs: list[Planned]  # distinct run ids, in the order asked
     left_out: list[LeftOut]
+    notes: tuple[str, ...] = ()  # what became of cells that ask for the run of another cell
 
     @property
     def todo(self) -> list[Planned]:
@@ -57,9 +61,10 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], launch: str) -> Pla
         launch: the launch's name.
 
     Raises:
-        ValueError: a setting is wrong, or none of the LMs asked for is there; nothing should be launched.
+        ValueError: a setting is wrong, or none of the LMs asked for is there, or cells that ask for the same run want
+            it made in different ways; nothing should be launched.
     """
-    runs: dict[str, Planned] = {}
+    runs: dict[str, list[Planned]] = {}  # the cells of each run
     left_out: list[LeftOut] = []
     not_here: ModelNotHereError | None = None
     for overrides, cfg in cells:
@@ -70,16 +75,37 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], launch: str) -> Pla
             left_out.append(LeftOut(overrides, str(reason)))
             not_here = not_here or (reason if isinstance(reason, ModelNotHereError) else None)
             continue
-        if job.spec.run_id in runs:
-            continue
-        record = read_record(job.runs_dir, job.spec.run_id)
-        if record is None or record["status"] != COMPLETE:
-            runs[job.spec.run_id] = Planned(overrides, job, False, False)
-        else:
-            runs[job.spec.run_id] = Planned(overrides, job, True, not job.lacking(record))
+        runs.setdefault(job.spec.run_id, []).append(_planned(overrides, job))
     if not_here and not runs:
         raise not_here
-    return Plan(_with_layers(list(runs.values())), left_out)
+    return Plan(_with_layers([reduce(joined, cells) for cells in runs.values()]), left_out, _notes(runs.values()))
+
+
+def joined(one: Planned, other: Planned) -> Planned:
+    """Return one run that does what two cells ask of it. Raises ValueError where they want it made differently."""
+    return one._replace(job=merged(one.job, other.job), done=one.done and other.done)
+
+
+def _planned(overrides: list[str], job: AnyJob) -> Planned:
+    record = read_record(job.runs_dir, job.spec.run_id)
+    trained = record is not None and record["status"] == COMPLETE
+    return Planned(overrides, job, trained, record is not None and trained and not job.lacking(record))
+
+
+def _notes(runs: Iterable[list[Planned]]) -> tuple[str, ...]:
+    """Return a line on cells that only add measurements to another cell's run, and one on those that add nothing."""
+    adding, repeating, first = 0, 0, ""
+    for cells in runs:
+        kinds = len({wishes(cell.job) for cell in cells})
+        adding, repeating = adding + kinds - 1, repeating + len(cells) - kinds
+        if kinds > 1 and not first:
+            run = reduce(joined, cells)
+            first = f"{run.job.title} with {in_words(run.job)}"
+    notes = [f"{adding} cell(s) ask for more of another cell's run, which gets all of it: {first}"] if adding else []
+    notes += (
+        [f"{repeating} cell(s) ask for the same as another cell, and make no run of their own"] if repeating else []
+    )
+    return tuple(notes)
 
 
 def check_budget(job: Job | RecoveryJob, budget: int | None) -> None:

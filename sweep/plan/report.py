@@ -48,7 +48,7 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
     for row in rows:
         if row.error:
             _print_line(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.error}")
-    said = [*left_out_lines(plan.left_out), *outlier_lines(plan.runs)]
+    said = [*left_out_lines(plan.left_out), *(f"note: {note}" for note in plan.notes), *outlier_lines(plan.runs)]
     for line in [*said, *totals(plan, rows, passes, workers, threads)]:
         _print_line(console, line)
 

@@ -23,7 +23,7 @@ def load_sae(device: torch.device, job: Job) -> tuple[SAE, str]:
 
     Raises:
         NeededRunError: the run failed, or its SAE cannot be read; its record is then set aside, and the run counts as
-            not made.
+            not made. One that may not be read stays as it is.
     """
     run_id = job.spec.run_id
     record, folder = read_record(job.runs_dir, run_id) or {}, run_folder(job.runs_dir, run_id)
@@ -36,10 +36,19 @@ def load_sae(device: torch.device, job: Job) -> tuple[SAE, str]:
         with suppress(OSError):
             os.replace(folder / RECORD, folder / f"{RECORD}.damaged")
         raise NeededRunError(f"{job.title}, which this run needs: {error}; the same command trains it again") from None
+    except OSError as error:
+        raise NeededRunError(
+            f"{job.title}, which this run needs: {error.filename} cannot be read ({error.strerror})"
+        ) from None
 
 
 def read_sae(device: torch.device, job: Job, record: Record) -> SAE:
-    """Return the SAE of a finished run. Raise SAEFileError if its files are damaged or not those that the run left."""
+    """Return the SAE of a finished run.
+
+    Raises:
+        SAEFileError: its files are damaged, or not those that the run left.
+        OSError: they are there and cannot be read.
+    """
     folder = run_folder(job.runs_dir, job.spec.run_id)
     sae = io.load(folder, device, job.backend)
     # Older records have no checksum.

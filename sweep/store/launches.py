@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweep.store.lock_holders import Holder, find_holder
-from sweep.store.records import CHECKPOINT, COMPLETE, LAUNCH, Record, read_record, run_folder
+from sweep.store.records import CHECKPOINT, COMPLETE, LAUNCH, Record, UnreadableError, read_record, run_folder
 
 ALL = "all"  # what a user writes in place of a launch's name to mean everything in the run store
 
@@ -96,7 +96,10 @@ def _state(runs_dir: Path, run: dict[str, Any], started: str) -> State:
     """Return the state of one run; `started` is the ISO time at which its launch began."""
     run_id, title = run["run_id"], run["title"]
     folder = run_folder(runs_dir, run_id)
-    record, holder = read_record(runs_dir, run_id), find_holder(folder)
+    try:
+        record, holder = read_record(runs_dir, run_id), find_holder(folder)
+    except UnreadableError as error:
+        return State(run_id, title, FAILED, str(error))
     if holder is not None:
         return State(run_id, title, RUNNING, _holder_in_words(holder))
     if record is None:

@@ -84,6 +84,10 @@ LAUNCH = "launch.json"  # in `launches/<name>/`: the launch's command and the ru
 Record = dict[str, Any]
 
 
+class UnreadableError(ValueError):
+    """A record is there and cannot be read, for want of permission say; nobody may take it for missing or damaged."""
+
+
 def run_folder(runs_dir: Path, run_id: str) -> Path:
     """Return the folder of a run in the run store."""
     return runs_dir / run_id
@@ -103,11 +107,20 @@ def write_record(runs_dir: Path, record: Record) -> None:
 
 
 def read_record(runs_dir: Path, run_id: str) -> Record | None:
-    """Return the run's record, or None if there is none that can be read; the run then counts as never made."""
+    """Return the run's record, or None if there is none or a damaged one; the run then counts as never made.
+
+    Raises:
+        UnreadableError: there is a record that cannot be read.
+    """
+    path = run_folder(runs_dir, run_id) / RECORD
     try:
-        return _read(run_folder(runs_dir, run_id) / RECORD)
-    except (OSError, ValueError):
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    except OSError as error:
+        raise UnreadableError(
+            f"{path} cannot be read ({error.strerror}): ask its owner for permission, or give another runs_dir"
+        ) from None
 
 
 def unmeasured_inference(record: Record, inference: Iterable[str]) -> list[str]:

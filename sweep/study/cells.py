@@ -11,9 +11,10 @@ from omegaconf import DictConfig
 from sae_core.arms import CellError
 from sae_core.inference import ENCODER, inference_name
 from sweep.lm.find import ModelNotHereError
+from sweep.plan.merging import ONE_VALUE
 from sweep.plan.plan import Planned, check_budget, make_plan
 from sweep.study.config import KEY, SearchConfig
-from sweep.study.space import Space
+from sweep.study.space import Space, SpaceError, described
 
 
 class ImpossibleError(ValueError):
@@ -58,7 +59,13 @@ class Cells(NamedTuple):
 
 
 def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:
-    """Raise ValueError if no trial at all can be measured in the CE recovered that the search maximises."""
+    """Raise ValueError if no trial at all can be measured in the CE recovered that the search maximises.
+
+    So it does where a searched setting makes no other run.
+    """
+    for name, distribution in space.distributions.items():
+        if any(name == key or name.startswith(f"{key}.") for key in ONE_VALUE):
+            raise SpaceError(f"{name}={described(distribution)} cannot be searched, as it changes no result")
     if cfg.get("recovery") is not None:
         raise ValueError("recovery=... asks for a synthetic experiment, which has no CE recovered to search")
     if config.inference == ENCODER or {"eval", "eval.inference"} & set(space.distributions):

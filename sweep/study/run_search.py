@@ -24,7 +24,7 @@ from sweep.study.report import print_results, write_results
 from sweep.study.samplers import GRID
 from sweep.study.search import Launch, Search, SearchError, search
 from sweep.study.space import space_from
-from sweep.study.storage import quiet
+from sweep.study.storage import StorageError, quiet
 from sweep.study.trials import FINISHED, Asking, combinations
 from sweep.workers.start import launch, launch_folder, workers, write_launch
 
@@ -74,9 +74,9 @@ def _search_and_report(study: Study, cells: Cells, launcher: Launcher, master: D
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(master, folder / "multirun.yaml")
         try:
-            search(to_do)
-        finally:
-            _leave_results(to_do)
+            _search_and_leave_results(to_do)
+        except StorageError as error:
+            raise StorageError(f"{error}; once it can be used again, the same command goes on from here") from None
 
 
 def _launch(config: SearchConfig, launcher: Launcher, master: DictConfig) -> Launch:
@@ -98,6 +98,13 @@ def _batch(config: SearchConfig, master: DictConfig) -> int:
     A search learns from the trials before, so too many at a time would learn too little.
     """
     return min(workers(master).count, max(1, (config.n_trials or 1 << 30) // 4))
+
+
+def _search_and_leave_results(to_do: Search) -> None:
+    try:
+        search(to_do)
+    finally:
+        _leave_results(to_do)
 
 
 def _leave_results(to_do: Search) -> None:

@@ -19,7 +19,7 @@ from optuna import Trial
 from optuna.trial import TrialState
 
 from sweep.jobs.job import Job
-from sweep.plan.plan import Planned
+from sweep.plan.plan import Planned, joined
 from sweep.run.once import preflight
 from sweep.store.records import COMPLETE, Record, read_record, run_folder
 from sweep.study.cells import Cells, ImpossibleError
@@ -216,7 +216,10 @@ def _tell_from_store(to_do: Search, asked: Asked) -> None:
 
 def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
     """Train the batch's runs and tell the study what became of them."""
-    runs = {asked.job.spec.run_id: asked.run for asked in batch}
+    runs: dict[str, Planned] = {}
+    for asked in batch:  # trials that differ only in what is measured are one run
+        run_id = asked.job.spec.run_id
+        runs[run_id] = joined(runs[run_id], asked.run) if run_id in runs else asked.run
     for job in {asked.job.spec.activations: asked.job for asked in batch}.values():
         preflight(job)
     watched = {asked.job.spec.run_id: (asked.trial, asked.job) for asked in batch}

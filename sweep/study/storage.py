@@ -5,19 +5,21 @@
     FILE.journal, journal:///FILE.journal      a shared file system too
     postgresql+psycopg://USER:PASSWORD@HOST/DB a server; any other database that SQLAlchemy knows works likewise
 
-A call that fails is tried again for some seconds; then the search ends with one line. What the study was told so far is
-kept, and the same command goes on from there.
+A call that fails is tried again for some seconds, unless it would fail for ever; then the search ends with one line.
+What the study was told so far is kept, and once the storage can be used again, the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote, unquote
 
 import optuna
 from filelock import FileLock
@@ -29,6 +31,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 RETRY_SECONDS = 10.0  # how long a failing call is tried again
 _PAUSE = 0.25  # seconds between two tries
+# SQLite's words for what no waiting mends.
+_LASTING = ("file is not a database", "unable to open database file", "attempt to write a readonly database")
 _KINDS = "null, sqlite:///FILE.db, FILE.journal, journal:///FILE.journal or postgresql+psycopg://USER@HOST/DB"
 
 
@@ -51,7 +55,10 @@ def open_storage(url: str | None) -> BaseStorage:
     make = _maker(url)
     if url is None:
         return make()
-    return cast(BaseStorage, Patient(_patiently(url, make), url))
+    try:
+        return cast(BaseStorage, Patient(_patiently(url, make), url))
+    except RuntimeError as error:  # its tables are of another version of Optuna
+        raise StorageError(f"{_shown(url)}: {_first_line(error)}") from None
 
 
 def exists(url: str | None) -> bool:
@@ -117,22 +124,26 @@ def _maker(url: str | None) -> Callable[[], BaseStorage]:
     path = _file(url)
     if url.startswith("journal:") or "://" not in url:
         if path is None:
-            raise StorageError(f"hydra.sweeper.storage={url} is no storage: give {_KINDS}")
+            raise StorageError(f"{_shown(url)} is no storage: give {_KINDS}")
         return lambda: _journal(_with_folder(path))
     try:
         parsed = make_url(url)
         parsed.get_dialect().import_dbapi()
-    except (ArgumentError, NoSuchModuleError, ImportError) as error:
-        raise StorageError(f"hydra.sweeper.storage={url} is no storage ({_first_line(error)}): give {_KINDS}") from None
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise StorageError(f"{_shown(url)} is no storage ({_first_line(error)}): give {_KINDS}") from None
     if parsed.get_backend_name() != "sqlite":
-        return lambda: get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
+        return lambda: _database(url, pool_pre_ping=True)
 
     def sqlite() -> BaseStorage:
-        if path is not None:
-            _with_folder(path)
-        return get_storage(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 20}}))
+        given = url if path is None else _sqlite_url(url, _with_folder(path))
+        return _database(given, connect_args={"timeout": 20})
 
     return sqlite
+
+
+def _database(url: str, **engine: Any) -> BaseStorage:
+    """Return Optuna's storage in a database, which takes braces in the URL for fields of its own to fill in."""
+    return get_storage(RDBStorage(url.replace("{", "{{").replace("}", "}}"), engine_kwargs=engine))
 
 
 def _journal(path: str) -> JournalStorage:
@@ -147,10 +158,32 @@ def _file(url: str | None) -> Path | None:
         return Path(url.removeprefix("journal:///")).expanduser()
     if "://" not in url:
         return Path(url).expanduser() if url.endswith(".journal") else None
-    if url.startswith("sqlite"):
-        database = make_url(url).database
-        return Path(database) if database and database != ":memory:" else None
-    return None
+    return _sqlite_file(url) if url.startswith("sqlite") else None
+
+
+def _sqlite_file(url: str) -> Path | None:
+    """Return the file that an SQLite URL names, or None for a database in memory.
+
+    Folders may have any characters, so a name counts as it is written; one with `%20` for a blank, as URLs have it,
+    counts as decoded where the folder as written does not exist.
+    """
+    name, _ = _name_and_query(url)
+    if name in ("", ":memory:"):
+        return None
+    written, decoded = Path(name).expanduser(), Path(unquote(name)).expanduser()
+    return written if written.parent.is_dir() else decoded
+
+
+def _sqlite_url(url: str, file: str) -> str:
+    """Return an SQLite URL with `file` in place of its own, encoded as SQLAlchemy decodes it."""
+    return f"{url.partition('///')[0]}///{quote(file)}{_name_and_query(url)[1]}"
+
+
+def _name_and_query(url: str) -> tuple[str, str]:
+    """Return the file's name in an SQLite URL as it is written, and the query behind it with its question mark."""
+    rest = url.partition("///")[2]
+    name, mark, query = rest.rpartition("?")
+    return (name, mark + query) if mark and "=" in query and "/" not in query else (rest, "")
 
 
 def _with_folder(path: Path) -> str:
@@ -160,14 +193,18 @@ def _with_folder(path: Path) -> str:
 
 
 def _patiently(url: str, call: Callable[[], Any]) -> Any:
-    """Return what `call` returns, and try it again while it fails. Raises StorageError after `RETRY_SECONDS`."""
+    """Return what `call` returns, and try it again while it fails.
+
+    Raises:
+        StorageError: it still failed after `RETRY_SECONDS`, or in a way that no waiting mends.
+    """
     deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             return call()
         except (SQLAlchemyError, StorageInternalError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise StorageError(f"{_shown(url)}: {_first_line(error)}; the same command goes on from here") from None
+            if time.monotonic() > deadline or _lasting(error):
+                raise StorageError(f"{_shown(url)}: {_first_line(error)}") from None
         except ValueError as error:
             if "log format" not in str(error) and type(error).__name__ != "JSONDecodeError":
                 raise
@@ -175,18 +212,31 @@ def _patiently(url: str, call: Callable[[], Any]) -> Any:
         time.sleep(_PAUSE)
 
 
+def _lasting(error: BaseException) -> bool:
+    """Tell whether no waiting mends what is wrong: a missing permission, or a file that is no database."""
+    cause = _cause(error)
+    if isinstance(cause, (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)):
+        return True
+    return any(words in str(cause) for words in _LASTING)
+
+
 def _shown(url: str) -> str:
     """Return the storage as error messages name it, without a password."""
-    shown = make_url(url).render_as_string(hide_password=True) if _file(url) is None else url
-    return f"hydra.sweeper.storage={shown}"
+    without_password = re.sub(r"(://[^:/@]*:)[^@]*@", r"\1***@", url)
+    return f"hydra.sweeper.storage={without_password}"
 
 
 def _first_line(error: BaseException) -> str:
     """Return the first line of the database's or the system's own message, without what Optuna and SQLAlchemy add."""
-    cause = error
-    while (inner := getattr(cause, "orig", None) or cause.__cause__) is not None:
-        cause = inner
+    cause = _cause(error)
     if isinstance(cause, OSError) and cause.strerror:
         return f"{cause.filename}: {cause.strerror}" if cause.filename else cause.strerror
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[0] if lines else type(cause).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the database's or the system's own error."""
+    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = inner
+    return error

@@ -22,6 +22,7 @@ from sweep.store.records import RECORD, SENT, Record, read_curve
 from sweep.train.state import Progress
 
 MODES = ("offline", "online", "disabled")
+_TAG, _NAME = 64, 128  # characters that a tag, or a name of a run, a group or a job type, may have
 _INIT, _FINISH = 20.0, 60.0  # seconds that an online session may take to begin, and at its end to send what is left
 
 
@@ -110,10 +111,10 @@ class WandbTracker:
             project=config.project,
             entity=config.entity,
             id=record["run_id"],
-            name=record.get("title"),
-            group=labels["sweep"],
-            job_type=labels["arm"],
-            tags=[*config.tags, labels["model"], labels["arm"]],
+            name=_cut(record.get("title", ""), _NAME) or None,
+            group=_cut(labels["sweep"], _NAME),
+            job_type=_cut(labels["arm"], _NAME),
+            tags=[_cut(tag, _TAG) for tag in (*config.tags, labels["model"], labels["arm"]) if tag],
             config=_config(record),
             reinit="create_new",  # several runs in one process stay apart, even if an earlier one was not finished
             resume="allow" if mode == "online" else None,
@@ -180,6 +181,11 @@ class WandbTracker:
                 values = {name: report[key] for name, key in CURVES.items() if key in report}
                 self._run.log(values, step=step)
         self._sent = first + len(reports)
+
+
+def _cut(text: str, most: int) -> str:
+    """Return `text` in at most so many characters; one that is cut ends in a hash, so that it stays distinct."""
+    return text if len(text) <= most else f"{text[: most - 9]}-{short_hash(text)[:8]}"
 
 
 def _config(record: Record) -> dict[str, Any]:

@@ -143,5 +143,7 @@ class TrainingState:
             self.code_hashes = tuple(dict.fromkeys([*state["codes"], *self.code_hashes]))
         except FileNotFoundError:
             return
+        except PermissionError:  # somebody else's, and not damaged
+            raise
         except Exception as error:  # a torn file raises whatever its bytes suggest
             raise CheckpointError(f"{path} cannot be resumed from ({type(error).__name__})") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, read_record, run_folder
+from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, UnreadableError, read_record, run_folder
 
 _REFRESH = 0.5  # least seconds between two looks; a run does not write its progress more often than that
 _MOST_LOOKS = 400  # runs looked at per second at most: the store may be on a network
@@ -95,9 +95,12 @@ class Display:
         self._ended.add(run_id)
         if run_id in self._tasks:
             self._bars.remove_task(self._tasks.pop(run_id)[1])
-        record = read_record(self._runs_dir, run_id)
+        try:
+            said = outcome(read_record(self._runs_dir, run_id))
+        except UnreadableError as error:
+            said = str(error)
         count = f"[{self._shown + len(self._ended)}/{self._total}]"
-        self._console.print(f"{count} {title}: {outcome(record)}", markup=False, soft_wrap=True)
+        self._console.print(f"{count} {title}: {said}", markup=False, soft_wrap=True)
 
     def _show_progress(self, run_id: str, title: str) -> None:
         try:

@@ -10,14 +10,17 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from sweep.jobs.job import Job
+from sweep.jobs.overrides import quoted
 from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers, limit_joblib_processes, workers_of
 from sweep.plan.footprint import planned_memory
@@ -159,11 +162,11 @@ def _start(
     limit_joblib_processes(launcher, count, apart)
     work = (folder / f"work-{number}.json").absolute()
     share = OmegaConf.select(master, "launch.share") or 1
-    jobs = [[*_shared_overrides(master), f"launch.work={work}"]] * count
+    jobs = [[*_shared_overrides(master), f"launch.work={quoted(str(work))}"]] * count
     try:
         write_work(work, folder.name, share, [_settings(run, threads) for run in left])
         ended = launcher.launch(jobs, initial_job_idx=number * _MOST_WORKERS)
-    except ValueError:  # the launcher's settings are wrong
+    except (ValueError, HydraException, OmegaConfBaseException):  # a setting is wrong, and stays so
         raise
     except Exception as error:  # a worker was killed; what it and its siblings finished is on disk
         return one_line(error) if isinstance(error, OSError) else type(error).__name__
@@ -179,7 +182,8 @@ def _shared_overrides(master: DictConfig) -> list[str]:
     A worker needs them because Hydra composes the worker's config anew: for example, that config only has the key
     `hydra.launcher.n_jobs` if it chooses the experiment that chooses the launcher.
     """
-    asked = list(master.hydra.overrides.task)
+    # Unresolved, as the user gave them: resolving would take the escape from `\${`.
+    asked = cast(list[str], OmegaConf.to_container(master.hydra.overrides.task, resolve=False))
     parsed = OverridesParser.create().parse_overrides(asked)
     return [argument for argument, override in zip(asked, parsed, strict=True) if not override.is_sweep_override()]
 

@@ -30,11 +30,13 @@ def print_table(
     left_out: Sequence[LeftOut],
     why: Mapping[str, str] | None = None,
     console: Console | None = None,
+    notes: Sequence[str] = (),
 ) -> int:
     """Print one row per run, what went wrong and the cells left out; return how many runs are not complete.
 
     Args:
         why: by run id, why a run has no record.
+        notes: what else there is to say of the plan.
     """
     why, errors = why or {}, list[str]()
     records = {run.job.spec.run_id: read_record(run.job.runs_dir, run.job.spec.run_id) for run in runs}
@@ -53,7 +55,13 @@ def print_table(
         rows = [_recovery_row(run, job, names, records, why) for run, job in synthetic]
         errors += _print(wide, columns, rows, "share of trials whose picks are exactly the planted atoms")
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
-    for line in [*_shortened(errors), *left_out_lines(left_out), *outlier_lines(runs), *_notes(complete)]:
+    for line in [
+        *_shortened(errors),
+        *left_out_lines(left_out),
+        *(f"note: {note}" for note in notes),
+        *outlier_lines(runs),
+        *_notes(complete),
+    ]:
         console.print(line, markup=False, soft_wrap=True)
     return len(errors)
 
@@ -114,7 +122,8 @@ def _row(
     cells += [_recovered(found["metrics"]) if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
     measured = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
-    lacking = [f"{name} ({measured.get(name, {}).get('error', 'not measured')})" for name in job.lacking(record)]
+    reason = why.get(job.spec.run_id, "not measured")
+    lacking = [f"{name} ({measured.get(name, {}).get('error', reason)})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from sae_core.kernels.dispatch import BackendWarning
 from sweep.jobs.build import build
 from sweep.jobs.job import AnyJob, Job
+from sweep.jobs.overrides import literal
 from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.gpus import hold_device
 from sweep.run.once import lock_of, needed_by, run_together
@@ -80,7 +81,8 @@ def _orphaned(controller: int) -> Callable[[], bool]:
 
 
 def _config(settings: dict[str, Any]) -> DictConfig:
-    return cast(DictConfig, OmegaConf.create(settings))
+    """Return resolved settings as a config that resolves to them: a `${` in a path is no interpolation any more."""
+    return cast(DictConfig, OmegaConf.create(literal(settings)))
 
 
 def settled(job: AnyJob, record: Record | None) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from hydra_plugins.sae_sweeper.grid import choices_of, selected
 from sweep.store.records import COMPLETE, iterate_records
 from tests.sweep.test_inference import call
+from tests.sweep.world import World
 
 GRIDS = [
     {"model": "a", "layer": "3", "d": "7,50"},
@@ -60,3 +61,14 @@ def test_lms_that_are_not_to_be_had_are_left_out_and_the_others_run(tmp_path, mo
     assert {record["status"] for record in records} == {COMPLETE}
     none = call("sweep", "experiment=paper/table2_deployment", "model=pythia-70m", *place, *small, code=1)
     assert none.stderr.count("\n") == 1 and "is not on this disk" in none.stderr
+
+
+def test_an_axis_that_makes_no_new_run_is_carried_out_too(tmp_path, model_folders, text_file):
+    world = World(tmp_path, model_folders["gpt_neox"], text_file)
+    cells = ["-m", "d=2,3", "train.steps=20", "eval.inference=[encoder],[topk]", "eval.contexts=0,2"]
+    code, out, err = world.sweep(*cells)
+    assert code == 0, err
+    records = world.records()
+    assert [sorted(record["inference"]) for record in records] == [["encoder", "topk"]] * 2
+    assert [record["latents"]["contexts"] for record in records] == [2, 2]
+    assert "note: 6 cell(s) ask for more of another cell's run" in out and "by topk" in out

@@ -271,3 +271,20 @@ def test_the_manifest_holds_the_key_the_tokens_and_the_checksums(tmp_path, lm_an
     ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
     manifest = json.loads((tmp_path / KEY.name / "manifest.json").read_text())
     assert manifest["key"]["layer"] == 1 and manifest["tokens"] == 500 and len(manifest["shards"][0]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("where", ["manifest", "shard"])
+def test_an_entry_that_may_not_be_read_stays_as_it_is(tmp_path, lm_and_windows, monkeypatch, where):
+    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, batch_size=4)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+
+    def denied(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    if where == "manifest":
+        monkeypatch.setattr(activations.Path, "read_text", denied)
+    else:
+        monkeypatch.setattr(activations, "file_hash", denied)
+    with pytest.raises(activations.UnreadableEntryError, match=r"cannot be read \(Permission denied\)"):
+        open_pool(tmp_path, KEY)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before

@@ -96,3 +96,19 @@ def test_missing_models_layers_and_too_long_windows_are_errors_that_name_the_key
         check_layer(3, info, "t")
     with pytest.raises(ModelError, match=r"model\.window=65 must be in 2\.\.64"):
         find_model(ModelConfig(name="t", path=str(model_folders["llama"]), window=65))
+
+
+@pytest.mark.parametrize(
+    "path, label",
+    [
+        *(("/data/lm", "lm"), ("/data/lm/", "lm"), ("lm", "lm"), ("lm/.", "lm"), ("~/lm", "lm"), ("a/../lm", "lm")),
+        *((".", "here"), ("./", "here"), ("..", "above"), ("../.", "above"), ("x/..", "here"), ("~", "home")),
+        ("/", "local"),
+    ],
+)
+def test_a_local_models_label_is_its_folders_name(tmp_path, monkeypatch, path, label):
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert ModelConfig(name="local", path=path).label == label
+    assert ModelConfig(name="gpt", path=path).label == "gpt"

@@ -13,6 +13,7 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from sweep.jobs.build import build
 from sweep.machine.workers import Workers
 from sweep.plan.plan import make_plan
 from sweep.plan.report import print_plan
@@ -20,6 +21,7 @@ from sweep.plan.totals import duration, shared_out
 from sweep.run.once import carry_out
 from sweep.store.human_size import human_size
 from sweep.store.records import read_record
+from sweep.workers.worker import _config
 from tests.sweep.store.test_lock_holders import HOLD
 from tests.sweep.world import World, composed
 
@@ -64,8 +66,8 @@ def test_every_state_of_a_run_is_printed(world):
     folder, plan, fails = world
     small = ["train.steps=20"]
     others = [[*small, f"seed={seed}"] for seed in (1, 2, 3)]
-    found = plan(small, [*small, *fails], *others, [*small, "eval.inference=[omp]", "d=3"])
-    assert len(found.runs) == 5  # a further reading is no run of its own
+    found = plan(small, [*small, *fails], *others, [*small, "d=3"])
+    assert len(found.runs) == 5  # a cell that asks for the same again is no run of its own
     complete, failed, waiting, stopped, held = found.runs
     for run in (stopped, held):
         (folder / "runs" / run.job.spec.run_id).mkdir(parents=True)
@@ -106,6 +108,49 @@ def test_runs_that_others_need_are_shown_before_them_once(world):
     assert "3 runs: 0 complete, 3 to do, and 1 more that they need first" in text
     compared = printed(plan(["eval.novelty=true", "d=3"]))
     assert "dense_tied" in compared and "and 1 more" in compared
+
+
+def test_cells_of_one_run_are_one_job_with_all_their_measurements(world):
+    folder, plan, _ = world
+    wishes = ["eval.inference=[omp]"], ["eval.contexts=5"], ["eval.novelty=true", "save_artifact=true"], []
+    planned = plan(*(["d=4", *wish] for wish in wishes), ["d=4"], ["d=5"])
+    run, other = planned.runs
+    asked = run.job.spec.eval
+    assert (asked.inference, asked.novelty, asked.contexts) == (("encoder", "omp"), True, 5) and run.job.save_artifact
+    assert other.job.spec.eval.inference == ("encoder",) and not other.job.save_artifact
+    again = build(_config(run.job.settings), "test")  # as a worker gets it
+    assert again.spec == run.job.spec and again.save_artifact
+    text = printed(planned)
+    assert f"note: 3 cell(s) ask for more of another cell's run, which gets all of it: {run.job.title} with " in text
+    assert "eval.inference=[encoder,omp] eval.novelty=true eval.contexts=5 save_artifact=true" in text
+    assert "note: 1 cell(s) ask for the same as another cell" in text and "note:" not in printed(plan(["d=4"]))
+
+
+def test_a_done_run_that_one_of_two_cells_wants_more_of_is_to_do(world):
+    folder, plan, _ = world
+    done, lacking = ["train.steps=20"], ["train.steps=20", "eval.inference=[omp]"]
+    for cells in ((done, lacking), (lacking, done)):
+        (run,) = plan(*cells).runs
+        assert run.trained and not run.done and run.job.lacking(read_record(run.job.runs_dir, run.job.spec.run_id))
+    assert plan(done, done).runs[0].done
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("backend=reference", "backend=torch_gather"),
+        ("runs_dir=a", "runs_dir=b"),
+        ("threads=1", "threads=2"),
+        ("tracker.mode=offline", "tracker.mode=disabled"),
+        ("launch.workers=1", "launch.workers=2"),
+        ("train.checkpoint_every=5", "train.checkpoint_every=6"),
+        ("model.batch_size=5", "model.batch_size=6"),
+    ],
+)
+def test_cells_that_want_one_run_made_in_two_ways_are_refused(world, one, other):
+    folder, plan, _ = world
+    with pytest.raises(ValueError, match=f"^{one} and {other} ask for the same run"):
+        plan([one], [other])
 
 
 def test_cells_left_out_have_their_reason_once(world):

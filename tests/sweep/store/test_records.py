@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from sweep.store.records import SCHEMA, iterate_records, read_record, write_record
+from sweep.store import launches, records
+from sweep.store.records import SCHEMA, UnreadableError, iterate_records, read_record, write_record
 
 
 def record(run_id="a", status="complete"):
@@ -28,6 +29,20 @@ def test_unreadable_records_are_none_beside_the_others(tmp_path):
     got = [r and r["run_id"] for _, r in iterate_records(tmp_path)]
     assert got == ["a", None, None, None]
     assert read_record(tmp_path, "b") is None
+
+
+def test_a_record_that_may_not_be_read_is_neither_missing_nor_damaged(tmp_path, monkeypatch):
+    write_record(tmp_path, record("a"))
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(records, "_read", denied)
+    with pytest.raises(UnreadableError, match=r"a/record.json cannot be read \(Permission denied\)"):
+        read_record(tmp_path, "a")
+    about = {"started": "2026-01-01T00:00:00+00:00", "runs": [{"run_id": "a", "title": "t"}]}
+    (state,) = launches.states(launches.Launch(tmp_path, about), tmp_path)
+    assert state.state == launches.FAILED and "cannot be read" in state.detail
 
 
 def test_nan_is_never_written(tmp_path):

@@ -12,11 +12,14 @@ from optuna.trial import TrialState
 from sweep.store.records import CURVE, read_record, run_folder, stop_file
 from sweep.study import pruning
 from sweep.study import search as searching
+from sweep.study.cells import check_base
+from sweep.study.config import SearchConfig
 from sweep.study.opening import StudyError
 from sweep.study.report import PARETO, TRIALS, pareto_set, write_results
 from sweep.study.samplers import PATIENCE, SAMPLERS
 from sweep.study.search import LEAST_FAILURES, SearchError
-from tests.sweep.study.searching import SPACE, completed, settle, with_another_store
+from sweep.study.space import SpaceError, space_from
+from tests.sweep.study.searching import SPACE, _composer, completed, settle, with_another_store
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,27 @@ def test_a_grid_is_every_combination_once_and_failed_ones_again_in_the_next_laun
 def test_a_grid_trains_combinations_that_are_one_run_once(bench):
     trials = bench.done("sae=expander,dense_tied", "d=2,3,4", n_trials=None, sampler="grid", batch=6)
     assert len(completed(trials)) == 6 and len(bench.launched) == 4
+
+
+def test_trials_that_differ_only_in_what_is_measured_are_one_run_with_all_of_it(bench):
+    asked = []
+
+    def train(runs, shown, total):
+        asked.extend(run.job.spec.eval.inference for run in runs)
+        return bench.train(runs, shown, total)
+
+    wishes = {"n_trials": None, "sampler": "grid", "batch": 9, "train": train}
+    trials = bench.done("eval.inference=[omp],[topk]", "d=2,3,4,5", **wishes)
+    assert len(completed(trials)) == 8 and len(bench.launched) == 4
+    assert [sorted(names) for names in asked] == [["encoder", "omp", "topk"]] * 4
+
+
+@pytest.mark.parametrize("searched", ["backend=reference,torch_gather", "runs_dir=a,b", "launch.workers=1,2"])
+def test_a_setting_that_changes_no_result_is_not_searched(bench, searched):
+    loader, compose = _composer()
+    space = space_from({}, [*bench.fixed, "d=2,3", searched], loader)
+    with pytest.raises(SpaceError, match=f"^{searched} cannot be searched"):
+        check_base(SearchConfig(), space, compose(space.fixed))
 
 
 def test_a_grid_may_stop_at_a_number(bench):

@@ -25,7 +25,7 @@ from sweep.store.metric_names import (
     STORED_BYTES,
 )
 from sweep.store.records import RECORD, SENT
-from sweep.tracking.wandb_tracker import TrackerConfig, WandbTracker
+from sweep.tracking.wandb_tracker import TrackerConfig, WandbTracker, _cut
 from tests.sweep.tracking.wandb_server import ENTITY, wandb_server
 from tests.sweep.world import ROOT, World
 
@@ -263,3 +263,17 @@ def test_no_result_is_lost_with_a_server_that_stops_answering(untracked, server,
     server.refuse = lambda asked: None
     assert sync(world, "all", "--project", "p", "--entity", ENTITY).returncode == 0
     check_everything_is_on_the_server(server, world)
+
+
+def test_labels_longer_than_wandb_takes_are_cut_and_stay_distinct(world, model_folders):
+    longest = "m" * 90
+    folder = world.folder / longest
+    shutil.copytree(model_folders["gpt_neox"], folder)
+    code, _, err = world.sweep(
+        f"model.path={folder}", f"tracker.tags=[{'t' * 65},{'t' * 66},'']", "tracker.mode=offline", disabled=False
+    )
+    assert code == 0 and "tracking stopped" not in err, err
+    (record,) = world.records()
+    assert record["labels"]["model"] == longest and list(world.runs.glob("*/wandb/offline-run-*/*.wandb"))
+    cut = [_cut("t" * length, 64) for length in range(60, 80)]
+    assert len(set(cut)) == 20 and max(map(len, cut)) == 64 and cut[:5] == ["t" * length for length in range(60, 65)]
