@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from sweep.activations import cache as activations
 from sweep.activations import capture, writer
 from sweep.activations.cache import CacheError, CacheKey, norms_of_entry, open_pool
 from sweep.activations.capture import ensure_pools
