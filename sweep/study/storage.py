@@ -5,7 +5,7 @@
     FILE.journal, journal:///FILE.journal      a shared file system too
     postgresql+psycopg://USER:PASSWORD@HOST/DB a server; any other database that SQLAlchemy knows works likewise
 
-A call that fails is tried again for some seconds, unless it would fail for ever; then the search ends with one line.
+A call that fails is tried again for some seconds; then the search ends with one line.
 What the study was told so far is kept, and once the storage can be used again, the same command goes on from there.
 """
 
@@ -56,7 +56,7 @@ def open_storage(url: str | None) -> BaseStorage:
     if url is None:
         return make()
     try:
-        return cast(BaseStorage, Patient(_patiently(url, make), url))
+        return cast(BaseStorage, Patient(_patiently(url, make, opening=True), url))
     except RuntimeError as error:  # its tables are of another version of Optuna
         raise StorageError(f"{_shown(url)}: {_first_line(error)}") from None
 
@@ -192,18 +192,22 @@ def _with_folder(path: Path) -> str:
     return str(path)
 
 
-def _patiently(url: str, call: Callable[[], Any]) -> Any:
+def _patiently(url: str, call: Callable[[], Any], opening: bool = False) -> Any:
     """Return what `call` returns, and try it again while it fails.
 
+    Args:
+        opening: the storage is only being opened, so that an error which no waiting mends ends it at once. Later the
+            same error may be a disk of the network that is gone for a moment.
+
     Raises:
-        StorageError: it still failed after `RETRY_SECONDS`, or in a way that no waiting mends.
+        StorageError: it still failed after `RETRY_SECONDS`, or at once; see `opening`.
     """
     deadline = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             return call()
         except (SQLAlchemyError, StorageInternalError, OSError) as error:
-            if time.monotonic() > deadline or _lasting(error):
+            if time.monotonic() > deadline or (opening and _lasting(error)):
                 raise StorageError(f"{_shown(url)}: {_first_line(error)}") from None
         except ValueError as error:
             if "log format" not in str(error) and type(error).__name__ != "JSONDecodeError":
