@@ -212,6 +212,8 @@ def _tell_from_store(to_do: Search, asked: Asked) -> None:
     _tell(to_do, asked, outcome._replace(marks={**outcome.marks, "from_store": True}), record)
     to_do.tally.from_store += 1
     _say(f"{_count(to_do)} {asked.job.title}: from the run store: {in_words(record)}")
+    if outcome.state == TrialState.FAIL:
+        _count_failure(to_do, outcome.marks["error"])
 
 
 def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:

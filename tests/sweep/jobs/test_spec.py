@@ -75,6 +75,8 @@ def test_names_of_activation_entries_and_experiments_never_change():
 
 def test_a_setting_that_changes_the_result_changes_the_run_id():
     others = [
+        replace(SPEC, activations=replace(KEY, outlier_norm=5.0)),
+        replace(SPEC, activations=replace(KEY, outlier_norm=10.0)),
         replace(SPEC, seed=1),
         replace(SPEC, arm=Expander(64, 4, 4)),
         replace(SPEC, arm=DenseTied(64, 4)),
@@ -100,7 +102,14 @@ def test_the_fields_of_an_arm_inside_another_change_the_run_id():
     assert len({replace(SPEC, arm=arm).run_id for arm in different}) == len(different)
 
 
+def test_the_spec_says_which_tokens_are_measured():
+    assert SPEC.as_json()["eval"]["mask_policy"] == "all_tokens"
+    ordinary = replace(SPEC, activations=replace(KEY, outlier_norm=5.0)).as_json()
+    assert ordinary["eval"]["mask_policy"] == "ordinary_tokens" and ordinary["activations"]["outlier_norm"] == 5.0
+
+
 def test_a_setting_that_changes_no_result_leaves_the_run_id():
+    assert replace(SPEC, activations=replace(KEY, may_widen=True)).run_id == SPEC.run_id
     assert replace(SPEC, train=TrainConfig(checkpoint_every=7)).run_id == SPEC.run_id
     assert replace(SPEC, eval=EvalConfig(inference=("omp",), novelty=True, contexts=3)).run_id == SPEC.run_id
     assert replace(SPEC, arm=DenseMatched(640, 3, 4)).as_json()["sae"] == {
