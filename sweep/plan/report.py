@@ -48,8 +48,8 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
     for row in rows:
         if row.error:
             _print_line(console, f"{FAILED_BEFORE}: {row.run_id} {row.job.title}: {row.error}")
-    said = [*left_out_lines(plan.left_out), *(f"note: {note}" for note in plan.notes), *outlier_lines(plan.runs)]
-    for line in [*said, *totals(plan, rows, passes, workers, threads)]:
+    said = [*left_out_lines(plan.left_out), *(f"note: {note}" for note in plan.notes)]
+    for line in [*said, *totals(plan, rows, passes, workers, threads), *outlier_lines(plan.runs)]:
         _print_line(console, line)
 
 

@@ -44,7 +44,8 @@ def test_the_cost_of_the_run_that_an_sae_starts_from_is_counted(launched):
     assert pruned["source"] == {"run_id": dense["run_id"], "arm": "dense_tied", **cost}
     assert pruned["training"]["tokens"] == steps and launched["dynamic-8bit", 0]["training"]["tokens"] == 0
     assert launched["dynamic-8bit", 0]["source"]["arm"] == "dynamic"
-    assert launched["pca", 0]["training"]["tokens"] == 800 and "source" not in launched["pca", 0]
+    pca = launched["pca", 0]
+    assert pca["training"]["tokens"] == pca["activations"]["rows"] <= 800 and "source" not in pca
 
 
 def test_a_derived_dictionary_is_that_of_the_sae_it_starts_from(launched, place):

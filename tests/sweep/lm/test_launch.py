@@ -35,5 +35,5 @@ def test_a_users_model_asks_for_a_users_text(model_folders, tmp_path):
     world.common = [word for word in world.common if not word.startswith("corpus=")]
     code, _, err = world.sweep()
     assert code == 1 and err.splitlines() == [
-        "error: corpus.path is not set: give a text file or a glob, for example corpus.path=book.txt"
+        "error: corpus.path is not set: give a file, a folder or a glob, such as corpus.path=book.txt"
     ]

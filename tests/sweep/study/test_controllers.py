@@ -32,12 +32,12 @@ def killed(bench, call, *arguments, **settings):
     def search_until_killed():
         calls, patiently = itertools.count(), keeping._patiently
 
-        def counting(url, action):
+        def counting(url, action, **options):
             number = next(calls)
             if number != call:
-                return patiently(url, action)
+                return patiently(url, action, **options)
             if call % 2:
-                patiently(url, action)
+                patiently(url, action, **options)
             os.kill(os.getpid(), signal.SIGKILL)
 
         keeping._patiently = counting

@@ -90,7 +90,7 @@ def holding(world, process, pattern="runs/*/checkpoint.pt"):
 def test_killed_at_four_points_of_one_sweep_after_another(world, undisturbed):
     here = [f"cache_dir={world.folder / 'cache'}", *TWO]
     points = [
-        "sweep.activations.cache:_EntryWriter.add 3",
+        "sweep.activations.writer:EntryWriter.add 3",
         "sweep.train.loop:train_step 150",
         "sweep.measures.measures:evaluate 1",
         "replace:record.json 1",
