@@ -7,12 +7,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM, next_token_losses
+from sweep.measures.clean import CleanBatch, CleanPass
 from sweep.measures.config import EvaluationError
 from sweep.measures.positions import ALL, Positions
 from sweep.store.files import write_json
@@ -98,15 +98,12 @@ def _measured(
     mean = mean.to(lm.device)
     values = {"zero": torch.zeros_like(mean), "mean": mean}
     clean_sum, costs = 0.0, {name: _Costs() for name in values}
-    for start in range(0, len(windows.tokens), batch_size):
-        batch = batch_of(windows, start, batch_size, lm.device)
-        seen: list[torch.Tensor] = []
-        clean = _losses(lm, layer, batch, lambda h, seen=seen: seen.append(h.clone()))
-        chosen, _ = positions.among(batch.tokens, batch.real, seen[0])
+    for batch in CleanPass(lm, layer, windows, batch_size, positions):
+        clean = _losses(batch.logits, batch)
         clean_sum += float(clean.sum())
         for name, value in values.items():
-            ablated = _losses(lm, layer, batch, _replacing(chosen, value))
-            costs[name].add(ablated, clean)
+            ablated = lm.logits(batch.tokens, layer, _replacing(batch.chosen, value))
+            costs[name].add(_losses(ablated, batch), clean)
     count = costs["zero"].count
     found = Baselines(
         ce_clean=clean_sum / count,
@@ -150,21 +147,6 @@ class _Costs:
         return (max(self._squares / self.count - mean * mean, 0.0) / (self.count - 1)) ** 0.5
 
 
-class WindowBatch(NamedTuple):
-    """A batch of windows on the LM's device."""
-
-    tokens: torch.Tensor  # token ids (windows, length)
-    real: torch.Tensor  # bool (windows, length), False at padding
-    predicted: torch.Tensor  # bool (windows, length - 1); position t is predicted if token t + 1 is real
-
-
-def batch_of(windows: Windows, start: int, size: int, device: torch.device) -> WindowBatch:
-    """Return the batch of `size` windows from window `start` on."""
-    tokens = torch.from_numpy(windows.tokens[start : start + size]).to(device)
-    mask = torch.from_numpy(windows.mask()[start : start + size]).to(device)
-    return WindowBatch(tokens, mask, mask[:, 1:])
-
-
-def _losses(lm: LM, layer: int, batch: WindowBatch, edit: Callable[[torch.Tensor], Any]) -> torch.Tensor:
-    """Return the losses of predicted tokens when `edit` replaces the hook point's activations: float64 (tokens,)."""
-    return next_token_losses(lm.logits(batch.tokens, layer, edit), batch.tokens)[batch.predicted].double()
+def _losses(logits: torch.Tensor, batch: CleanBatch) -> torch.Tensor:
+    """Return the losses of the batch's predicted tokens under `logits` (windows, length, vocabulary): (tokens,)."""
+    return next_token_losses(logits, batch.tokens)[batch.predicted].double()

@@ -13,7 +13,7 @@ from sae_core.storage import planned_bytes, planned_counts
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import DTYPES
-from sweep.measures.measures import CleanPass
+from sweep.measures.clean import CleanPass
 from sweep.plan.steps import StepShape, setup_of, shape_of, training_bytes
 
 _WORKER = 440 << 20  # bytes of a worker before it has an LM: torch, transformers and what they import
@@ -95,7 +95,7 @@ def held_out_tokens(job: Job) -> int:
 
 
 def clean_pass_is_kept(job: Job, size: LMSize) -> bool:
-    """Tell whether the clean pass will be remembered, as `sweep.measures.measures.CleanPass` decides it."""
+    """Tell whether the clean pass will be remembered, as `sweep.measures.clean.CleanPass` decides it."""
     a_token = (job.info.d_model + size.vocabulary) * DTYPES[job.model.dtype].itemsize
     return held_out_tokens(job) * a_token <= CleanPass.KEPT_BYTES
 

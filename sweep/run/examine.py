@@ -13,9 +13,10 @@ from sae_core.inference import ENCODER
 from sae_core.sae import SAE
 from sweep.jobs.job import Job
 from sweep.measures.baselines import Baselines
+from sweep.measures.clean import CleanPass
 from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures.measures import CleanPass, held_out_codes, measure_reading
+from sweep.measures.measures import held_out_codes, measure_reading
 from sweep.run.loaded import tokenizer_of
 from sweep.run.recording import log, one_line
 from sweep.store.progress import RunProgress

@@ -20,7 +20,7 @@ from sweep.lm.find import ModelConfig, ModelInfo, check_tokens
 from sweep.lm.model import LM, load_lm, load_tokenizer
 from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
-from sweep.measures.measures import CleanPass
+from sweep.measures.clean import CleanPass
 from sweep.measures.positions import Positions
 
 

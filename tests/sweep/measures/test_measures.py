@@ -14,8 +14,9 @@ from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import load_lm
 from sweep.lm.ordinary import OrdinaryTokens
 from sweep.measures.baselines import Baselines, baselines
+from sweep.measures.clean import CleanPass
 from sweep.measures.config import EvaluationError
-from sweep.measures.measures import CleanPass, evaluate, held_out_codes
+from sweep.measures.measures import evaluate, held_out_codes
 from sweep.measures.positions import Positions
 
 LAYER = 1
