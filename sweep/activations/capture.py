@@ -62,10 +62,10 @@ def ensure_pools(
         if missing:
             for key in missing:
                 remove_stale(cache_dir, key)
-            lm, windows = load()
-            too_wide = _one_pass(cache_dir, missing, None, lm, windows, batch_size, on_progress, rule())
+            (lm, windows), ordinary = load(), rule()
+            too_wide = _one_pass(cache_dir, missing, None, lm, windows, batch_size, on_progress, ordinary)
             if too_wide:
-                _one_pass(cache_dir, too_wide, BFLOAT16, lm, windows, batch_size, on_progress, rule())
+                _one_pass(cache_dir, too_wide, BFLOAT16, lm, windows, batch_size, on_progress, ordinary)
 
 
 def _one_pass(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Reading(NamedTuple):
-    """How to read a file."""
+    """The settings of `corpus=text` by which its files become documents."""
 
     separator: str  # the end of a document in plain text
     text_field: str  # the key or column that holds a document in formats with rows

@@ -52,4 +52,4 @@ class Positions:
         return real if self.all_tokens else ordinary, int(real.sum() - ordinary.sum())
 
 
-ALL = Positions()
+ALL = Positions()  # every real token of an LM all of whose tokens are ordinary

@@ -21,7 +21,7 @@ from sweep.lm.model import LM, load_lm, load_tokenizer
 from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
 from sweep.measures.clean import CleanPass
-from sweep.measures.positions import Positions
+from sweep.measures.positions import ALL, Positions
 
 
 def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
@@ -59,7 +59,7 @@ def held_out_of(job: Job) -> Windows:
 def positions_of(job: Job, norms: Norms | None) -> Positions:
     """Return which tokens the job is measured on, by what is known of the norms at its layer."""
     if job.model.outlier_norm is None:
-        return Positions()
+        return ALL
     return Positions(norms.ordinary if norms else None, all_tokens=job.spec.activations.outlier_norm is None)
 
 

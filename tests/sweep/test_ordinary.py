@@ -54,9 +54,8 @@ def test_ordinary_and_all_tokens_are_two_runs_and_the_record_says_which(world):
     assert 0 < share < 1 and share == every["metrics"]["not_ordinary_fraction"]
     assert ordinary["metrics"]["tokens"] == round(every["metrics"]["tokens"] * (1 - share))
     assert ordinary["latents"]["tokens"] == ordinary["metrics"]["tokens"]
-    assert (
-        every["metrics"]["fvu"] < 0.9 * ordinary["metrics"]["fvu"]
-    )  # the longest tokens hide what happens to the others
+    # Over all tokens the longest ones hide what happens to the others.
+    assert every["metrics"]["fvu"] < 0.9 * ordinary["metrics"]["fvu"]
 
 
 def test_the_plan_the_log_and_the_table_say_once_how_many_tokens_are_not_ordinary(world):

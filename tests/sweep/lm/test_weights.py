@@ -122,7 +122,8 @@ def test_a_checkpoint_in_bfloat16_is_run_in_the_dtype_that_is_asked_for(zoo, tmp
 @pytest.mark.parametrize("architecture", ["llama", "mixtral", "gpt2", "gemma2"])
 def test_half_precision_is_no_reason_to_take_an_lm_for_one_that_reads_both_ways(architecture, zoo):
     for dtype in ("bfloat16", "float16"):
-        load(zoo(architecture), dtype=dtype)
+        lm, info = load(zoo(architecture), dtype=dtype)
+        assert len(lm.blocks) == info.n_layers
 
 
 @pytest.mark.parametrize("kept", [0, 5, 400, 0.5, 0.999])
