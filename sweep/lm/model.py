@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import nn
 
 from sweep.lm.blocks import check_candidates, find_blocks, probe_tokens, stream_of
 from sweep.lm.causal import check_causal
+from sweep.lm.enter import Form, entered, forms_noted, hidden_at, why_not_entered
 from sweep.lm.errors import ModelError, first_line
 from sweep.lm.find import DTYPES, ModelConfig, ModelInfo
 from sweep.lm.outline import embedding_rows
@@ -34,10 +35,19 @@ def load_tokenizer(config: ModelConfig, info: ModelInfo):
 
 
 class LM:
-    """A frozen causal LM and its list of blocks."""
+    """A frozen causal LM and its list of blocks.
 
-    def __init__(self, model: nn.Module, blocks: nn.ModuleList, d_model: int, device: torch.device):
+    Args:
+        probe: two windows of token ids (2, length) that the model can embed, for small passes that find out how it can
+            be run.
+    """
+
+    def __init__(
+        self, model: nn.Module, blocks: nn.ModuleList, d_model: int, device: torch.device, probe: torch.Tensor
+    ):
         self.model, self.blocks, self.d_model, self.device = model, blocks, d_model, device
+        self._probe = probe
+        self._entrances: dict[int, _Entrance] = {}
 
     @torch.inference_mode()
     def capture(self, tokens: torch.Tensor, layers: Sequence[int]) -> dict[int, torch.Tensor]:
@@ -74,6 +84,43 @@ class LM:
         with self._hooked({layer: edit}):
             return self._forward(tokens).logits
 
+    @torch.inference_mode()
+    def logits_from(self, tokens: torch.Tensor, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits (windows, length, vocabulary) of `logits` with an edit that returns `hidden`.
+
+        Only the blocks after the hook point run, where the LM can be entered there.
+
+        Args:
+            tokens: token ids (windows, length).
+            hidden: the activations at the hook point (windows, length, d_model).
+        """
+        entrance = self._entrance(layer)
+        if entrance.why_not is not None:
+            return self.logits(tokens, layer, lambda _: hidden)
+        with entered(self.blocks, entrance.forms, hidden.to(self.device, entrance.dtype)):
+            return self._forward(tokens).logits
+
+    def why_whole(self, layer: int) -> str | None:
+        """Return why `logits_from` runs the whole LM for this layer; None where it does not."""
+        return self._entrance(layer).why_not
+
+    @torch.inference_mode()
+    def _entrance(self, layer: int) -> _Entrance:
+        """Return how to enter the LM after block `layer`. A small pass finds it out, once."""
+        if layer not in self._entrances:
+            tokens = self._probe
+            with forms_noted(self.blocks, layer) as forms:
+                hidden = hidden_at(self.blocks[layer], lambda: self._forward(tokens))
+            other = hidden.roll(1, dims=1)  # not what the blocks below give, so that nothing agrees by chance
+            whole = self.logits(tokens, layer, lambda _: other)
+
+            def run() -> torch.Tensor:
+                with entered(self.blocks, forms, other):
+                    return self._forward(tokens).logits
+
+            self._entrances[layer] = _Entrance(forms, hidden.dtype, why_not_entered(whole, run))
+        return self._entrances[layer]
+
     def _forward(self, tokens: torch.Tensor):
         """Run the model on token ids (windows, length)."""
         return self.model(input_ids=tokens.to(self.device), use_cache=False)
@@ -100,6 +147,14 @@ class LM:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+class _Entrance(NamedTuple):
+    """How the LM can be entered after a block."""
+
+    forms: list[Form]  # the form of each skipped block's output
+    dtype: torch.dtype  # of the residual stream
+    why_not: str | None  # why it cannot be entered there; None if it can
 
 
 class _PassEnded(Exception):
@@ -132,7 +187,7 @@ def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
     check_candidates(model, info.n_layers, info.architecture, config.blocks)
     run = partial(_run, model, device)
     path = find_blocks(model, info.n_layers, info.d_model, config.blocks, tokens, run)
-    lm = LM(model, cast(nn.ModuleList, model.get_submodule(path)), info.d_model, device)
+    lm = LM(model, cast(nn.ModuleList, model.get_submodule(path)), info.d_model, device, tokens)
     last = info.n_layers - 1
     check_causal(lm.capture(tokens, [last])[last], info.architecture)
     return lm

@@ -48,3 +48,44 @@ def test_replacing_activations_by_themselves_leaves_the_logits_exactly_alone(arc
         assert torch.equal(lm.logits(ids, layer, lambda h, own=own: own), clean)
         assert not torch.allclose(lm.logits(ids, layer, torch.zeros_like), clean)
         assert torch.equal(lm.logits(ids, layer, lambda h: None), clean)  # no hook is left behind
+
+
+@pytest.mark.parametrize("architecture", ZOO)
+def test_the_pass_from_the_hook_point_up_equals_the_whole_pass_to_the_last_bit(architecture, loaded, ids):
+    lm, _ = loaded(architecture)
+    for layer in range(BLOCKS):
+        hidden = lm.capture(ids, [layer])[layer]
+        for given in (hidden, torch.zeros_like(hidden), hidden.flip(1)):
+            assert torch.equal(lm.logits_from(ids, layer, given), lm.logits(ids, layer, lambda _, given=given: given))
+        assert lm.why_whole(layer) is None
+        assert torch.equal(lm.logits(ids, layer, lambda h: None), lm.logits_from(ids, layer, hidden))
+
+
+def test_the_blocks_below_the_hook_point_do_not_run(loaded, ids):
+    lm, _ = loaded("llama")
+    hidden = lm.capture(ids, [1])[1]
+    lm.why_whole(1)
+    ran = []
+    handles = [block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(lm.blocks)]
+    lm.logits_from(ids, 1, hidden)
+    assert ran == [2]
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_model_whose_blocks_share_more_than_the_residual_stream_runs_as_a_whole(loaded, ids, monkeypatch):
+    lm, _ = loaded("mistral")
+    monkeypatch.setattr(lm, "_entrances", {})  # other tests have entered it
+    first, last, kept = lm.blocks[0], lm.blocks[2], []
+    plain = last.forward
+    handle = first.register_forward_hook(lambda _m, _i, output: kept.append(output))
+    last.forward = lambda hidden, *args, **named: plain(hidden + kept[-1], *args, **named)
+    try:
+        hidden = lm.capture(ids, [1])[1]
+        assert "residual stream" in lm.why_whole(1)
+        other = hidden.flip(0)
+        assert torch.equal(lm.logits_from(ids, 1, other), lm.logits(ids, 1, lambda h: other))
+        assert lm.why_whole(2) is None  # the last block's own output says all
+    finally:
+        handle.remove()
+        del last.forward
