@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from sweep.jobs.build import build_job
-from sweep.jobs.job import AnyJob, Job
+from sweep.jobs.job import Job
 from sweep.jobs.overrides import literal
 from sweep.launch import explain, one_line_errors
 from sweep.plan.plan import Planned
-from sweep.run.once import carry_out, preflight
+from sweep.run.once import preflight, run_measured_together, same_clean_pass
 from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records, read_record
 from sweep.workers.display import Display
 from sweep.workers.table import print_table
@@ -29,6 +30,7 @@ USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...
   KEY=VALUE          a setting that changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where
                      the LM and the text are now (model.path, corpus.path)"""
 
+_TOGETHER = 16  # runs whose SAEs are in memory at a time
 _MAY_CHANGE = ("eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
 
 
@@ -43,20 +45,41 @@ def main(arguments: list[str]) -> int:
         given = _parse([word for word in arguments if not word.startswith("run=")])
         runs_dir = Path(given.get("runs_dir", "runs"))
         planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
-        for job in [entry.job for entry in planned if not entry.done]:
+        todo = [entry.job for entry in planned if not entry.done and isinstance(entry.job, Job)]
+        for job in todo:
             preflight(job)
-            with Display(job.runs_dir, [(job.spec.run_id, job.title)]):
-                _measure(job)
+        for together in _groups(todo):
+            with Display(runs_dir, [(job.spec.run_id, job.title) for job in together]):
+                _measure(together)
         return 1 if print_table(planned, []) else 0
     return 1
 
 
-def _measure(job: AnyJob) -> None:
-    """Measure one run. If that is not possible, say why and return, so that the others go on."""
+def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Yield the runs in groups that are measured on the same clean pass of the LM, a few at a time."""
+    left = list(jobs)
+    while left:
+        together = [job for job in left if same_clean_pass(left[0], job)][:_TOGETHER]
+        left = [job for job in left if job not in together]
+        yield together
+
+
+def _measure(jobs: list[Job]) -> None:
+    """Measure runs. If that is not possible for one, say why and go on with the others."""
     try:
-        carry_out(job)
-    except (ValueError, OSError) as error:
-        print(f"failed: {job.spec.run_id} {job.title}: {explain(error)}", file=sys.stderr)
+        results = run_measured_together(jobs)
+    except (ValueError, OSError) as error:  # a run that one of them needs cannot be made
+        if len(jobs) == 1:
+            results = [error]
+        else:
+            for job in jobs:
+                _measure([job])
+            return
+    for job, result in zip(jobs, results, strict=True):
+        if isinstance(result, ValueError | OSError):
+            print(f"failed: {job.spec.run_id} {job.title}: {explain(result)}", file=sys.stderr)
+        elif isinstance(result, Exception):
+            raise result
 
 
 def _parse(arguments: list[str]) -> DictConfig:

@@ -90,7 +90,7 @@ class Pool:
 
     def __init__(self, folder: Path):
         try:
-            manifest = _read_manifest(folder)
+            manifest = read_manifest(folder)
             self.tokens, self.d_in = manifest["tokens"], manifest["d_in"]
             self.mean = torch.tensor(manifest["mean"], dtype=torch.float32)
             self.mean_norm, self.total_variance = manifest["mean_norm"], manifest["total_variance"]
@@ -102,7 +102,7 @@ class Pool:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CacheError(f"activation cache: {folder / MANIFEST} is damaged ({error})") from None
         for file, _, sha256 in shards:
-            _check_shard(folder / file, sha256)
+            check_file(folder / file, sha256)
         kind = np.uint16 if self.dtype == BFLOAT16 else np.float16
         self._maps = [
             np.memmap(folder / file, dtype=kind, mode="r", shape=(rows, self.d_in)) for file, rows, _ in shards
@@ -155,19 +155,19 @@ def open_pool(cache_dir: Path, key: CacheKey) -> Pool | None:
 def norms_of_entry(cache_dir: Path, key: CacheKey) -> Norms | None:
     """Return what is known of the norms at the layer of `key`; None where nothing is. No shard is read."""
     try:
-        return norms_from(_read_manifest(cache_dir / key.name).get(NORMS))
+        return norms_from(read_manifest(cache_dir / key.name).get(NORMS))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def writing(cache_dir: Path, key: CacheKey) -> Path:
-    """Return the folder in which this process writes an entry before it is whole."""
-    return cache_dir / f"{key.name}.writing-{socket.gethostname()}-{os.getpid()}"
+def writing(cache_dir: Path, name: str) -> Path:
+    """Return the folder in which this process writes the entry `name` before it is whole."""
+    return cache_dir / f"{name}.writing-{socket.gethostname()}-{os.getpid()}"
 
 
-def remove_stale(cache_dir: Path, key: CacheKey) -> None:
+def remove_stale(cache_dir: Path, name: str) -> None:
     """Remove the half-written folders that killed writers of an entry left; the caller holds the entry's lock."""
-    for stale in cache_dir.glob(f"{key.name}.writing-*"):
+    for stale in cache_dir.glob(f"{name}.writing-*"):
         shutil.rmtree(stale)
 
 
@@ -187,7 +187,12 @@ def entry_bytes(tokens: int, d_in: int) -> int:
     return 2 * tokens * d_in
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def pass_bytes(tokens: int, d_in: int) -> int:
+    """Return the bytes that making one entry takes: its parts lie on the disk until it is made of them."""
+    return 2 * entry_bytes(tokens, d_in) + 5 * tokens
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of an entry. Raise ValueError if it does not match its checksum."""
     manifest = json.loads((folder / MANIFEST).read_text())
     if manifest.pop(DIGEST, None) not in (None, short_hash(manifest)):  # None: an older entry without one
@@ -195,7 +200,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_shard(path: Path, sha256: str) -> None:
+def check_file(path: Path, sha256: str) -> None:
     """Raise CacheError unless the file has this checksum."""
     try:
         whole = file_hash(path) == sha256

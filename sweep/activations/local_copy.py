@@ -31,10 +31,10 @@ def copy_to_local_disk(cache_dir: Path, key: CacheKey, local: Path, on_copy: Cal
     with FileLock(local / f"{key.name}.lock"):
         if copy.is_dir():
             return
-        remove_stale(local, key)
+        remove_stale(local, key.name)
         check_disk(local, sum(file.stat().st_size for file in original.iterdir()), "cache.local")
         on_copy()
-        temporary = writing(local, key)
+        temporary = writing(local, key.name)
         try:
             shutil.copytree(original, temporary)
             os.replace(temporary, copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from sweep.activations.cache import (
     writing,
 )
 from sweep.activations.norms import Norms
-from sweep.lm.ordinary import OutlierRule, is_special, norms_of
+from sweep.activations.parts import Captured
+from sweep.lm.ordinary import OutlierRule, is_special
 from sweep.store.files import write_json
 from sweep.store.hashes import file_hash, short_hash
 
@@ -35,7 +37,7 @@ class EntryWriter:
     Args:
         key: the entry's key. With `outlier_norm`, tokens that are not ordinary are left out.
         dtype: how rows are stored, "float16" or "bfloat16".
-        n: how many rows will be added.
+        n: how many rows will be added, of any order.
         rule: which tokens are ordinary; None where all are.
 
     Attributes:
@@ -46,31 +48,22 @@ class EntryWriter:
     def __init__(self, cache_dir: Path, key: CacheKey, dtype: str, n: int, d_in: int, rule: OutlierRule | None):
         self.key, self.n, self.d_in, self.too_wide = key, n, d_in, False
         self._dtype, self._rule, self._leaves_out = dtype, rule, key.outlier_norm is not None
-        self._final, self._temporary = cache_dir / key.name, writing(cache_dir, key)
+        self._final, self._temporary = cache_dir / key.name, writing(cache_dir, key.name)
         self._temporary.mkdir()
         self._shards = _Shards(self._temporary, n, d_in)
         # The shuffle: token i goes to row _place[i]. Raw PCG64 draws are the same on every platform and numpy version.
         self._place = np.argsort(np.random.PCG64(key.seed).random_raw(n), kind="stable")
-        self._sums = _Sums(d_in)
-        self._done = 0
         self._norms = torch.zeros(n)
         self._fits = torch.ones(n, dtype=torch.bool)  # whether each row's values are finite as they are stored
 
-    def add(self, hidden: torch.Tensor) -> None:
-        """Write the next rows (tokens, d_in), in the order of the text."""
-        part = slice(self._done, self._done + len(hidden))
-        self._done += len(hidden)
-        stored = hidden.to(stored_as(self._dtype))
-        self._norms[part] = norms_of(hidden)
-        self._fits[part] = torch.isfinite(stored).all(dim=1)
-        if not bool(torch.isfinite(hidden).all()):
-            raise CacheError(f"layer={self.key.layer}: the LM's activations hold a NaN or an infinity")
-        if not self._leaves_out:
-            if not bool(self._fits[part].all()):
-                self._give_up()
-                return
-            self._sums.add(stored)
-        self._shards.scatter(self._place[part], stored.view(torch.int16).numpy().view(np.uint16))
+    def add(self, tokens: np.ndarray, captured: Captured) -> None:
+        """Write the rows of `tokens` (rows,), which are places in the order of the text."""
+        self._norms[tokens] = captured.norms
+        self._fits[tokens] = captured.fits
+        if not self._leaves_out and not bool(captured.fits.all()):
+            self._give_up()
+            return
+        self._shards.scatter(self._place[tokens], captured.rows.view(torch.int16).numpy().view(np.uint16))
 
     def finish(self, tokens: torch.Tensor) -> bool:
         """Leave out what is to be left out, write the manifest and give the entry its final name.
@@ -86,6 +79,9 @@ class EntryWriter:
         about_norms = {} if self._rule is None else {NORMS: self._judged(self._rule, tokens)._asdict()}
         if self.too_wide:
             return False
+        sums = _Sums(self.d_in)
+        for stored in self._shards.rows():
+            sums.add(torch.from_numpy(stored.view(np.int16)).view(stored_as(self._dtype)))
         rows, shards = self._shards.close()
         manifest = {
             "format": FORMAT,
@@ -94,7 +90,7 @@ class EntryWriter:
             "d_in": self.d_in,
             "shard_rows": SHARD_ROWS,
             "shards": shards,
-            **self._sums.as_manifest(rows),
+            **sums.as_manifest(rows),
             **about_norms,
         }
         write_json(self._temporary / MANIFEST, {**manifest, DIGEST: short_hash(manifest)})
@@ -126,8 +122,7 @@ class EntryWriter:
             return
         keep = np.empty(self.n, dtype=bool)
         keep[self._place] = ~out.numpy()
-        for rows in self._shards.compact(keep):
-            self._sums.add(torch.from_numpy(rows.view(np.int16)).view(stored_as(self._dtype)))
+        self._shards.compact(keep)
 
     def _give_up(self) -> None:
         """Note that a row does not fit the stored dtype. Raise CacheError where no other dtype may be taken."""
@@ -184,16 +179,20 @@ class _Shards:
             here = shard == s
             self._maps[s][row[here]] = bits[here]
 
-    def compact(self, keep: np.ndarray):
-        """Keep the rows for which `keep`, bool (n,), is true, in their order; yield them, a shard at a time."""
+    def compact(self, keep: np.ndarray) -> None:
+        """Keep the rows for which `keep`, bool (n,), is true, in their order."""
         done = 0
         for s, mapped in enumerate(self._maps):
             first = s * SHARD_ROWS
             rows = np.array(mapped[keep[first : first + len(mapped)]])
             self.scatter(np.arange(done, done + len(rows)), rows)  # never beyond the rows read so far
             done += len(rows)
-            yield rows
         self._rows = done
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Yield the rows that there are as uint16 (rows, d_in), a shard at a time."""
+        for s, mapped in enumerate(self._maps):
+            yield np.array(mapped[: max(0, self._rows - s * SHARD_ROWS)])
 
     def close(self) -> tuple[int, list[dict[str, Any]]]:
         """Return (rows, the manifest's list of shards), after cutting the files to the rows that there are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +21,8 @@ from sweep.jobs.instantiate import instantiate
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.jobs.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
-from sweep.lm.find import ModelConfig, ModelInfo, ModelNotHereError, check_layer, find_model, model_hash
+from sweep.lm.dtype import fitting_dtype
+from sweep.lm.find import AUTO, ModelConfig, ModelInfo, ModelNotHereError, check_layer, find_model, model_hash
 from sweep.machine.gpus import device_from
 from sweep.measures.config import EvalConfig
 from sweep.tracking.wandb_tracker import TrackerConfig
@@ -40,7 +42,7 @@ _SETTINGS: dict[str, Any] = {
 }
 # Groups of settings that configs in older records do not have.
 _NEWER_SETTINGS: dict[str, dict[str, Any]] = {
-    "cache": {"local": str | None},
+    "cache": {"local": str | None, "logits_bytes": int},
     "launch": {"share": int, "workers": int | None, "work": str | None},
 }
 _GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker", "recovery"}
@@ -89,6 +91,10 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
     info = _found(model, _folder(settings["cache_dir"]))
     check_layer(settings["layer"], info, model.name)
     settings = _with_latents(cfg, settings, info.d_model)
+    if model.dtype == AUTO:
+        model = replace(model, dtype=_dtype(settings, info.d_model), auto_dtype=True)
+        about = {"dtype": model.dtype, "auto_dtype": True}  # for workers, which may run on other machines
+        settings = {**settings, "model": {**settings["model"], **about}}
     arm = cast(Arm, instantiate(_group(settings, "sae"), "sae", Arm))
     arm.sizes(info.d_model)  # raises where d, k and n make no SAE of this LM, before any text is read
     outlier_norm = None if evaluation.tokens == "all" else model.outlier_norm
@@ -105,6 +111,7 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
         runs_dir=_folder(settings["runs_dir"]),
         cache_dir=_folder(settings["cache_dir"]),
         cache_local=_local_cache(settings),
+        logits_bytes=settings.get("cache", {}).get("logits_bytes", 0),
         device=settings["device"],
         backend=settings["backend"],
         threads=_threads(settings),
@@ -225,6 +232,16 @@ def _model_hash(info: ModelInfo, cache_dir: Path) -> str:
 @lru_cache
 def _fingerprint(corpus_json: str, cache_dir: Path) -> str:
     return _corpus(corpus_json).fingerprint(cache_dir)
+
+
+def _dtype(settings: Mapping[str, Any], d_model: int) -> str:
+    """Return the dtype that the LM runs faster in on this machine."""
+    return _fitting_dtype(settings["device"], d_model, _folder(settings["cache_dir"]))
+
+
+@lru_cache
+def _fitting_dtype(device: str, d_model: int, cache_dir: Path) -> str:
+    return fitting_dtype(device_from(device), d_model, cache_dir)
 
 
 def _group(settings: Mapping[str, Any], name: str) -> dict[str, Any]:

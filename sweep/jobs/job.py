@@ -29,6 +29,7 @@ class Job:
         model, info: which LM to load, and what its config says.
         corpus, windows: the text, and how it becomes token windows.
         cache_local: a folder on a disk of this machine's own that activations are copied to; None to read the cache.
+        logits_bytes: the most bytes of the unchanged LM's held-out logits that are kept on disk.
         layers_together: every layer that the LM pass captures if it has to be made for this run.
         save_artifact: whether the tracker keeps the SAE as an artifact.
     """
@@ -44,6 +45,7 @@ class Job:
     runs_dir: Path
     cache_dir: Path
     cache_local: Path | None
+    logits_bytes: int
     device: str
     backend: str
     threads: int | None

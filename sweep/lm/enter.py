@@ -8,7 +8,7 @@ residual stream would be missing, so a small pass finds out whether that happens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ def form_of(output: Any) -> Form:
 
 
 @contextmanager
-def entered(blocks: Sequence[nn.Module], forms: Sequence[Form], hidden: torch.Tensor) -> Iterator[None]:
+def entered(blocks: Iterable[nn.Module], forms: Sequence[Form], hidden: torch.Tensor) -> Iterator[None]:
     """Let the first blocks, one for each of `forms`, return `hidden` without computing while the context lasts."""
     below = list(blocks)[: len(forms)]
     own = [vars(block).get("forward") for block in below]  # one that is not its class's, but put in its place
@@ -46,7 +46,7 @@ def entered(blocks: Sequence[nn.Module], forms: Sequence[Form], hidden: torch.Te
 
 
 @contextmanager
-def forms_noted(blocks: Sequence[nn.Module], layer: int) -> Iterator[list[Form]]:
+def forms_noted(blocks: Iterable[nn.Module], layer: int) -> Iterator[list[Form]]:
     """Yield a list that gets the form of the output of each block up to `layer` when the model runs."""
     found: list[Form] = []
     handles = [

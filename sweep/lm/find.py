@@ -24,6 +24,7 @@ _TOKENIZER = ("tokenizer*", "*.model", "vocab.*", "merges.txt", "special_tokens_
 _CONTENT = (*_WEIGHTS, "config.json", *_TOKENIZER, "*.py")
 
 
+AUTO = "auto"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,7 +39,8 @@ class ModelConfig:
         package: a GGUF file that a Python package brings, as PACKAGE/FILE; used in place of the hub where it is
             installed.
         window: tokens per window in every LM pass.
-        dtype: float32, bfloat16 or float16.
+        dtype: float32, bfloat16 or float16; or auto, which `sweep.jobs.build` replaces by what `sweep.lm.dtype` finds.
+        auto_dtype: whether `dtype` was found so; the record then says what that changes of the LM's cross-entropy.
         batch_size: windows per forward pass of the LM.
         blocks: module path of the list of blocks, for models whose blocks `sweep.lm.blocks` cannot tell.
         trust_remote_code: run Python code that comes with the model.
@@ -63,10 +65,11 @@ class ModelConfig:
     allow_pickle: bool = False
     package: str | None = None
     outlier_norm: float | None = None
+    auto_dtype: bool = False
 
     def __post_init__(self):
-        if self.dtype not in DTYPES:
-            raise ModelError(f"model.dtype={self.dtype} must be one of {', '.join(DTYPES)}")
+        if self.dtype not in (AUTO, *DTYPES):
+            raise ModelError(f"model.dtype={self.dtype} must be one of {', '.join((AUTO, *DTYPES))}")
         if self.window < 2:
             raise ModelError(f"model.window={self.window} must be at least 2 tokens")
         if self.batch_size < 1:

@@ -2,8 +2,10 @@
 
 config     the settings of the measures
 positions  which tokens are replaced and measured
-clean      the pass of the unchanged LM that everything is compared with
+clean      what the unchanged LM makes of the held-out windows, from the hook point up
+losses     cross-entropy and KL divergence, a few rows of logits at a time
 baselines  the cross-entropies of the LM alone: unchanged, zero-ablated, mean-ablated
+rounding   what a dtype of fewer bits changes of the LM's cross-entropy
 measures   what the SAE preserves: reconstruction, cross-entropy recovered, KL
 contexts   the text around each latent's strongest activations
 

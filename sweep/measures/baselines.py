@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
-from sweep.corpus.windows import Windows
-from sweep.lm.model import LM, next_token_losses
-from sweep.measures.clean import CleanBatch, CleanPass
+from sweep.measures.clean import CleanPass
 from sweep.measures.config import EvaluationError
-from sweep.measures.positions import ALL, Positions
+from sweep.measures.losses import cross_entropies, log_normalisers
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
 
@@ -55,55 +52,43 @@ class Baselines:
         return said
 
 
-def baselines(
-    lm: Callable[[], LM],
-    layer: int,
-    windows: Windows,
-    mean: torch.Tensor,
-    batch_size: int,
-    cache: Path,
-    key: str,
-    positions: Positions = ALL,
-) -> Baselines:
+def baselines(clean: CleanPass, mean: torch.Tensor, cache: Path, key: str) -> Baselines:
     """Return the baselines of a layer: measured once per (model, layer, held-out set), then read back.
 
     Args:
-        lm: returns the LM; called only if the baselines must be measured.
-        windows: the held-out set.
+        clean: the unchanged LM on the held-out windows, which says which tokens are ablated.
         mean: float32 (d_in,), the mean activation that mean ablation puts in place of activations.
-        batch_size: windows per forward pass of the LM.
         cache: the folder of remembered baselines.
         key: names everything else that determines them (weights, dtype, ...).
-        positions: which tokens are ablated.
 
     Raises:
         EvaluationError: a cross-entropy is not finite.
     """
-    ordinary = [] if positions.all_tokens else [asdict(positions)]
-    file = cache / f"{short_hash(_FORMAT, key, layer, windows.digest(), mean.tolist(), *ordinary)}.json"
+    ordinary = [] if clean.positions.all_tokens else [asdict(clean.positions)]
+    name = short_hash(_FORMAT, key, clean.layer, clean.windows.digest(), mean.tolist(), *ordinary)
+    file = cache / f"{name}.json"
     try:
         return Baselines(**json.loads(file.read_text()))
     except (OSError, ValueError, TypeError):
         pass
-    measured = _measured(lm(), layer, windows, mean, batch_size, positions)
+    measured = _measured(clean, mean)
     with suppress(OSError):  # a full disk only costs the memory: they are measured again
         write_json(file, asdict(measured))
     return measured
 
 
 @torch.inference_mode()
-def _measured(
-    lm: LM, layer: int, windows: Windows, mean: torch.Tensor, batch_size: int, positions: Positions
-) -> Baselines:
-    mean = mean.to(lm.device)
+def _measured(clean: CleanPass, mean: torch.Tensor) -> Baselines:
+    mean = mean.to(clean.device)
     values = {"zero": torch.zeros_like(mean), "mean": mean}
     clean_sum, costs = 0.0, {name: _Costs() for name in values}
-    for batch in CleanPass(lm, layer, windows, batch_size, positions):
-        clean = _losses(batch.logits, batch)
-        clean_sum += float(clean.sum())
+    for batch in clean:
+        unchanged = batch.clean.losses[batch.predicted].double()
+        clean_sum += float(unchanged.sum())
         for name, value in values.items():
-            ablated = lm.logits(batch.tokens, layer, _replacing(batch.chosen, value))
-            costs[name].add(_losses(ablated, batch), clean)
+            ablated = batch.logits_with(batch.replaced(value))
+            losses = cross_entropies(ablated, batch.tokens, log_normalisers(ablated))
+            costs[name].add(losses[batch.predicted].double(), unchanged)
     count = costs["zero"].count
     found = Baselines(
         ce_clean=clean_sum / count,
@@ -115,13 +100,10 @@ def _measured(
     )
     for name in ("ce_clean", "ce_zero", "ce_mean"):
         if not abs(getattr(found, name)) < float("inf"):
-            raise EvaluationError(f"layer={layer}: {name} is {getattr(found, name)}: the LM's logits are not finite")
+            raise EvaluationError(
+                f"layer={clean.layer}: {name} is {getattr(found, name)}: the LM's logits are not finite"
+            )
     return found
-
-
-def _replacing(chosen: torch.Tensor, value: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return an edit that puts `value` (d_in,) in place of the activations at the chosen positions."""
-    return lambda h: torch.where(chosen[..., None], value.to(h.dtype), h)
 
 
 class _Costs:
@@ -145,8 +127,3 @@ class _Costs:
             return None
         mean = self._sum / self.count
         return (max(self._squares / self.count - mean * mean, 0.0) / (self.count - 1)) ** 0.5
-
-
-def _losses(logits: torch.Tensor, batch: CleanBatch) -> torch.Tensor:
-    """Return the losses of the batch's predicted tokens under `logits` (windows, length, vocabulary): (tokens,)."""
-    return next_token_losses(logits, batch.tokens)[batch.predicted].double()

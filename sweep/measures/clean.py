@@ -1,63 +1,155 @@
-"""The unchanged LM's pass over held-out windows, which ablations and SAEs are compared with."""
+"""The unchanged LM on held-out windows, which ablations and SAEs are compared with, from the hook point up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import torch
+from torch import Tensor
 
+from sweep.activations.logits import KeptLogits
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM
+from sweep.measures.losses import cross_entropies, log_normalisers
 from sweep.measures.positions import ALL, Positions
 
+_CPU = torch.device("cpu")
+LOGIT_BYTES = 1 << 28  # the most bytes of the logits of the windows that go through the LM together
 
-class CleanBatch(NamedTuple):
-    """A batch of held-out windows, and what the unchanged LM makes of them."""
 
-    tokens: torch.Tensor  # token ids (windows, length)
-    real: torch.Tensor  # bool (windows, length), False at padding
-    predicted: torch.Tensor  # bool (windows, length - 1), True at t if token t + 1 is real
-    chosen: torch.Tensor  # bool (windows, length): the tokens that are replaced and measured
-    not_ordinary: int | None  # how many real tokens are not ordinary; None where that is not known
-    hidden: torch.Tensor  # activations at the hook point (windows, length, d_model)
-    logits: torch.Tensor  # (windows, length, vocabulary)
+def batch_size_within(windows: int, length: int, vocabulary: int | None, width: int) -> int:
+    """Return how many windows go through the LM together when it is measured: at most `windows`.
+
+    Args:
+        length: tokens per window.
+        vocabulary: token ids that the LM gives logits for; None where that is not known.
+        width: bytes of a logit.
+    """
+    return max(1, min(windows, LOGIT_BYTES // (length * (vocabulary or 1) * width)))
+
+
+class Clean:
+    """What the unchanged LM makes of a batch: its logits, and for each predicted token what others are compared with.
+
+    Attributes:
+        logits: (windows, length, vocabulary).
+        normalisers: log sum exp of the logits that predict a token, float32 (windows, length - 1).
+        losses: the cross-entropy of each next token in nats, float32 (windows, length - 1).
+    """
+
+    def __init__(self, logits: Tensor, tokens: Tensor):
+        self.logits, self.normalisers = logits, log_normalisers(logits)
+        self.losses = cross_entropies(logits, tokens, self.normalisers)
+
+
+class CleanBatch:
+    """A batch of held-out windows.
+
+    Attributes:
+        tokens: token ids (windows, length).
+        real: bool (windows, length), False at padding.
+        predicted: bool (windows, length - 1), True at t if token t + 1 is real.
+        hidden: the unchanged LM's activations at the hook point (windows, length, d_model).
+        chosen: bool (windows, length): the tokens that are replaced and measured.
+        not_ordinary: how many real tokens are not ordinary; None where that is not known.
+    """
+
+    def __init__(self, owner: CleanPass, start: int):
+        part = slice(start, start + owner.batch_size)
+        self.tokens = torch.from_numpy(owner.windows.tokens[part]).to(owner.device)
+        self.real = torch.from_numpy(owner.windows.mask()[part]).to(owner.device)
+        self.predicted = self.real[:, 1:]
+        self.hidden = owner.hidden(part)
+        self.chosen, self.not_ordinary = owner.positions.among(self.tokens, self.real, self.hidden)
+        self._owner, self._start = owner, start
 
     @property
-    def h(self) -> torch.Tensor:
+    def h(self) -> Tensor:
         """The activations of the chosen tokens, float32 (tokens, d_model)."""
         return self.hidden[self.chosen].float()
 
+    @cached_property
+    def clean(self) -> Clean:
+        """What the unchanged LM makes of the windows; it is made when somebody asks for it."""
+        return Clean(self._owner.clean_logits(self._start, self), self.tokens)
+
+    def logits_with(self, hidden: Tensor) -> Tensor:
+        """Return the logits (windows, length, vocabulary) with `hidden` at the hook point."""
+        return self._owner.lm.logits_from(self.tokens, self._owner.layer, hidden)
+
+    def replaced(self, values: Tensor) -> Tensor:
+        """Return the activations with the chosen tokens' replaced by `values` (tokens, d_model) or (d_model,)."""
+        hidden = self.hidden.clone()
+        hidden[self.chosen] = values.to(hidden.dtype)
+        return hidden
+
 
 class CleanPass:
-    """The unchanged LM's pass over held-out windows, a batch at a time; every SAE of a layer is compared with it.
+    """The held-out windows, a batch at a time, with what the unchanged LM makes of them.
 
-    If all batches together fit into KEPT_BYTES (for few windows or a small vocabulary), they are remembered: the next
-    SAE then needs one forward pass per batch instead of two.
+    If what it makes of all of them fits into KEPT_BYTES (for few windows or a small vocabulary), it is remembered, and
+    the next SAE need not wait for it. Otherwise its logits may be kept on disk.
 
     Args:
+        lm: returns the LM; called only when logits are asked for.
+        layer: the hook point is the residual stream after this block.
+        hidden: returns the activations at the hook point of a part of the windows (windows, length, d_model).
+        batch_size: windows that go through the LM together.
         positions: which tokens are replaced and measured.
+        device: where all of it is computed.
+        logits: keeps the unchanged LM's logits on disk; None to make them whenever they are asked for.
     """
 
     KEPT_BYTES = 1 << 28
 
-    def __init__(self, lm: LM, layer: int, windows: Windows, batch_size: int, positions: Positions = ALL):
-        self.lm, self.layer, self.windows, self.batch_size, self.positions = lm, layer, windows, batch_size, positions
+    def __init__(
+        self,
+        lm: Callable[[], LM],
+        layer: int,
+        windows: Windows,
+        hidden: Callable[[slice], Tensor],
+        batch_size: int,
+        positions: Positions = ALL,
+        device: torch.device = _CPU,
+        logits: KeptLogits | None = None,
+    ):
+        self._lm, self._hidden, self._logits, self.device = lm, hidden, logits, device
+        self.layer, self.windows, self.batch_size, self.positions = layer, windows, batch_size, positions
         self._kept: dict[int, CleanBatch] = {}
+
+    @property
+    def lm(self) -> LM:
+        """The LM."""
+        return self._lm()
+
+    def hidden(self, part: slice) -> Tensor:
+        """Return the activations at the hook point of a part of the windows, on the device."""
+        return self._hidden(part).to(self.device)
+
+    def clean_logits(self, start: int, batch: CleanBatch) -> Tensor:
+        """Return the unchanged LM's logits on the batch that starts at window `start`."""
+        if self._logits is None:
+            return batch.logits_with(batch.hidden)
+        kept = self._logits.of(start // self.batch_size, lambda: batch.logits_with(batch.hidden))
+        return kept.to(self.device)
 
     def __iter__(self) -> Iterator[CleanBatch]:
         """Yield all batches, in the order of the windows."""
         for start in range(0, len(self.windows.tokens), self.batch_size):
-            yield self._kept.get(start) or self._made(start)
+            batch = self._kept.pop(start, None) or CleanBatch(self, start)
+            yield batch
+            if "clean" in vars(batch) and self._fits(batch):
+                self._kept[start] = batch
 
-    def _made(self, start: int) -> CleanBatch:
-        seen: list[torch.Tensor] = []
-        part = slice(start, start + self.batch_size)
-        tokens = torch.from_numpy(self.windows.tokens[part]).to(self.lm.device)
-        real = torch.from_numpy(self.windows.mask()[part]).to(self.lm.device)
-        logits = self.lm.logits(tokens, self.layer, lambda hidden: seen.append(hidden.clone()))
-        batch = CleanBatch(tokens, real, real[:, 1:], *self.positions.among(tokens, real, seen[0]), seen[0], logits)
-        large = batch.hidden.nbytes + batch.logits.nbytes
-        if large * len(self.windows.tokens) <= self.KEPT_BYTES * len(tokens):
-            self._kept[start] = batch
-        return batch
+    def _fits(self, batch: CleanBatch) -> bool:
+        """Tell whether all batches together may be kept if each is as large as this one."""
+        large = batch.hidden.nbytes + batch.clean.logits.nbytes
+        return large * len(self.windows.tokens) <= self.KEPT_BYTES * len(batch.tokens)
+
+
+def hidden_of(lm: LM, layer: int, windows: Windows, batch_size: int) -> Callable[[slice], Tensor]:
+    """Return a function that gives the activations of a part of the windows, which one LM pass has captured."""
+    tokens = torch.from_numpy(windows.tokens)
+    found = torch.cat([lm.capture(part, [layer])[layer].cpu() for part in tokens.split(batch_size)])
+    return lambda part: found[part]

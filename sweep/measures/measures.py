@@ -9,7 +9,7 @@ follow a token which is not replaced included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -20,38 +20,111 @@ from sae_core.activity import Activity, activity_of
 from sae_core.inference import infer_by, multiply_adds
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
-from sweep.lm.model import next_token_losses
 from sweep.measures.baselines import Baselines
-from sweep.measures.clean import CleanPass
+from sweep.measures.clean import CleanBatch, CleanPass
 from sweep.measures.config import EvaluationError
+from sweep.measures.losses import cross_entropies, kl_divergences, log_normalisers
 
 Tick = Callable[[int, int], None]  # called with (windows done, windows in all)
-Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]  # activations -> (codes, indices)
 
 
-def measure_reading(
-    sae: SAE, inference: str, clean: CleanPass, base: Baselines, tick: Tick = lambda done, total: None
-) -> dict[str, dict[str, Any]]:
-    """Measure `sae` with its codes found in the way `inference` (see `sae_core.inference`).
+class Reading:
+    """One SAE with its codes found in one way, and what is measured of it.
 
-    Returns:
-        {"metrics": those of `evaluate`, "cost": the cost of finding codes}. The cost has
-        - multiply_adds: the counted number of multiply-adds for one token;
-        - tokens_per_second: the speed measured on these windows, the first batch left out if there are others;
-        - threads: the CPU threads at which that was measured.
-
-    Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite.
+    Args:
+        inference: the way of finding codes (see `sae_core.inference`).
+        base: the cross-entropies of the LM alone on the same windows.
+        mask_policy: which tokens are replaced, in the words of records.
     """
-    reader = infer_by(sae, inference)
-    watch = _Stopwatch(reader)
-    metrics = evaluate(reader, clean, base, tick, watch.encode)
-    cost = {
-        "multiply_adds": multiply_adds(reader),
-        "tokens_per_second": watch.rate(),
-        "threads": torch.get_num_threads(),
-    }
-    return {"metrics": metrics, "cost": cost}
+
+    def __init__(self, sae: SAE, inference: str, base: Baselines, mask_policy: str):
+        self.inference = inference
+        self._reader, self._base, self._mask_policy = infer_by(sae, inference), base, mask_policy
+        self._watch = _Stopwatch(self._reader)
+        self._sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
+        self._ce = self._kl = 0.0
+        self._real, self._not_ordinary = 0, list[int | None]()
+        self._error: Exception | None = None
+
+    def add(self, batch: CleanBatch) -> None:
+        """Measure one more batch. An error ends the measurement, and is kept for `result`."""
+        if self._error is None:
+            try:
+                self._add(batch)
+            except (EvaluationError, IndexError, RuntimeError) as error:
+                self._error = error
+
+    def _add(self, batch: CleanBatch) -> None:
+        h = batch.h
+        codes, indices = self._watch.encode(h)
+        reconstruction = self._reader.decode(codes, indices)
+        self._sums.add(h, reconstruction, codes, indices)
+        logits = batch.logits_with(batch.replaced(reconstruction))
+        normalisers = log_normalisers(logits)
+        losses = cross_entropies(logits, batch.tokens, normalisers)
+        divergences = kl_divergences(batch.clean.logits, batch.clean.normalisers, logits, normalisers)
+        self._ce += float(losses[batch.predicted].double().sum())
+        self._kl += float(divergences[batch.predicted].double().sum())
+        self._real += int(batch.real.sum())
+        self._not_ordinary.append(batch.not_ordinary)
+
+    def result(self) -> dict[str, dict[str, Any]]:
+        """Return what was measured.
+
+        Returns:
+            {"metrics": every measure by the name that records and trackers use, "cost": the cost of finding codes}. The
+            cost has
+            - multiply_adds: the counted number of multiply-adds for one token;
+            - tokens_per_second: the speed measured on these windows, the first batch left out if there are others;
+            - threads: the CPU threads at which that was measured.
+
+        Raises:
+            EvaluationError: a reconstruction or cross-entropy is not finite.
+            Exception: the error that ended the measurement.
+        """
+        if self._error is not None:
+            raise self._error
+        cost = {
+            "multiply_adds": multiply_adds(self._reader),
+            "tokens_per_second": self._watch.rate(),
+            "threads": torch.get_num_threads(),
+        }
+        return {"metrics": self._metrics(), "cost": cost}
+
+    def _metrics(self) -> dict[str, Any]:
+        base, others = self._base, self._not_ordinary
+        metrics = {**self._sums.result()._asdict(), **_fidelity(self._ce / base.predicted_tokens, base)}
+        metrics["kl"] = self._kl / base.predicted_tokens
+        metrics["mask_policy"] = self._mask_policy
+        metrics["not_ordinary_fraction"] = None if None in others else sum(o for o in others if o) / self._real
+        for name, value in metrics.items():
+            if isinstance(value, float) and not abs(value) < float("inf"):
+                raise EvaluationError(f"{name} is {value} on the held-out text")
+        return metrics
+
+
+class ReadingRequest(NamedTuple):
+    """Readings of one SAE that are to be measured, and who wants to know how far that is."""
+
+    readings: list[Reading]
+    tick: Tick
+
+
+@torch.inference_mode()
+def measure_together(clean: CleanPass, requests: Sequence[ReadingRequest]) -> None:
+    """Measure all readings, a batch of windows at a time, so that each batch's clean logits serve them all.
+
+    The clean LM gives the activations, and the logits that the KL divergence refers to. Then each reading's
+    reconstruction replaces the activations at the hook point, and the blocks above run once more.
+    """
+    done, total = 0, len(clean.windows.tokens)
+    for batch in clean:
+        for request in requests:
+            for reading in request.readings:
+                reading.add(batch)
+        done += len(batch.tokens)
+        for request in requests:
+            request.tick(done, total)
 
 
 class HeldOutCodes(NamedTuple):
@@ -117,50 +190,6 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@torch.inference_mode()
-def evaluate(
-    sae: SAE, clean: CleanPass, base: Baselines, tick: Tick = lambda done, total: None, encode: Encode | None = None
-) -> dict[str, Any]:
-    """Return every measure of one SAE on the windows of `clean`, by the names that records and trackers use.
-
-    The clean pass gives the activations, and the logits that the KL divergence refers to. In a second pass the SAE's
-    reconstruction replaces the activations at the hook point.
-
-    Args:
-        base: the cross-entropies of the LM alone on the same windows.
-        tick: called with (windows done, windows in all) after each batch.
-        encode: a wrapper of `sae.encode` that is called in its place; None for the method itself.
-
-    Raises:
-        EvaluationError: a reconstruction or cross-entropy is not finite.
-    """
-    sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
-    ce_sum = kl_sum = 0.0
-    real, others, done, total = 0, list[int | None](), 0, len(clean.windows.tokens)
-    for batch in clean:
-        h = batch.h
-        codes, indices = (encode or sae.encode)(h)
-        reconstruction = sae.decode(codes, indices)
-        sums.add(h, reconstruction, codes, indices)
-        replaced = batch.hidden.clone()
-        replaced[batch.chosen] = reconstruction.to(replaced.dtype)
-        logits = clean.lm.logits(batch.tokens, clean.layer, lambda _hidden, replaced=replaced: replaced)
-        ce_sum += float(next_token_losses(logits, batch.tokens)[batch.predicted].double().sum())
-        kl_sum += _kl_sum(batch.logits, logits, batch.predicted)
-        real += int(batch.real.sum())
-        others.append(batch.not_ordinary)
-        done += len(batch.tokens)
-        tick(done, total)
-    metrics = {**sums.result()._asdict(), **_fidelity(ce_sum / base.predicted_tokens, base)}
-    metrics["kl"] = kl_sum / base.predicted_tokens
-    metrics["mask_policy"] = clean.positions.mask_policy
-    metrics["not_ordinary_fraction"] = None if None in others else sum(o for o in others if o) / real
-    for name, value in metrics.items():
-        if isinstance(value, float) and not abs(value) < float("inf"):
-            raise EvaluationError(f"{name} is {value} on the held-out text")
-    return metrics
-
-
 def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
     """Return the cross-entropies, and the measures that compare the SAE's with the others, None where undefined."""
     zero = ce_recovered(ce_sae, base.ce_clean, base.ce_zero) if base.costs("zero") else None
@@ -172,10 +201,3 @@ def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:
         "ce_recovered": zero,
         "ce_recovered_mean": mean,
     }
-
-
-def _kl_sum(clean: torch.Tensor, logits: torch.Tensor, predicted: torch.Tensor) -> float:
-    """Return the sum over predicted positions of KL(clean || replaced) in nats."""
-    log_p = clean[:, :-1][predicted].float().log_softmax(-1)
-    log_q = logits[:, :-1][predicted].float().log_softmax(-1)
-    return float((log_p.exp() * (log_p - log_q)).sum(-1).double().sum())

@@ -121,12 +121,14 @@ def estimate_run(remaining: Remaining, basis: Basis) -> Estimate:
 def pass_seconds(job: Job, layers: Sequence[int], basis: Basis) -> float:
     """Return the seconds of the LM pass that captures `layers` for `job`, and of their baselines.
 
-    Baselines are three passes over the held-out text for each layer.
+    The pass is over the training and the held-out text, up to the deepest layer. Baselines are three passes over the
+    held-out text for each layer, from the layer up.
     """
     size, info = lm_size(job.info.folder, job.info.d_model), job.info
     to_last_layer = size.blocks * (max(layers) + 1) / info.n_layers  # multiply-adds a token
-    baselines = 3 * len(layers) * held_out_tokens(job) * _products_a_token(size, job)
-    return (job.spec.activations.tokens * to_last_layer + baselines) / _lm_rate(job, basis)
+    captured = (job.spec.activations.tokens + held_out_tokens(job)) * to_last_layer
+    baselines = 3 * held_out_tokens(job) * sum(_products_above(size, job, layer) for layer in layers)
+    return (captured + baselines) / _lm_rate(job, basis)
 
 
 def _training(job: Job, setup: Setup, basis: Basis) -> tuple[float, str]:
@@ -180,9 +182,9 @@ def _evaluation_by_work(job: Job, shape: StepShape, measured: frozenset[str], se
     tokens, size = held_out_tokens(job), lm_size(job.info.folder, job.info.d_model)
     sae_work = evaluation_work(shape.layout, shape.k, measured, tokens, size.vocabulary)
     readings = len(measured - {EXAMINED, NOVELTY, CONTEXTS})
-    # The LM runs once for each reading, and once more for each measurement where its clean pass is not remembered.
-    passes = readings if clean_pass_is_kept(job, size) else len(measured) + readings
-    lm = passes * tokens * _products_a_token(size, job) / _lm_rate(job, basis)
+    # The LM runs from the layer up once for each reading, and once more where its clean pass is not remembered.
+    passes = readings + (readings > 0 and not clean_pass_is_kept(job, size))
+    lm = passes * tokens * _products_above(size, job, job.axes["layer"]) / _lm_rate(job, basis)
     return _FIXED + sae_work * _measured_over_predicted(setup, basis) + lm
 
 
@@ -226,9 +228,9 @@ def _lm_rate(job: Job, basis: Basis) -> float:
     return basis.rates[basis.setups[_setup_key(job)], job.info.d_model, job.model.dtype]
 
 
-def _products_a_token(size: LMSize, job: Job) -> int:
-    """Return the multiply-adds of one token's pass through the whole LM."""
-    return size.blocks + size.vocabulary * job.info.d_model
+def _products_above(size: LMSize, job: Job, layer: int) -> float:
+    """Return the multiply-adds of one token's pass through the LM from block `layer`'s output up."""
+    return size.blocks * (1 - (layer + 1) / job.info.n_layers) + size.vocabulary * job.info.d_model
 
 
 def _measured_by(job: Job) -> frozenset[str]:

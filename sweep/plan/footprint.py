@@ -13,12 +13,12 @@ from sae_core.storage import planned_bytes, planned_counts
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import DTYPES
-from sweep.measures.clean import CleanPass
+from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.plan.steps import StepShape, setup_of, shape_of, training_bytes
 
 _WORKER = 440 << 20  # bytes of a worker before it has an LM: torch, transformers and what they import
 _CUDA_CONTEXT = 500 << 20  # bytes on the GPU; CUDA takes twice as many in the machine's memory too
-_LOGIT_COPIES = 10  # copies of a batch's logits that are alive at once
+_LOGIT_COPIES = 3  # logits of a batch that are alive at once: clean ones, a reading's, and what makes them
 _ATOM_PAIRS = 12 << 24  # bytes of the pairs of atoms that are compared at once, see `sae_core.theory`
 
 
@@ -68,8 +68,10 @@ def run_memory(job: Job, cuda: bool) -> Memory:
     """
     size, shape = lm_size(job.info.folder, job.info.d_model), job_shape(job)
     width = DTYPES[job.model.dtype].itemsize
-    lm = size.parameters * width
-    batch_logits = job.model.batch_size * job.model.window * size.vocabulary * width
+    # An LM that is not in float32 by its own choice is also loaded in float32, once.
+    lm = size.parameters * (width + 4 if job.model.auto_dtype and width < 4 else width)
+    together = batch_size_within(job.model.batch_size, job.model.window, size.vocabulary, width)
+    batch_logits = together * job.model.window * size.vocabulary * width
     kept_logits = held_out_tokens(job) * size.vocabulary * width if clean_pass_is_kept(job, size) else 0
     pairs = min(_ATOM_PAIRS, 12 * shape.layout.n_latents**2)
     work = lm + kept_logits + _LOGIT_COPIES * batch_logits + max(training_bytes(shape), pairs)

@@ -54,9 +54,11 @@ def read_past(folders: Iterable[Path]) -> Past:
                 steps.setdefault(setup, {}).setdefault(shape, []).append(a_step)
             else:
                 found.fits.setdefault((setup, record["labels"]["arm"], shape), []).append(training["seconds"])
+            if "pass" not in record.get("lm", {}):  # an older record: its LM ran as a whole, twice a reading
+                continue
             text = record["spec"]["activations"]["lm"], record["spec"]["eval"]["windows"]
             evaluations = found.evaluations.setdefault((setup, text), {})
-            evaluations.setdefault((shape, _measured_in(record)), []).append(_evaluation_seconds(record))
+            evaluations.setdefault((shape, _measured_in(record)), []).append(record["timings"]["evaluation"])
         except (KeyError, TypeError):  # an older record, which does not say
             continue
     for setup, taken in steps.items():
@@ -101,11 +103,6 @@ def _steps_in(record: Record, shape: StepShape) -> float:
     if "exchanged" in record["training"] or "until" in arm:
         schedule = SupportSchedule(*(arm[key] for key in ("every", "drop", "until", "tokens")))
     return equivalent_steps(record["training"]["steps"], shape.batch, shape.layout.degree, schedule)
-
-
-def _evaluation_seconds(record: Record) -> float:
-    """Return the seconds of a run's evaluation, its baselines included; older records count these in already."""
-    return record["timings"]["evaluation"] + record["timings"].get("baselines", 0.0)
 
 
 def _measured_in(record: Record) -> frozenset[str]:

@@ -103,7 +103,8 @@ def _cache_lines(passes: Sequence[LMPass]) -> Iterator[str]:
         yield f"LM pass: {which}, {text}: {duration(seconds)}, {human_size(n_bytes)}"
     for folder in dict.fromkeys(lm_pass.job.cache_dir for lm_pass in passes):
         total = sum(lm_pass.bytes for lm_pass in passes if lm_pass.job.cache_dir == folder)
-        yield f"activation cache: {human_size(total)} more; {_free_space(total, 'cache_dir', folder)}"
+        made_of = f"{human_size(2 * total)} while they are made"  # their parts, and they themselves
+        yield f"activation cache: {human_size(total)} more, {made_of}; {_free_space(2 * total, 'cache_dir', folder)}"
 
 
 def _files_line(saes: Sequence[Job], workers: Workers) -> str:

@@ -16,23 +16,29 @@ from sweep.measures.baselines import Baselines
 from sweep.measures.clean import CleanPass
 from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
-from sweep.measures.measures import held_out_codes, measure_reading
+from sweep.measures.measures import Reading, ReadingRequest, held_out_codes, measure_together
 from sweep.run.loaded import tokenizer_of
 from sweep.run.recording import log, one_line
+from sweep.store.once_said import say_once
 from sweep.store.progress import RunProgress
 from sweep.store.records import CONTEXTS, Record, run_folder
+from sweep.train.streams import JointRequest, Trainee
 
 THEORY_TOKENS = 4096  # tokens whose active sets of atoms `sae_core.theory` looks at
+
+# How the LM was run to measure, as records name it: from the hook point up, or all of it.
+FROM_HOOK, WHOLE = "from the hook point", "whole"
 
 Load = Callable[[Job], tuple[SAE, str]]  # returns a finished run's SAE and run id
 
 
 def examine(
     job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress, load: Load
-) -> None:
+) -> Trainee[None]:
     """Make the measurements that `job` asks for and its record lacks, and put them into the record.
 
-    A measurement that fails leaves its error in the record, and the others go on.
+    This is a generator: readings of runs that are measured at the same time are made together. A measurement that fails
+    leaves its error in the record, and the others go on.
 
     Args:
         clean: the LM's pass over the held-out text.
@@ -40,7 +46,7 @@ def examine(
         say: told what is being measured.
         load: gives the SAE that novelty compares with.
     """
-    _measure_readings(job, sae, clean, base, record, say)
+    yield from _measure_readings(job, sae, clean, base, record, say)
     if "theory" in record and "latents" in record and not {"novelty", "contexts"} & set(job.lacking(record)):
         return
     say("latents")
@@ -66,18 +72,44 @@ def examine(
         latents["contexts"] = job.spec.eval.contexts
 
 
-def _measure_readings(job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress) -> None:
+def _measure_readings(
+    job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress
+) -> Trainee[None]:
     measured = record.setdefault("inference", {})
-    for name in job.spec.eval.inference:
-        if "metrics" in measured.get(name, {}) or (name == ENCODER and record["metrics"]):
+    asked = [name for name in job.spec.eval.inference if "metrics" not in measured.get(name, {})]
+    readings: list[Reading] = []
+    for name in asked:
+        if name == ENCODER and record["metrics"]:
             continue
         try:
-            measured[name] = measure_reading(
-                sae, name, clean, base, lambda done, total, name=name: say(f"evaluation: {name}", done, total)
-            )
+            readings.append(Reading(sae, name, base, clean.positions.mask_policy))
         except (EvaluationError, IndexError, RuntimeError) as error:
-            measured[name] = {"error": one_line(error)}
-            log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
+            measured[name] = _failed(job, error)
+    if not readings:
+        return
+    said = f"evaluation: {', '.join(reading.inference for reading in readings)}"
+    request = ReadingRequest(readings, lambda done, total: say(said, done, total))
+    yield JointRequest(measure_together, clean, request)
+    whole = clean.lm.why_whole(clean.layer)
+    record["lm"] = {**record.get("lm", {}), "dtype": job.model.dtype, "pass": WHOLE if whole else FROM_HOOK}
+    if whole:
+        launch = job.runs_dir / "launches" / job.launch
+        say_once(
+            launch,
+            f"warning: {job.model.label} cannot be entered after block {clean.layer} ({whole}), so that all of it runs "
+            "for each measure",
+        )
+    for reading in readings:
+        try:
+            measured[reading.inference] = reading.result()
+        except (EvaluationError, IndexError, RuntimeError) as error:
+            measured[reading.inference] = _failed(job, error)
+
+
+def _failed(job: Job, error: Exception) -> dict[str, str]:
+    """Return what the record says of a measurement that failed; the log has the traceback."""
+    log(run_folder(job.runs_dir, job.spec.run_id), "".join(traceback.format_exception(error)))
+    return {"error": one_line(error)}
 
 
 def _compared(job: Job, sae: SAE, activity: Activity, clean: CleanPass, load: Load) -> dict[str, Any]:

@@ -5,23 +5,26 @@ Each function's result depends on its arguments alone, so remembering the last r
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
 from sweep.activations.cache import CacheKey, Pool, open_pool
+from sweep.activations.held_out import HELD_OUT, HeldOut, HeldOutKey, open_held_out
+from sweep.activations.logits import KeptLogits
 from sweep.activations.norms import Norms
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows
 from sweep.jobs.job import Job
 from sweep.lm.errors import ModelError
-from sweep.lm.find import ModelConfig, ModelInfo, check_tokens
+from sweep.lm.find import DTYPES, ModelConfig, ModelInfo, check_tokens
 from sweep.lm.model import LM, load_lm, load_tokenizer
 from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
-from sweep.measures.clean import CleanPass
+from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.measures.positions import ALL, Positions
+from sweep.store.hashes import short_hash
 
 
 def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
@@ -63,14 +66,36 @@ def positions_of(job: Job, norms: Norms | None) -> Positions:
     return Positions(norms.ordinary if norms else None, all_tokens=job.spec.activations.outlier_norm is None)
 
 
-def clean_pass_of(job: Job, device: torch.device, positions: Positions) -> CleanPass:
-    """Return the pass of the unchanged LM over the held-out windows."""
-    return _clean_pass(job.model, job.info, device, job.axes["layer"], held_out_of(job), positions)
+def held_out_activations_of(cache_dir: Path, key: HeldOutKey, windows: Windows) -> HeldOut | None:
+    """Return the opened entry, or None where there is none. A process verifies its checksum once."""
+    folder = key.folder(cache_dir)
+    return _held_out_activations(cache_dir, key, windows, folder.stat().st_mtime_ns) if folder.is_dir() else None
+
+
+def clean_pass_of(job: Job, device: torch.device, positions: Positions, activations: HeldOut) -> CleanPass:
+    """Return the unchanged LM on the held-out windows, from the job's hook point up."""
+    windows, size = held_out_of(job), held_out_logits_bytes(job)
+    kept = CleanPass.KEPT_BYTES < size <= job.logits_bytes
+    key = short_hash(
+        job.spec.activations.lm, job.model.dtype, windows.digest(), _together(job.model, job.info, windows)
+    )
+    folder = job.cache_dir / HELD_OUT / f"{key}.logits" if kept else None
+    return _clean_pass(job.model, job.info, device, job.axes["layer"], windows, positions, activations, folder)
+
+
+def held_out_logits_bytes(job: Job) -> int:
+    """Return the bytes of the LM's logits on all held-out windows, as it computes them."""
+    return job.spec.eval.windows * job.model.window * (job.info.vocabulary or 0) * DTYPES[job.model.dtype].itemsize
 
 
 @lru_cache(maxsize=4)
 def _pool(cache_dir: Path, key: CacheKey, changed: int) -> Pool | None:
     return open_pool(cache_dir, key)
+
+
+@lru_cache(maxsize=4)
+def _held_out_activations(cache_dir: Path, key: HeldOutKey, windows: Windows, changed: int) -> HeldOut | None:
+    return open_held_out(cache_dir, key, windows)
 
 
 def _usable(model: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
@@ -116,6 +141,21 @@ def _embeddable(windows: Windows, model: ModelConfig, info: ModelInfo) -> Window
 
 @lru_cache(maxsize=1)
 def _clean_pass(
-    model: ModelConfig, info: ModelInfo, device: torch.device, layer: int, held_out: Windows, positions: Positions
+    model: ModelConfig,
+    info: ModelInfo,
+    device: torch.device,
+    layer: int,
+    held_out: Windows,
+    positions: Positions,
+    activations: HeldOut,
+    logits: Path | None,
 ) -> CleanPass:
-    return CleanPass(_usable(model, info, device), layer, held_out, model.batch_size, positions)
+    lm, together = partial(_usable, model, info, device), _together(model, info, held_out)
+    kept = None if logits is None else KeptLogits(logits)
+    return CleanPass(lm, layer, held_out, activations.of, together, positions, device, kept)
+
+
+def _together(model: ModelConfig, info: ModelInfo, windows: Windows) -> int:
+    """Return how many windows go through the LM together when it is measured."""
+    width = DTYPES[model.dtype].itemsize
+    return batch_size_within(model.batch_size, windows.tokens.shape[1], info.vocabulary, width)

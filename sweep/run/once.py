@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import fields
 from functools import partial
 
 import torch
 from filelock import FileLock
 
-from sweep.activations.cache import check_disk, entry_bytes
+from sweep.activations.cache import check_disk, pass_bytes
 from sweep.activations.norms import norms_from
 from sweep.jobs.job import AnyJob, Job
 from sweep.jobs.recovery import RecoveryJob
@@ -21,8 +21,8 @@ from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.run.examine import examine
 from sweep.run.finished import load_sae, read_sae
-from sweep.run.loaded import clean_pass_of, held_out_of, positions_of, train_windows_of
-from sweep.run.pools import cache_keys
+from sweep.run.loaded import held_out_of, positions_of, train_windows_of
+from sweep.run.pools import cache_keys, ready_clean_pass
 from sweep.run.recording import failsafe_tracker, log, recording
 from sweep.run.recovery import recover
 from sweep.run.stages import carry_out_stages
@@ -52,6 +52,30 @@ def run(job: Job) -> Record:
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def run_measured_together(jobs: Sequence[Job]) -> list[Record | Exception]:
+    """Carry out runs that are measured on the same clean pass of the LM, so that it is made once for all of them.
+
+    Returns:
+        the record of each run, or the exception that left it without one.
+    """
+    for job in jobs:
+        finish_needed(job)
+    with ExitStack() as locks:
+        for job in sorted(jobs, key=lambda job: job.spec.run_id):  # in one order: no deadlock
+            locks.enter_context(lock_of(job))
+        return run_together(jobs)
+
+
+def same_clean_pass(one: Job, other: Job) -> bool:
+    """Tell whether two runs are measured on the same clean pass of the LM."""
+    return _clean_pass_key(one) == _clean_pass_key(other)
+
+
+def _clean_pass_key(job: Job) -> tuple[object, ...]:
+    text = job.corpus, job.windows, job.spec.eval.windows, job.spec.activations.outlier_norm
+    return job.model, job.info, job.axes["layer"], *text, job.device, job.cache_dir
 
 
 def lock_of(job: AnyJob) -> FileLock:
@@ -112,7 +136,7 @@ def _carry_out_one(job: Job) -> Trainee[Record]:
     record = read_record(job.runs_dir, job.spec.run_id)
     if record is not None and record["status"] == COMPLETE:
         if job.lacking(record):
-            _measure_lacking(job, record)
+            yield from _measure_lacking(job, record)
         return record
     stop_file(folder, job.launch).unlink(missing_ok=True)  # a request to stop that came before this start is over
     with recording(job, folder, job.info.d_model, job.save_artifact) as under_way:
@@ -123,7 +147,7 @@ def _carry_out_one(job: Job) -> Trainee[Record]:
     return under_way.record
 
 
-def _measure_lacking(job: Job, record: Record) -> None:
+def _measure_lacking(job: Job, record: Record) -> Trainee[None]:
     """Add to a complete record, in place and on disk, the measurements that `job` asks for and the record lacks."""
     folder = run_folder(job.runs_dir, job.spec.run_id)
     say = RunProgress(folder)
@@ -138,7 +162,8 @@ def _measure_lacking(job: Job, record: Record) -> None:
         metrics = record["metrics"]
         base = Baselines(**{field.name: metrics[field.name] for field in fields(Baselines) if field.name in metrics})
         positions = positions_of(job, norms_from(record.get("activations", {}).get("norms")))
-        examine(job, sae, clean_pass_of(job, device, positions), base, record, say, partial(load_sae, device))
+        clean = ready_clean_pass(job, device, positions, say)
+        yield from examine(job, sae, clean, base, record, say, partial(load_sae, device))
         write_record(job.runs_dir, record)
         tracker.summary(record)
         log(folder, f"measured: {', '.join(record['inference'])}")
@@ -161,6 +186,6 @@ def preflight(job: AnyJob) -> None:
         return
     absent = [key for key in cache_keys(job, job.layers_together) if not (job.cache_dir / key.name).is_dir()]
     if absent:
-        check_disk(job.cache_dir, len(absent) * entry_bytes(job.spec.activations.tokens, job.info.d_model))
+        check_disk(job.cache_dir, len(absent) * pass_bytes(job.spec.activations.tokens, job.info.d_model))
         train_windows_of(job)
     held_out_of(job)

@@ -1,4 +1,4 @@
-"""The activations that a run trains on: made by one LM pass where the cache has none, opened, made again if damaged."""
+"""The activations that a run trains on and is measured on, made where the cache has none or a damaged one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ import torch
 
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, open_pool
 from sweep.activations.capture import ensure_pools
+from sweep.activations.held_out import HeldOutKey, ensure_held_out
 from sweep.activations.local_copy import copy_to_local_disk
 from sweep.jobs.job import Job
-from sweep.run.loaded import lm_of, outlier_rule_of, pool_of, train_windows_of
+from sweep.jobs.spec import HOOK
+from sweep.measures.clean import CleanPass
+from sweep.measures.positions import Positions
+from sweep.run.loaded import (
+    clean_pass_of,
+    held_out_activations_of,
+    held_out_of,
+    lm_of,
+    outlier_rule_of,
+    pool_of,
+    train_windows_of,
+)
 from sweep.run.recording import log
 from sweep.store.progress import RunProgress
 
@@ -30,6 +42,28 @@ def ready_pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -
         return _made_and_opened(job, device, say)
 
 
+def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: RunProgress) -> CleanPass:
+    """Return the unchanged LM on the held-out windows, from the job's hook point up.
+
+    Their activations there are captured where the cache lacks them, at all the layers of the job's LM pass.
+    """
+    windows = held_out_of(job)
+    key = HeldOutKey(job.spec.activations.lm, job.model.dtype, job.axes["layer"], HOOK, windows.digest())
+    while True:
+        ensure_held_out(
+            job.cache_dir,
+            [replace(key, layer=layer) for layer in job.layers_together],
+            lambda: lm_of(job, device),
+            windows,
+            job.model.batch_size,
+            on_progress=lambda done, total: say("LM pass over held-out text", done, total),
+            on_wait=lambda: say("waiting for another run's LM pass"),
+        )
+        activations = held_out_activations_of(job.cache_dir, key, windows)
+        if activations is not None:  # it may have turned out damaged
+            return clean_pass_of(job, device, positions, activations)
+
+
 def cache_keys(job: Job, layers: Sequence[int]) -> list[CacheKey]:
     """Return the keys of the activation entries at `layers`; in all else they are the job's own."""
     return [replace(job.spec.activations, layer=layer) for layer in layers]
@@ -42,7 +76,8 @@ def _made_and_opened(job: Job, device: torch.device, say: RunProgress) -> Pool:
         ensure_pools(
             job.cache_dir,
             cache_keys(job, job.layers_together),
-            lambda: (lm_of(job, device), train_windows_of(job)),
+            lambda: lm_of(job, device),
+            lambda: train_windows_of(job),
             job.model.batch_size,
             on_progress=lambda done, total: say("LM pass", done, total),
             on_wait=lambda: say("waiting for another run's LM pass"),

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,17 @@ from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations.cache import Pool
 from sweep.jobs.job import Job
+from sweep.lm.dtype import FLOAT32
+from sweep.lm.model import load_lm
 from sweep.machine.gpus import device_from
 from sweep.measures.baselines import Baselines, baselines
+from sweep.measures.clean import CleanPass
 from sweep.measures.config import EvaluationError
-from sweep.measures.positions import Positions
+from sweep.measures.rounding import float32_cross_entropy
 from sweep.run.examine import examine
 from sweep.run.finished import load_sae
-from sweep.run.loaded import clean_pass_of, held_out_of, lm_of, positions_of
-from sweep.run.pools import ready_pool
+from sweep.run.loaded import held_out_of, positions_of
+from sweep.run.pools import ready_clean_pass, ready_pool
 from sweep.run.recording import Recording, log
 from sweep.store.hashes import file_hash
 from sweep.store.once_said import say_once
@@ -59,7 +63,9 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     record["activations"] = _about(pool, folder)
     positions = positions_of(job, pool.norms)
     with _timed(timings, "baselines"):
-        base = _baselines(job, pool, positions, device, say)
+        clean = ready_clean_pass(job, device, positions, say)
+        base = _baselines(job, pool, clean, say)
+        record["lm"] = _about_dtype(job, base, device, say)
     _warn_of_undefined(job, base, folder)
     start = _starting_sae(job, device, record)
     with _timed(timings, "training"):
@@ -67,7 +73,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)
     with _timed(timings, "evaluation"):
-        examine(job, sae, clean_pass_of(job, device, positions), base, record, say, partial(load_sae, device))
+        yield from examine(job, sae, clean, base, record, say, partial(load_sae, device))
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
@@ -202,18 +208,26 @@ def _about(pool: Pool, folder: Path) -> dict[str, Any]:
     return {"rows": pool.tokens, "dtype": pool.dtype, "norms": pool.norms._asdict()}
 
 
-def _baselines(job: Job, pool: Pool, positions: Positions, device: torch.device, say: RunProgress) -> Baselines:
+def _baselines(job: Job, pool: Pool, clean: CleanPass, say: RunProgress) -> Baselines:
     say("baselines")
-    return baselines(
-        lambda: lm_of(job, device),
-        job.axes["layer"],
-        held_out_of(job),
-        pool.mean,
-        job.model.batch_size,
-        job.cache_dir / "baselines",
-        key=f"{job.spec.activations.lm}:{job.model.dtype}",
-        positions=positions,
-    )
+    key = f"{job.spec.activations.lm}:{job.model.dtype}"
+    return baselines(clean, pool.mean, job.cache_dir / "baselines", key)
+
+
+def _about_dtype(job: Job, base: Baselines, device: torch.device, say: RunProgress) -> dict[str, Any]:
+    """Return the dtype that the LM is run in, and what that changes of its cross-entropy if it was not asked for."""
+    about: dict[str, Any] = {"dtype": job.model.dtype}
+    if job.model.auto_dtype and job.model.dtype != FLOAT32:
+        say("the LM in float32")
+        exact = float32_cross_entropy(
+            lambda: load_lm(replace(job.model, dtype=FLOAT32), job.info, device),
+            held_out_of(job),
+            job.model.batch_size,
+            job.cache_dir / "baselines",
+            job.spec.activations.lm,
+        )
+        about |= {"ce_clean_float32": exact, "ce_clean_change": base.ce_clean - exact}
+    return about
 
 
 def _warn_of_undefined(job: Job, base: Baselines, folder: Path) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -48,6 +48,17 @@ class BatchRequest(NamedTuple):
     step: int
 
 
+class JointRequest(NamedTuple):
+    """Work that one training leaves to be done for several at once: `do(of, parts)`.
+
+    Requests with the same `do` and `of` are joined. It is done when no training wants a batch any more.
+    """
+
+    do: Callable[[Any, Sequence[Any]], None]
+    of: Any  # compared by identity
+    part: Any
+
+
 class Delivery(NamedTuple):
     """A batch, handed to the training that asked for it."""
 
@@ -55,24 +66,25 @@ class Delivery(NamedTuple):
     seconds: float  # the wait for it, divided by the number of trainings that got it
 
 
-# A training under way: a generator that yields requests for batches, is sent them, and returns its result.
-Trainee = Generator[BatchRequest, Delivery, T]
+# A run under way: a generator that yields requests and returns its result. It is sent the batches that it asks for, and
+# None when joint work is done.
+Trainee = Generator[BatchRequest | JointRequest, Any, T]
 
 
 def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
     """Run all trainees to their ends; return each one's result in order, or the exception that it ended with.
 
     Trainees that want the same batch get the same tensor: it is read, and copied to the device, once. Where they want
-    different steps the earliest comes first, so that a training that starts or resumes later catches up.
+    different steps the earliest comes first, so that a training that starts or resumes later catches up. Joint work
+    waits until nobody wants a batch.
     """
     results: dict[int, T | Exception] = {}
-    requests: dict[int, BatchRequest] = {}
+    requests: dict[int, BatchRequest | JointRequest] = {}
 
     def advance(index: int, delivery: Delivery | None) -> None:
         requests.pop(index, None)
         try:
-            trainee = trainees[index]
-            requests[index] = next(trainee) if delivery is None else trainee.send(delivery)
+            requests[index] = trainees[index].send(delivery)
         except StopIteration as end:
             results[index] = end.value
         except Exception as error:
@@ -83,9 +95,10 @@ def drive(trainees: Sequence[Trainee[T]]) -> list[T | Exception]:
             for index in range(len(trainees)):
                 advance(index, None)
             while requests:
-                together, outcome = _next_delivery(reader, requests)
+                batches = {i: request for i, request in requests.items() if isinstance(request, BatchRequest)}
+                together, outcome = _next_delivery(reader, batches) if batches else _joint_work(requests)
                 for index in together:
-                    if isinstance(outcome, Delivery):
+                    if not isinstance(outcome, Exception):
                         advance(index, outcome)
                     else:
                         results[index] = _ended_by(trainees[index], outcome)
@@ -107,6 +120,17 @@ def _next_delivery(reader: _Reader, requests: dict[int, BatchRequest]) -> tuple[
     except Exception as error:
         return together, error
     return together, Delivery(batch, (time.perf_counter() - started) / len(together))
+
+
+def _joint_work(requests: Mapping[int, Any]) -> tuple[list[int], Exception | None]:
+    """Do the first joint work that is asked for; return for whom it was done, and its error or None."""
+    first: JointRequest = next(iter(requests.values()))
+    together = [i for i, request in requests.items() if request.do == first.do and request.of is first.of]
+    try:
+        first.do(first.of, [requests[i].part for i in together])
+    except Exception as error:
+        return together, error
+    return together, None
 
 
 def _ended_by(trainee: Trainee[T], error: Exception) -> T | Exception:

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from sweep.activations import cache as activations
-from sweep.activations import capture, writer
+from sweep.activations import capture, parts, writer
 from sweep.activations.cache import CacheError, CacheKey, norms_of_entry, open_pool
 from sweep.activations.capture import ensure_pools
+from sweep.activations.held_out import HeldOutKey, ensure_held_out, open_held_out
 from sweep.corpus import TextCorpus
 from sweep.corpus.windows import WindowConfig, train_windows
+from sweep.lm.blocks import stream_of
 from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import load_lm
 from sweep.lm.ordinary import OutlierRule
@@ -34,9 +36,14 @@ def lm_and_windows(model_folders, text_file, tokenizer):
     return lm, train_windows(TextCorpus(str(text_file)), tokenizer, WindowConfig(16), 500)
 
 
+def given(lm_and_windows):
+    """Return the functions by which `ensure_pools` gets the LM and the windows."""
+    return (lambda: lm_and_windows[0]), (lambda: lm_and_windows[1])
+
+
 def test_rows_are_the_lms_activations_shuffled_once(tmp_path, lm_and_windows):
     lm, windows = lm_and_windows
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, batch_size=4)
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
     pool = open_pool(tmp_path, KEY)
     got = pool.rows(np.arange(500)).float()
     hidden = lm.capture(torch.from_numpy(windows.tokens), [1])[1]
@@ -54,22 +61,25 @@ def test_rows_are_the_lms_activations_shuffled_once(tmp_path, lm_and_windows):
 def test_several_layers_take_one_lm_pass_and_entries_that_are_there_take_none(tmp_path, lm_and_windows):
     calls = []
 
-    def load():
+    def lm():
         calls.append(1)
-        return lm_and_windows
+        return lm_and_windows[0]
 
     keys = [replace(KEY, layer=layer) for layer in (0, 2)]
-    ensure_pools(tmp_path, keys, load, 4)
-    ensure_pools(tmp_path, keys, load, 4)
-    assert len(calls) == 1
+    ran = []
+    lm_and_windows[0].blocks[0].register_forward_hook(lambda *_: ran.append(1))
+    ensure_pools(tmp_path, keys, lm, lambda: lm_and_windows[1], 4)
+    batches, before = -(-len(lm_and_windows[1].tokens) // 4), len(calls)
+    ensure_pools(tmp_path, keys, lm, lambda: lm_and_windows[1], 4)
+    assert len(ran) == batches and len(calls) == before
     assert all(open_pool(tmp_path, key) is not None for key in keys)
     assert not torch.equal(open_pool(tmp_path, keys[0]).mean, open_pool(tmp_path, keys[1]).mean)
 
 
 def test_rows_are_the_same_in_one_shard_and_in_many(tmp_path, lm_and_windows, monkeypatch):
-    ensure_pools(tmp_path / "one", [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path / "one", [KEY], *given(lm_and_windows), 4)
     monkeypatch.setattr(writer, "SHARD_ROWS", 64)
-    ensure_pools(tmp_path / "many", [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path / "many", [KEY], *given(lm_and_windows), 4)
     rows = np.random.default_rng(0).integers(0, 500, 300)
     one, many = open_pool(tmp_path / "one", KEY), open_pool(tmp_path / "many", KEY)
     assert torch.equal(one.rows(rows), many.rows(rows))
@@ -77,7 +87,7 @@ def test_rows_are_the_same_in_one_shard_and_in_many(tmp_path, lm_and_windows, mo
 
 def test_bfloat16_entries_give_bfloat16_rows(tmp_path, lm_and_windows):
     key = replace(KEY, dtype="bfloat16")
-    ensure_pools(tmp_path, [key], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path, [key], *given(lm_and_windows), 4)
     rows = open_pool(tmp_path, key).rows(np.arange(10))
     assert rows.dtype == torch.bfloat16 and rows.float().abs().sum() > 0
 
@@ -91,7 +101,7 @@ def test_a_change_of_any_field_of_the_key_gives_another_entry():
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
 def test_damage_is_an_error_and_the_entry_is_then_made_again(tmp_path, lm_and_windows, damage):
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
     shard = tmp_path / KEY.name / "shard-00000.bin"
     if damage == "flip":
         content = bytearray(shard.read_bytes())
@@ -105,15 +115,15 @@ def test_damage_is_an_error_and_the_entry_is_then_made_again(tmp_path, lm_and_wi
         (tmp_path / KEY.name / "manifest.json").write_text("{")
     with pytest.raises(CacheError, match="moved to"):
         open_pool(tmp_path, KEY)
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
     assert open_pool(tmp_path, KEY).tokens == 500
 
 
 def test_a_disk_that_is_too_small_is_an_error_before_the_pass(tmp_path, lm_and_windows, monkeypatch):
     usage = type("Usage", (), {"free": 10})()
     monkeypatch.setattr(capture.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(CacheError, match=r"need 32,000 bytes and 10 are free"):
-        ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
+    with pytest.raises(CacheError, match=r"need 66,500 bytes and 10 are free"):
+        ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
 
 
 def times(factor):
@@ -124,7 +134,7 @@ def times(factor):
 def test_an_activation_beyond_float16_is_an_error_that_recommends_auto(tmp_path, lm_and_windows):
     lm_and_windows[0].blocks[1].register_forward_hook(times(1e9))
     with pytest.raises(CacheError, match="layer=1: .* beyond the range of float16; cache_dtype=auto takes bfloat16"):
-        ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
+        ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
     assert not list(tmp_path.glob("*writing*"))
 
 
@@ -135,10 +145,10 @@ def test_auto_takes_bfloat16_at_the_layers_that_need_it_and_says_so_to_who_asks_
     lm_and_windows[0].blocks[1].register_forward_hook(times(1e9))
     keys = [replace(KEY, layer=layer, may_widen=True, outlier_norm=outlier_norm) for layer in (0, 1)]
     rule = OutlierRule(5.0, ())
-    ensure_pools(tmp_path / "auto", keys, lambda: lm_and_windows, 4, rule=lambda: rule)
+    ensure_pools(tmp_path / "auto", keys, *given(lm_and_windows), 4, rule=lambda: rule)
     assert [open_pool(tmp_path / "auto", key).dtype for key in keys] == ["float16", "bfloat16"]
     asked = [replace(KEY, layer=1, dtype="bfloat16", outlier_norm=outlier_norm)]
-    ensure_pools(tmp_path / "asked", asked, lambda: lm_and_windows, 4, rule=lambda: rule)
+    ensure_pools(tmp_path / "asked", asked, *given(lm_and_windows), 4, rule=lambda: rule)
     rows = np.arange(open_pool(tmp_path / "auto", keys[1]).tokens)
     assert torch.equal(
         open_pool(tmp_path / "auto", keys[1]).rows(rows), open_pool(tmp_path / "asked", asked[0]).rows(rows)
@@ -153,7 +163,7 @@ def test_a_value_that_no_dtype_holds_stops_with_one_line_that_does_not_recommend
     lm_and_windows[0].blocks[1].register_forward_hook(times(3e38))
     for key in (replace(KEY, dtype="bfloat16"), replace(KEY, may_widen=True)):
         with pytest.raises(CacheError, match="layer=1: the LM's activations hold a NaN or an infinity$"):
-            ensure_pools(tmp_path, [key], lambda: lm_and_windows, 4)
+            ensure_pools(tmp_path, [key], *given(lm_and_windows), 4)
     assert not [entry for entry in tmp_path.iterdir() if entry.suffix != ".lock"]
 
 
@@ -188,7 +198,7 @@ def test_sinks_and_special_tokens_are_left_out_of_rows_and_statistics(
     make_sinks(lm, windows)
     special = (int(windows.tokens[1, 5]),)
     key = replace(KEY, outlier_norm=5.0)
-    ensure_pools(tmp_path, [key], lambda: lm_and_windows, batch_size=4, rule=lambda: OutlierRule(5.0, special))
+    ensure_pools(tmp_path, [key], *given(lm_and_windows), 4, rule=lambda: OutlierRule(5.0, special))
     pool, (wanted, median) = open_pool(tmp_path, key), ordinary_rows(lm, windows, special)
     got = pool.rows(np.arange(pool.tokens)).float()
     assert pool.tokens == len(wanted) < 500 - len(windows.tokens)
@@ -207,8 +217,8 @@ def test_sinks_and_special_tokens_are_left_out_of_rows_and_statistics(
 def test_all_tokens_stay_where_the_key_keeps_them_and_the_manifest_still_counts_outliers(tmp_path, lm_and_windows):
     lm, windows = lm_and_windows
     make_sinks(lm, windows)
-    ensure_pools(tmp_path / "plain", [KEY], lambda: lm_and_windows, 4)
-    ensure_pools(tmp_path / "told", [KEY], lambda: lm_and_windows, 4, rule=lambda: OutlierRule(5.0, ()))
+    ensure_pools(tmp_path / "plain", [KEY], *given(lm_and_windows), 4)
+    ensure_pools(tmp_path / "told", [KEY], *given(lm_and_windows), 4, rule=lambda: OutlierRule(5.0, ()))
     plain, told = open_pool(tmp_path / "plain", KEY), open_pool(tmp_path / "told", KEY)
     assert torch.equal(plain.rows(np.arange(500)), told.rows(np.arange(500))) and plain.mean_norm == told.mean_norm
     assert plain.norms is None and told.norms.outliers == len(windows.tokens) and told.tokens == 500
@@ -216,67 +226,160 @@ def test_all_tokens_stay_where_the_key_keeps_them_and_the_manifest_still_counts_
 
 def test_where_no_token_is_an_outlier_the_rows_are_those_of_all_tokens(tmp_path, lm_and_windows):
     key = replace(KEY, outlier_norm=50.0)
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
-    ensure_pools(tmp_path, [key], lambda: lm_and_windows, 4, rule=lambda: OutlierRule(50.0, ()))
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
+    ensure_pools(tmp_path, [key], *given(lm_and_windows), 4, rule=lambda: OutlierRule(50.0, ()))
     every, ordinary = open_pool(tmp_path, KEY), open_pool(tmp_path, key)
     assert torch.equal(every.rows(np.arange(500)), ordinary.rows(np.arange(500)))
     assert ordinary.mean_norm == pytest.approx(every.mean_norm, rel=1e-12)
 
 
-def _slow_pass(folder, lm_and_windows, started):
-    """Make the entry slowly; set the event `started` once the pass is under way."""
+def a_slow_pass(folder, lm_and_windows, made):
+    """Make the entry slowly, one window a part; put the number of tokens done into `made` after each part."""
     lm, windows = lm_and_windows
 
     def on_progress(done, total):
-        started.set()
-        time.sleep(0.05)
+        made.value = done
+        time.sleep(0.02)
 
-    ensure_pools(folder, [KEY], lambda: (lm, windows), 1, on_progress=on_progress)
+    parts.PART_TOKENS = 1
+    ensure_pools(folder, [KEY], lambda: lm, lambda: windows, 1, on_progress=on_progress)
 
 
-def test_a_killed_writer_leaves_nothing_and_frees_the_lock(tmp_path, lm_and_windows):
-    context = multiprocessing.get_context("fork")
-    started = context.Event()
-    writer = context.Process(target=_slow_pass, args=(tmp_path, lm_and_windows, started))
+@pytest.fixture
+def slow(tmp_path, lm_and_windows, monkeypatch):
+    """Return a function that starts a process which makes the entry, a window at a time, and (process, tokens done)."""
+    monkeypatch.setattr(parts, "PART_TOKENS", 1)
+    context, started = multiprocessing.get_context("fork"), []
     torch.set_num_threads(1)  # a forked child must not wait for the parent's thread pool
-    writer.start()
-    assert started.wait(30)
-    assert open_pool(tmp_path, KEY) is None
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.join()
-    assert open_pool(tmp_path, KEY) is None and list(tmp_path.glob("*writing*"))
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
-    assert open_pool(tmp_path, KEY).tokens == 500 and not list(tmp_path.glob("*writing*"))
+
+    def start():
+        made = context.Value("i", 0)
+        process = context.Process(target=a_slow_pass, args=(tmp_path, lm_and_windows, made))
+        process.start()
+        started.append(process)
+        return process, made
+
+    yield start
     torch.set_num_threads(2)
+    for process in started:
+        process.kill()
 
 
-def test_of_two_processes_one_writes_and_the_other_waits(tmp_path, lm_and_windows):
-    context = multiprocessing.get_context("fork")
-    started = context.Event()
-    torch.set_num_threads(1)
-    writer = context.Process(target=_slow_pass, args=(tmp_path, lm_and_windows, started))
-    writer.start()
-    assert started.wait(30)
-    waited = []
+def until(condition):
+    """Wait until the condition holds."""
+    for _ in range(1500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to that")
+
+
+def test_a_killed_pass_goes_on_where_it_was(tmp_path, lm_and_windows, slow):
+    lm, windows = lm_and_windows
+    ensure_pools(tmp_path / "alone", [KEY], *given(lm_and_windows), 1)
+    process, made = slow()
+    until(lambda: made.value > 100)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert open_pool(tmp_path, KEY) is None
+    there, ran = len(list(tmp_path.glob("*.parts-*/*.safetensors"))), []
+    lm.blocks[0].register_forward_hook(lambda *_: ran.append(1))
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 1)
+    assert len(ran) == len(windows.tokens) - there < len(windows.tokens)
+    assert not [path for path in tmp_path.iterdir() if "parts" in path.name or "writing" in path.name]
+    rows = np.arange(500)
+    assert torch.equal(open_pool(tmp_path, KEY).rows(rows), open_pool(tmp_path / "alone", KEY).rows(rows))
+
+
+def test_two_processes_make_a_pass_together_with_the_same_result(tmp_path, lm_and_windows, slow):
+    lm, windows = lm_and_windows
+    ensure_pools(tmp_path / "alone", [KEY], *given(lm_and_windows), 1)
+    process, made = slow()
+    until(lambda: made.value > 0)
+    ran, told = [], []
+    lm.blocks[0].register_forward_hook(lambda *_: ran.append(1))
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 1, on_progress=lambda done, total: told.append((done, total)))
+    process.join()
+    assert 0 < len(ran) < len(windows.tokens) and process.exitcode == 0  # each did some
+    assert told == sorted(told) and told[-1] == (500, 500)
+    for file in ("manifest.json", "shard-00000.bin"):
+        ours, alone = (folder / KEY.name / file for folder in (tmp_path, tmp_path / "alone"))
+        assert ours.read_bytes() == alone.read_bytes()
+
+
+def test_a_part_that_is_damaged_is_made_again(tmp_path, lm_and_windows, monkeypatch):
+    ensure_pools(tmp_path / "alone", [KEY], *given(lm_and_windows), 1)
+    monkeypatch.setattr(parts, "PART_TOKENS", 1)
+    real, seen = capture.EntryWriter.add, []
+
+    def add(writer, *given):
+        if not seen:
+            file = sorted(tmp_path.glob("*.parts-*/*.safetensors"))[-1]
+            file.write_bytes(file.read_bytes()[:50])
+            seen.append(file)
+        real(writer, *given)
+
+    monkeypatch.setattr(capture.EntryWriter, "add", add)
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 1)
+    rows = np.arange(500)
+    assert seen and torch.equal(open_pool(tmp_path, KEY).rows(rows), open_pool(tmp_path / "alone", KEY).rows(rows))
+
+
+def test_windows_run_in_the_order_of_their_lengths_and_no_further_than_they_reach(tmp_path, lm_and_windows):
+    lm, windows = lm_and_windows
+    shapes = []
+    lm.blocks[0].register_forward_hook(lambda _m, _i, out: shapes.append(stream_of(out).shape[:2]))
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
+    lengths = sorted(windows.lengths, reverse=True)
+    assert lengths[0] > lengths[-1] and [length for _, length in shapes] == lengths[::4]
+    assert sum(a * b for a, b in shapes) < windows.tokens.size
+
+
+def held_out_key(windows, layer=1):
+    return HeldOutKey("w", "float32", layer, "resid_post", windows.digest())
+
+
+def test_held_out_activations_are_kept_as_the_lm_computes_them(tmp_path, lm_and_windows):
+    lm, windows = lm_and_windows
+    keys = [held_out_key(windows, layer) for layer in (0, 1)]
+    ensure_held_out(tmp_path, keys, lambda: lm, windows, 4)
 
     def never():
-        raise AssertionError("this process must wait for the other one's pass")
+        raise AssertionError("they are there")
 
-    ensure_pools(tmp_path, [KEY], never, 4, on_wait=lambda: waited.append(1))
-    writer.join()
-    torch.set_num_threads(2)
-    assert waited == [1] and open_pool(tmp_path, KEY).tokens == 500
+    ensure_held_out(tmp_path, keys, never, windows, 4)
+    assert not [path for path in (tmp_path / "held-out").iterdir() if "parts" in path.name or "writing" in path.name]
+    for key in keys:
+        kept, real = open_held_out(tmp_path, key, windows), torch.from_numpy(windows.mask())
+        hidden = lm.capture(torch.from_numpy(windows.tokens), [key.layer])[key.layer]
+        every = kept.of(slice(0, len(windows.tokens)))
+        torch.testing.assert_close(every[real], hidden[real], rtol=1e-5, atol=1e-5)
+        assert not every[~real].any() and torch.equal(kept.of(slice(3, 7)), every[3:7])
+
+
+def test_damaged_held_out_activations_are_made_again(tmp_path, lm_and_windows):
+    lm, windows = lm_and_windows
+    key = held_out_key(windows)
+    ensure_held_out(tmp_path, [key], lambda: lm, windows, 4)
+    before = open_held_out(tmp_path, key, windows).of(slice(0, 99))
+    file = key.folder(tmp_path) / "activations.bin"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(content)
+    assert open_held_out(tmp_path, key, windows) is None and not file.exists()
+    ensure_held_out(tmp_path, [key], lambda: lm, windows, 4)
+    assert torch.equal(open_held_out(tmp_path, key, windows).of(slice(0, 99)), before)
 
 
 def test_the_manifest_holds_the_key_the_tokens_and_the_checksums(tmp_path, lm_and_windows):
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, 4)
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
     manifest = json.loads((tmp_path / KEY.name / "manifest.json").read_text())
     assert manifest["key"]["layer"] == 1 and manifest["tokens"] == 500 and len(manifest["shards"][0]["sha256"]) == 64
 
 
 @pytest.mark.parametrize("where", ["manifest", "shard"])
 def test_an_entry_that_may_not_be_read_stays_as_it_is(tmp_path, lm_and_windows, monkeypatch, where):
-    ensure_pools(tmp_path, [KEY], lambda: lm_and_windows, batch_size=4)
+    ensure_pools(tmp_path, [KEY], *given(lm_and_windows), 4)
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
 
     def denied(path, *_, **__):

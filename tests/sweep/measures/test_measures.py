@@ -14,10 +14,11 @@ from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import load_lm
 from sweep.lm.ordinary import OrdinaryTokens
 from sweep.measures.baselines import Baselines, baselines
-from sweep.measures.clean import CleanPass
+from sweep.measures.clean import CleanPass, batch_size_within, hidden_of
 from sweep.measures.config import EvaluationError
-from sweep.measures.measures import evaluate, held_out_codes
-from sweep.measures.positions import Positions
+from sweep.measures.losses import cross_entropies, kl_divergences, log_normalisers
+from sweep.measures.measures import Reading, ReadingRequest, held_out_codes, measure_together
+from sweep.measures.positions import ALL, Positions
 
 LAYER = 1
 
@@ -31,6 +32,19 @@ def setting(request, model_folders, text_file, tokenizer):
     windows = held_out_windows(TextCorpus(str(text_file), held_out_fraction=0.1), tokenizer, WindowConfig(24), 40)
     assert windows.lengths.min() < 24  # padded windows take part
     return lm, windows, AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def pass_of(lm, windows, batch_size, positions=ALL, layer=LAYER):
+    """Return the unchanged LM on the windows, from the hook point up."""
+    hidden = hidden_of(lm, layer, windows, batch_size)
+    return CleanPass(lambda: lm, layer, windows, hidden, batch_size, positions)
+
+
+def evaluate(sae, clean, base, inference="encoder"):
+    """Return the metrics of one reading, measured alone."""
+    reading = Reading(sae, inference, base, clean.positions.mask_policy)
+    measure_together(clean, [ReadingRequest([reading], lambda done, total: None)])
+    return reading.result()["metrics"]
 
 
 def ce_with(model, windows, replace):
@@ -62,8 +76,8 @@ def test_all_measures_agree_with_an_independent_computation(setting, tmp_path):
     lm, windows, model = setting
     mean = torch.randn(32)
     sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
-    base = baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k")
-    got = evaluate(sae, CleanPass(lm, LAYER, windows, 8), base)
+    base = baselines(pass_of(lm, windows, 8), mean, tmp_path, "k")
+    got = evaluate(sae, pass_of(lm, windows, 8), base)
     clean, log_p = ce_with(model, windows, lambda h: h)
     zero, _ = ce_with(model, windows, torch.zeros_like)
     mean_ce, _ = ce_with(model, windows, lambda h: mean.expand_as(h))
@@ -95,26 +109,30 @@ def test_all_measures_agree_with_an_independent_computation(setting, tmp_path):
 
 def test_baselines_are_measured_once(setting, tmp_path):
     lm, windows, _ = setting
-    first = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+    first = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path, "k")
 
     def never():
         raise AssertionError("the baselines must be read back without the LM")
 
-    assert baselines(never, LAYER, windows, torch.zeros(32), 8, tmp_path, "k") == first
+    clean = pass_of(lm, windows, 8)
+    clean._lm = never
+    assert baselines(clean, torch.zeros(32), tmp_path, "k") == first
+    other = pass_of(lm, windows, 8, layer=LAYER + 1)
+    other._lm = never
     with pytest.raises(AssertionError):
-        baselines(never, LAYER + 1, windows, torch.zeros(32), 8, tmp_path, "k")
+        baselines(other, torch.zeros(32), tmp_path, "k")
     assert first.ce_mean == pytest.approx(first.ce_zero)  # because the mean given is zero
 
 
 def test_a_remembered_clean_pass_changes_no_measure(setting, tmp_path, monkeypatch):
     lm, windows, _ = setting
-    base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
-    clean = CleanPass(lm, LAYER, windows, 8)
+    base = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path, "k")
+    clean = pass_of(lm, windows, 8)
     saes = [Expander(128, 5, 6).build(32, seed=seed) for seed in (0, 1)]
     kept = [evaluate(sae, clean, base) for sae in (*saes, *saes)]
     assert kept[:2] == kept[2:] and kept[0] != kept[1]
     monkeypatch.setattr(CleanPass, "KEPT_BYTES", 0)
-    forgetful = CleanPass(lm, LAYER, windows, 8)
+    forgetful = pass_of(lm, windows, 8)
     assert [evaluate(sae, forgetful, base) for sae in saes] == kept[:2]
     assert len(clean._kept) == -(-len(windows.tokens) // 8) and not forgetful._kept
 
@@ -122,11 +140,11 @@ def test_a_remembered_clean_pass_changes_no_measure(setting, tmp_path, monkeypat
 def test_a_reconstruction_that_is_not_finite_is_an_error(setting, tmp_path):
     lm, windows, _ = setting
     sae = Expander(128, 5, 6).build(32, seed=0)
-    base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+    base = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path, "k")
     with torch.no_grad():
         sae.b_dec.fill_(float("nan"))
     with pytest.raises(EvaluationError, match="is nan"):
-        evaluate(sae, CleanPass(lm, LAYER, windows, 8), base)
+        evaluate(sae, pass_of(lm, windows, 8), base)
 
 
 SPECIAL = (0, 289)  # the token id that opens a document, and one that stands everywhere
@@ -174,8 +192,8 @@ def test_with_sinks_only_ordinary_tokens_are_replaced_ablated_and_measured(setti
     lm, windows, model, positions = with_sinks(setting)
     mean, limit = torch.randn(32), positions.ordinary.norm_limit
     sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
-    base = baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k", positions)
-    got = evaluate(sae, CleanPass(lm, LAYER, windows, 8, positions), base)
+    base = baselines(pass_of(lm, windows, 8, positions), mean, tmp_path, "k")
+    got = evaluate(sae, pass_of(lm, windows, 8, positions), base)
     clean, _ = ce_with(model, windows, lambda h: h)
     replace, seen = at_ordinary(windows, limit, lambda h: sae(h).reconstruction)
     patched, _ = ce_with(model, windows, replace)
@@ -194,8 +212,8 @@ def test_with_sinks_only_ordinary_tokens_are_replaced_ablated_and_measured(setti
     assert got["not_ordinary_fraction"] == pytest.approx(1 - len(h) / windows.n_tokens)
     assert got["fvu"] == pytest.approx(float((h - r).square().sum() / (h - h.mean(0)).square().sum()), **near)
     assert got["l0"] == pytest.approx(float((sae(h).codes != 0).sum(1).double().mean()), **near)
-    every = CleanPass(lm, LAYER, windows, 8, Positions(positions.ordinary, all_tokens=True))
-    of_all = evaluate(sae, every, baselines(lambda: lm, LAYER, windows, mean, 8, tmp_path, "k"))
+    every = pass_of(lm, windows, 8, Positions(positions.ordinary, all_tokens=True))
+    of_all = evaluate(sae, every, baselines(pass_of(lm, windows, 8), mean, tmp_path, "k"))
     assert of_all["tokens"] == windows.n_tokens and of_all["mask_policy"] == "all_tokens"
     assert of_all["not_ordinary_fraction"] == got["not_ordinary_fraction"]
     assert abs(of_all["ce_zero"] - got["ce_zero"]) > 1e-3 and of_all["fvu"] != pytest.approx(got["fvu"], rel=0.1)
@@ -204,7 +222,7 @@ def test_with_sinks_only_ordinary_tokens_are_replaced_ablated_and_measured(setti
 def test_nothing_fires_on_tokens_that_are_not_measured(setting):
     lm, windows, _, positions = with_sinks(setting)
     sae = Expander(128, 5, 6).build(32, seed=0, scale=0.8)
-    found = held_out_codes(sae, CleanPass(lm, LAYER, windows, 8, positions))
+    found = held_out_codes(sae, pass_of(lm, windows, 8, positions))
     assert len(found.measured) == windows.n_tokens and 0 < int(found.measured.sum()) < windows.n_tokens
     assert bool((found.activity.latents[~found.measured] == -1).all())
     assert found.measured_activity.tokens.tolist() == found.activity.tokens[found.measured].tolist()
@@ -215,20 +233,20 @@ def test_nothing_fires_on_tokens_that_are_not_measured(setting):
 def test_a_window_of_sinks_alone_is_measured_as_nothing(setting, tmp_path):
     lm, windows, *_ = setting
     nothing = Positions(OrdinaryTokens((), 0.0), all_tokens=False)
-    base = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k", nothing)
+    base = baselines(pass_of(lm, windows, 8, nothing), torch.zeros(32), tmp_path, "k")
     assert base.ce_zero == base.ce_clean and base.undefined()
     sae = Expander(128, 5, 6).build(32, seed=0)
     few = Positions(
         OrdinaryTokens(tuple(range(1, 400)), float("inf")), all_tokens=False
     )  # in some batches there is none
-    got = evaluate(sae, CleanPass(lm, LAYER, windows, 1, few), base)
+    got = evaluate(sae, pass_of(lm, windows, 1, few), base)
     assert got["ce_recovered"] is None and got["ce_recovered_mean"] is None and got["delta_ce"] is not None
     assert got["tokens"] == int((windows.tokens[windows.mask()] == 0).sum()) > 0
 
 
 def test_the_standard_error_of_an_ablations_cost_is_that_of_the_paired_difference(setting, tmp_path):
     lm, windows, model = setting
-    got = baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+    got = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path, "k")
     clean, zero = (ce_with(model, windows, change)[1] for change in (lambda h: h, torch.zeros_like))
     follow = torch.cat([torch.from_numpy(r[1:n]) for r, n in zip(windows.tokens, windows.lengths, strict=True)])
     cost = (clean - zero).gather(1, follow[:, None]).double()
@@ -254,8 +272,76 @@ def test_logits_that_are_not_finite_are_an_error_of_the_baselines(setting, tmp_p
     lm, windows, _ = setting
     lm.blocks[2].register_forward_hook(times_nan)
     with pytest.raises(EvaluationError, match="layer=1: ce_clean is nan: the LM's logits are not finite"):
-        baselines(lambda: lm, LAYER, windows, torch.zeros(32), 8, tmp_path, "k")
+        baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path, "k")
 
 
 def times_nan(_module, _inputs, output):
     return (output[0] * float("nan"), *output[1:]) if isinstance(output, tuple) else output * float("nan")
+
+
+def test_readings_of_several_saes_measured_together_are_those_measured_alone(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(CleanPass, "KEPT_BYTES", 0)
+    lm, windows, _ = setting
+    base = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path, "k")
+    saes = [Expander(128, 5, 6).build(32, seed=seed) for seed in (0, 1)]
+    broken = Expander(128, 5, 6).build(32, seed=2)
+    with torch.no_grad():
+        broken.b_dec.fill_(float("nan"))
+    clean, ticks, runs = pass_of(lm, windows, 8), [], []
+    requests = [
+        ReadingRequest(
+            [Reading(sae, name, base, "all_tokens") for name in ("encoder", "mp_refit")],
+            lambda done, total: ticks.append((done, total)),
+        )
+        for sae in (saes[0], broken, saes[1])
+    ]
+    handle = lm.blocks[LAYER + 1].register_forward_hook(lambda *_: runs.append(1))
+    measure_together(clean, requests)
+    handle.remove()
+    batches = -(-len(windows.tokens) // 8)
+    # Each batch: the clean pass once, and each reading once. The first batch's reading ends where a NaN stops it.
+    assert len(runs) <= batches * 7 and len(runs) >= batches * 5
+    assert ticks[-1] == (len(windows.tokens), len(windows.tokens)) and len(ticks) == 3 * batches
+    for request, sae in ((requests[0], saes[0]), (requests[2], saes[1])):
+        for reading in request.readings:
+            alone = evaluate(sae, clean, base, reading.inference)
+            assert reading.result()["metrics"] == alone
+    with pytest.raises(EvaluationError, match="is nan"):
+        requests[1].readings[0].result()
+
+
+def test_the_way_from_the_hook_point_up_and_the_whole_way_give_the_same_figures(setting, tmp_path):
+    lm, windows, _ = setting
+    sae = Expander(128, 5, 6).build(32, seed=0)
+    entered = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path / "entered", "k")
+    measured = evaluate(sae, pass_of(lm, windows, 8), entered)
+    lm._entrances[LAYER] = lm._entrances[LAYER]._replace(why_not="a test wants it so")
+    whole = baselines(pass_of(lm, windows, 8), torch.zeros(32), tmp_path / "whole", "k")
+    assert whole == entered and evaluate(sae, pass_of(lm, windows, 8), whole) == measured
+
+
+@pytest.mark.parametrize("vocabulary", [7, 3000])
+def test_losses_and_divergences_a_few_rows_at_a_time_are_those_of_whole_logits(vocabulary, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    clean, logits = (3 * torch.randn(5, 24, vocabulary, generator=draw) for _ in range(2))
+    tokens = torch.randint(0, vocabulary, (5, 24), generator=draw)
+    log_p, log_q = clean[:, :-1].log_softmax(-1), logits[:, :-1].log_softmax(-1)
+    for values in (1, 20_000, 1 << 27):  # one row at a time, a part of a window, all windows
+        monkeypatch.setattr("sweep.measures.losses._ON_CPU", values)
+        ours, theirs = log_normalisers(logits), log_normalisers(clean)
+        losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(5, 23)
+        torch.testing.assert_close(cross_entropies(logits, tokens, ours), losses)
+        wanted = (log_p.exp() * (log_p - log_q)).sum(-1)
+        torch.testing.assert_close(kl_divergences(clean, theirs, logits, ours), wanted, rtol=1e-4, atol=1e-5)
+    a, b = clean.bfloat16(), logits.bfloat16()  # what is rounded is computed with in float32
+    log_p, log_q = a[:, :-1].float().log_softmax(-1), b[:, :-1].float().log_softmax(-1)
+    half = kl_divergences(a, log_normalisers(a), b, log_normalisers(b))
+    torch.testing.assert_close(half, (log_p.exp() * (log_p - log_q)).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_fewer_windows_run_together_where_their_logits_would_be_large():
+    assert batch_size_within(16, 128, 4096, 4) == 16
+    assert batch_size_within(16, 128, 49152, 4) == 10
+    assert batch_size_within(16, 128, 49152, 2) == 16
+    assert batch_size_within(8, 2048, 151936, 2) == 1
+    assert batch_size_within(8, 128, None, 4) == 8

@@ -90,9 +90,9 @@ def holding(world, process, pattern="runs/*/checkpoint.pt"):
 def test_killed_at_four_points_of_one_sweep_after_another(world, undisturbed):
     here = [f"cache_dir={world.folder / 'cache'}", *TWO]
     points = [
-        "sweep.activations.writer:EntryWriter.add 3",
+        "sweep.activations.writer:EntryWriter.finish 1",
         "sweep.train.loop:train_step 150",
-        "sweep.measures.measures:evaluate 1",
+        "sweep.measures.measures:measure_together 1",
         "replace:record.json 1",
     ]
     for where in points:
