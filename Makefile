@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 RUNS ?= embedded
 CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
-.PHONY: help install smollm2 sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-sweeps format clean
+.PHONY: help install smollm2 sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-lm bench-sweeps format clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ bench: ## kernels, training steps and pursuits beside sae-lens, sparsify and sci
 
 bench-sweeps: $(INSTALLED) ## what launching costs: overhead, asking again, workers, shared passes (15 minutes)
 	$(BIN)/python -m tests.benchmarks.sweeps
+
+bench-lm: smollm2 ## what the LM costs: its pass, what is done once per layer, each reading (SmolLM2; 15 minutes)
+	$(BIN)/python -m tests.benchmarks.lm
 
 format: $(INSTALLED) ## let ruff tidy the code
 	$(BIN)/ruff check --fix .

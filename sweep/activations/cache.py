@@ -59,6 +59,8 @@ class CacheKey:
     dtype: str  # as stored: float16 or bfloat16
     seed: int  # seed of the shuffle
     outlier_norm: float | None = later(None)  # tokens that are not ordinary by this factor are left out; None keeps all
+    # Tokens of the buffer through which activations come straight from the LM; None where they lie on disk.
+    stream: int | None = later(None)
     may_widen: bool = changes_no_result(False)  # whether bfloat16 is stored where a value does not fit float16
 
     @property

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from sweep.lm.ordinary import OrdinaryTokens, OutlierRule
+import numpy as np
+from torch import Tensor
+
+from sweep.lm.ordinary import OrdinaryTokens, OutlierRule, is_special
 
 
 class Norms(NamedTuple):
@@ -33,6 +37,31 @@ class Norms(NamedTuple):
             f"{self.outliers:,} longer than {self.outlier_norm:g} medians; the longest has "
             f"{self.largest / self.median:.1f} medians, {self.largest:.4g} against {self.median:.4g}"
         )
+
+
+def judged(rule: OutlierRule, tokens: Tensor, lengths: Tensor) -> Norms:
+    """Return what is known of the norms of captured tokens.
+
+    Args:
+        tokens: their ids (tokens,).
+        lengths: the norms of their activations (tokens,).
+
+    Raises:
+        ValueError: all tokens are special ones.
+    """
+    special = is_special(tokens, rule.special_ids)
+    if bool(special.all()):
+        raise ValueError(f"all {len(tokens)} tokens of the training text are special ones")
+    median = float(np.median(lengths[~special].numpy()))
+    ordinary = rule.at(median).among(tokens, lengths)
+    return Norms(
+        **asdict(rule),
+        median=median,
+        largest=float(lengths.max()),
+        captured=len(tokens),
+        special=int(special.sum()),
+        outliers=int((~ordinary & ~special).sum()),
+    )
 
 
 def norms_from(found: Mapping[str, Any] | None) -> Norms | None:

@@ -66,7 +66,7 @@ class Pass:
     def __init__(self, cache_dir: Path, windows: Windows, batch_size: int):
         self._cache_dir, self._windows, self._batch_size = cache_dir, windows, batch_size
         self._starts = np.cumsum(windows.lengths) - windows.lengths
-        order = np.argsort(-windows.lengths, kind="stable")
+        order = length_order(windows.lengths, np.arange(len(windows.lengths)))
         a_part = max(1, PART_TOKENS // (batch_size * windows.tokens.shape[1])) * batch_size
         self._parts = [order[first : first + a_part] for first in range(0, len(order), a_part)]
 
@@ -153,12 +153,8 @@ class Pass:
         windows = self._parts[part]
         for first in range(0, len(windows), self._batch_size):
             batch = windows[first : first + self._batch_size]
-            lengths = torch.from_numpy(self._windows.lengths[batch])
-            longest = int(lengths.max())
-            real = torch.arange(longest) < lengths[:, None]
-            hidden = lm.capture(torch.from_numpy(self._windows.tokens[batch, :longest]), list(found))
-            for layer, rows in found.items():
-                rows.append(hidden[layer].cpu()[real])
+            for layer, rows in real_rows(lm, self._windows, batch, list(found)).items():
+                found[layer].append(rows)
         for one in wanted:
             self._write(one, part, torch.cat(found[one.layer]))
 
@@ -183,3 +179,20 @@ class Pass:
 
     def _file(self, wanted: Wanted, part: int) -> Path:
         return self._folder(wanted) / f"{part:06d}.safetensors"
+
+
+def length_order(lengths: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Return the windows in the order of their lengths, the longest first."""
+    return windows[np.argsort(-lengths[windows], kind="stable")]
+
+
+def real_rows(lm: LM, windows: Windows, batch: np.ndarray, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Return the activations of the real tokens of a batch of windows, on the CPU: {layer: (tokens, d_in)}.
+
+    The LM computes no further than the batch's longest window reaches.
+    """
+    lengths = torch.from_numpy(windows.lengths[batch])
+    longest = int(lengths.max())
+    real = torch.arange(longest) < lengths[:, None]
+    hidden = lm.capture(torch.from_numpy(windows.tokens[batch, :longest]), layers)
+    return {layer: hidden[layer].cpu()[real] for layer in layers}

@@ -22,9 +22,9 @@ from sweep.activations.cache import (
     stored_as,
     writing,
 )
-from sweep.activations.norms import Norms
+from sweep.activations.norms import Norms, judged
 from sweep.activations.parts import Captured
-from sweep.lm.ordinary import OutlierRule, is_special
+from sweep.lm.ordinary import OutlierRule
 from sweep.store.files import write_json
 from sweep.store.hashes import file_hash, short_hash
 
@@ -99,21 +99,13 @@ class EntryWriter:
 
     def _judged(self, rule: OutlierRule, tokens: torch.Tensor) -> Norms:
         """Return what the manifest says of the tokens' norms; take the rows out that are to be left out."""
-        special = is_special(tokens, rule.special_ids)
-        if bool(special.all()):
-            raise CacheError(f"layer={self.key.layer}: all {self.n} tokens of the training text are special ones")
-        median = float(np.median(self._norms[~special].numpy()))
-        ordinary = rule.at(median).among(tokens, self._norms)
+        try:
+            norms = judged(rule, tokens, self._norms)
+        except ValueError as error:
+            raise CacheError(f"layer={self.key.layer}: {error}") from None
         if self._leaves_out:
-            self._drop(~ordinary)
-        return Norms(
-            **asdict(rule),
-            median=median,
-            largest=float(self._norms.max()),
-            captured=self.n,
-            special=int(special.sum()),
-            outliers=int((~ordinary & ~special).sum()),
-        )
+            self._drop(~norms.ordinary.among(tokens, self._norms))
+        return norms
 
     def _drop(self, out: torch.Tensor) -> None:
         """Take the rows for which `out`, bool (n,), is true out of the shards, unless a row that stays does not fit."""

@@ -42,9 +42,10 @@ _SETTINGS: dict[str, Any] = {
 }
 # Groups of settings that configs in older records do not have.
 _NEWER_SETTINGS: dict[str, dict[str, Any]] = {
-    "cache": {"local": str | None, "logits_bytes": int},
+    "cache": {"local": str | None, "logits_bytes": int, "mode": str, "buffer": int},
     "launch": {"share": int, "workers": int | None, "work": str | None},
 }
+POOL, STREAM = "pool", "stream"  # the values of cache.mode
 _GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker", "recovery"}
 
 
@@ -157,6 +158,7 @@ def _activations(
         dtype=FLOAT16 if automatic else settings["cache_dtype"],
         seed=SHUFFLE_SEED,
         outlier_norm=outlier_norm,
+        stream=_buffer(settings),
         may_widen=automatic,
     )
     return key, WindowConfig(model.window, bos), _corpus(corpus_json)
@@ -169,6 +171,15 @@ def _folder(path: str) -> Path:
 def _local_cache(settings: Mapping[str, Any]) -> Path | None:
     local = settings.get("cache", {}).get("local")
     return None if local is None else _folder(local)
+
+
+def _buffer(settings: Mapping[str, Any]) -> int | None:
+    """Return the tokens of the buffer through which activations come straight from the LM; None for those on disk."""
+    cache = settings.get("cache", {})
+    mode = cache.get("mode", POOL)
+    if mode not in (POOL, STREAM):
+        raise ValueError(f"cache.mode={mode} must be {POOL} or {STREAM}")
+    return whole_number("cache.buffer", cache["buffer"], 1) if mode == STREAM else None
 
 
 def _threads(settings: Mapping[str, Any]) -> int | None:

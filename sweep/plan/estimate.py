@@ -126,9 +126,15 @@ def pass_seconds(job: Job, layers: Sequence[int], basis: Basis) -> float:
     """
     size, info = lm_size(job.info.folder, job.info.d_model), job.info
     to_last_layer = size.blocks * (max(layers) + 1) / info.n_layers  # multiply-adds a token
-    captured = (job.spec.activations.tokens + held_out_tokens(job)) * to_last_layer
+    captured = (captured_tokens(job) + held_out_tokens(job)) * to_last_layer
     baselines = 3 * held_out_tokens(job) * sum(_products_above(size, job, layer) for layer in layers)
     return (captured + baselines) / _lm_rate(job, basis)
+
+
+def captured_tokens(job: Job) -> int:
+    """Return the tokens of training text that go through the LM: once each, or as many as a streamed training uses."""
+    recipe, key = job.spec.train, job.spec.activations
+    return key.tokens if key.stream is None else recipe.steps * recipe.batch_size
 
 
 def _training(job: Job, setup: Setup, basis: Basis) -> tuple[float, str]:

@@ -13,7 +13,7 @@ from sweep.activations.cache import entry_bytes
 from sweep.jobs.job import Job
 from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers
-from sweep.plan.estimate import Basis, Estimate, pass_seconds
+from sweep.plan.estimate import Basis, Estimate, captured_tokens, pass_seconds
 from sweep.plan.footprint import planned_storage
 from sweep.plan.plan import Plan
 from sweep.plan.rows import Row
@@ -27,24 +27,28 @@ class LMPass(NamedTuple):
 
     job: Job
     layers: list[int]
-    bytes: int
+    bytes: int  # on disk, where the pass is not streamed
     seconds: float
+    saes: int  # how many are trained on it
 
 
 def passes_of(rows: Sequence[Row], basis: Basis) -> list[LMPass]:
     """Return one LM pass for each LM and text of the runs to be trained, with the layers that the cache lacks."""
     lacking: dict[object, dict[int, Job]] = {}
+    saes: dict[object, int] = {}
     for row in rows:
         job = row.job
         if isinstance(job, Job) and row.to_be_trained:
             key = job.spec.activations
-            if not (job.cache_dir / key.name).is_dir():
-                lacking.setdefault((replace(key, layer=0), job.cache_dir), {}).setdefault(key.layer, job)
+            if key.stream is not None or not (job.cache_dir / key.name).is_dir():
+                text = replace(key, layer=0), job.cache_dir
+                lacking.setdefault(text, {}).setdefault(key.layer, job)
+                saes[text] = saes.get(text, 0) + 1
     found: list[LMPass] = []
-    for layers in lacking.values():
-        job = next(iter(layers.values()))
+    for text, layers in lacking.items():
+        job = max(layers.values(), key=lambda job: job.spec.train.steps)
         n_bytes = len(layers) * entry_bytes(job.spec.activations.tokens, job.info.d_model)
-        found.append(LMPass(job, sorted(layers), n_bytes, pass_seconds(job, sorted(layers), basis)))
+        found.append(LMPass(job, sorted(layers), n_bytes, pass_seconds(job, sorted(layers), basis), saes[text]))
     return found
 
 
@@ -97,14 +101,30 @@ def _cache_lines(passes: Sequence[LMPass]) -> Iterator[str]:
     if not passes:
         yield "LM passes: none to do, all activations are in the cache"
         return
-    for job, layers, n_bytes, seconds in passes:
+    for job, layers, n_bytes, seconds, saes in passes:
         which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {job.labels['model']}"
         text = f"{job.spec.activations.tokens:,} tokens of {job.labels['corpus']}"
-        yield f"LM pass: {which}, {text}: {duration(seconds)}, {human_size(n_bytes)}"
-    for folder in dict.fromkeys(lm_pass.job.cache_dir for lm_pass in passes):
-        total = sum(lm_pass.bytes for lm_pass in passes if lm_pass.job.cache_dir == folder)
+        if job.spec.activations.stream is None:
+            yield f"LM pass: {which}, {text}: {duration(seconds)}, {human_size(n_bytes)}"
+        else:
+            yield from _streamed_lines(which, text, job, n_bytes, seconds, saes)
+    stored = [lm_pass for lm_pass in passes if lm_pass.job.spec.activations.stream is None]
+    for folder in dict.fromkeys(lm_pass.job.cache_dir for lm_pass in stored):
+        total = sum(lm_pass.bytes for lm_pass in stored if lm_pass.job.cache_dir == folder)
         made_of = f"{human_size(2 * total)} while they are made"  # their parts, and they themselves
         yield f"activation cache: {human_size(total)} more, {made_of}; {_free_space(2 * total, 'cache_dir', folder)}"
+
+
+def _streamed_lines(which: str, text: str, job: Job, n_bytes: int, seconds: float, saes: int) -> Iterator[str]:
+    """Say what streaming costs and what it saves."""
+    key, used = job.spec.activations, captured_tokens(job)
+    passes = f"{used / key.tokens:.3g} passes over {text}" if used > key.tokens else f"{used:,} of {text}"
+    buffer = human_size(entry_bytes(key.stream or 0, job.info.d_model) * len(job.layers_together))
+    yield (
+        f"LM stream: {which}, {passes}: {duration(seconds)} for {_counted(saes, 'SAE')} that one worker trains "
+        f"together, through a buffer of {key.stream:,} tokens ({buffer} of memory)"
+    )
+    yield f"no activations on disk; cache.mode=pool would take {human_size(n_bytes)} there, and read each token once"
 
 
 def _files_line(saes: Sequence[Job], workers: Workers) -> str:

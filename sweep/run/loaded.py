@@ -5,12 +5,14 @@ Each function's result depends on its arguments alone, so remembering the last r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
 from sweep.activations.cache import CacheKey, Pool, open_pool
+from sweep.activations.feed import Feed
 from sweep.activations.held_out import HELD_OUT, HeldOut, HeldOutKey, open_held_out
 from sweep.activations.logits import KeptLogits
 from sweep.activations.norms import Norms
@@ -66,6 +68,13 @@ def positions_of(job: Job, norms: Norms | None) -> Positions:
     return Positions(norms.ordinary if norms else None, all_tokens=job.spec.activations.outlier_norm is None)
 
 
+def feed_of(job: Job, device: torch.device) -> Feed:
+    """Return the feed of the activations that the job trains on, which all its layers share."""
+    key, rule, windows = replace(job.spec.activations, layer=0), outlier_rule_of(job), train_windows_of(job)
+    layers, rows = job.layers_together, job.spec.train.batch_size
+    return _feed(key, job.model, job.info, device, windows, layers, rows, rule, job.cache_dir)
+
+
 def held_out_activations_of(cache_dir: Path, key: HeldOutKey, windows: Windows) -> HeldOut | None:
     """Return the opened entry, or None where there is none. A process verifies its checksum once."""
     folder = key.folder(cache_dir)
@@ -91,6 +100,24 @@ def held_out_logits_bytes(job: Job) -> int:
 @lru_cache(maxsize=4)
 def _pool(cache_dir: Path, key: CacheKey, changed: int) -> Pool | None:
     return open_pool(cache_dir, key)
+
+
+@lru_cache(maxsize=1)
+def _feed(
+    key: CacheKey,
+    model: ModelConfig,
+    info: ModelInfo,
+    device: torch.device,
+    windows: Windows,
+    layers: tuple[int, ...],
+    rows: int,
+    rule: OutlierRule | None,
+    cache_dir: Path,
+) -> Feed:
+    assert key.stream is not None, "activations come from disk"
+    lm, memo = partial(_usable, model, info, device), cache_dir / "streams" / key.name
+    leaves_out = key.outlier_norm is not None
+    return Feed(lm, windows, layers, key.stream, rows, model.batch_size, key.seed, rule, leaves_out, memo)
 
 
 @lru_cache(maxsize=4)

@@ -184,6 +184,10 @@ def preflight(job: AnyJob) -> None:
     job.runs_dir.mkdir(parents=True, exist_ok=True)
     if isinstance(job, RecoveryJob):
         return
+    if job.spec.activations.stream is not None:
+        train_windows_of(job)
+        held_out_of(job)
+        return
     absent = [key for key in cache_keys(job, job.layers_together) if not (job.cache_dir / key.name).is_dir()]
     if absent:
         check_disk(job.cache_dir, len(absent) * pass_bytes(job.spec.activations.tokens, job.info.d_model))

@@ -11,6 +11,7 @@ import torch
 
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, open_pool
 from sweep.activations.capture import ensure_pools
+from sweep.activations.feed import FedPool
 from sweep.activations.held_out import HeldOutKey, ensure_held_out
 from sweep.activations.local_copy import copy_to_local_disk
 from sweep.jobs.job import Job
@@ -19,6 +20,7 @@ from sweep.measures.clean import CleanPass
 from sweep.measures.positions import Positions
 from sweep.run.loaded import (
     clean_pass_of,
+    feed_of,
     held_out_activations_of,
     held_out_of,
     lm_of,
@@ -30,8 +32,16 @@ from sweep.run.recording import log
 from sweep.store.progress import RunProgress
 
 
-def ready_pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -> Pool:
-    """Return the job's activations, opened. An entry or a local copy that turns out damaged is made again, once."""
+def ready_pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -> Pool | FedPool:
+    """Return the job's activations, opened. An entry or a local copy that turns out damaged is made again, once.
+
+    With cache.mode=stream nothing lies on disk: the first buffer is filled, unless what is known of it is remembered.
+    """
+    if job.spec.activations.stream is not None:
+        say("activations")
+        feed = feed_of(job, device)
+        feed.on_progress = lambda done, total: say("LM pass", done, total)
+        return FedPool(feed, job.spec.activations.layer)
     try:
         return _made_and_opened(job, device, say)
     except DamagedEntryError as error:

@@ -21,6 +21,7 @@ from sae_core.kernels.dispatch import backend_name
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations.cache import Pool
+from sweep.activations.feed import FedPool
 from sweep.jobs.job import Job
 from sweep.lm.dtype import FLOAT32
 from sweep.lm.model import load_lm
@@ -42,7 +43,7 @@ from sweep.store.versions import CODE
 from sweep.train.config import TrainingError
 from sweep.train.loop import Training, training
 from sweep.train.state import CheckpointError, Progress
-from sweep.train.streams import Stream, Trainee
+from sweep.train.streams import Batches, FedStream, Stream, Trainee
 
 _CURVES = ("tokens", "loss", "fvu", "dead_fraction")  # the fields of a report that a record keeps
 _FIT_ROWS = 8192  # activations read at once where an arm's parameters are not found by gradient
@@ -96,7 +97,7 @@ def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
     return sae
 
 
-def _build_sae(job: Job, start: SAE | None, pool: Pool, device: torch.device) -> SAE:
+def _build_sae(job: Job, start: SAE | None, pool: Pool | FedPool, device: torch.device) -> SAE:
     """Return the untrained SAE of the job, or the one that the arm makes of the trained SAE `start`."""
     arm = job.spec.arm
     if start is not None and isinstance(arm, DerivedArm):
@@ -110,7 +111,7 @@ def _build_sae(job: Job, start: SAE | None, pool: Pool, device: torch.device) ->
 
 
 def _train(
-    job: Job, folder: Path, start: SAE | None, pool: Pool, device: torch.device, recording: Recording
+    job: Job, folder: Path, start: SAE | None, pool: Pool | FedPool, device: torch.device, recording: Recording
 ) -> Trainee[tuple[SAE, Training]]:
     """Train the SAE by gradient, or find its parameters in the arm's own way; return (SAE, finished training)."""
     log(folder, f"training {job.title}")
@@ -136,7 +137,7 @@ def _train(
     return sae, trained
 
 
-def _training(job: Job, folder: Path, sae: SAE, pool: Pool, recording: Recording) -> Trainee[Training]:
+def _training(job: Job, folder: Path, sae: SAE, pool: Pool | FedPool, recording: Recording) -> Trainee[Training]:
     """Return the SAE's training by gradient, from its checkpoint if there is one.
 
     Its reports go to the tracker, to the terminal and to the run's curve file.
@@ -151,7 +152,7 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool, recording: Recording
 
     return training(
         sae,
-        Stream(pool.rows, pool.tokens, job.spec.seed, recipe.batch_size, sae.b_dec.device, recipe.steps),
+        _batches(job, pool, sae.b_dec.device),
         pool.total_variance,
         recipe,
         folder / CHECKPOINT,
@@ -162,12 +163,23 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool, recording: Recording
     )
 
 
-def _all_rows(pool: Pool) -> Iterator[torch.Tensor]:
+def _batches(job: Job, pool: Pool | FedPool, device: torch.device) -> Batches:
+    """Return the batches that the job trains on."""
+    recipe, seed = job.spec.train, job.spec.seed
+    if isinstance(pool, FedPool):
+        return FedStream(pool.feed.batch, pool.feed.sample, pool.layer, device, seed, recipe.steps)
+    return Stream(pool.rows, pool.tokens, seed, recipe.batch_size, device, recipe.steps)
+
+
+def _all_rows(pool: Pool | FedPool) -> Iterator[torch.Tensor]:
+    if isinstance(pool, FedPool):
+        yield from pool.feed.all_rows(pool.layer)
+        return
     for first in range(0, pool.tokens, _FIT_ROWS):
         yield pool.rows(np.arange(first, min(first + _FIT_ROWS, pool.tokens)))
 
 
-def _record_training(job: Job, record: Record, pool: Pool, training: Training) -> None:
+def _record_training(job: Job, record: Record, pool: Pool | FedPool, training: Training) -> None:
     """Put into the record what training took, and its curves."""
     recipe, arm, seconds = job.spec.train, job.spec.arm, round(training.seconds, 3)
     if arm.by_gradient:
@@ -199,16 +211,19 @@ def _last(reports: list[Progress]) -> dict[str, float]:
     return {"train_fvu": last.fvu, **dead}
 
 
-def _about(pool: Pool, folder: Path) -> dict[str, Any]:
+def _about(pool: Pool | FedPool, folder: Path) -> dict[str, Any]:
     """Return what a record says of the activations trained on; the log says if some tokens are not ordinary."""
+    about: dict[str, Any] = {"rows": pool.tokens, "dtype": pool.dtype}
+    if isinstance(pool, FedPool):  # its rows are those of the first buffer, of which the statistics are
+        about |= {"stream": {"buffers": len(pool.feed.buffers), "steps_a_pass": pool.feed.steps_a_pass}}
     if pool.norms is None:
-        return {"rows": pool.tokens, "dtype": pool.dtype}
+        return about
     if (outliers := pool.norms.in_words()) is not None:
-        log(folder, f"{outliers}; trained on {pool.tokens:,}")
-    return {"rows": pool.tokens, "dtype": pool.dtype, "norms": pool.norms._asdict()}
+        log(folder, f"{outliers}; left out")
+    return about | {"norms": pool.norms._asdict()}
 
 
-def _baselines(job: Job, pool: Pool, clean: CleanPass, say: RunProgress) -> Baselines:
+def _baselines(job: Job, pool: Pool | FedPool, clean: CleanPass, say: RunProgress) -> Baselines:
     say("baselines")
     key = f"{job.spec.activations.lm}:{job.model.dtype}"
     return baselines(clean, pool.mean, job.cache_dir / "baselines", key)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from sae_core.losses import squared_errors
@@ -14,7 +13,7 @@ from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE, SAEResidual
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.state import Progress, TrainingState
-from sweep.train.streams import BatchRequest, Rows, Stream, Trainee, drawn, drive
+from sweep.train.streams import Batches, BatchRequest, Rows, Stream, Trainee, drive
 
 LOG_EVERY = 50  # steps between two reports; at a report the host waits for the device
 
@@ -53,7 +52,7 @@ def train(
 
 def training(
     sae: SAE,
-    stream: Stream,
+    stream: Batches,
     variance: float,
     config: TrainConfig,
     checkpoint: Path | None = None,
@@ -111,7 +110,7 @@ def training(
 
 
 def _advance(
-    state: TrainingState, h: torch.Tensor, stream: Stream, schedule: SupportSchedule | None, losses: list[torch.Tensor]
+    state: TrainingState, h: torch.Tensor, stream: Batches, schedule: SupportSchedule | None, losses: list[torch.Tensor]
 ) -> None:
     """Do one step on the batch h: the optimizer's, and where they are due the re-aiming and the change of support."""
     sae, config = state.sae, state.config
@@ -123,7 +122,7 @@ def _advance(
         _mean_loss(losses, state.step)
         state.resample(output.residual, errors)
     if schedule is not None and (count := schedule.count(state.step, config.steps, sae.dictionary.degree)):
-        state.regrow(stream.rows(_regrow_indices(stream, state.step, schedule.tokens)).to(stream.device), count)
+        state.regrow(stream.sample(state.step, schedule.tokens).to(stream.device), count)
 
 
 def train_step(
@@ -143,11 +142,6 @@ def train_step(
     torch.nn.utils.clip_grad_norm_(sae.parameters(), grad_clip)
     optimizer.step()
     return SAEResidual(*(part.detach() for part in output)), errors.detach()
-
-
-def _regrow_indices(stream: Stream, step: int, count: int) -> np.ndarray:
-    """Return the rows of the pool (count,) that the change of the support after `step` looks at."""
-    return drawn(np.random.PCG64([stream.seed, step, 1]), count, stream.n_rows)
 
 
 def _mean_loss(losses: list[torch.Tensor], done: int) -> float:

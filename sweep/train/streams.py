@@ -35,16 +35,61 @@ class Stream:
     device: torch.device
     steps: int = field(compare=False)  # trainings of different length still share their batches
 
+    @property
+    def ahead(self) -> int:
+        """How many batches are read while one is used."""
+        return _AHEAD
+
     def read(self, step: int) -> torch.Tensor:
         """Return the batch of `step`, in memory that the device can copy from without waiting."""
         batch = self.rows(batch_indices(self.seed, step, self.batch_size, self.n_rows))
         return batch.pin_memory() if self.device.type == "cuda" else batch
 
+    def sample(self, step: int, count: int) -> torch.Tensor:
+        """Return `count` rows of the pool that the change of a support after `step` looks at."""
+        return self.rows(drawn(np.random.PCG64([self.seed, step, 1]), count, self.n_rows))
+
+
+@dataclass(frozen=True)
+class FedStream:
+    """The batches that a feed gives in an order of its own; trainings of all seeds share them.
+
+    Args:
+        batch: (layer, step) -> the batch; two streams read the same feed if this is the same method of the same object.
+        rows: (layer, step, bits, count) -> `count` rows that `bits` draws out of the buffer that `step` reads.
+        layer: the hook point.
+        seed: of the training; draws what a change of a support looks at.
+        steps: how many batches will be wanted.
+    """
+
+    batch: Callable[[int, int], torch.Tensor]
+    rows: Callable[[int, int, np.random.PCG64, int], torch.Tensor]
+    layer: int
+    device: torch.device
+    seed: int = field(compare=False)
+    steps: int = field(compare=False)
+
+    @property
+    def ahead(self) -> int:
+        """No batch is read while another is used: the next one may be of another buffer, and there is only one."""
+        return 0
+
+    def read(self, step: int) -> torch.Tensor:
+        """Return the batch of `step`."""
+        return self.batch(self.layer, step)
+
+    def sample(self, step: int, count: int) -> torch.Tensor:
+        """Return `count` rows of the present buffer that the change of a support after `step` steps looks at."""
+        return self.rows(self.layer, step - 1, np.random.PCG64([self.seed, step, 1]), count)
+
+
+Batches = Stream | FedStream
+
 
 class BatchRequest(NamedTuple):
     """The batch that a training needs next."""
 
-    stream: Stream
+    stream: Batches
     step: int
 
 
@@ -149,7 +194,7 @@ class _Reader:
 
     def __init__(self):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._coming: dict[tuple[Stream, int], Future[torch.Tensor]] = {}
+        self._coming: dict[tuple[Batches, int], Future[torch.Tensor]] = {}
 
     def __enter__(self) -> _Reader:
         return self
@@ -157,9 +202,11 @@ class _Reader:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)  # an error or Ctrl-C does not wait for a slow disk
 
-    def get(self, stream: Stream, step: int, steps: int) -> torch.Tensor:
+    def get(self, stream: Batches, step: int, steps: int) -> torch.Tensor:
         """Return the batch of `step`, and have the next ones read, as far as `steps` goes."""
-        for ahead in range(step, min(step + _AHEAD + 1, steps)):
+        if not stream.ahead:
+            return stream.read(step)
+        for ahead in range(step, min(step + stream.ahead + 1, steps)):
             if (stream, ahead) not in self._coming:
                 self._coming[stream, ahead] = self._pool.submit(stream.read, ahead)
         return self._coming.pop((stream, step)).result()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -19,6 +20,15 @@ from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, Un
 
 _REFRESH = 0.5  # least seconds between two looks; a run does not write its progress more often than that
 _MOST_LOOKS = 400  # runs looked at per second at most: the store may be on a network
+
+
+class _Shown(NamedTuple):
+    """The line of a run under way."""
+
+    stage: str
+    task: TaskID
+    done: int  # what was done of the stage when it was first seen
+    since: float  # when that was, in seconds of the monotonic clock
 
 
 class Display:
@@ -56,7 +66,7 @@ class Display:
         self._before = {run_id: _record_time(runs_dir, run_id) for run_id, _ in runs}
         self._ended: set[str] = set()
         self._shown, self._total = shown, total or len(self._runs)
-        self._tasks: dict[str, tuple[str, TaskID]] = {}
+        self._tasks: dict[str, _Shown] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh_until_stopped, daemon=True)
         self._started = time.monotonic()
@@ -94,7 +104,7 @@ class Display:
     def _show_end(self, run_id: str, title: str) -> None:
         self._ended.add(run_id)
         if run_id in self._tasks:
-            self._bars.remove_task(self._tasks.pop(run_id)[1])
+            self._bars.remove_task(self._tasks.pop(run_id).task)
         try:
             said = outcome(read_record(self._runs_dir, run_id))
         except UnreadableError as error:
@@ -108,13 +118,22 @@ class Display:
             state = {key: written[key] for key in ("stage", "done", "total", "note")}
         except (OSError, ValueError, LookupError, TypeError):  # removed meanwhile, or damaged
             return
-        stage, task = self._tasks.get(run_id, ("", None))
-        if task is None or stage != state["stage"]:  # a new stage starts its clock anew
-            if task is not None:
-                self._bars.remove_task(task)
-            task = self._bars.add_task(f"{title}: {state['stage']}", note="")
-            self._tasks[run_id] = (state["stage"], task)
-        self._bars.update(task, completed=state["done"], total=state["total"] or None, note=state["note"])
+        done, total, now = state["done"], state["total"], time.monotonic()
+        shown = self._tasks.get(run_id)
+        if shown is None or shown.stage != state["stage"]:  # a new stage starts its clock anew
+            if shown is not None:
+                self._bars.remove_task(shown.task)
+            shown = _Shown(state["stage"], self._bars.add_task(f"{title}: {state['stage']}", note=""), done, now)
+            self._tasks[run_id] = shown
+        note = "  ".join(filter(None, (_left(shown, done, total, now), state["note"])))
+        self._bars.update(shown.task, completed=done, total=total or None, note=note)
+
+
+def _left(shown: _Shown, done: int, total: int, now: float) -> str:
+    """Say how long the stage will take from now, if it goes on as it has gone since it was first seen."""
+    if done <= shown.done or not total:
+        return ""
+    return f"{_clock((now - shown.since) / (done - shown.done) * (total - done))} left"
 
 
 def outcome(record: Record | None) -> str:

@@ -82,6 +82,8 @@ def workers(master: DictConfig, runs: Sequence[Planned] = ()) -> Workers:
         runs: empty where they are not known.
     """
     asked = OmegaConf.select(master, "launch.workers")
+    if asked is None and _streamed(runs):
+        asked = 1  # each worker would make an LM pass of its own
     launcher = master.hydra.launcher
     found = workers_of(launcher, master.threads, asked)
     if not runs:
@@ -91,6 +93,11 @@ def workers(master: DictConfig, runs: Sequence[Planned] = ()) -> Workers:
         largest = max(planned_memory(run.job) for run in runs)
         useful = min(useful, max(1, int(_MEMORY_SHARE * machine_memory() / largest)))
     return found if useful == found.count else workers_of(launcher, master.threads, useful)  # fewer share the CPUs
+
+
+def _streamed(runs: Sequence[Planned]) -> bool:
+    """Tell whether the runs train on activations that come straight from the LM (cache.mode=stream)."""
+    return any(isinstance(run.job, Job) and run.job.spec.activations.stream is not None for run in runs)
 
 
 def launch(
@@ -161,7 +168,7 @@ def _start(
     count, threads = workers(master, left[:1] if alone else left)
     limit_joblib_processes(launcher, count, apart)
     work = (folder / f"work-{number}.json").absolute()
-    share = OmegaConf.select(master, "launch.share") or 1
+    share = len(left) if _streamed(left) else OmegaConf.select(master, "launch.share") or 1
     jobs = [[*_shared_overrides(master), f"launch.work={quoted(str(work))}"]] * count
     try:
         write_work(work, folder.name, share, [_settings(run, threads) for run in left])

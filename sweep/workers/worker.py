@@ -149,7 +149,10 @@ def _same_batches(one: AnyJob, other: AnyJob) -> bool:
 
 
 def _batches_of(job: Job) -> tuple[Any, ...]:
-    return job.spec.activations, job.spec.seed, job.spec.train.batch_size, job.device, job.cache_dir
+    key, common = job.spec.activations, (job.spec.train.batch_size, job.device, job.cache_dir)
+    if key.stream is not None:  # one feed serves all layers, and trainings of all seeds
+        return replace(key, layer=0), *common
+    return key, job.spec.seed, *common
 
 
 def _carry_out(jobs: Sequence[AnyJob]) -> dict[str, str]:

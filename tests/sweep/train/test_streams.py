@@ -11,7 +11,7 @@ import torch
 from sae_core.arms import DenseTied, Dynamic, Expander
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.loop import Stopped, train, training
-from sweep.train.streams import BatchRequest, Stream, drive
+from sweep.train.streams import BatchRequest, JointRequest, Stream, drive
 
 CPU = torch.device("cpu")
 RECIPE = TrainConfig(steps=120, batch_size=32, resample_min_steps=40, checkpoint_every=50)
@@ -132,3 +132,30 @@ def test_an_interrupt_passes_through_and_closes_every_training():
     with pytest.raises(KeyboardInterrupt):
         drive([trainee("a"), trainee("b")])
     assert sorted(closed) == ["a", "b"]
+
+
+def test_joint_work_is_done_once_for_all_who_ask_after_the_last_batch():
+    done = []
+
+    def do(of, parts):
+        done.append((of, list(parts)))
+        if "bad" in parts:
+            raise ValueError("it cannot be done")
+
+    one, other, pool = object(), object(), Pool()
+
+    def run(name, of, steps):
+        for step in range(steps):
+            yield BatchRequest(stream(pool), step)
+        assert not done, "somebody still wants batches"
+        try:
+            yield JointRequest(do, of, name)
+        except ValueError as error:
+            return f"{name}: {error}"
+        return name
+
+    ended = drive([run("a", one, 3), run("b", other, 0), run("c", one, 9)])
+    assert ended == ["a", "b", "c"] and sorted(parts for _, parts in done) == [["a", "c"], ["b"]]
+    done.clear()
+    assert drive([run("a", one, 1), run("bad", one, 1)]) == ["a: it cannot be done", "bad: it cannot be done"]
+    assert len(done) == 1
