@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from analysis.read.remote import remote_records
-from analysis.read.sources import EMBEDDED, NoRunsError, Remote, Source, named
+from analysis.read.sources import SHIPPED, NoRunsError, Remote, Source, named
 from sweep.store.records import COMPLETE, Record, iterate_records, parse_record
 
 PACKED = ".jsonl.gz"
@@ -26,8 +26,8 @@ def read_records(source: Source) -> list[Record]:
     Records that cannot be read are left out and named on standard error; failed runs are left out and counted there.
 
     Args:
-        source: a folder of runs, a file that `python -m analysis pack` wrote, "embedded" for the file of the package,
-            or a project in Weights & Biases.
+        source: a folder of runs, a file that `python -m analysis pack` wrote, one of SHIPPED for a file of the
+            package, or a project in Weights & Biases.
 
     Raises:
         NoRunsError: there is no such folder or file, or no complete run in it.
@@ -57,9 +57,10 @@ def _all_records(source: Source) -> Iterator[tuple[str, Record | None]]:
     if isinstance(source, Remote):
         yield from remote_records(source)
         return
-    path = data_file(EMBEDDED + PACKED) if str(source) == EMBEDDED else Path(source)
-    if str(source) == EMBEDDED and not path.is_file():
-        raise NoRunsError(f"--runs {EMBEDDED}: this copy of the project ships no records; name a folder of runs")
+    shipped = str(source) in SHIPPED
+    path = data_file(f"{source}{PACKED}") if shipped else Path(source)
+    if shipped and not path.is_file():
+        raise NoRunsError(f"--runs {source}: this copy of the project ships no records; name a folder of runs")
     if path.is_dir():
         for file, record in iterate_records(path):
             yield str(file), record

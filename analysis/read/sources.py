@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-EMBEDDED = "embedded"  # the source that ships with the project: records of the embedded LM
+# The sources that ship with the project: records of the embedded LM, and of SmolLM2-135M.
+SHIPPED = ("embedded", "smollm2")
 URL = "url"  # the key of a run's page in Weights & Biases, in a record read from there
 
 
@@ -30,7 +31,7 @@ class Remote(NamedTuple):
         return f"{self.project}, group {' '.join(self.groups)}" if self.groups else self.project
 
 
-Source = str | Path | Remote  # a folder of runs, a packed file of records, EMBEDDED, or a project in Weights & Biases
+Source = str | Path | Remote  # a folder of runs, a packed file of records, one of SHIPPED, or a project in Weights & Biases
 
 
 def named(source: Source) -> str:

@@ -19,9 +19,10 @@ from sweep.plan.footprint import (
     clean_pass_is_kept,
     held_out_tokens,
     job_shape,
-    lm_size,
+    kept_logits_bytes,
     recovery_memory,
     run_memory,
+    size_of,
 )
 from sweep.plan.past import Evaluations, Past, counted_records, read_past
 from sweep.plan.steps import (
@@ -124,7 +125,7 @@ def pass_seconds(job: Job, layers: Sequence[int], basis: Basis) -> float:
     The pass is over the training and the held-out text, up to the deepest layer. Baselines are three passes over the
     held-out text for each layer, from the layer up.
     """
-    size, info = lm_size(job.info.folder, job.info.d_model), job.info
+    size, info = size_of(job), job.info
     to_last_layer = size.blocks * (max(layers) + 1) / info.n_layers  # multiply-adds a token
     captured = (captured_tokens(job) + held_out_tokens(job)) * to_last_layer
     baselines = 3 * held_out_tokens(job) * sum(_products_above(size, job, layer) for layer in layers)
@@ -185,11 +186,12 @@ def _ratio_to_work(job: Job, measured: frozenset[str], setup: Setup, runs: Evalu
 
 def _evaluation_by_work(job: Job, shape: StepShape, measured: frozenset[str], setup: Setup, basis: Basis) -> float:
     """Return the seconds of an evaluation as its work and the LM's size predict them."""
-    tokens, size = held_out_tokens(job), lm_size(job.info.folder, job.info.d_model)
+    tokens, size = held_out_tokens(job), size_of(job)
     sae_work = evaluation_work(shape.layout, shape.k, measured, tokens, size.vocabulary)
     readings = len(measured - {EXAMINED, NOVELTY, CONTEXTS})
-    # The LM runs from the layer up once for each reading, and once more where its clean pass is not remembered.
-    passes = readings + (readings > 0 and not clean_pass_is_kept(job, size))
+    # The LM runs from the layer up once for each reading, and once more where its clean logits are not kept.
+    kept = clean_pass_is_kept(job, size) or kept_logits_bytes(job, size) > 0
+    passes = readings + (readings > 0 and not kept)
     lm = passes * tokens * _products_above(size, job, job.axes["layer"]) / _lm_rate(job, basis)
     return _FIXED + sae_work * _measured_over_predicted(setup, basis) + lm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -66,16 +67,17 @@ def run_memory(job: Job, cuda: bool) -> Memory:
 
     Of training and of the comparison of atoms only the larger need counts, because one comes after the other.
     """
-    size, shape = lm_size(job.info.folder, job.info.d_model), job_shape(job)
+    size, shape = size_of(job), job_shape(job)
     width = DTYPES[job.model.dtype].itemsize
-    # An LM that is not in float32 by its own choice is also loaded in float32, once.
-    lm = size.parameters * (width + 4 if job.model.auto_dtype and width < 4 else width)
+    # An LM that runs in bfloat16 because that is faster is also loaded in float32, once; its file is mapped meanwhile.
+    lm = size.parameters * (width + 8 if job.model.auto_dtype and width < 4 else width)
     together = batch_size_within(job.model.batch_size, job.model.window, size.vocabulary, width)
     batch_logits = together * job.model.window * size.vocabulary * width
     kept_logits = held_out_tokens(job) * size.vocabulary * width if clean_pass_is_kept(job, size) else 0
     pairs = min(_ATOM_PAIRS, 12 * shape.layout.n_latents**2)
     work = lm + kept_logits + _LOGIT_COPIES * batch_logits + max(training_bytes(shape), pairs)
-    pool = 2 * job.spec.activations.tokens * job.info.d_model  # mapped from the cache
+    key = job.spec.activations
+    pool = 2 * key.tokens * job.info.d_model if key.stream is None else 0  # mapped from the cache
     if cuda:
         return Memory(_WORKER + 2 * _CUDA_CONTEXT + pool, _CUDA_CONTEXT + work)
     return Memory(_WORKER + pool + work, 0)
@@ -100,6 +102,25 @@ def clean_pass_is_kept(job: Job, size: LMSize) -> bool:
     """Tell whether the clean pass will be remembered, as `sweep.measures.clean.CleanPass` decides it."""
     a_token = (job.info.d_model + size.vocabulary) * DTYPES[job.model.dtype].itemsize
     return held_out_tokens(job) * a_token <= CleanPass.KEPT_BYTES
+
+
+def size_of(job: Job) -> LMSize:
+    """Return the sizes of the job's LM."""
+    return lm_size(job.info.folder, job.info.d_model)
+
+
+def kept_logits_bytes(job: Job, size: LMSize) -> int:
+    """Return the bytes of the unchanged LM's held-out logits that are kept on disk, 0 where none are."""
+    logits = held_out_tokens(job) * size.vocabulary * DTYPES[job.model.dtype].itemsize
+    return 0 if clean_pass_is_kept(job, size) or logits > job.logits_bytes else logits
+
+
+def streamed_memory(jobs: Sequence[Job]) -> int:
+    """Return the bytes that one worker has resident at most which trains all of these together (cache.mode=stream)."""
+    largest = max(map(planned_memory, jobs))
+    each = [training_bytes(job_shape(job)) for job in jobs]
+    buffer = max((job.spec.activations.stream or 0) * job.info.d_model * len(job.layers_together) for job in jobs)
+    return largest + sum(each) - max(each) + 8 * buffer  # a buffer as it is captured and as it is stored
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from sweep.jobs.job import Job
 from sweep.machine.process import machine_memory
 from sweep.machine.workers import Workers
 from sweep.plan.estimate import Basis, Estimate, captured_tokens, pass_seconds
-from sweep.plan.footprint import planned_storage
+from sweep.plan.footprint import kept_logits_bytes, planned_storage, size_of, streamed_memory
 from sweep.plan.plan import Plan
 from sweep.plan.rows import Row
 from sweep.store.human_size import human_size
@@ -40,7 +40,7 @@ def passes_of(rows: Sequence[Row], basis: Basis) -> list[LMPass]:
         job = row.job
         if isinstance(job, Job) and row.to_be_trained:
             key = job.spec.activations
-            if key.stream is not None or not (job.cache_dir / key.name).is_dir():
+            if _is_streamed(job) or not (job.cache_dir / key.name).is_dir():
                 text = replace(key, layer=0), job.cache_dir
                 lacking.setdefault(text, {}).setdefault(key.layer, job)
                 saes[text] = saes.get(text, 0) + 1
@@ -66,9 +66,11 @@ def totals(plan: Plan, rows: Sequence[Row], passes: Sequence[LMPass], workers: W
     if not estimates:
         return
     yield _work_line(estimates, passes, workers, threads)
-    yield from _memory_lines(estimates, workers)
-    if any(isinstance(row.job, Job) for row in rows):  # synthetic experiments need no LM
+    yield from _memory_lines(rows, workers)
+    measured = [row.job for row in rows if isinstance(row.job, Job) and row.estimate is not None]
+    if measured:  # synthetic experiments need no LM
         yield from _cache_lines(passes)
+        yield from _logit_lines(measured)
     saes = [row.job for row in rows if isinstance(row.job, Job) and row.to_be_trained]
     if saes:
         yield _files_line(saes, workers)
@@ -84,8 +86,20 @@ def _work_line(estimates: Sequence[Estimate], passes: Sequence[LMPass], workers:
     return f"work: about {duration(training + evaluation + capture)} ({parts}); done in {duration(wall)} with {team}"
 
 
-def _memory_lines(estimates: Sequence[Estimate], workers: Workers) -> Iterator[str]:
+def _logit_lines(jobs: Sequence[Job]) -> Iterator[str]:
+    """Say how much disk the untouched LM's logits take."""
+    kept = {(job.spec.activations.lm, job.cache_dir): kept_logits_bytes(job, size_of(job)) for job in jobs}
+    if total := sum(kept.values()):
+        yield f"held-out logits of the untouched LM, kept in cache_dir once they are made: {human_size(total)}"
+
+
+def _memory_lines(rows: Sequence[Row], workers: Workers) -> Iterator[str]:
+    estimates = [row.estimate for row in rows if row.estimate is not None]
     most, there = max(estimate.memory for estimate in estimates), machine_memory()
+    if streamed := [
+        row.job for row in rows if isinstance(row.job, Job) and row.to_be_trained and _is_streamed(row.job)
+    ]:
+        most = max(most, streamed_memory(streamed))
     together = most * min(workers.count, len(estimates))
     warning = "" if together <= there else "; WARNING: the workers need more than there is"
     yield (
@@ -104,15 +118,19 @@ def _cache_lines(passes: Sequence[LMPass]) -> Iterator[str]:
     for job, layers, n_bytes, seconds, saes in passes:
         which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {job.labels['model']}"
         text = f"{job.spec.activations.tokens:,} tokens of {job.labels['corpus']}"
-        if job.spec.activations.stream is None:
+        if not _is_streamed(job):
             yield f"LM pass: {which}, {text}: {duration(seconds)}, {human_size(n_bytes)}"
         else:
             yield from _streamed_lines(which, text, job, n_bytes, seconds, saes)
-    stored = [lm_pass for lm_pass in passes if lm_pass.job.spec.activations.stream is None]
+    stored = [lm_pass for lm_pass in passes if not _is_streamed(lm_pass.job)]
     for folder in dict.fromkeys(lm_pass.job.cache_dir for lm_pass in stored):
         total = sum(lm_pass.bytes for lm_pass in stored if lm_pass.job.cache_dir == folder)
         made_of = f"{human_size(2 * total)} while they are made"  # their parts, and they themselves
         yield f"activation cache: {human_size(total)} more, {made_of}; {_free_space(2 * total, 'cache_dir', folder)}"
+
+
+def _is_streamed(job: Job) -> bool:
+    return job.spec.activations.stream is not None
 
 
 def _streamed_lines(which: str, text: str, job: Job, n_bytes: int, seconds: float, saes: int) -> Iterator[str]:

@@ -27,7 +27,7 @@ from sweep.lm.dtype import FLOAT32
 from sweep.lm.model import load_lm
 from sweep.machine.gpus import device_from
 from sweep.measures.baselines import Baselines, baselines
-from sweep.measures.clean import CleanPass
+from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.measures.config import EvaluationError
 from sweep.measures.rounding import float32_cross_entropy
 from sweep.run.examine import examine
@@ -237,7 +237,7 @@ def _about_dtype(job: Job, base: Baselines, device: torch.device, say: RunProgre
         exact = float32_cross_entropy(
             lambda: load_lm(replace(job.model, dtype=FLOAT32), job.info, device),
             held_out_of(job),
-            job.model.batch_size,
+            batch_size_within(job.model.batch_size, job.model.window, job.info.vocabulary, 4),
             job.cache_dir / "baselines",
             job.spec.activations.lm,
         )
