@@ -42,6 +42,12 @@ def infer_by(sae: SAE, name: str) -> SAE:
     return sae.with_encoder(encoder)
 
 
+def read_alike(sae: SAE, one: str, other: str) -> bool:
+    """Tell whether two ways to read codes are the same for this SAE, such as its own pursuit by its name."""
+    a, b = infer_by(sae, one).encoder, infer_by(sae, other).encoder
+    return a is b or (isinstance(a, ByPursuit) and isinstance(b, ByPursuit) and a.name == b.name)
+
+
 def _one_shot(sae: SAE) -> TiedTopK | OwnTopK:
     """Return the encoder of the inference `topk`."""
     encoder = _without_refit(sae.encoder)

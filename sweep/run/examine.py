@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from sae_core import theory
 from sae_core.activity import Activity, activity_measures, support_measures
 from sae_core.comparison import cosine_matches, novelty
-from sae_core.inference import ENCODER
+from sae_core.inference import ENCODER, read_alike
 from sae_core.sae import SAE
 from sweep.jobs.job import Job
 from sweep.measures.baselines import Baselines
@@ -76,34 +77,47 @@ def _measure_readings(
     job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress
 ) -> Trainee[None]:
     measured = record.setdefault("inference", {})
-    asked = [name for name in job.spec.eval.inference if "metrics" not in measured.get(name, {})]
     readings: list[Reading] = []
-    for name in asked:
+    alike: dict[str, str] = {}  # readings that are another one by another name
+    for name in (name for name in job.spec.eval.inference if "metrics" not in measured.get(name, {})):
         if name == ENCODER and record["metrics"]:
             continue
+        done = [known for known, found in measured.items() if "metrics" in found]
         try:
-            readings.append(Reading(sae, name, base, clean.positions.mask_policy))
+            earlier = [*done, *(reading.inference for reading in readings)]
+            same = next((known for known in earlier if read_alike(sae, name, known)), None)
+            if same is None:
+                readings.append(Reading(sae, name, base, clean.positions.mask_policy))
+            else:
+                alike[name] = same
         except (EvaluationError, IndexError, RuntimeError) as error:
             measured[name] = _failed(job, error)
-    if not readings:
-        return
+    if readings:
+        yield from _read_together(job, clean, readings, record, say)
+    for reading in readings:
+        try:
+            measured[reading.inference] = reading.result()
+        except (EvaluationError, IndexError, RuntimeError) as error:
+            measured[reading.inference] = _failed(job, error)
+    for name, same in alike.items():
+        measured[name] = deepcopy(measured[same])
+
+
+def _read_together(
+    job: Job, clean: CleanPass, readings: list[Reading], record: Record, say: RunProgress
+) -> Trainee[None]:
+    """Have the readings measured, with those of other runs, and put into the record how the LM was run for it."""
     said = f"evaluation: {', '.join(reading.inference for reading in readings)}"
     request = ReadingRequest(readings, lambda done, total: say(said, done, total))
     yield JointRequest(measure_together, clean, request)
     whole = clean.lm.why_whole(clean.layer)
     record["lm"] = {**record.get("lm", {}), "dtype": job.model.dtype, "pass": WHOLE if whole else FROM_HOOK}
     if whole:
-        launch = job.runs_dir / "launches" / job.launch
         say_once(
-            launch,
+            job.runs_dir / "launches" / job.launch,
             f"warning: {job.model.label} cannot be entered after block {clean.layer} ({whole}), so that all of it runs "
             "for each measure",
         )
-    for reading in readings:
-        try:
-            measured[reading.inference] = reading.result()
-        except (EvaluationError, IndexError, RuntimeError) as error:
-            measured[reading.inference] = _failed(job, error)
 
 
 def _failed(job: Job, error: Exception) -> dict[str, str]:

@@ -63,3 +63,15 @@ def test_runs_that_train_together_are_measured_together(job_of, joined, tmp_path
         alone = carry_out(job_of("alone", f"d={job.axes['d']}", "eval.inference=[encoder,refit]"))
         ours = carry_out(job)
         assert figures(ours) == figures(alone) and ours["metrics"]["fvu"] == alone["metrics"]["fvu"]
+
+
+def test_a_pursuit_that_is_the_sae_s_own_encoder_is_measured_once_under_both_names(job_of, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        examine, "Reading", lambda sae, name, *rest: made.append(name) or measures.Reading(sae, name, *rest)
+    )
+    record = carry_out(job_of("runs", "sae.encoder=mp_refit", "eval.inference=[encoder,mp_refit,omp,topk]"))
+    assert made == ["encoder", "omp", "topk"]
+    assert record["inference"]["mp_refit"] == record["inference"]["encoder"] != record["inference"]["omp"]
+    record = carry_out(job_of("runs", "d=5", "eval.inference=[encoder,topk]"))
+    assert made[3:] == ["encoder"] and record["inference"]["topk"] == record["inference"]["encoder"]
