@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+import sweep.launch  # noqa: F401  registers what configs resolve
 from sae_core.arms import Expander
 from sweep.activations.cache import CacheKey
 from sweep.activations.capture import ensure_pools
@@ -279,7 +280,7 @@ def main(names: list[str]) -> None:
         made = "\n".join(PARTS[name]())
         print(made, flush=True)
         done |= sections(made)
-    RESULTS.write_text(HEAD + "\n".join(done.values()))
+        RESULTS.write_text(HEAD + "\n".join(done.values()))
 
 
 if __name__ == "__main__":
