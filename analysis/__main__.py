@@ -17,7 +17,8 @@ _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
 _STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # command with --x and --y: its default x
 _EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or a word for records that ship
-with the project: {SHIPPED[0]} (the LM that ships too) or {SHIPPED[1]} (SmolLM2-135M). `python -m analysis NAME --help` shows a command's options."""
+with the project: {SHIPPED[0]} (the LM that ships too) or {SHIPPED[1]} (SmolLM2-135M).
+`python -m analysis NAME --help` shows a command's options."""
 
 _ARMS_HELP = """arms to show, * allowed (default: those that can be read together; for the frontier these are expander,
 dense_matched, dense_tied, dense_warmtied, pca and the best other support)"""
@@ -177,7 +178,8 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
 
 
 def _source_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, {' or '.join(SHIPPED)} (default: runs)")
+    shipped = " or ".join(SHIPPED)
+    command.add_argument("--runs", default="runs", help=f"folder of runs, packed file, {shipped} (default: runs)")
     command.add_argument("--wandb", metavar="ENTITY/PROJECT", help="read runs from Weights & Biases instead")
     command.add_argument(
         "--group", nargs="+", default=[], metavar="SWEEP", help="with --wandb: only runs of these sweeps"

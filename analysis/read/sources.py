@@ -31,7 +31,7 @@ class Remote(NamedTuple):
         return f"{self.project}, group {' '.join(self.groups)}" if self.groups else self.project
 
 
-Source = str | Path | Remote  # a folder of runs, a packed file of records, one of SHIPPED, or a project in Weights & Biases
+Source = str | Path | Remote  # a folder of runs, a packed file of records, one of SHIPPED, or a project of W&B
 
 
 def named(source: Source) -> str:

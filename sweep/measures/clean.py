@@ -8,11 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sweep.activations.logits import KeptLogits
 from sweep.corpus.windows import Windows
 from sweep.lm.model import LM
 from sweep.measures.losses import cross_entropies, log_normalisers
 from sweep.measures.positions import ALL, Positions
+
+Keep = Callable[[int, Callable[[], Tensor]], Tensor]
 
 _CPU = torch.device("cpu")
 LOGIT_BYTES = 1 << 28  # the most bytes of the logits of the windows that go through the LM together
@@ -98,7 +99,8 @@ class CleanPass:
         batch_size: windows that go through the LM together.
         positions: which tokens are replaced and measured.
         device: where all of it is computed.
-        logits: keeps the unchanged LM's logits on disk; None to make them whenever they are asked for.
+        keep: (the batch's number, a function that makes its clean logits) -> the logits, made or read from where they
+            are kept; None to make them whenever they are asked for.
     """
 
     KEPT_BYTES = 1 << 28
@@ -112,9 +114,9 @@ class CleanPass:
         batch_size: int,
         positions: Positions = ALL,
         device: torch.device = _CPU,
-        logits: KeptLogits | None = None,
+        keep: Keep | None = None,
     ):
-        self._lm, self._hidden, self._logits, self.device = lm, hidden, logits, device
+        self._lm, self._hidden, self._keep, self.device = lm, hidden, keep, device
         self.layer, self.windows, self.batch_size, self.positions = layer, windows, batch_size, positions
         self._kept: dict[int, CleanBatch] = {}
 
@@ -129,10 +131,9 @@ class CleanPass:
 
     def clean_logits(self, start: int, batch: CleanBatch) -> Tensor:
         """Return the unchanged LM's logits on the batch that starts at window `start`."""
-        if self._logits is None:
+        if self._keep is None:
             return batch.logits_with(batch.hidden)
-        kept = self._logits.of(start // self.batch_size, lambda: batch.logits_with(batch.hidden))
-        return kept.to(self.device)
+        return self._keep(start // self.batch_size, lambda: batch.logits_with(batch.hidden)).to(self.device)
 
     def __iter__(self) -> Iterator[CleanBatch]:
         """Yield all batches, in the order of the windows."""

@@ -178,8 +178,8 @@ def _clean_pass(
     logits: Path | None,
 ) -> CleanPass:
     lm, together = partial(_usable, model, info, device), _together(model, info, held_out)
-    kept = None if logits is None else KeptLogits(logits)
-    return CleanPass(lm, layer, held_out, activations.of, together, positions, device, kept)
+    keep = None if logits is None else KeptLogits(logits).of
+    return CleanPass(lm, layer, held_out, activations.of, together, positions, device, keep)
 
 
 def _together(model: ModelConfig, info: ModelInfo, windows: Windows) -> int:

@@ -64,8 +64,8 @@ class Bench:
         self.layer, self.dtype = layer, dtype
         together = batch_size_within(BATCH, WINDOW, job.info.vocabulary, DTYPES[dtype].itemsize)
         hidden = hidden_of(self.lm, layer, self.windows, BATCH)
-        kept = None if logits is None else KeptLogits(logits)
-        self.clean = CleanPass(lambda: self.lm, layer, self.windows, hidden, together, logits=kept)
+        keep = None if logits is None else KeptLogits(logits).of
+        self.clean = CleanPass(lambda: self.lm, layer, self.windows, hidden, together, keep=keep)
         self._plain()  # the first pass is slower
 
     def _plain(self) -> None:
