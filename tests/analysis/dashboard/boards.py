@@ -51,10 +51,10 @@ def two_launches(folder):
 def make_dashboard(runs, *arguments):
     """Call the command; return the workspace and the report that it writes."""
     assert main([*arguments, "--runs", str(runs), "--out", str(runs.parent / "out")]) == 0
-    return written(runs)
+    return read_files(runs)
 
 
-def written(runs):
+def read_files(runs):
     """Return the workspace and the report that the command wrote."""
     return [json.loads((runs.parent / "out" / f"{name}.json").read_text()) for name in ("workspace", "report")]
 
