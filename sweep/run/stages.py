@@ -219,7 +219,8 @@ def _about(pool: Pool | FedPool, folder: Path) -> dict[str, Any]:
     if pool.norms is None:
         return about
     if (outliers := pool.norms.in_words()) is not None:
-        log(folder, f"{outliers}; left out")
+        used = "in the first buffer" if isinstance(pool, FedPool) else f"trained on {pool.tokens:,}"
+        log(folder, f"{outliers}; {used}")
     return about | {"norms": pool.norms._asdict()}
 
 

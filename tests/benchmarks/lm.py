@@ -154,8 +154,8 @@ def readings() -> Iterator[str]:
     yield "| dtype | layer | windows | SAEs | readings each | clean logits | in all | each reading after the first |"
     yield "|---|---|---|---|---|---|---|---|"
     one, four = ["encoder"], ["encoder", "topk", "refit", "mp_refit"]
-    cases = [("float32", LAYER, 50, False), ("bfloat16", LAYER, 50, False), ("bfloat16", LAYER, 50, True)]
-    cases += [("bfloat16", LAYER, 25, False), ("bfloat16", 6, 25, False), ("bfloat16", 24, 25, False)]
+    cases = [("float32", LAYER, 32, False), ("bfloat16", LAYER, 32, False), ("bfloat16", LAYER, 32, True)]
+    cases += [("bfloat16", LAYER, 16, False), ("bfloat16", 6, 16, False), ("bfloat16", 24, 16, False)]
     for name, layer, windows, kept in cases:
         with TemporaryDirectory() as folder:
             bench = Bench(name, windows, layer, Path(folder) if kept else None)

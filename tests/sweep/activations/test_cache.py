@@ -93,7 +93,7 @@ def test_bfloat16_entries_give_bfloat16_rows(tmp_path, lm_and_windows):
 
 
 def test_a_change_of_any_field_of_the_key_gives_another_entry():
-    values = {**KEY.__dict__, "outlier_norm": 5.0}
+    values = {**KEY.__dict__, "outlier_norm": 5.0, "stream": 100}
     others = [replace(KEY, **{f: v + (1 if isinstance(v, int | float) else "x")}) for f, v in values.items()]
     assert len({KEY.name, *(o.name for o in others)}) == len(others)  # may_widen changes no name
     assert replace(KEY, may_widen=True).name == KEY.name
