@@ -73,7 +73,7 @@ bench: ## kernels, training steps and pursuits beside sae-lens, sparsify and sci
 bench-sweeps: $(INSTALLED) ## what launching costs: overhead, asking again, workers, shared passes (15 minutes)
 	$(BIN)/python -m tests.benchmarks.sweeps
 
-bench-lm: smollm2 ## what the LM costs: its pass, what is done once per layer, each reading (SmolLM2; 15 minutes)
+bench-lm: smollm2 ## what the LM costs: its pass, what is done once per layer, each reading (SmolLM2)
 	$(BIN)/python -m tests.benchmarks.lm
 
 format: $(INSTALLED) ## let ruff tidy the code

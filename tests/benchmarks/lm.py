@@ -1,6 +1,6 @@
 """Measure what the LM costs: its pass over text, what is done once per layer, and each reading of an SAE.
 
-    python -m tests.benchmarks.lm [pass|once|readings|dtype|resume|embedded ...]     about 15 minutes in all
+    python -m tests.benchmarks.lm [pass|once|readings|dtype|resume|embedded ...]
 
 Times are given as ratios to P: one plain forward pass of the whole LM over the same held-out windows, in the same dtype
 and the same run. Writes tests/benchmarks/results/lm.md. The LM is SmolLM2-135M (`make smollm2`), block 12.
