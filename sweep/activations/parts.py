@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]  # called with (tokens done, tokens in all
 
 
 class Wanted(NamedTuple):
-    """What one entry needs of the pass."""
+    """What an LM pass is to capture for one entry of the cache: a layer's activations, and how they are stored."""
 
     entry: str  # the name of the entry's folder
     layer: int
