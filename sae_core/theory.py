@@ -178,6 +178,7 @@ class _AtomSets:
     def __init__(self, support: Tensor, active: Tensor, d_in: int, rng: np.random.Generator):
         self.support, self.d_in, self.rng = support, d_in, rng
         self.active = active.cpu()[torch.from_numpy(rng.permutation(len(active))[: 2 * SAMPLE])]
+        self._drawn = self._draw(min(2 * active.shape[1], len(support)))
 
     def deficits(self) -> dict[str, Value]:
         """Measure the deficits of sets of k atoms: mean, 95th percentile and largest."""
@@ -201,9 +202,16 @@ class _AtomSets:
         return found
 
     def _random(self, size: int, more: int = 0) -> Tensor:
-        """Draw sets of `size` + `more` atoms, each atom equally likely: (sets, size + more)."""
+        """Return sets of `size` + `more` atoms, each atom equally likely: (sets, size + more).
+
+        Smaller sets are parts of the larger ones, so that atoms are drawn once for all sizes.
+        """
+        return self._drawn[:, : size + more]
+
+    def _draw(self, size: int) -> Tensor:
+        """Draw sets of `size` different atoms in random order: (sets, size)."""
         keys = torch.from_numpy(self.rng.random((self._count(), len(self.support))))
-        return keys.topk(size + more, dim=1).indices
+        return keys.topk(size, dim=1).indices
 
     def _count(self) -> int:
         return max(1, min(SAMPLE, _CHUNK_VALUES // len(self.support)))

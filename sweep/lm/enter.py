@@ -71,11 +71,16 @@ def why_not_entered(whole: torch.Tensor, run_entered: Callable[[], torch.Tensor]
         found = run_entered()
     except Exception as error:  # whatever the model's code raises for what the stubs do not give it
         return first_line(error)
-    if whole.device.type == "cpu":
-        same = torch.equal(whole, found)
-    else:  # a GPU's kernels need not give the same bits twice
-        same = torch.allclose(whole.float(), found.float(), rtol=1e-3, atol=1e-3 * float(whole.float().abs().max()))
+    same = same_logits(whole, found)
     return None if same else "its later blocks use more of the earlier ones than the residual stream"
+
+
+def same_logits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two passes of a model gave the same: to the last bit on a CPU."""
+    if one.device.type == "cpu":
+        return torch.equal(one, other)
+    # A GPU's kernels need not give the same bits twice.
+    return torch.allclose(one.float(), other.float(), rtol=1e-3, atol=1e-3 * float(one.float().abs().max()))
 
 
 def hidden_at(block: nn.Module, run: Callable[[], Any]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 
 from sweep.lm.blocks import check_candidates, find_blocks, probe_tokens, stream_of
 from sweep.lm.causal import check_causal
-from sweep.lm.enter import Form, entered, forms_noted, hidden_at, why_not_entered
+from sweep.lm.enter import Form, entered, forms_noted, hidden_at, same_logits, why_not_entered
 from sweep.lm.errors import ModelError, first_line
 from sweep.lm.find import DTYPES, ModelConfig, ModelInfo
 from sweep.lm.outline import embedding_rows
@@ -104,6 +104,10 @@ class LM:
         """Return why `logits_from` runs the whole LM for this layer; None where it does not."""
         return self._entrance(layer).why_not
 
+    def uses_tokens(self, layer: int) -> bool:
+        """Tell whether the logits of `logits_from` may depend on more than `hidden` in this layer: on the token ids."""
+        return self._entrance(layer).uses_tokens
+
     @torch.inference_mode()
     def _entrance(self, layer: int) -> _Entrance:
         """Return how to enter the LM after block `layer`. A small pass finds it out, once."""
@@ -114,11 +118,13 @@ class LM:
             other = hidden.roll(1, dims=1)  # not what the blocks below give, so that nothing agrees by chance
             whole = self.logits(tokens, layer, lambda _: other)
 
-            def run() -> torch.Tensor:
+            def run(ids: torch.Tensor) -> torch.Tensor:
                 with entered(self.blocks, forms, other):
-                    return self._forward(tokens).logits
+                    return self._forward(ids).logits
 
-            self._entrances[layer] = _Entrance(forms, hidden.dtype, why_not_entered(whole, run))
+            why_not = why_not_entered(whole, lambda: run(tokens))
+            uses_tokens = why_not is not None or not same_logits(whole, run(tokens.flip(0, 1)))
+            self._entrances[layer] = _Entrance(forms, hidden.dtype, why_not, uses_tokens)
         return self._entrances[layer]
 
     def _forward(self, tokens: torch.Tensor):
@@ -155,6 +161,7 @@ class _Entrance(NamedTuple):
     forms: list[Form]  # the form of each skipped block's output
     dtype: torch.dtype  # of the residual stream
     why_not: str | None  # why it cannot be entered there; None if it can
+    uses_tokens: bool  # the blocks after it may see the token ids in some other way than in the residual stream
 
 
 class _PassEnded(Exception):

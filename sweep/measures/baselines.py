@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -81,15 +83,15 @@ def baselines(clean: CleanPass, mean: torch.Tensor, cache: Path, key: str) -> Ba
 def _measured(clean: CleanPass, mean: torch.Tensor) -> Baselines:
     mean = mean.to(clean.device)
     values = {"zero": torch.zeros_like(mean), "mean": mean}
-    clean_sum, costs = 0.0, {name: _Costs() for name in values}
-    for batch in clean:
-        unchanged = batch.clean.losses[batch.predicted].double()
-        clean_sum += float(unchanged.sum())
-        for name, value in values.items():
-            ablated = batch.logits_with(batch.replaced(value))
-            losses = cross_entropies(ablated, batch.tokens, log_normalisers(ablated))
-            costs[name].add(losses[batch.predicted].double(), unchanged)
-    count = costs["zero"].count
+    costs = {name: _Costs() for name in values}
+    predicted = torch.from_numpy(clean.windows.mask()[:, 1:])
+    unchanged = torch.cat([batch.clean.losses.cpu() for batch in clean])
+    alike = _windows_alike(clean)
+    for name, value in values.items():
+        for windows, losses in _ablated_losses(clean, alike, value):
+            counted = predicted[windows]
+            costs[name].add(losses[counted].double(), unchanged[windows][counted].double())
+    clean_sum, count = float(unchanged[predicted].double().sum()), costs["zero"].count
     found = Baselines(
         ce_clean=clean_sum / count,
         ce_zero=costs["zero"].total / count,
@@ -104,6 +106,45 @@ def _measured(clean: CleanPass, mean: torch.Tensor) -> Baselines:
                 f"layer={clean.layer}: {name} is {getattr(found, name)}: the LM's logits are not finite"
             )
     return found
+
+
+def _windows_alike(clean: CleanPass) -> list[list[int]]:
+    """Group the windows that are the same to the LM once their chosen tokens have one and the same activation.
+
+    If all tokens are chosen, all windows of a length are one group. If all but the first are, windows that begin with
+    the same token are, as a causal LM's activation there depends on nothing else.
+    """
+    if clean.lm.uses_tokens(clean.layer):
+        return [[window] for window in range(len(clean.windows.tokens))]
+    groups: dict[bytes, list[int]] = {}
+    for part in clean.parts():
+        batch = clean.batch(part)
+        left = batch.hidden.masked_fill((batch.chosen | ~batch.real)[..., None], 0).cpu()
+        masks = torch.stack([batch.chosen, batch.real], 1).cpu()
+        for window, hidden, mask in zip(range(part.start, part.stop), left, masks, strict=True):
+            seen = sha256(hidden.view(torch.uint8).numpy())
+            seen.update(mask.numpy())
+            groups.setdefault(seen.digest(), []).append(window)
+    return list(groups.values())
+
+
+def _ablated_losses(
+    clean: CleanPass, alike: list[list[int]], value: torch.Tensor
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yield (windows, the cross-entropy of each of their next tokens) with `value` at all chosen tokens.
+
+    One window of each group of `alike` goes through the LM; the losses are on the CPU (windows, length - 1).
+    """
+    tokens = torch.from_numpy(clean.windows.tokens)
+    for first in range(0, len(alike), clean.batch_size):
+        groups = alike[first : first + clean.batch_size]
+        hidden = torch.cat([clean.batch(slice(group[0], group[0] + 1)).replaced(value) for group in groups])
+        ids = tokens[[group[0] for group in groups]].to(clean.device)
+        logits = clean.lm.logits_from(ids, clean.layer, hidden)
+        normalisers = log_normalisers(logits)
+        for row, group in enumerate(groups):
+            shared = logits[row].expand(len(group), -1, -1), normalisers[row].expand(len(group), -1)
+            yield group, cross_entropies(shared[0], tokens[group].to(clean.device), shared[1]).cpu()
 
 
 class _Costs:

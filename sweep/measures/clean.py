@@ -56,14 +56,13 @@ class CleanBatch:
         not_ordinary: how many real tokens are not ordinary; None where that is not known.
     """
 
-    def __init__(self, owner: CleanPass, start: int):
-        part = slice(start, start + owner.batch_size)
+    def __init__(self, owner: CleanPass, part: slice):
         self.tokens = torch.from_numpy(owner.windows.tokens[part]).to(owner.device)
         self.real = torch.from_numpy(owner.windows.mask()[part]).to(owner.device)
         self.predicted = self.real[:, 1:]
         self.hidden = owner.hidden(part)
         self.chosen, self.not_ordinary = owner.positions.among(self.tokens, self.real, self.hidden)
-        self._owner, self._start = owner, start
+        self._owner, self._start = owner, part.start
 
     @property
     def h(self) -> Tensor:
@@ -135,10 +134,20 @@ class CleanPass:
             return batch.logits_with(batch.hidden)
         return self._keep(start // self.batch_size, lambda: batch.logits_with(batch.hidden)).to(self.device)
 
+    def batch(self, part: slice) -> CleanBatch:
+        """Return some windows, of which nothing is remembered."""
+        return CleanBatch(self, part)
+
+    def parts(self) -> Iterator[slice]:
+        """Yield which windows each batch holds."""
+        for start in range(0, len(self.windows.tokens), self.batch_size):
+            yield slice(start, min(start + self.batch_size, len(self.windows.tokens)))
+
     def __iter__(self) -> Iterator[CleanBatch]:
         """Yield all batches, in the order of the windows."""
-        for start in range(0, len(self.windows.tokens), self.batch_size):
-            batch = self._kept.pop(start, None) or CleanBatch(self, start)
+        for part in self.parts():
+            start = part.start
+            batch = self._kept.pop(start, None) or CleanBatch(self, part)
             yield batch
             if "clean" in vars(batch) and self._fits(batch):
                 self._kept[start] = batch

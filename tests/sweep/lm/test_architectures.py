@@ -57,7 +57,7 @@ def test_the_pass_from_the_hook_point_up_equals_the_whole_pass_to_the_last_bit(a
         hidden = lm.capture(ids, [layer])[layer]
         for given in (hidden, torch.zeros_like(hidden), hidden.flip(1)):
             assert torch.equal(lm.logits_from(ids, layer, given), lm.logits(ids, layer, lambda _, given=given: given))
-        assert lm.why_whole(layer) is None
+        assert lm.why_whole(layer) is None and not lm.uses_tokens(layer)
         assert torch.equal(lm.logits(ids, layer, lambda h: None), lm.logits_from(ids, layer, hidden))
 
 
@@ -69,6 +69,19 @@ def test_the_blocks_below_the_hook_point_do_not_run(loaded, ids):
     handles = [block.mlp.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, block in enumerate(lm.blocks)]
     lm.logits_from(ids, 1, hidden)
     assert ran == [2]
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_model_whose_later_blocks_look_at_the_token_ids_is_found_out(loaded, ids, monkeypatch):
+    lm, _ = loaded("mistral")
+    monkeypatch.setattr(lm, "_entrances", {})
+    embed, seen = lm.model.get_input_embeddings(), []
+    handles = [
+        embed.register_forward_hook(lambda _m, _i, output: seen.append(output)),
+        lm.blocks[2].register_forward_hook(lambda _m, _i, output: output + seen[-1]),  # as Gemma 3n's blocks do
+    ]
+    assert lm.uses_tokens(1) and lm.why_whole(1) is None
     for handle in handles:
         handle.remove()
 

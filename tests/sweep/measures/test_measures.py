@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -217,6 +220,43 @@ def test_with_sinks_only_ordinary_tokens_are_replaced_ablated_and_measured(setti
     assert of_all["tokens"] == windows.n_tokens and of_all["mask_policy"] == "all_tokens"
     assert of_all["not_ordinary_fraction"] == got["not_ordinary_fraction"]
     assert abs(of_all["ce_zero"] - got["ce_zero"]) > 1e-3 and of_all["fvu"] != pytest.approx(got["fvu"], rel=0.1)
+
+
+def windows_that_run(lm, do):
+    """Return how many windows go through the block above the hook point when `do` is called."""
+    ran = []
+    handle = lm.blocks[LAYER + 1].register_forward_hook(lambda _m, given, _o: ran.append(len(given[0])))
+    do()
+    handle.remove()
+    return sum(ran)
+
+
+def test_windows_that_an_ablation_makes_alike_run_once(setting, tmp_path, monkeypatch):
+    lm, windows, _ = setting
+    lm.why_whole(LAYER)
+    firsts = tuple(set(windows.tokens[:, 0].tolist()))
+    keep_firsts = Positions(OrdinaryTokens(firsts, float("inf")), all_tokens=False)
+    kept = [
+        tuple((at, int(t)) for at, t in enumerate(row[:length]) if t in firsts)
+        for row, length in zip(windows.tokens, windows.lengths, strict=True)
+    ]
+    # Activations that are left are alike only where all before them are left too, or at the first token.
+    alike = {(int(n), k if all(at == 0 for at, _ in k) else i) for i, (n, k) in enumerate(zip(windows.lengths, kept))}
+    count = len(kept)
+
+    def measured(name, positions):
+        return baselines(pass_of(lm, windows, 8, positions), torch.ones(32), tmp_path / name, "k")
+
+    assert windows_that_run(lm, lambda: measured("all", ALL)) == count + 2 * len(set(windows.lengths)) < 3 * count
+    runs = windows_that_run(lm, lambda: measured("firsts", keep_firsts))
+    assert runs == count + 2 * len(alike)
+    monkeypatch.setattr(lm, "uses_tokens", lambda layer: True)
+    assert windows_that_run(lm, lambda: measured("each", ALL)) == 3 * count
+    measured("each firsts", keep_firsts)
+    for name, positions in (("all", ALL), ("firsts", keep_firsts)):
+        each = measured("each" if positions is ALL else "each firsts", positions)
+        for field, value in asdict(each).items():
+            assert value == pytest.approx(asdict(measured(name, positions))[field], rel=1e-6)
 
 
 def test_nothing_fires_on_tokens_that_are_not_measured(setting):
