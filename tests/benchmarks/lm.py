@@ -1,6 +1,6 @@
 """Measure what the LM costs: its pass over text, what is done once per layer, and each reading of an SAE.
 
-    python -m tests.benchmarks.lm [pass|once|readings|dtype|resume|embedded ...]
+    python -m tests.benchmarks.lm [dtype|pass|resume|once|readings|vocabulary|embedded|sae_lens ...]
 
 Times are given as ratios to P: one plain forward pass of the whole LM over the same held-out windows, in the same dtype
 and the same run. Writes tests/benchmarks/results/lm.md. The LM is SmolLM2-135M (`make smollm2`), block 12.
@@ -12,16 +12,20 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import sweep.launch  # noqa: F401  registers what configs resolve
 from sae_core.arms import Expander
+from sae_core.kernels.reference import densify
+from sae_core.sae import SAE
 from sweep.activations.cache import CacheKey
 from sweep.activations.capture import ensure_pools
 from sweep.activations.logits import KeptLogits
@@ -29,14 +33,17 @@ from sweep.corpus.windows import Windows
 from sweep.jobs.build import build
 from sweep.jobs.job import Job
 from sweep.lm.dtype import bfloat16_speedup
-from sweep.lm.find import DTYPES, ModelConfig, find_model
+from sweep.lm.find import ModelConfig, find_model
 from sweep.lm.model import LM, load_lm
+from sweep.lm.ordinary import OrdinaryTokens, norms_of
+from sweep.lm.outline import embedding_rows
 from sweep.machine.process import prepare_process
 from sweep.measures.baselines import baselines
 from sweep.measures.clean import CleanPass, batch_size_within, hidden_of
 from sweep.measures.measures import Reading, ReadingRequest, measure_together
+from sweep.measures.positions import ALL, Positions
 from sweep.measures.rounding import _cross_entropy
-from sweep.run.loaded import held_out_of
+from sweep.run.loaded import held_out_of, tokenizer_of
 from tests.benchmarks.sweeps import sections
 from tests.sweep.world import composed
 
@@ -54,18 +61,24 @@ def seconds(do: Callable[[], object]) -> float:
 
 
 class Bench:
-    """An LM on held-out windows, beside its plain forward pass over them."""
+    """An LM on held-out windows, beside its plain forward pass over them.
 
-    def __init__(self, dtype: str, windows: int, layer: int = LAYER, logits: Path | None = None):
-        job = smollm2()
-        self.lm = loaded(dtype)
-        every = held_out_of(job)
-        self.windows = Windows(every.tokens[:windows], every.lengths[:windows])
-        self.layer, self.dtype = layer, dtype
-        together = batch_size_within(BATCH, WINDOW, job.info.vocabulary, DTYPES[dtype].itemsize)
-        hidden = hidden_of(self.lm, layer, self.windows, BATCH)
+    Args:
+        layer: the hook point is the residual stream after this block.
+        ordinary: replace and measure ordinary tokens, as `eval.tokens=ordinary` does; otherwise all.
+        logits: the folder in which clean logits are kept; None to make them anew.
+    """
+
+    def __init__(self, lm: LM, windows: Windows, layer: int, ordinary: bool = False, logits: Path | None = None):
+        self.lm, self.windows, self.layer = lm, windows, layer
+        rows = cast(int, embedding_rows(lm.model))
+        width = next(iter(lm.model.parameters())).itemsize
+        together = batch_size_within(BATCH, windows.tokens.shape[1], rows, width)
+        hidden = hidden_of(lm, layer, windows, BATCH)
         keep = None if logits is None else KeptLogits(logits).of
-        self.clean = CleanPass(lambda: self.lm, layer, self.windows, hidden, together, keep=keep)
+        positions = ordinary_positions(hidden(slice(None)), windows) if ordinary else ALL
+        self.clean = CleanPass(lambda: lm, layer, windows, hidden, together, positions, keep=keep)
+        lm.why_whole(layer)
         self._plain()  # the first pass is slower
 
     def _plain(self) -> None:
@@ -82,24 +95,36 @@ class Bench:
         with TemporaryDirectory() as folder:
             self.base = baselines(self.clean, torch.zeros(self.lm.d_model), Path(folder), "k")
 
-    def read(self, inference: Sequence[str], saes: int = 1) -> None:
-        """Measure SAEs, each read in the ways `inference`."""
+    def read(self, readings: int, saes: int = 1) -> None:
+        """Measure SAEs, each read in several ways, whose codes cost little beside the LM."""
         made = [Expander(8 * self.lm.d_model, 7, 32).build(self.lm.d_model, seed=seed) for seed in range(saes)]
         requests = [
-            ReadingRequest([Reading(sae, name, self.base, "all_tokens") for name in inference], lambda *_: None)
+            ReadingRequest([Reading(sae, "encoder", self.base, "all_tokens") for _ in range(readings)], lambda *_: None)
             for sae in made
         ]
         measure_together(self.clean, requests)
 
-    def ratios(self, **work: Callable[[], object]) -> tuple[float, dict[str, float]]:
-        """Return (P in seconds, {work: its time over P}); P is timed before and after each, and the faster kept."""
-        found: dict[str, float] = {}
-        plain = [seconds(self._plain)]
-        for name, do in work.items():
-            taken = seconds(do)
-            plain.append(seconds(self._plain))
-            found[name] = taken / min(plain[-2:])
-        return min(plain), found
+    def ratios(self, rounds: int = 2, **work: Callable[[], object]) -> tuple[float, dict[str, float]]:
+        """Return (P in seconds, {work: its time over P}), each the least of some rounds."""
+        least = dict.fromkeys(("plain", *work), float("inf"))
+        for _ in range(rounds):
+            for name, do in {"plain": self._plain, **work}.items():
+                least[name] = min(least[name], seconds(do))
+        plain = least.pop("plain")
+        return plain, {name: taken / plain for name, taken in least.items()}
+
+
+def ordinary_positions(hidden: torch.Tensor, windows: Windows) -> Positions:
+    """Return the tokens that are no longer than five times their layer's median, as SmolLM2's runs measure them."""
+    norms = norms_of(hidden)
+    median = float(norms[torch.from_numpy(windows.mask())].median())
+    return Positions(OrdinaryTokens((), 5 * median), all_tokens=False)
+
+
+def of_smollm2(dtype: str, windows: int, layer: int = LAYER, ordinary: bool = False, logits: Path | None = None):
+    """Return SmolLM2 on held-out windows."""
+    every = held_out_of(smollm2())
+    return Bench(loaded(dtype), Windows(every.tokens[:windows], every.lengths[:windows]), layer, ordinary, logits)
 
 
 def smollm2(*overrides: str) -> Job:
@@ -120,13 +145,11 @@ def dtype() -> Iterator[str]:
     yield "## float32 and bfloat16\n"
     yield f"A product of the LM's size is {bfloat16_speedup(576):.2f} times as fast in bfloat16 on this machine "
     yield "(`sweep.lm.dtype`, which `model.dtype=auto` asks).\n"
-    every = held_out_of(smollm2())
-    held_out = Windows(every.tokens[:50], every.lengths[:50])
     plain, ce = {}, {}
     for name in DTYPE_NAMES:
-        bench = Bench(name, len(held_out.tokens))
-        plain[name], _ = bench.ratios(nothing=lambda: None)
-        ce[name] = _cross_entropy(bench.lm, held_out, BATCH)
+        bench = of_smollm2(name, 50)
+        plain[name], _ = bench.ratios()
+        ce[name] = _cross_entropy(bench.lm, bench.windows, BATCH)
     yield "| | one plain pass over 50 windows (P) | clean cross-entropy |"
     yield "|---|---|---|"
     for name in DTYPE_NAMES:
@@ -137,38 +160,61 @@ def dtype() -> Iterator[str]:
 def once() -> Iterator[str]:
     """Measure what is done once per layer and held-out set."""
     yield "## Once per layer and held-out set: clean, zero, mean\n"
-    yield "| dtype | P | capture | clean, zero and mean | in all |"
-    yield "|---|---|---|---|---|"
-    for name in DTYPE_NAMES:
-        bench = Bench(name, 50)
-        plain, r = bench.ratios(capture=bench.capture, once=bench.once)
-        both = r["capture"] + r["once"]
-        yield f"| {name} | {plain:.1f} s | {r['capture']:.2f} P | {r['once']:.2f} P | {both:.2f} P |"
+    yield "100 windows. Windows that an ablation makes alike go through the LM once: all of them where all tokens are"
+    yield "replaced, those that begin with the same token where first tokens are left alone as attention sinks.\n"
+    yield "| dtype | tokens replaced | P | capture | clean, zero and mean | in all |"
+    yield "|---|---|---|---|---|---|"
+    for name, ordinary in (("float32", True), ("bfloat16", True), ("bfloat16", False)):
+        bench = of_smollm2(name, 100, ordinary=ordinary)
+        plain, r = bench.ratios(1, capture=bench.capture, once=bench.once)
+        both = f"{r['capture']:.2f} P | {r['once']:.2f} P | {r['capture'] + r['once']:.2f} P"
+        yield f"| {name} | {'ordinary' if ordinary else 'all'} | {plain:.1f} s | {both} |"
     yield ""
+
+
+READ_COLUMNS = "1 SAE, 1 reading | 1 SAE, 4 readings | 4 SAEs, 1 reading | each further reading | each further SAE |"
+
+
+def _read(bench: Bench) -> str:
+    """Return the cells of READ_COLUMNS, and before them P."""
+    bench.once()
+    plain, r = bench.ratios(one=lambda: bench.read(1), four=lambda: bench.read(4), saes=lambda: bench.read(1, saes=4))
+    further, other = ((r[name] - r["one"]) / 3 for name in ("four", "saes"))
+    return (
+        f"{plain:.1f} s | {r['one']:.2f} P | {r['four']:.2f} P | {r['saes']:.2f} P | {further:.2f} P | {other:.2f} P |"
+    )
 
 
 def readings() -> Iterator[str]:
     """Measure what readings cost, by their number and by SAEs, windows and layers."""
     yield "## Readings\n"
-    yield "All that an evaluation does with the LM, over P. Clean logits are made anew, or kept on disk.\n"
-    yield "| dtype | layer | windows | SAEs | readings each | clean logits | in all | each reading after the first |"
-    yield "|---|---|---|---|---|---|---|---|"
-    one, four = ["encoder"], ["encoder", "topk", "refit", "mp_refit"]
-    cases = [("float32", LAYER, 32, False), ("bfloat16", LAYER, 32, False), ("bfloat16", LAYER, 32, True)]
-    cases += [("bfloat16", LAYER, 16, False), ("bfloat16", 6, 16, False), ("bfloat16", 24, 16, False)]
+    yield "All that measuring takes, over P; the least of two rounds. Clean logits are made anew, or read from disk."
+    yield "The blocks above block 12 with the output layer are .66 of a whole pass (block 6: .82, 24: .34).\n"
+    yield f"| dtype | layer | windows | clean logits | P | {READ_COLUMNS}"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    cases = [("float32", LAYER, 16, False), ("bfloat16", LAYER, 16, False), ("bfloat16", LAYER, 16, True)]
+    cases += [("bfloat16", LAYER, 48, False), ("bfloat16", 6, 16, False), ("bfloat16", 24, 16, False)]
     for name, layer, windows, kept in cases:
         with TemporaryDirectory() as folder:
-            bench = Bench(name, windows, layer, Path(folder) if kept else None)
-            bench.once()
-            _, r = bench.ratios(
-                one=lambda b=bench: b.read(one),
-                four=lambda b=bench: b.read(four),
-                saes=lambda b=bench: b.read(one, saes=4),
-            )
-        about, logits = f"| {name} | {layer} | {windows}", "kept" if kept else "made"
-        yield f"{about} | 1 | 1 | {logits} | {r['one']:.2f} P | |"
-        yield f"{about} | 1 | 4 | {logits} | {r['four']:.2f} P | {(r['four'] - r['one']) / 3:.2f} P |"
-        yield f"{about} | 4 | 1 | {logits} | {r['saes']:.2f} P | {(r['saes'] - r['one']) / 3:.2f} P |"
+            cells = _read(of_smollm2(name, windows, layer, logits=Path(folder) if kept else None))
+        yield f"| {name} | {layer} | {windows} | {'kept' if kept else 'made'} | {cells}"
+    yield ""
+
+
+def vocabulary() -> Iterator[str]:
+    """Measure what readings cost by the size of the vocabulary, on LMs of SmolLM2's shape with random weights."""
+    yield "## Vocabulary\n"
+    yield f"LMs of SmolLM2's shape with random weights, after block {LAYER}, bfloat16, 16 windows.\n"
+    yield f"| vocabulary | once (clean, zero, mean) | P | {READ_COLUMNS}"
+    yield "|---|---|---|---|---|---|---|---|"
+    shape = AutoConfig.from_pretrained(smollm2().info.folder)
+    for size in (4096, 49152, 151936):
+        shape.vocab_size = size
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval().requires_grad_(False)
+        lm = LM(model, model.model.layers, shape.hidden_size, torch.device("cpu"), torch.arange(16).view(2, 8))
+        bench = Bench(lm, _windows(16, size), LAYER)
+        _, r = bench.ratios(1, once=bench.once)
+        yield f"| {size:,} | {r['once']:.2f} P | {_read(bench)}"
     yield ""
 
 
@@ -176,8 +222,8 @@ def _key(tokens: int) -> CacheKey:
     return CacheKey("lm", "auto", LAYER, "resid_post", "text", WINDOW, "none", tokens, "float16", 0)
 
 
-def _windows(count: int) -> Windows:
-    tokens = np.random.default_rng(0).integers(0, 40_000, (count, WINDOW))
+def _windows(count: int, vocabulary: int = 40_000) -> Windows:
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (count, WINDOW))
     return Windows(tokens, np.full(count, WINDOW))
 
 
@@ -245,16 +291,68 @@ def embedded() -> Iterator[str]:
     assert isinstance(job, Job)
     config = ModelConfig(name="embedded", path=str(job.info.folder))
     lm = load_lm(config, find_model(config), torch.device("cpu"))
-    bench = Bench.__new__(Bench)
-    bench.lm, bench.windows, bench.layer = lm, held_out_of(job), 1
-    hidden = hidden_of(lm, 1, bench.windows, BATCH)
-    bench.clean = CleanPass(lambda: lm, 1, bench.windows, hidden, BATCH)
-    bench.once()
-    plain, r = bench.ratios(
-        again=bench.once, one=lambda: bench.read(["encoder"]), two=lambda: bench.read(["encoder", "topk"])
+    bench = Bench(lm, held_out_of(job), 1)
+    plain, r = bench.ratios(once=bench.once)
+    yield f"P is {plain:.2f} s; clean, zero and mean take {r['once']:.2f} P (the clean pass is remembered).\n"
+    yield f"| P | {READ_COLUMNS}"
+    yield "|---|---|---|---|---|---|"
+    yield f"| {_read(bench)}\n"
+
+
+def of_sae_lens() -> Iterator[str]:
+    """Compare with the evaluation of SAELens (extra `bench`), which measures one SAE at a time."""
+    try:
+        from sae_lens.evals import get_recons_loss
+        from sae_lens.load_model import HookedProxyLM
+        from sae_lens.training.activation_scaler import ActivationScaler
+    except ImportError:
+        return
+    job, hook = smollm2(), f"model.layers.{LAYER}"
+    bench = of_smollm2("float32", 16)
+    sae = Expander(8 * bench.lm.d_model, 7, 32).build(bench.lm.d_model, seed=0)
+    theirs, found = _in_sae_lens(sae, hook), list[dict[str, torch.Tensor]]()
+    plain, r = bench.ratios(once=bench.once, one=lambda: bench.read(1), four=lambda: bench.read(1, saes=4))
+    proxy = HookedProxyLM(loaded("float32").model, tokenizer_of(job), hook_names=[hook])
+
+    def evaluate() -> None:
+        with torch.inference_mode():
+            for part in torch.from_numpy(bench.windows.tokens).split(BATCH):
+                found.append(
+                    get_recons_loss(theirs, proxy, ActivationScaler(), part, compute_kl=True, compute_ce_loss=True)
+                )
+
+    _, peer = bench.ratios(sae_lens=evaluate)
+    reading = Reading(sae, "encoder", bench.base, "all_tokens")
+    measure_together(bench.clean, [ReadingRequest([reading], lambda *_: None)])
+    own, p = reading.result()["metrics"], peer["sae_lens"]
+    yield "## Beside SAELens\n"
+    yield "`sae_lens.evals.get_recons_loss` (cross-entropy and KL of the SAE and of zero ablation) on an untrained"
+    yield f"expander of d=7, made dense and rebuilt as its TopKSAE; 16 windows, float32, P is {plain:.1f} s.\n"
+    yield "| work | here | SAELens | SAELens / here |"
+    yield "|---|---|---|---|"
+    for name, ours, its in (("1 SAE", r["once"] + r["one"], p), ("4 SAEs", r["once"] + r["four"], 4 * p)):
+        yield f"| {name}, clean and ablated passes included | {ours:.2f} P | {its:.2f} P | {its / ours:.1f} |"
+    further = (r["four"] - r["one"]) / 3
+    yield f"| each further SAE | {further:.2f} P | {p:.2f} P | {p / further:.1f} |"
+    yield f"\nIts zero ablation replaces all tokens: {float(found[0]['ce_loss_with_ablation'].mean()):.4f} nats, here "
+    ce = float(found[0]["ce_loss_with_sae"].mean())
+    yield f"{bench.base.ce_zero:.4f}; with the SAE {ce:.4f} and {own['ce_sae']:.4f}.\n"
+
+
+def _in_sae_lens(sae: SAE, hook: str):
+    """Return the SAE as a TopKSAE of SAELens."""
+    from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
+
+    atoms = densify(sae.dictionary.unit_values().detach(), sae.dictionary.support, sae.dictionary.d_in)
+    n_latents, d_in = atoms.shape
+    config = TopKSAEConfig(
+        d_in=d_in, d_sae=n_latents, k=sae.k, apply_b_dec_to_input=True, metadata=SAEMetadata(hook_name=hook)
     )
-    yield f"P is {plain:.2f} s. Clean, zero and mean: {r['again']:.2f} P (the clean pass is remembered); "
-    yield f"one reading {r['one']:.2f} P, each further one {r['two'] - r['one']:.2f} P.\n"
+    theirs = TopKSAE(config)
+    state = {"W_dec": atoms, "W_enc": atoms.T, "b_dec": sae.b_dec.detach(), "b_enc": torch.zeros(n_latents)}
+    theirs.load_state_dict(state)
+    return theirs.requires_grad_(False)
 
 
 PARTS = {
@@ -263,7 +361,9 @@ PARTS = {
     "resume": resume,
     "once": once,
     "readings": readings,
+    "vocabulary": vocabulary,
     "embedded": embedded,
+    "sae_lens": of_sae_lens,
 }
 HEAD = f"""# What the LM costs
 
@@ -277,9 +377,11 @@ def main(names: list[str]) -> None:
     """Measure the parts of these names, or all, and replace their sections of the page."""
     done = sections(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in names or PARTS:
-        made = "\n".join(PARTS[name]())
-        print(made, flush=True)
-        done |= sections(made)
+        lines = []
+        for line in PARTS[name]():
+            print(line, flush=True)
+            lines.append(line)
+        done |= sections("\n".join(lines))
         RESULTS.write_text(HEAD + "\n".join(done.values()))
 
 
