@@ -29,10 +29,11 @@ ROOMS = {
         "train": "store",
         "activations": "store corpus lm",
         "measures": "store corpus lm",
+        "synthetic": "store corpus lm measures",
         "tracking": "store train",
         "embedded": "store machine corpus lm",
-        "jobs": "store machine corpus lm train activations measures tracking",
-        "run": "store machine corpus lm train activations measures tracking jobs",
+        "jobs": "store machine corpus lm train activations measures synthetic tracking",
+        "run": "store machine corpus lm train activations measures synthetic tracking jobs",
         "plan": "store machine lm train activations measures jobs run",
         "workers": "store machine jobs run plan",
         "study": "store lm jobs run plan workers",
@@ -106,7 +107,7 @@ def test_what_rooms_need_imports_no_command(package, needed):
 
 def test_sae_core_needs_torch_and_numpy_and_little_else():
     outside = {name.split(".")[0] for f in (ROOT / "sae_core").rglob("*.py") for name in imported(f)} - OURS
-    assert outside - set(sys.stdlib_module_names) == {"torch", "numpy", "safetensors", "triton"}
+    assert outside - set(sys.stdlib_module_names) == {"torch", "numpy", "scipy", "safetensors", "triton"}
 
 
 def test_the_run_store_is_standard_library_only():

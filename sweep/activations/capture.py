@@ -20,16 +20,16 @@ from sweep.activations.cache import (
     writing,
 )
 from sweep.activations.parts import DamagedPartError, Pass, Progress, Wanted
+from sweep.activations.source import Source
 from sweep.activations.writer import EntryWriter
 from sweep.corpus.windows import Windows
-from sweep.lm.model import LM
 from sweep.lm.ordinary import OutlierRule
 
 
 def ensure_pools(
     cache_dir: Path,
     keys: Sequence[CacheKey],
-    lm: Callable[[], LM],
+    lm: Callable[[], Source],
     windows: Callable[[], Windows],
     batch_size: int,
     on_progress: Progress = lambda done, total: None,
@@ -73,7 +73,7 @@ class _Capture:
     def __init__(
         self,
         cache_dir: Path,
-        lm: Callable[[], LM],
+        lm: Callable[[], Source],
         windows: Windows,
         batch_size: int,
         on_progress: Progress,

@@ -26,8 +26,8 @@ from torch import Tensor
 from sweep.activations.cache import FLOAT16, CacheError
 from sweep.activations.norms import Norms, judged, norms_from
 from sweep.activations.parts import length_order, real_rows
+from sweep.activations.source import Source
 from sweep.corpus.windows import Windows
-from sweep.lm.model import LM
 from sweep.lm.ordinary import OutlierRule, norms_of
 from sweep.store.files import write_json
 
@@ -89,7 +89,7 @@ class Feed:
 
     def __init__(
         self,
-        lm: Callable[[], LM],
+        lm: Callable[[], Source],
         windows: Windows,
         layers: Sequence[int],
         buffer: int,

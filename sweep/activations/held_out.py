@@ -28,8 +28,8 @@ from sweep.activations.cache import (
     writing,
 )
 from sweep.activations.parts import DamagedPartError, Pass, Progress, Wanted
+from sweep.activations.source import Source
 from sweep.corpus.windows import Windows
-from sweep.lm.model import LM
 from sweep.store.files import write_json
 from sweep.store.hashes import file_hash, short_hash
 
@@ -105,7 +105,7 @@ def open_held_out(cache_dir: Path, key: HeldOutKey, windows: Windows) -> HeldOut
 def ensure_held_out(
     cache_dir: Path,
     keys: Sequence[HeldOutKey],
-    lm: Callable[[], LM],
+    lm: Callable[[], Source],
     windows: Windows,
     batch_size: int,
     on_progress: Progress = lambda done, total: None,
@@ -132,7 +132,7 @@ def ensure_held_out(
 def _make(
     place: Path,
     keys: Sequence[HeldOutKey],
-    lm: Callable[[], LM],
+    lm: Callable[[], Source],
     windows: Windows,
     batch_size: int,
     on_progress: Progress,

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sweep.activations.cache import CacheError
+from sweep.activations.source import Source
 from sweep.corpus.windows import Windows
-from sweep.lm.model import LM
 from sweep.lm.ordinary import norms_of
 from sweep.store.files import replaced
 
@@ -71,7 +71,7 @@ class Pass:
         self._parts = [order[first : first + a_part] for first in range(0, len(order), a_part)]
 
     def make(
-        self, wanted: Sequence[Wanted], lm: Callable[[], LM], on_progress: Progress, on_wait: Callable[[], None]
+        self, wanted: Sequence[Wanted], lm: Callable[[], Source], on_progress: Progress, on_wait: Callable[[], None]
     ) -> None:
         """Make all parts that are not there, together with whoever else is at them.
 
@@ -148,7 +148,7 @@ class Pass:
         """Return the entries that are not there and lack this part."""
         return [w for w in wanted if not self._file(w, part).exists() and not (self._cache_dir / w.entry).is_dir()]
 
-    def _make_part(self, wanted: Sequence[Wanted], part: int, lm: LM) -> None:
+    def _make_part(self, wanted: Sequence[Wanted], part: int, lm: Source) -> None:
         found: dict[int, list[torch.Tensor]] = {one.layer: [] for one in wanted}
         windows = self._parts[part]
         for first in range(0, len(windows), self._batch_size):
@@ -186,7 +186,7 @@ def length_order(lengths: np.ndarray, windows: np.ndarray) -> np.ndarray:
     return windows[np.argsort(-lengths[windows], kind="stable")]
 
 
-def real_rows(lm: LM, windows: Windows, batch: np.ndarray, layers: Sequence[int]) -> dict[int, torch.Tensor]:
+def real_rows(lm: Source, windows: Windows, batch: np.ndarray, layers: Sequence[int]) -> dict[int, torch.Tensor]:
     """Return the activations of the real tokens of a batch of windows, on the CPU: {layer: (tokens, d_in)}.
 
     The LM computes no further than the batch's longest window reaches.

@@ -25,6 +25,7 @@ from sweep.lm.dtype import fitting_dtype
 from sweep.lm.find import AUTO, ModelConfig, ModelInfo, ModelNotHereError, check_layer, find_model, model_hash
 from sweep.machine.gpus import device_from
 from sweep.measures.config import EvalConfig
+from sweep.synthetic.config import SyntheticConfig
 from sweep.tracking.wandb_tracker import TrackerConfig
 from sweep.train.config import TrainConfig
 
@@ -89,7 +90,8 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
     evaluation = instantiate(_group(settings, "eval"), "eval", EvalConfig)
     tracker = instantiate(_group(settings, "tracker"), "tracker", default=TrackerConfig)
     model = instantiate(_group(settings, "model"), "model", default=ModelConfig)
-    info = _found(model, _folder(settings["cache_dir"]))
+    synthetic = model if isinstance(model, SyntheticConfig) else None
+    info = model.info if isinstance(model, SyntheticConfig) else _found(model, _folder(settings["cache_dir"]))
     check_layer(settings["layer"], info, model.name)
     settings = _with_latents(cfg, settings, info.d_model)
     if model.dtype == AUTO:
@@ -98,10 +100,12 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
         settings = {**settings, "model": {**settings["model"], **about}}
     arm = cast(Arm, instantiate(_group(settings, "sae"), "sae", Arm))
     arm.sizes(info.d_model)  # raises where d, k and n make no SAE of this LM, before any text is read
+    if synthetic:
+        _check_synthetic(evaluation)
     outlier_norm = None if evaluation.tokens == "all" else model.outlier_norm
     key, windows, corpus = _activations(settings, model, info, outlier_norm)
     return Job(
-        spec=RunSpec(key, arm, train, evaluation, settings["seed"]),
+        spec=RunSpec(key, arm, train, evaluation, settings["seed"], synthetic),
         settings=settings,
         launch=launch,
         model=model,
@@ -121,6 +125,13 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
     )
 
 
+def _check_synthetic(evaluation: EvalConfig) -> None:
+    """Raise ValueError where something is to be measured that only an LM on text has."""
+    for key in ("novelty", "contexts"):
+        if value := getattr(evaluation, key):
+            raise ValueError(f"eval.{key}={value} needs an LM and a text; a synthetic model has neither")
+
+
 def _resolved(cfg: DictConfig, n: int | None = None) -> dict[str, Any]:
     """Return the whole config as plain values; `n`, if given, replaces the config's n, which arms refer to as ${n}."""
     if n is not None:
@@ -138,7 +149,7 @@ def _with_latents(cfg: DictConfig, settings: dict[str, Any], d_model: int) -> di
 
 
 def _activations(
-    settings: dict[str, Any], model: ModelConfig, info: ModelInfo, outlier_norm: float | None
+    settings: dict[str, Any], model: ModelConfig | SyntheticConfig, info: ModelInfo, outlier_norm: float | None
 ) -> tuple[CacheKey, WindowConfig, Corpus]:
     """Return the key of the cached activations, and the windows and the text that they come from."""
     given = dict(_group(settings, "corpus"))
@@ -147,7 +158,7 @@ def _activations(
     corpus_json, cache_dir = json.dumps(given), _folder(settings["cache_dir"])
     automatic = settings["cache_dtype"] == "auto"
     key = CacheKey(
-        lm=_model_hash(info, cache_dir),
+        lm=model.digest if isinstance(model, SyntheticConfig) else _model_hash(info, cache_dir),
         lm_dtype=model.dtype,
         layer=settings["layer"],
         hook=HOOK,

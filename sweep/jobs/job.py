@@ -15,6 +15,7 @@ from sweep.jobs.spec import AXES, RunSpec
 from sweep.lm.find import ModelConfig, ModelInfo
 from sweep.measures.config import EvalConfig
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured_inference
+from sweep.synthetic.config import SyntheticConfig
 from sweep.tracking.wandb_tracker import TrackerConfig
 
 
@@ -26,7 +27,7 @@ class Job:
         spec: every setting that determines the result.
         settings: the whole resolved config, for the tracker and for measuring the run again later.
         launch: the name of the launch that the run is made in; it groups runs. Records call this label `sweep`.
-        model, info: which LM to load, and what its config says.
+        model, info: which LM to load, and what its config says; or the synthetic model in its place.
         corpus, windows: the text, and how it becomes token windows.
         cache_local: a folder on a disk of this machine's own that activations are copied to; None to read the cache.
         logits_bytes: the most bytes of the unchanged LM's held-out logits that are kept on disk.
@@ -37,7 +38,7 @@ class Job:
     spec: RunSpec
     settings: dict[str, Any]
     launch: str
-    model: ModelConfig
+    model: ModelConfig | SyntheticConfig
     info: ModelInfo
     corpus: Corpus
     windows: WindowConfig
@@ -56,6 +57,12 @@ class Job:
     def axes(self) -> dict[str, int]:
         """The sweep's axes as they were asked for: layer, d, k, n and seed."""
         return {axis: self.settings[axis] for axis in AXES}
+
+    @property
+    def lm(self) -> ModelConfig:
+        """The LM of a job that has one."""
+        assert isinstance(self.model, ModelConfig)
+        return self.model
 
     @property
     def sizes(self) -> Sizes:

@@ -14,6 +14,7 @@ from sweep.activations.cache import CacheKey
 from sweep.measures.config import EvalConfig
 from sweep.measures.positions import ALL_TOKENS, ORDINARY_TOKENS
 from sweep.store.hashes import short_hash
+from sweep.synthetic.config import SyntheticConfig
 from sweep.train.config import TrainConfig
 
 AXES = ("layer", "d", "k", "n", "seed")
@@ -30,6 +31,7 @@ class RunSpec:
         arm: the kind of SAE with its sizes.
         train, eval: how it is trained and measured.
         seed: draws the support, the initial values and the order of the data.
+        synthetic: the synthetic model that stands in the place of an LM; None for an LM.
     """
 
     activations: CacheKey
@@ -37,6 +39,7 @@ class RunSpec:
     train: TrainConfig
     eval: EvalConfig
     seed: int
+    synthetic: SyntheticConfig | None = None
     run_id: str = field(init=False, repr=False, compare=False)  # 16 hex digits: the hash of all the rest
 
     def __post_init__(self):
@@ -49,7 +52,9 @@ class RunSpec:
 
     def as_json(self) -> dict[str, Any]:
         """Return the spec as plain values, as records keep it. Fields that change no result are left out."""
+        made_of = {} if self.synthetic is None else {"synthetic": hashed_fields(self.synthetic)}
         return {
+            **made_of,
             "activations": hashed_fields(self.activations),
             "sae": _described(self.arm),
             "train": hashed_fields(self.train),

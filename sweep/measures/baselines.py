@@ -122,8 +122,8 @@ def _windows_alike(clean: CleanPass) -> list[list[int]]:
         left = batch.hidden.masked_fill((batch.chosen | ~batch.real)[..., None], 0).cpu()
         masks = torch.stack([batch.chosen, batch.real], 1).cpu()
         for window, hidden, mask in zip(range(part.start, part.stop), left, masks, strict=True):
-            seen = sha256(hidden.view(torch.uint8).numpy())
-            seen.update(mask.numpy())
+            seen = sha256(hidden.view(torch.uint8).numpy().data)
+            seen.update(mask.numpy().data)
             groups.setdefault(seen.digest(), []).append(window)
     return list(groups.values())
 

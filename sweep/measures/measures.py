@@ -8,7 +8,6 @@ follow a token which is not replaced included.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -17,13 +16,14 @@ import numpy as np
 import torch
 
 from sae_core.activity import Activity, activity_of
-from sae_core.inference import infer_by, multiply_adds
+from sae_core.inference import infer_by
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
 from sweep.measures.baselines import Baselines
 from sweep.measures.clean import CleanBatch, CleanPass
 from sweep.measures.config import EvaluationError
 from sweep.measures.losses import cross_entropies, kl_divergences, log_normalisers
+from sweep.measures.stopwatch import Stopwatch
 
 Tick = Callable[[int, int], None]  # called with (windows done, windows in all)
 
@@ -40,7 +40,7 @@ class Reading:
     def __init__(self, sae: SAE, inference: str, base: Baselines, mask_policy: str):
         self.inference = inference
         self._reader, self._base, self._mask_policy = infer_by(sae, inference), base, mask_policy
-        self._watch = _Stopwatch(self._reader)
+        self._watch = Stopwatch(self._reader)
         self._sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
         self._ce = self._kl = 0.0
         self._real, self._not_ordinary = 0, list[int | None]()
@@ -72,11 +72,7 @@ class Reading:
         """Return what was measured.
 
         Returns:
-            {"metrics": every measure by the name that records and trackers use, "cost": the cost of finding codes}. The
-            cost has
-            - multiply_adds: the counted number of multiply-adds for one token;
-            - tokens_per_second: the speed measured on these windows, the first batch left out if there are others;
-            - threads: the CPU threads at which that was measured.
+            {"metrics": every measure by the name that records and trackers use, "cost": see `Stopwatch.cost`}.
 
         Raises:
             EvaluationError: a reconstruction or cross-entropy is not finite.
@@ -84,12 +80,7 @@ class Reading:
         """
         if self._error is not None:
             raise self._error
-        cost = {
-            "multiply_adds": multiply_adds(self._reader),
-            "tokens_per_second": self._watch.rate(),
-            "threads": torch.get_num_threads(),
-        }
-        return {"metrics": self._metrics(), "cost": cost}
+        return {"metrics": self._metrics(), "cost": self._watch.cost()}
 
     def _metrics(self) -> dict[str, Any]:
         base, others = self._base, self._not_ordinary
@@ -161,33 +152,6 @@ def held_out_codes(sae: SAE, clean: CleanPass) -> HeldOutCodes:
     every, latents = torch.cat(codes), torch.cat(indices)
     activity = activity_of(every, latents, sae.dictionary.n_latents, tokens, window)
     return HeldOutCodes(latents, every, activity, torch.cat(measured))
-
-
-class _Stopwatch:
-    """Measures how long an SAE's encoder takes, a batch at a time."""
-
-    def __init__(self, sae: SAE):
-        self.sae, self._batches = sae, []
-
-    def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the SAE's (codes, indices) for `h` and note the time that this took."""
-        _wait_for(h.device)
-        started = time.perf_counter()
-        found = self.sae.encode(h)
-        _wait_for(h.device)
-        self._batches.append((len(h), time.perf_counter() - started))
-        return found
-
-    def rate(self) -> int:
-        """Return tokens per second. The first batch, which bears the set-up costs, counts only if there is no other."""
-        counted = self._batches[1:] or self._batches
-        return round(sum(tokens for tokens, _ in counted) / sum(seconds for _, seconds in counted))
-
-
-def _wait_for(device: torch.device) -> None:
-    """Wait until a GPU has finished its work, which it does in the background."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import DTYPES
 from sweep.machine.gpus import device_from
+from sweep.measures.positions import ALL_TOKENS
 from sweep.plan.footprint import (
     LMSize,
     clean_pass_is_kept,
@@ -122,13 +123,15 @@ def estimate_run(remaining: Remaining, basis: Basis) -> Estimate:
 def pass_seconds(job: Job, layers: Sequence[int], basis: Basis) -> float:
     """Return the seconds of the LM pass that captures `layers` for `job`, and of their baselines.
 
-    The pass is over the training and the held-out text, up to the deepest layer. Baselines are three passes over the
-    held-out text for each layer, from the layer up.
+    The pass is over the training and the held-out text, up to the deepest layer. Baselines are at most three passes
+    over the held-out text for each layer, from the layer up.
     """
     size, info = size_of(job), job.info
     to_last_layer = size.blocks * (max(layers) + 1) / info.n_layers  # multiply-adds a token
     captured = (captured_tokens(job) + held_out_tokens(job)) * to_last_layer
-    baselines = 3 * held_out_tokens(job) * sum(_products_above(size, job, layer) for layer in layers)
+    # Where ablations replace all tokens, they make windows alike, of which one runs; else many may differ.
+    passes = 1 if job.spec.mask_policy == ALL_TOKENS else 3
+    baselines = passes * held_out_tokens(job) * sum(_products_above(size, job, layer) for layer in layers)
     return (captured + baselines) / _lm_rate(job, basis)
 
 

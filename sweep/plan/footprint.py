@@ -106,6 +106,9 @@ def clean_pass_is_kept(job: Job, size: LMSize) -> bool:
 
 def size_of(job: Job) -> LMSize:
     """Return the sizes of the job's LM."""
+    if job.spec.synthetic is not None:  # a sample is the features' activations times their vectors
+        values = job.spec.synthetic.n_features * job.info.d_model
+        return LMSize(values, values, 0)
     return lm_size(job.info.folder, job.info.d_model)
 
 

@@ -16,6 +16,7 @@ from sweep.activations.feed import Feed
 from sweep.activations.held_out import HELD_OUT, HeldOut, HeldOutKey, open_held_out
 from sweep.activations.logits import KeptLogits
 from sweep.activations.norms import Norms
+from sweep.activations.source import Source
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig, Windows, held_out_windows, train_windows
 from sweep.jobs.job import Job
@@ -27,6 +28,9 @@ from sweep.machine.process import spare_long_lived_objects
 from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.measures.positions import ALL, Positions
 from sweep.store.hashes import short_hash
+from sweep.synthetic.config import SyntheticConfig, held_out_samples, train_samples
+from sweep.synthetic.measure import HeldOutSamples, held_out
+from sweep.synthetic.model import SyntheticModel
 
 
 def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
@@ -35,9 +39,9 @@ def pool_of(cache_dir: Path, key: CacheKey) -> Pool | None:
     return _pool(cache_dir, key, folder.stat().st_mtime_ns) if folder.is_dir() else None
 
 
-def lm_of(job: Job, device: torch.device) -> LM:
-    """Return the job's LM with its weights on `device`."""
-    return _usable(job.model, job.info, device)
+def source_of(job: Job, device: torch.device) -> Source:
+    """Return what the job's activations come from: its LM with the weights on `device`, or its synthetic model."""
+    return _source(job.model, job.info, device)
 
 
 def tokenizer_of(job: Job):
@@ -53,11 +57,15 @@ def outlier_rule_of(job: Job) -> OutlierRule | None:
 
 def train_windows_of(job: Job) -> Windows:
     """Return the windows of training text whose activations the job trains on."""
+    if isinstance(job.model, SyntheticConfig):
+        return _train_samples(job.model, job.spec.activations.tokens)
     return _train_windows(job.corpus, job.model, job.info, job.windows, job.spec.activations.tokens)
 
 
 def held_out_of(job: Job) -> Windows:
     """Return the windows of held-out text that the job is measured on."""
+    if isinstance(job.model, SyntheticConfig):
+        return _held_out_samples(job.model, job.spec.eval.windows)
     return _held_out(job.corpus, job.model, job.info, job.windows, job.spec.eval.windows)
 
 
@@ -85,11 +93,9 @@ def clean_pass_of(job: Job, device: torch.device, positions: Positions, activati
     """Return the unchanged LM on the held-out windows, from the job's hook point up."""
     windows, size = held_out_of(job), held_out_logits_bytes(job)
     kept = CleanPass.KEPT_BYTES < size <= job.logits_bytes
-    key = short_hash(
-        job.spec.activations.lm, job.model.dtype, windows.digest(), _together(job.model, job.info, windows)
-    )
+    key = short_hash(job.spec.activations.lm, job.model.dtype, windows.digest(), _together(job.lm, job.info, windows))
     folder = job.cache_dir / HELD_OUT / f"{key}.logits" if kept else None
-    return _clean_pass(job.model, job.info, device, job.axes["layer"], windows, positions, activations, folder)
+    return _clean_pass(job.lm, job.info, device, job.axes["layer"], windows, positions, activations, folder)
 
 
 def held_out_logits_bytes(job: Job) -> int:
@@ -97,15 +103,46 @@ def held_out_logits_bytes(job: Job) -> int:
     return job.spec.eval.windows * job.model.window * (job.info.vocabulary or 0) * DTYPES[job.model.dtype].itemsize
 
 
+def held_out_samples_of(job: Job) -> HeldOutSamples:
+    """Return the held-out samples of the job's synthetic model."""
+    assert isinstance(job.model, SyntheticConfig)
+    return _made_samples(job.model, held_out_of(job))
+
+
+@lru_cache(maxsize=2)
+def synthetic_model(config: SyntheticConfig) -> SyntheticModel:
+    """Return the synthetic model of these settings."""
+    return SyntheticModel(config)
+
+
+@lru_cache(maxsize=2)
+def _train_samples(config: SyntheticConfig, count: int) -> Windows:
+    return train_samples(config, count)
+
+
+@lru_cache(maxsize=2)
+def _held_out_samples(config: SyntheticConfig, n_windows: int) -> Windows:
+    return held_out_samples(config, n_windows)
+
+
+@lru_cache(maxsize=1)
+def _made_samples(config: SyntheticConfig, windows: Windows) -> HeldOutSamples:
+    return held_out(synthetic_model(config), windows)
+
+
 @lru_cache(maxsize=4)
 def _pool(cache_dir: Path, key: CacheKey, changed: int) -> Pool | None:
     return open_pool(cache_dir, key)
 
 
+def _source(model: ModelConfig | SyntheticConfig, info: ModelInfo, device: torch.device) -> Source:
+    return synthetic_model(model) if isinstance(model, SyntheticConfig) else _usable(model, info, device)
+
+
 @lru_cache(maxsize=1)
 def _feed(
     key: CacheKey,
-    model: ModelConfig,
+    model: ModelConfig | SyntheticConfig,
     info: ModelInfo,
     device: torch.device,
     windows: Windows,
@@ -115,7 +152,7 @@ def _feed(
     cache_dir: Path,
 ) -> Feed:
     assert key.stream is not None, "activations come from disk"
-    lm, memo = partial(_usable, model, info, device), cache_dir / "streams" / key.name
+    lm, memo = partial(_source, model, info, device), cache_dir / "streams" / key.name
     leaves_out = key.outlier_norm is not None
     return Feed(lm, windows, layers, key.stream, rows, model.batch_size, key.seed, rule, leaves_out, memo)
 

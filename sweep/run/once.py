@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from filelock import FileLock
 
+from sae_core.sae import SAE
 from sweep.activations.cache import check_disk, pass_bytes
 from sweep.activations.norms import norms_from
 from sweep.jobs.job import AnyJob, Job
@@ -20,6 +21,7 @@ from sweep.machine.process import prepare_process
 from sweep.measures.baselines import Baselines
 from sweep.measures.config import EvaluationError
 from sweep.run.examine import examine
+from sweep.run.examine_samples import examine_samples
 from sweep.run.finished import load_sae, read_sae
 from sweep.run.loaded import held_out_of, positions_of, train_windows_of
 from sweep.run.pools import cache_keys, ready_clean_pass
@@ -159,11 +161,7 @@ def _measure_lacking(job: Job, record: Record) -> Trainee[None]:
             raise EvaluationError(
                 "the held-out text has changed since this run was measured: restore it, or train the run anew"
             )
-        metrics = record["metrics"]
-        base = Baselines(**{field.name: metrics[field.name] for field in fields(Baselines) if field.name in metrics})
-        positions = positions_of(job, norms_from(record.get("activations", {}).get("norms")))
-        clean = ready_clean_pass(job, device, positions, say)
-        yield from examine(job, sae, clean, base, record, say, partial(load_sae, device))
+        yield from _examine_again(job, sae, device, record, say)
         write_record(job.runs_dir, record)
         tracker.summary(record)
         log(folder, f"measured: {', '.join(record['inference'])}")
@@ -173,6 +171,18 @@ def _measure_lacking(job: Job, record: Record) -> Trainee[None]:
     finally:
         say.close()
         tracker.finish(failed=False)
+
+
+def _examine_again(job: Job, sae: SAE, device: torch.device, record: Record, say: RunProgress) -> Trainee[None]:
+    """Make the measurements that the record lacks."""
+    if job.spec.synthetic is not None:
+        yield from examine_samples(job, sae, record, say)
+        return
+    metrics = record["metrics"]
+    base = Baselines(**{field.name: metrics[field.name] for field in fields(Baselines) if field.name in metrics})
+    positions = positions_of(job, norms_from(record.get("activations", {}).get("norms")))
+    clean = ready_clean_pass(job, device, positions, say)
+    yield from examine(job, sae, clean, base, record, say, partial(load_sae, device))
 
 
 def preflight(job: AnyJob) -> None:

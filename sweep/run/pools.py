@@ -23,9 +23,9 @@ from sweep.run.loaded import (
     feed_of,
     held_out_activations_of,
     held_out_of,
-    lm_of,
     outlier_rule_of,
     pool_of,
+    source_of,
     train_windows_of,
 )
 from sweep.run.recording import log
@@ -63,7 +63,7 @@ def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: 
         ensure_held_out(
             job.cache_dir,
             [replace(key, layer=layer) for layer in job.layers_together],
-            lambda: lm_of(job, device),
+            lambda: source_of(job, device),
             windows,
             job.model.batch_size,
             on_progress=lambda done, total: say("LM pass over held-out text", done, total),
@@ -86,7 +86,7 @@ def _made_and_opened(job: Job, device: torch.device, say: RunProgress) -> Pool:
         ensure_pools(
             job.cache_dir,
             cache_keys(job, job.layers_together),
-            lambda: lm_of(job, device),
+            lambda: source_of(job, device),
             lambda: train_windows_of(job),
             job.model.batch_size,
             on_progress=lambda done, total: say("LM pass", done, total),

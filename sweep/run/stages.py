@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -31,14 +31,15 @@ from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.measures.config import EvaluationError
 from sweep.measures.rounding import float32_cross_entropy
 from sweep.run.examine import examine
+from sweep.run.examine_samples import examine_samples
 from sweep.run.finished import load_sae
-from sweep.run.loaded import held_out_of, positions_of
+from sweep.run.loaded import held_out_of, held_out_samples_of, positions_of
 from sweep.run.pools import ready_clean_pass, ready_pool
 from sweep.run.recording import Recording, log
 from sweep.store.hashes import file_hash
 from sweep.store.once_said import say_once
 from sweep.store.progress import RunProgress
-from sweep.store.records import CHECKPOINT, CURVE, CURVE_POINTS, WEIGHTS, Record, read_record, stop_file
+from sweep.store.records import CHECKPOINT, CURVE, CURVE_POINTS, SYNTHETIC, WEIGHTS, Record, read_record, stop_file
 from sweep.store.versions import CODE
 from sweep.train.config import TrainingError
 from sweep.train.loop import Training, training
@@ -62,23 +63,36 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
         pool = ready_pool(job, device, folder, say)
     record["versions"]["backend"] = backend_name(job.backend, device)
     record["activations"] = _about(pool, folder)
-    positions = positions_of(job, pool.norms)
     with _timed(timings, "baselines"):
-        clean = ready_clean_pass(job, device, positions, say)
-        base = _baselines(job, pool, clean, say)
-        record["lm"] = _about_dtype(job, base, device, say)
-    _warn_of_undefined(job, base, folder)
+        measure = _ready_to_measure(job, folder, pool, device, recording)
     start = _starting_sae(job, device, record)
     with _timed(timings, "training"):
         sae, trained = yield from _train(job, folder, start, pool, device, recording)
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)
     with _timed(timings, "evaluation"):
-        yield from examine(job, sae, clean, base, record, say, partial(load_sae, device))
+        yield from measure(sae)
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
     record["metrics"] = {**own["metrics"], **_last(trained.reports), "held_out_digest": held_out_of(job).digest()}
+
+
+def _ready_to_measure(
+    job: Job, folder: Path, pool: Pool | FedPool, device: torch.device, recording: Recording
+) -> Callable[[SAE], Trainee[None]]:
+    """Make ready what SAEs are measured against, and return the function that measures one."""
+    record, _, say = recording
+    if job.spec.synthetic is not None:
+        record["kind"] = SYNTHETIC
+        say("held-out samples")
+        held_out_samples_of(job)
+        return lambda sae: examine_samples(job, sae, record, say)
+    clean = ready_clean_pass(job, device, positions_of(job, pool.norms), say)
+    base = _baselines(job, pool, clean, say)
+    record["lm"] = _about_dtype(job, base, device, say)
+    _warn_of_undefined(job, base, folder)
+    return lambda sae: examine(job, sae, clean, base, record, say, partial(load_sae, device))
 
 
 def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
@@ -236,7 +250,7 @@ def _about_dtype(job: Job, base: Baselines, device: torch.device, say: RunProgre
     if job.model.auto_dtype and job.model.dtype != FLOAT32:
         say("the LM in float32")
         exact = float32_cross_entropy(
-            lambda: load_lm(replace(job.model, dtype=FLOAT32), job.info, device),
+            lambda: load_lm(replace(job.lm, dtype=FLOAT32), job.info, device),
             held_out_of(job),
             batch_size_within(job.model.batch_size, job.model.window, job.info.vocabulary, 4),
             job.cache_dir / "baselines",

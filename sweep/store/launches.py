@@ -128,8 +128,10 @@ def _local_time(iso: str) -> str:
 
 
 def _result_in_words(record: Record) -> str:
-    """Return, for example, `CE recovered 0.9877, 12 s`; only the time for records without a cross-entropy."""
+    """Return, for example, `CE recovered 0.9877, 12 s`; the features found or only the time for those without it."""
     metrics, seconds = record["metrics"], f"{record['timings']['total']:.0f} s"
+    if "coverage" in metrics:
+        return f"features found {metrics['coverage']:.3f}, {seconds}"
     if "ce_recovered" not in metrics:
         return seconds
     recovered = metrics["ce_recovered"]

@@ -4,7 +4,8 @@ Each record has one writer and appears by rename, so that a reader finds a whole
 object with these entries:
 
     schema      version of this format: 1
-    kind        "recovery" for a synthetic experiment (see `sweep.run.recovery`); missing for the run of an SAE
+    kind        "recovery" for a recovery experiment (see `sweep.run.recovery`), "synthetic" for an SAE of samples of a
+                synthetic model (see `sweep.synthetic`); missing for an SAE of an LM
     run_id      16 hex digits: the hash of `spec`, and the name of the run's folder
     status      "complete" or "failed"
     error       one line that says why the run failed; missing from a complete record
@@ -28,8 +29,8 @@ object with these entries:
                 `sae_core.metrics` define them). Those named ce_*, delta_ce and kl are in nats per predicted token; fvu,
                 ce_recovered*, relative_error and *_fraction are ratios; l0 is in latents per token. `train_*` are from
                 the end of training. mask_policy says which tokens are replaced and measured. ce_recovered* are null
-                where the ablation does not clearly cost the LM anything (`sweep.measures.baselines`). A recovery run
-                has `algorithm/measure` instead
+                where the ablation does not clearly cost the LM anything (`sweep.measures.baselines`). A synthetic run
+                has `sae_core.ground_truth`'s in place of those of an LM, a recovery run has `algorithm/measure` alone
     inference   {way of finding codes: its results}, by the names of `sae_core.inference`. The results are `metrics` as
                 above and `cost`: multiply_adds per token, tokens_per_second, and threads, the CPU threads that this
                 speed was measured with; or `error` alone, which says why this way could not be measured
@@ -65,7 +66,7 @@ from sweep.store.files import write_json
 
 SCHEMA = 1
 COMPLETE, FAILED = "complete", "failed"  # the values of `status`
-RECOVERY = "recovery"  # the value of `kind` for a synthetic experiment
+RECOVERY, SYNTHETIC = "recovery", "synthetic"  # the values of `kind` for what is no SAE of an LM
 WEIGHTS = "weights_sha256"  # the key of the weights' checksum
 CURVE_POINTS = 200  # values in each list of `curves`, at most
 _REQUIRED_KEYS = {"run_id", "status"}  # every record has these, however its run ended

@@ -16,7 +16,17 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sweep.store.records import COMPLETE, PROGRESS, RECORD, RECOVERY, Record, UnreadableError, read_record, run_folder
+from sweep.store.records import (
+    COMPLETE,
+    PROGRESS,
+    RECORD,
+    RECOVERY,
+    SYNTHETIC,
+    Record,
+    UnreadableError,
+    read_record,
+    run_folder,
+)
 
 _REFRESH = 0.5  # least seconds between two looks; a run does not write its progress more often than that
 _MOST_LOOKS = 400  # runs looked at per second at most: the store may be on a network
@@ -146,6 +156,8 @@ def outcome(record: Record | None) -> str:
     if record.get("kind") == RECOVERY:
         best = max((value, name) for name, value in metrics.items() if name.endswith("/exact_recovery"))
         return f"exact recovery {best[0]:.2f} ({best[1].split('/')[0]}), {seconds:.1f} s"
+    if record.get("kind") == SYNTHETIC:
+        return f"features found {metrics['coverage']:.3f}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
     recovered = metrics["ce_recovered"]
     share = "undefined" if recovered is None else f"{recovered:.4f}"
     return f"CE recovered {share}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"

@@ -40,19 +40,26 @@ def print_table(
     """
     why, errors = why or {}, list[str]()
     records = {run.job.spec.run_id: read_record(run.job.runs_dir, run.job.spec.run_id) for run in runs}
-    saes = [(run, run.job) for run in runs if isinstance(run.job, Job)]
+    every = [(run, run.job) for run in runs if isinstance(run.job, Job)]
+    saes = [(run, job) for run, job in every if job.spec.synthetic is None]
     readings = list(dict.fromkeys(name for _, job in saes for name in job.spec.eval.inference if name != ENCODER))
     # rich would cut a table's columns to the width of a narrow terminal; with a wider console, long lines wrap instead.
     console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(readings)))
     if saes:
         columns = [*_WHICH, *_FOUND, *(f"by {name}" for name in readings), *_ENDED]
         errors += _print(console, columns, [_row(run, job, readings, records, why) for run, job in saes])
-    synthetic = [(run, run.job) for run in runs if isinstance(run.job, RecoveryJob)]
-    if synthetic:
-        names = list(dict.fromkeys(name for _, job in synthetic for name in job.spec.config.algorithms))
+    of_samples = [(run, job) for run, job in every if job.spec.synthetic is not None]
+    if of_samples:
+        readings = list(dict.fromkeys(name for _, job in of_samples for name in job.spec.eval.inference))
+        columns = [*_WHICH, "compression", *(f"found by {name}" for name in readings), "FVU", "seconds", "status"]
+        rows = [_sample_row(run, job, readings, records, why) for run, job in of_samples]
+        errors += _print(console, columns, rows, "found: share of the features that a latent tells with F1 > .5")
+    recoveries = [(run, run.job) for run in runs if isinstance(run.job, RecoveryJob)]
+    if recoveries:
+        names = list(dict.fromkeys(name for _, job in recoveries for name in job.spec.config.algorithms))
         columns = ["run", "mask", "d", "k", "n", "noise", "seed", *names, "seconds", "status"]
         wide = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
-        rows = [_recovery_row(run, job, names, records, why) for run, job in synthetic]
+        rows = [_recovery_row(run, job, names, records, why) for run, job in recoveries]
         errors += _print(wide, columns, rows, "share of trials whose picks are exactly the planted atoms")
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
     for line in [
@@ -106,18 +113,11 @@ def _row(
     Args:
         readings: the further ways of finding codes that have a column (`sae_core.inference`).
     """
-    sizes = job.sizes
-    record = records[job.spec.run_id]
-    cells = [job.spec.run_id, job.labels["arm"], str(sizes.degree), str(sizes.k), str(sizes.n_latents)]
-    cells += [str(job.axes["layer"]), str(job.axes["seed"])]
+    record, cells = records[job.spec.run_id], _which(job)
     if record is None or record["status"] != COMPLETE:
         return _unfinished(run, record, [*cells, *[""] * (4 + len(readings))], why)
     metrics, seconds = record["metrics"], record["timings"]["total"]
-    values = record["storage"]["learned_decoder_values"]
-    # An SAE is compared with dense atoms at the n asked for. That gives m/d for an expander, and n/n' for a
-    # dense_matched SAE, which has n' latents.
-    compression = f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
-    cells += [compression, _recovered(metrics)]
+    cells += [_compression(job, record), _recovered(metrics)]
     by = {name: record.get("inference", {}).get(name, {}) for name in readings}
     cells += [_recovered(found["metrics"]) if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
@@ -125,6 +125,36 @@ def _row(
     reason = why.get(job.spec.run_id, "not measured")
     lacking = [f"{name} ({measured.get(name, {}).get('error', reason)})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
+
+
+def _sample_row(
+    run: Planned, job: Job, readings: Sequence[str], records: Records, why: Mapping[str, str]
+) -> tuple[list[str], str]:
+    """Return the cells of the row of an SAE of a synthetic model, and what went wrong with its run."""
+    record, cells = records[job.spec.run_id], _which(job)
+    if record is None or record["status"] != COMPLETE:
+        return _unfinished(run, record, [*cells, *[""] * (3 + len(readings))], why)
+    by = {name: record["inference"].get(name, {}) for name in readings}
+    found = [f"{of['metrics']['coverage']:.3f}" if "metrics" in of else "" for of in by.values()]
+    cells += [_compression(job, record), *found, f"{record['metrics']['fvu']:.4f}"]
+    failed = [f"{name} ({of['error']})" for name, of in by.items() if "error" in of]
+    error = f"not measured: {job.spec.run_id} {job.title}: {', '.join(failed)}" if failed else ""
+    return [*cells, f"{record['timings']['total']:.1f}", _ending(run)], error
+
+
+def _which(job: Job) -> list[str]:
+    """Return the cells that say which run it is."""
+    n, degree, k = job.sizes
+    return [job.spec.run_id, job.labels["arm"], *map(str, (degree, k, n, job.axes["layer"], job.axes["seed"]))]
+
+
+def _compression(job: Job, record: Record) -> str:
+    """Return how many times fewer values the SAE learns than dense atoms at the n asked for.
+
+    That is m/d for an expander, and n/n' for a dense_matched SAE, which has n' latents.
+    """
+    values = record["storage"]["learned_decoder_values"]
+    return f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
 
 
 def _recovered(metrics: Mapping[str, Any]) -> str:

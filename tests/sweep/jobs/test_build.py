@@ -53,7 +53,8 @@ def test_every_file_of_a_group_builds_what_it_names(group):
         default = {"model": ModelConfig, "tracker": TrackerConfig}.get(group)
         built = instantiate(plain, group, default=default)
         if group == "model":
-            assert built.name.startswith(name) and (built.hub_id or name in ("embedded", "local"))
+            named = name in ("embedded", "local", "synthetic") or built.hub_id
+            assert built.name.startswith(name) and named
         elif group == "corpus":
             assert built.label.split(":")[0] == name and type(built).__name__.lower() == f"{name}corpus"
         elif group == "tracker":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -241,7 +240,8 @@ def test_windows_that_an_ablation_makes_alike_run_once(setting, tmp_path, monkey
         for row, length in zip(windows.tokens, windows.lengths, strict=True)
     ]
     # Activations that are left are alike only where all before them are left too, or at the first token.
-    alike = {(int(n), k if all(at == 0 for at, _ in k) else i) for i, (n, k) in enumerate(zip(windows.lengths, kept))}
+    lengths = windows.lengths.tolist()
+    alike = {(lengths[i], left if all(at == 0 for at, _ in left) else i) for i, left in enumerate(kept)}
     count = len(kept)
 
     def measured(name, positions):

@@ -1,0 +1,63 @@
+"""Measure a trained SAE on a synthetic model's held-out samples, and put what is found into its record."""
+
+from __future__ import annotations
+
+import traceback
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from sae_core import theory
+from sae_core.activity import activity_measures, activity_of, support_measures
+from sae_core.inference import read_alike
+from sae_core.sae import SAE
+from sweep.jobs.job import Job
+from sweep.measures.config import EvaluationError
+from sweep.run.examine import THEORY_TOKENS
+from sweep.run.loaded import held_out_samples_of, synthetic_model
+from sweep.run.recording import log, one_line
+from sweep.store.progress import RunProgress
+from sweep.store.records import Record, run_folder
+from sweep.synthetic.measure import measure
+from sweep.train.streams import Trainee
+
+
+def examine_samples(job: Job, sae: SAE, record: Record, say: RunProgress) -> Trainee[None]:
+    """Make the measurements that `job` asks for and its record lacks, and put them into the record.
+
+    A measurement that fails leaves its error in the record, and the others go on.
+    """
+    yield from ()  # nothing is measured together with other runs
+    found = record.setdefault("inference", {})
+    for name in job.spec.eval.inference:
+        if "metrics" not in found.get(name, {}):
+            same = next((known for known in found if "metrics" in found[known] and read_alike(sae, name, known)), None)
+            found[name] = _read(job, sae, name, say) if same is None else deepcopy(found[same])
+    if "theory" not in record:
+        say("latents")
+        record |= _of_latents(job, sae)
+
+
+def _read(job: Job, sae: SAE, inference: str, say: RunProgress) -> dict[str, Any]:
+    assert job.spec.synthetic is not None
+    samples, model = held_out_samples_of(job), synthetic_model(job.spec.synthetic)
+    try:
+        return measure(sae, inference, model, samples, lambda done, total: say(f"evaluation: {inference}", done, total))
+    except (EvaluationError, IndexError, RuntimeError) as error:
+        log(run_folder(job.runs_dir, job.spec.run_id), traceback.format_exc())
+        return {"error": one_line(error)}
+
+
+@torch.inference_mode()
+def _of_latents(job: Job, sae: SAE) -> dict[str, Any]:
+    """Return what is known of the dictionary, and how often its latents fire by the SAE's own encoder."""
+    parts = [sae.encode(h.to(sae.b_dec.device)) for h in held_out_samples_of(job).batches()]
+    codes, indices = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    numbers = torch.arange(len(codes))
+    activity = activity_of(codes, indices, sae.dictionary.n_latents, numbers, numbers)
+    support = None if sae.dictionary.support is None else sae.dictionary.support.cpu()
+    return {
+        "theory": theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS]),
+        "latents": {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)},
+    }
