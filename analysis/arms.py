@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
-SPARSE = ("expander", "expander_balanced", "clustered", "banded", "pruned_retuned", "dynamic", "frozen_random")
+SPARSE = (
+    "expander",
+    "expander_balanced",
+    "clustered",
+    "banded",
+    "pruned_retuned",
+    "dynamic",
+    "frozen_random",
+    "soft_frozen",
+)
 DENSE = ("dense_tied", "dense_warmtied", "dense_randinit")  # all n latents: no d, drawn as a level to reach
 MATCHED = (
     "dense_matched",
@@ -34,6 +43,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
     "pruned_retuned": ("pruned, re-tuned", "#D55E00", "v"),
     "dynamic": ("dynamic support", "#CC79A7", "D"),
     "frozen_random": ("frozen random values", "#882255", "X"),
+    "soft_frozen": ("near random values", "#DDAA99", ">"),
     "dense_tied": ("dense, tied", "#000000", "s"),
     "dense_warmtied": ("dense, own encoder", "#555555", "P"),
     "dense_randinit": ("dense, random start", "#8C8C8C", "h"),

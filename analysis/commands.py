@@ -13,6 +13,7 @@ from analysis import arms
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.frontier import frontier_figure
 from analysis.draw.latents import richest, summary_figure
+from analysis.draw.meaning import meaning_figure
 from analysis.draw.panels import readable
 from analysis.draw.pareto import pareto_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
@@ -30,6 +31,7 @@ from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
 from analysis.tables.latents import summary_table
+from analysis.tables.meaning import check_comparable, meaning_table
 from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.paper import three_degrees
 from analysis.tables.pareto import as_csv, pareto_table
@@ -141,6 +143,13 @@ def recovery(records: Records, options: Options) -> list[Output]:
     """Return the phase transitions of the synthetic experiments; they have no arms to choose from."""
     table = recovery_table(records.recovery)
     return [Output("recovery", table, recovery_figure(table))]
+
+
+def meaning(records: Records, options: Options) -> list[Output]:
+    """Return which features of synthetic models the latents stand for, against stored bytes, beside the floor."""
+    check_comparable(records.samples)
+    table = chosen(meaning_table(records.samples), options)
+    return [Output("meaning", table, meaning_figure(table))]
 
 
 def masks(records: Records, options: Options) -> list[Output]:

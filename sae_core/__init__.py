@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         FrozenRandom,
         PrunedRetuned,
         Quantised,
+        SoftFrozen,
     )
     from sae_core.inference import infer_by
     from sae_core.io import SAEFileError, load, save
@@ -61,6 +62,7 @@ __all__ = [
     "PrunedRetuned",
     "Quantised",
     "SAEFileError",
+    "SoftFrozen",
     "cosamp",
     "gomp",
     "infer_by",

@@ -23,9 +23,9 @@ class Drawn(NamedTuple):
 class Dictionary(nn.Module):
     """Atoms as `values` (n_latents, degree) and, where atoms are sparse, the rows of their values.
 
-    Abstract: use `SparseDictionary`, `FrozenDictionary` or `DenseDictionary`. An atom is its values scaled to unit l2
-    norm; the gradient flows through the norm. `value_bits` below 32 says that values are whole numbers of so many bits
-    (`sae_core.quantised`), which is how they are stored.
+    Abstract: use `SparseDictionary`, `NearDictionary`, `FrozenDictionary` or `DenseDictionary`. An atom is its values
+    scaled to unit l2 norm; the gradient flows through the norm. `value_bits` below 32 says that values are whole
+    numbers of so many bits (`sae_core.quantised`), which is how they are stored.
     """
 
     values: torch.Tensor  # a parameter where values are learned
@@ -53,6 +53,9 @@ class Dictionary(nn.Module):
             directions = directions.gather(1, self.support[latents])
         self.values[latents] = nn.functional.normalize(directions, dim=1) / self.degree**0.5
 
+    def constrain(self) -> None:
+        """Bring values that a training step has changed back to where they may be; here they may be anything."""
+
 
 class SparseDictionary(Dictionary):
     """Atoms on a left-regular support.
@@ -73,6 +76,47 @@ class SparseDictionary(Dictionary):
         self.d_in, self.drawn = d_in, drawn
         self.register_buffer("support", _checked_support(d_in, support), persistent=False)
         self.values = nn.Parameter(torch.randn(support.shape, generator=generator) / support.shape[1] ** 0.5)
+
+
+class NearDictionary(SparseDictionary):
+    """Atoms on a left-regular support that may turn only so far away from the random values that they start at.
+
+    Arguments and errors are those of `SparseDictionary`, and
+
+    Args:
+        cosine: the least cosine of an atom with its start, in 0..1.
+
+    Raises:
+        ValueError: `cosine` is outside 0..1.
+    """
+
+    start: torch.Tensor  # (n_latents, degree), each atom of unit l2 norm
+
+    def __init__(
+        self, d_in: int, support: torch.Tensor, generator: torch.Generator, drawn: Drawn | None, cosine: float
+    ):
+        super().__init__(d_in, support, generator, drawn)
+        if not 0 <= cosine <= 1:
+            raise ValueError(f"cosine={cosine} must be in 0..1")
+        self.cosine = cosine
+        start = nn.functional.normalize(self.values.detach(), dim=1)
+        self.register_buffer("start", start, persistent=False)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Turn each atom that has gone too far back to the nearest direction that is allowed; its norm stays."""
+        self.values.copy_(self._allowed(self.values, self.start))
+
+    @torch.no_grad()
+    def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        super().set_atoms(latents, directions)
+        self.values[latents] = self._allowed(self.values[latents], self.start[latents])
+
+    def _allowed(self, values: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        norms, along = values.norm(dim=1, keepdim=True), (values * start).sum(1, keepdim=True)
+        sideways = nn.functional.normalize(values - along * start, dim=1)
+        nearest = norms * (self.cosine * start + (1 - self.cosine**2) ** 0.5 * sideways)
+        return torch.where(along < self.cosine * norms, nearest, values)
 
 
 class FrozenDictionary(Dictionary):

@@ -14,6 +14,7 @@ _SYMBOLS = {  # matplotlib's marker: Plotly's symbol
     "p": "pentagon",
     "^": "triangle-up",
     "<": "triangle-left",
+    ">": "triangle-right",
     "v": "triangle-down",
     "D": "diamond",
     "X": "x",

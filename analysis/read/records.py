@@ -18,10 +18,11 @@ from analysis.frames import dicts
 from analysis.read.comparable import ALL_TOKENS, comparable
 from analysis.read.load import read_records, say_unreadable
 from analysis.read.sources import URL, NoRunsError, Remote, Source, named
-from sweep.store.records import RECOVERY, Record
+from sweep.store.records import RECOVERY, SYNTHETIC, Record
 
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
+ENCODER, TOPK = "encoder", "topk"  # names of ways to read codes: by the SAE's own encoder, and one-shot
 _UNRECORDED = {"value_bits": 32, "artifact_bytes": float("nan"), "mask_policy": ALL_TOKENS}  # for records without them
 
 
@@ -55,7 +56,7 @@ class Records:
     def at(self, layers: Collection[int], ks: Collection[int]) -> Records:
         """Return the records of the given layers and k; an empty collection means all of them.
 
-        PCA, which has no k, stays at any k, and synthetic experiments always stay.
+        PCA, which has no k, stays at any k, and recovery experiments always stay.
 
         Raises:
             NoRunsError: none is left.
@@ -114,7 +115,7 @@ class Records:
         rows: list[dict[str, object]] = []
         undefined = 0
         for record in self.records:
-            if record.get("kind") == RECOVERY:
+            if record.get("kind") in (RECOVERY, SYNTHETIC):
                 continue
             if _metrics(record).get("ce_recovered", 0) is None:
                 undefined += 1
@@ -161,6 +162,28 @@ class Records:
                     rows.append({**run, **_numbers(found["metrics"]), **found["cost"], "inference": name})
         if not rows:
             raise NoRunsError(f"{self.named}: no run in it says how its codes were read; run python -m sweep again")
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def samples(self) -> pd.DataFrame:
+        """One row per SAE of a synthetic model and way of reading its codes, with the measures of that way.
+
+        Columns: run_id, model, arm, base_arm, pursuit, bits, d, k, n, seed, degree, n_latents, d_in; the storage's;
+        `features` (which features the model has, in words), `settings` (all else that determines the result, as
+        JSON); `reading`, the way of reading by the name of what finds the codes: topk, mp_refit, ...; and the measures
+        of `sweep.synthetic.measure`.
+
+        Raises:
+            NoRunsError: there is no such run.
+        """
+        rows: list[dict[str, object]] = []
+        for record in self.records:
+            if record.get("kind") == SYNTHETIC:
+                rows += _sample_rows(record)
+        if not rows:
+            raise NoRunsError(
+                f"{self.named}: no SAE of a synthetic model; python -m sweep experiment=meaning/synthetic"
+            )
         return pd.DataFrame(rows)
 
     @cached_property
@@ -225,12 +248,29 @@ def _recovery_rows(record: Record) -> list[dict[str, object]]:
     return rows
 
 
-def _row(record: Record) -> dict[str, object]:
-    """Return the row of `Records.everything` for one run."""
+def _sample_rows(record: Record) -> list[dict[str, object]]:
+    """Return one row per way of reading the codes of an SAE of a synthetic model, each way once."""
+    model, rows = record["spec"]["synthetic"], dict[str, dict[str, object]]()
+    degree = model["feature_degree"]
+    about = {
+        **_UNRECORDED,
+        **_about(record),
+        "features": "dense features" if degree is None else f"features of {degree} coordinates",
+        "settings": json.dumps(_settings(record["spec"]) | {"synthetic": model}, sort_keys=True),
+        **_training(record),
+    }
+    for name, found in record["inference"].items():
+        reading = (about["pursuit"] or TOPK) if name == ENCODER else name
+        if "metrics" in found:
+            rows[str(reading)] = {**about, **_numbers(found["metrics"]), **found["cost"], "reading": reading}
+    return list(rows.values())
+
+
+def _about(record: Record) -> dict[str, object]:
+    """Return the columns that say what a run's SAE is and stores."""
     sizes, axes, arm = record["sizes"], record["axes"], arms.described(record["spec"]["sae"])
     d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(axes["n"])
-    row = {
-        **_UNRECORDED,
+    return {
         "run_id": record["run_id"],
         **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
         "base_arm": arm.base,
@@ -243,6 +283,16 @@ def _row(record: Record) -> dict[str, object]:
         "n_latents": n_latents,
         "degree": degree,
         **record["storage"],
+    }
+
+
+def _row(record: Record) -> dict[str, object]:
+    """Return the row of `Records.everything` for one run."""
+    sizes = record["sizes"]
+    d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(record["axes"]["n"])
+    row = {
+        **_UNRECORDED,
+        **_about(record),
         **_numbers(record["metrics"]),
         "seconds": record["timings"]["total"],
         "finished": record["finished"],

@@ -17,6 +17,7 @@ from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.pca import PCA
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
+from sae_core.arms.soft_frozen import SoftFrozen
 from sae_core.sizes import CellError
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "PrunedRetuned",
     "Quantised",
     "Sizes",
+    "SoftFrozen",
 ]

@@ -115,6 +115,7 @@ def _advance(
     """Do one step on the batch h: the optimizer's, and where they are due the re-aiming and the change of support."""
     sae, config = state.sae, state.config
     output, errors = train_step(sae, state.optimizer, h, config.lr_at(state.step), config.grad_clip)
+    sae.dictionary.constrain()
     losses.append(errors.mean())
     state.step += 1
     state.count_firings(output.indices)

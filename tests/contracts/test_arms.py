@@ -21,6 +21,7 @@ from sae_core.arms import (
     FrozenRandom,
     PrunedRetuned,
     Quantised,
+    SoftFrozen,
 )
 from sae_core.losses import reconstruction_loss
 from sae_core.storage import count_storage, planned_bytes, planned_counts
@@ -41,6 +42,8 @@ ARMS = [
     Banded(N, D, K),
     FrozenRandom(N, D, K),
     FrozenRandom(N, D, K, encoder="mp_refit"),
+    SoftFrozen(N, D, K),
+    SoftFrozen(N, D, K, encoder="mp_refit"),
     Dynamic(N, D, K),
     Dynamic(N, D, K, encoder="mp_refit"),
     PrunedRetuned(N, D, K),

@@ -27,6 +27,7 @@ ARMS = {
     "pruned_retuned": arms.PrunedRetuned(64, 3, 4),
     "dynamic": Dynamic(64, 3, 4),
     "frozen_random": arms.FrozenRandom(64, 3, 4),
+    "soft_frozen": arms.SoftFrozen(64, 3, 4),
     "dense_tied": DenseTied(64, 4),
     "dense_warmtied": arms.DenseWarmTied(64, 4),
     "dense_randinit": arms.DenseRandInit(64, 4),
@@ -45,6 +46,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "pruned_retuned": "a68db65a83b8b52a",
     "dynamic": "4be411dff3bbd5e7",
     "frozen_random": "b9faba0a83abdb5b",
+    "soft_frozen": "2f1f724a21152821",  # of 2026-11-26
     "dense_tied": "60c145cedff3d4b6",
     "dense_warmtied": "150d9a47162ca251",
     "dense_randinit": "b0796fd45cb57a51",

@@ -1,0 +1,75 @@
+"""The figure of what latents mean, drawn from `analysis.tables.meaning`."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import arms
+from analysis.draw.panels import panel_grid
+from analysis.draw.shared import arm_style, legend, log_ticks, plain_axis
+from analysis.frames import column, dicts, groups, only
+from analysis.tables.meaning import MEASURES, drawn
+
+BYTES = "bytes of the saved SAE"
+_READ = {"topk": "one-shot"}
+
+
+def meaning_figure(table: pd.DataFrame) -> Figure:
+    """Draw each measure against stored bytes: a row of panels per measure, a column per features and way of reading.
+
+    The dashed line is the floor, what random dictionaries score read in the same way; the shaded part below it is what
+    says nothing.
+    """
+    rows = drawn(table)
+    measures = [what for what in MEASURES if what in set(rows["what"])]
+    order = {"topk": 0}
+    columns = sorted(
+        {(row["features"], row["reading"]) for row in dicts(rows)}, key=lambda c: (c[0], order.get(c[1], 1), c[1])
+    )
+    place = {column: number for number, column in enumerate(columns)}
+    cells = [(what, place[c]) for what in measures for c in columns]
+    grid = panel_grid(cells, size=(3.6, 2.6))
+    seen: list[str] = []
+    for what in measures:
+        for c in columns:
+            axis = grid.axes[what, place[c]]
+            points = only(rows, what=what, features=c[0], reading=c[1])
+            _draw(axis, points)
+            seen += points["arm"].tolist()
+            if what == measures[0]:
+                axis.set_title(f"{c[0]},\nread {_READ.get(c[1], 'by ' + c[1])}", loc="left", fontsize=9)
+            if what == measures[-1]:
+                axis.set_xlabel(BYTES, fontsize=9)
+            if (what, place[c]) in grid.leading:
+                axis.set_ylabel(MEASURES[what], fontsize=9)
+    styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
+    floor = Line2D([], [], color="0.3", linestyle="--", label="floor: frozen random")
+    legend(grid.figure, [*styles.values(), floor])
+    return grid.figure
+
+
+def _draw(axis: Axes, points: pd.DataFrame) -> None:
+    for (arm,), line in groups(points, ["arm"]):
+        style = arm_style(arm)
+        look = {"color": style.colour, "marker": style.marker, "markersize": 5, "markerfacecolor": style.face}
+        line = line.sort_values("artifact_bytes")
+        axis.errorbar(
+            line["artifact_bytes"],
+            line["mean"],
+            yerr=line["half_interval"],
+            linewidth=1,
+            capsize=2,
+            elinewidth=1,
+            **look,
+        )
+    if floors := [float(floor) for floor in points["floor"].dropna().unique()]:
+        axis.axhline(max(floors), color="0.3", linestyle="--", linewidth=1)
+        bottom = axis.get_ylim()[0]
+        axis.axhspan(bottom, max(floors), color="0.92", zorder=0)
+        axis.set_ylim(bottom=bottom)
+    if len(points):
+        log_ticks(axis, column(points, "artifact_bytes"))
+    plain_axis(axis)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from sae_core.arms.base import Sizes, SparseArm, tied_encoder
+from sae_core.dictionary import Drawn, NearDictionary
+from sae_core.hashed import later
+from sae_core.sae import SAE
+from sae_core.storage import FROM_SEED, Layout
+from sae_core.supports import expander_support
+
+
+@dataclass(frozen=True)
+class SoftFrozen(SparseArm):
+    """A control: an expander whose atoms must keep a cosine of at least `cosine` with their random start.
+
+    What such a dictionary scores, an SAE can score without having found features: its atoms are a random dictionary's,
+    a little adjusted (arXiv 2602.14111). degree = d_in makes it dense.
+    """
+
+    cosine: float = later(0.8)
+
+    name = "soft_frozen"
+
+    def sizes(self, d_in: int) -> Sizes:
+        if not 0 <= self.cosine <= 1:
+            raise ValueError(f"sae.cosine={self.cosine} must be in 0..1")
+        return super().sizes(d_in)
+
+    def layout(self, d_in: int) -> Layout:
+        return super().layout(d_in)._replace(support=FROM_SEED)
+
+    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+        n_latents, degree, k = self.sizes(d_in)
+        support, drawn = expander_support(d_in, n_latents, degree, seed), Drawn("expander", seed)
+        dictionary = NearDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn, self.cosine)
+        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)
