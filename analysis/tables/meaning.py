@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from analysis.arms import FROZEN
-from analysis.frames import dicts, groups, only, part, where
+from analysis.frames import column, dicts, groups, only, part, where
 from analysis.read.sources import NoRunsError
 from analysis.tables.stats import over_seeds, t_quantile
 
@@ -110,7 +110,7 @@ def resolvable(one: Score, other: Score) -> float:
     if a + b == 0:
         return 0.0
     freedom = (a + b) ** 2 / (a**2 / (one.seeds - 1) + b**2 / (other.seeds - 1))
-    return t_quantile(max(1, int(freedom))) * math.sqrt(a + b)
+    return t_quantile(max(1.0, freedom)) * math.sqrt(a + b)
 
 
 def drawn(table: pd.DataFrame) -> pd.DataFrame:
@@ -122,7 +122,7 @@ def drawn(table: pd.DataFrame) -> pd.DataFrame:
 def check_comparable(samples: pd.DataFrame) -> None:
     """Raise NoRunsError where runs of the same features differ in their recipe or their model's other settings."""
     for (features, n, k), rows in groups(samples, ["features", "n", "k"]):
-        if (count := rows["settings"].nunique()) > 1:
+        if (count := int(column(rows, "settings").nunique())) > 1:
             runs = part(rows, ["settings", "run_id"]).drop_duplicates("settings")["run_id"].tolist()
             raise NoRunsError(
                 f"{features}, n={n}, k={k}: {count} different recipes or models, such as in runs "

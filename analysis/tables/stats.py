@@ -11,7 +11,7 @@ from scipy.special import stdtrit
 from analysis.frames import part, renamed
 
 
-def t_quantile(degrees_of_freedom: int) -> float:
+def t_quantile(degrees_of_freedom: float) -> float:
     """Return the two-sided 95 % quantile of Student's t, to three decimals as printed tables have it."""
     return round(float(stdtrit(degrees_of_freedom, 0.975)), 3)
 

@@ -117,6 +117,25 @@ def planted(mask, k, seed, exact):
     }
 
 
+def sampled(arm, d, seed, coverage, degree=None, reading_gain=0.1, k=16, **metrics):
+    """Return a complete record of an SAE of a synthetic model; `reading_gain` is what mp_refit finds more."""
+    made = record(arm, d, k, seed, 0.5, values=0 if arm.startswith("frozen") else None)
+    made |= {"kind": "synthetic", "run_id": f"sampled-{arm}-{d}-{seed}-{degree}-{k}"}
+    made["labels"] = {**made["labels"], "model": "synthetic", "corpus": "synthetic"}
+    made["spec"] = {**made["spec"], "synthetic": {"d_in": M, "n_features": N, "feature_degree": degree}}
+
+    def measured(found):
+        fixed = {"fvu": 0.4, "explained_variance": 0.6, "l0": k, "dead_fraction": 0.1, "absorption": 0.2, "mcc": 0.3}
+        more = {"mcc_ceiling": 0.4, "feature_f1": found / 2, "latent_f1": found / 3, "uniqueness": 0.5}
+        return {**fixed, **more, "coverage": found, **metrics}
+
+    cost = {"multiply_adds": 1000, "tokens_per_second": 10**6, "threads": 1}
+    own = {"metrics": measured(coverage), "cost": cost}
+    more = own if "+mp_refit" in arm else {"metrics": measured(coverage + reading_gain), "cost": cost}
+    made["metrics"], made["inference"] = measured(coverage), {"encoder": own, "mp_refit": more}
+    return made
+
+
 def ce_of(d, k, layer, seed, rng):
     """Return CE recovered: more values, more active latents and earlier layers preserve more; seeds differ by .004."""
     return 1 - 0.42 * (d * k) ** -0.22 - 0.02 * (layer - 1) + 0.004 * (seed - 1) + rng.gauss(0, 0.001)
@@ -163,7 +182,7 @@ def latents(arm, d, rng):
 
 
 def write_sweep(folder, layers=(1, 2), ds=(2, 4, 8, 16), ks=(8, 16), seeds=(0, 1, 2)):
-    """Write a whole study into `folder` and return how many records it has."""
+    """Write a whole study into `folder` and return how many SAEs of an LM it has."""
     rng = random.Random(0)
     made = []
     for layer in layers:
@@ -177,9 +196,14 @@ def write_sweep(folder, layers=(1, 2), ds=(2, 4, 8, 16), ks=(8, 16), seeds=(0, 1
             less = 0.4 * (1e4 / pool) ** 0.5 / d**0.3
             made += [_sparse("expander", d, ks[-1], seed, 1, -less, rng, pool=pool) for seed in seeds]
     made.append(planted("dense", 4, 0, 1.0))
+    for seed in seeds:
+        for degree, shift in ((None, 0.0), (7, 0.2)):
+            for arm, found in (("expander", 0.1), ("expander+mp_refit", 0.3), ("frozen_random+mp_refit", 0.15)):
+                made.append(sampled(arm, 8, seed, found + shift + seed / 100, degree))
+            made.append(sampled("frozen_random", 8, seed, 0.02, degree, reading_gain=0.05))
     for one in made:
         write_record(folder, one)
-    return len(made)
+    return sum("kind" not in one for one in made)
 
 
 def _cells(layer, k, seed, ds, rng):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from analysis.catalogue import CATALOGUE
 from analysis.frames import among, dicts, only, where
 from analysis.output import Options
 from analysis.tables.latents import MEASURES
+from analysis.tables.meaning import MEASURES as MEANS
 from tests.analysis.artists import bar_caps, bars, columns, data_lines, panel_of, points, same, visible
 from tests.analysis.synthetic import DENSE, N
 
@@ -216,6 +218,24 @@ def check_recovery(output, records):
     assert axis.get_ylabel() == "recovery, noise 0"
 
 
+def check_meaning(output, records):
+    """A row of panels per measure, a column per kind of features and reading, each with its arms and its floor."""
+    axes = visible(output.figure)
+    columns_ = [
+        (features, r) for features in ("dense features", "features of 7 coordinates") for r in ("topk", "mp_refit")
+    ]
+    measures = ("coverage", "feature_f1", "explained_variance", "absorption")
+    assert len(axes) == 16 and [axis.get_ylabel() for axis in axes if axis.get_ylabel()] == [MEANS[m] for m in measures]
+    for axis, (what, (features, reading)) in zip(axes, itertools.product(measures, columns_), strict=True):
+        rows = only(output.table, what=what, features=features, reading=reading)
+        found = [tuple(p) for container in axis.containers for p in container.lines[0].get_xydata()]
+        same(found, columns(rows, "artifact_bytes", "mean"))
+        floor = [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"]
+        assert floor == pytest.approx([rows["floor"].max()])
+    assert axes[0].get_title(loc="left").endswith("read one-shot")
+    assert axes[-1].get_xlabel() == "bytes of the saved SAE"
+
+
 def check_learning_curves(output, records):
     """A line with a band for each arm of the default choice, at one d, over the tokens of training."""
     axes, label = visible(output.figure), None
@@ -277,6 +297,7 @@ CHECKS = {
     "throughput": check_throughput,
     "certificates": check_certificates,
     "recovery": check_recovery,
+    "meaning": check_meaning,
     "learning_curves": check_learning_curves,
     "seeds": check_seeds,
     "latents_summary": check_latents_summary,
