@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sweep.corpus.documents import Document
 from sweep.embedded import WEIGHTS
 from sweep.embedded.recipe import END_OF_TEXT, encode_documents, split_documents
-from sweep.lm.model import next_token_losses
+from sweep.lm.losses import cross_entropies, log_normalisers
 from sweep.store.hashes import short_hash
 
 
@@ -76,7 +76,8 @@ def _document_nats(model, ids: np.ndarray, batch_size: int = 16) -> float:
     total, predicted = 0.0, 1  # the opening token is given
     for i in range(0, len(starts), batch_size):
         batch = torch.stack([tokens[s : s + context] for s in starts[i : i + batch_size]])
-        losses = next_token_losses(model(input_ids=batch, use_cache=False).logits, batch).double()
+        logits = model(input_ids=batch, use_cache=False).logits
+        losses = cross_entropies(logits, batch, log_normalisers(logits)).double()
         for start, row in zip(starts[i : i + batch_size], losses, strict=True):
             total += float(row[predicted - start - 1 :].sum())
             predicted = start + batch.shape[1]

@@ -10,6 +10,7 @@ enter     runs the blocks after a hook point without those before it
 dtype     finds out in which dtype this machine runs it faster
 causal    refuses one that reads both ways
 model     loads it, captures its residual stream, runs it with the stream replaced
+losses    cross-entropy and KL divergence of logits, a few rows at a time
 ordinary  tells its ordinary tokens from attention sinks and special tokens
 errors    says in one line what is wrong
 """

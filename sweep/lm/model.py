@@ -12,7 +12,6 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from sweep.lm.blocks import check_candidates, find_blocks, probe_tokens, stream_of
@@ -166,17 +165,6 @@ class _Entrance(NamedTuple):
 
 class _PassEnded(Exception):
     """Raised in a forward pass to end it early, when nobody needs the remaining blocks."""
-
-
-def next_token_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Return the cross-entropy of each next token in nats: (windows, length - 1).
-
-    Args:
-        logits: (windows, length, vocabulary); the logits at position t predict tokens[:, t + 1].
-        tokens: token ids (windows, length).
-    """
-    flat = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
-    return flat.view(len(tokens), -1)
 
 
 def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from sweep.lm.losses import cross_entropies, log_normalisers
 from sweep.measures.clean import CleanPass
 from sweep.measures.config import EvaluationError
-from sweep.measures.losses import cross_entropies, log_normalisers
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sweep.corpus.windows import Windows
+from sweep.lm.losses import cross_entropies, log_normalisers
 from sweep.lm.model import LM
-from sweep.measures.losses import cross_entropies, log_normalisers
 from sweep.measures.positions import ALL, Positions
 
 Keep = Callable[[int, Callable[[], Tensor]], Tensor]

@@ -19,10 +19,10 @@ from sae_core.activity import Activity, activity_of
 from sae_core.inference import infer_by
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
+from sweep.lm.losses import cross_entropies, kl_divergences, log_normalisers
 from sweep.measures.baselines import Baselines
 from sweep.measures.clean import CleanBatch, CleanPass
 from sweep.measures.config import EvaluationError
-from sweep.measures.losses import cross_entropies, kl_divergences, log_normalisers
 from sweep.measures.stopwatch import Stopwatch
 
 Tick = Callable[[int, int], None]  # called with (windows done, windows in all)

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from sweep.corpus.windows import Windows
+from sweep.lm.losses import cross_entropies, log_normalisers
 from sweep.lm.model import LM
-from sweep.measures.losses import cross_entropies, log_normalisers
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
 

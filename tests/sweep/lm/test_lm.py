@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sweep.lm.find import ModelConfig, ModelError, check_layer, find_model, model_hash
-from sweep.lm.model import next_token_losses
+from sweep.lm.losses import cross_entropies, log_normalisers
 from tests.conftest import VOCAB
 from tests.sweep.lm.conftest import load
 
@@ -29,11 +29,11 @@ def test_capture_stops_after_the_deepest_layer(model_folders, tokens):
     assert ran == [0]
 
 
-def test_next_token_losses_average_to_the_models_own_loss(model_folders, tokens):
+def test_cross_entropies_average_to_the_models_own_loss(model_folders, tokens):
     lm, _ = load(model_folders["gpt2"])
     logits = lm.logits(tokens, 0, lambda h: None)
     wanted = lm.model(tokens, labels=tokens).loss
-    torch.testing.assert_close(next_token_losses(logits, tokens).mean(), wanted)
+    torch.testing.assert_close(cross_entropies(logits, tokens, log_normalisers(logits)).mean(), wanted)
 
 
 def test_the_models_hash_follows_its_content_and_not_its_folder(model_folders, tmp_path):

@@ -13,12 +13,12 @@ from sae_core.arms import Expander
 from sweep.corpus import TextCorpus
 from sweep.corpus.windows import WindowConfig, held_out_windows
 from sweep.lm.find import ModelConfig, find_model
+from sweep.lm.losses import cross_entropies, kl_divergences, log_normalisers
 from sweep.lm.model import load_lm
 from sweep.lm.ordinary import OrdinaryTokens
 from sweep.measures.baselines import Baselines, baselines
 from sweep.measures.clean import CleanPass, batch_size_within, hidden_of
 from sweep.measures.config import EvaluationError
-from sweep.measures.losses import cross_entropies, kl_divergences, log_normalisers
 from sweep.measures.measures import Reading, ReadingRequest, held_out_codes, measure_together
 from sweep.measures.positions import ALL, Positions
 
@@ -367,7 +367,7 @@ def test_losses_and_divergences_a_few_rows_at_a_time_are_those_of_whole_logits(v
     tokens = torch.randint(0, vocabulary, (5, 24), generator=draw)
     log_p, log_q = clean[:, :-1].log_softmax(-1), logits[:, :-1].log_softmax(-1)
     for values in (1, 20_000, 1 << 27):  # one row at a time, a part of a window, all windows
-        monkeypatch.setattr("sweep.measures.losses._ON_CPU", values)
+        monkeypatch.setattr("sweep.lm.losses._ON_CPU", values)
         ours, theirs = log_normalisers(logits), log_normalisers(clean)
         losses = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(5, 23)
         torch.testing.assert_close(cross_entropies(logits, tokens, ours), losses)
