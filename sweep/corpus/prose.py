@@ -61,7 +61,7 @@ class ProseCorpus:
 
     @cached_property
     def _snapshot(self) -> Snapshot:
-        folder = Path(self.folder).expanduser() if self.folder else _package_folder()
+        folder = Path(self.folder).expanduser() if self.folder else package_folder()
         files = [folder / name for name in _FILES]
         for file in files:
             if not file.is_file():
@@ -77,7 +77,7 @@ class ProseCorpus:
         return [Document(f"{i:06d}", t, unit_hash("prose:" + t) < self.held_out_fraction) for i, t in enumerate(texts)]
 
 
-def _package_folder() -> Path:
+def package_folder() -> Path:
     """Return the folder with the texts of the installed sae-probes, which is found without importing it."""
     package = find_spec("sae_probes")
     if package is None or package.origin is None or find_spec("zstandard") is None:

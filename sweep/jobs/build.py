@@ -127,7 +127,7 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
 
 def _check_synthetic(evaluation: EvalConfig) -> None:
     """Raise ValueError where something is to be measured that only an LM on text has."""
-    for key in ("novelty", "contexts"):
+    for key in ("novelty", "contexts", "probing"):
         if value := getattr(evaluation, key):
             raise ValueError(f"eval.{key}={value} needs an LM and a text; a synthetic model has neither")
 

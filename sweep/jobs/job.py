@@ -95,7 +95,18 @@ class Job:
         written = (run_folder(self.runs_dir, self.spec.run_id) / CONTEXTS).exists()
         if evaluation.contexts > (latents.get("contexts", 0) if written else 0):
             lacking.append("contexts")
+        if any(self.unprobed(record).values()):
+            lacking.append("probing")
         return lacking
+
+    def unprobed(self, record: Record) -> dict[str, list[str]]:
+        """Return {family of sets: the ways of reading that this job asks for and a record has no scores of}."""
+        asked = self.spec.eval.inference if self.spec.arm.sparse_codes else ()
+        there = record.get("probing", {})
+        return {
+            family: [name for name in asked if name not in there.get(family, {}).get("readings", {})]
+            for family in self.spec.eval.probing
+        }
 
     @property
     def starts_from(self) -> Job | None:

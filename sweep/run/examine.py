@@ -19,6 +19,7 @@ from sweep.measures.config import EvaluationError
 from sweep.measures.contexts import token_texts, top_contexts, write_contexts
 from sweep.measures.measures import Reading, ReadingRequest, held_out_codes, measure_together
 from sweep.run.loaded import tokenizer_of
+from sweep.run.probing import probe
 from sweep.run.recording import log, one_line
 from sweep.store.once_said import say_once
 from sweep.store.progress import RunProgress
@@ -48,6 +49,7 @@ def examine(
         load: gives the SAE that novelty compares with.
     """
     yield from _measure_readings(job, sae, clean, base, record, say)
+    probe(job, sae, clean.positions, record, say)
     if "theory" in record and "latents" in record and not {"novelty", "contexts"} & set(job.lacking(record)):
         return
     say("latents")

@@ -27,6 +27,7 @@ from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
 from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.measures.positions import ALL, Positions
+from sweep.probing.sets import CODE, Family, code_family, text_family
 from sweep.store.hashes import short_hash
 from sweep.synthetic.config import SyntheticConfig, held_out_samples, train_samples
 from sweep.synthetic.measure import HeldOutSamples, held_out
@@ -101,6 +102,19 @@ def clean_pass_of(job: Job, device: torch.device, positions: Positions, activati
 def held_out_logits_bytes(job: Job) -> int:
     """Return the bytes of the LM's logits on all held-out windows, as it computes them."""
     return job.spec.eval.windows * job.model.window * (job.info.vocabulary or 0) * DTYPES[job.model.dtype].itemsize
+
+
+def family_of(job: Job, name: str) -> Family:
+    """Return a family of sets to probe, as windows of the job's LM."""
+    return _family(name, job.lm, job.info)
+
+
+@lru_cache(maxsize=2)
+def _family(name: str, model: ModelConfig, info: ModelInfo) -> Family:
+    tokenizer = _tokenizer(model, info)
+    made = code_family(tokenizer, model.window) if name == CODE else text_family(tokenizer, model.window)
+    _embeddable(made.windows, model, info)
+    return made
 
 
 def held_out_samples_of(job: Job) -> HeldOutSamples:

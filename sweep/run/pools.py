@@ -12,8 +12,9 @@ import torch
 from sweep.activations.cache import CacheKey, DamagedEntryError, Pool, open_pool
 from sweep.activations.capture import ensure_pools
 from sweep.activations.feed import FedPool
-from sweep.activations.held_out import HeldOutKey, ensure_held_out
+from sweep.activations.held_out import HeldOut, HeldOutKey, ensure_held_out
 from sweep.activations.local_copy import copy_to_local_disk
+from sweep.corpus.windows import Windows
 from sweep.jobs.job import Job
 from sweep.jobs.spec import HOOK
 from sweep.measures.clean import CleanPass
@@ -58,6 +59,11 @@ def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: 
     Their activations there are captured where the cache lacks them, at all the layers of the job's LM pass.
     """
     windows = held_out_of(job)
+    return clean_pass_of(job, device, positions, ready_activations(job, device, windows, say))
+
+
+def ready_activations(job: Job, device: torch.device, windows: Windows, say: RunProgress) -> HeldOut:
+    """Return the activations of some windows at the job's hook point, captured where the cache lacks them."""
     key = HeldOutKey(job.spec.activations.lm, job.model.dtype, job.axes["layer"], HOOK, windows.digest())
     while True:
         ensure_held_out(
@@ -71,7 +77,7 @@ def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: 
         )
         activations = held_out_activations_of(job.cache_dir, key, windows)
         if activations is not None:  # it may have turned out damaged
-            return clean_pass_of(job, device, positions, activations)
+            return activations
 
 
 def cache_keys(job: Job, layers: Sequence[int]) -> list[CacheKey]:

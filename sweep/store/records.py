@@ -37,6 +37,9 @@ object with these entries:
     latents     how latents are used on the held-out text (`sae_core.activity`) and how supports overlap; where the run
                 asked for them, also novelty and cosine against a dense reference (`sae_core.comparison`), and contexts,
                 the number of contexts per latent in CONTEXTS
+    probing     where the run asked for it: {family of labelled sets: its scores} (`sweep.probing`): `raw`, of the
+                activations' coordinates (all, and the best 1, 2 and 5), and `readings`, by way of finding codes, of the
+                best 1, 2 and 5 latents: {set: {number: accuracies, one for each draw of the items}}; or `error` alone
     theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
                 estimate or bound
     training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support
