@@ -48,6 +48,7 @@ CATALOGUE = {
     "certificates": Entry("commands", "certificates", "identifiability and OMP ratios of each dictionary against k"),
     "recovery": Entry("commands", "recovery", "phase transitions of synthetic recovery"),
     "meaning": Entry("commands", "meaning", "which known features latents stand for, beside the random floor"),
+    "probing": Entry("commands", "probing", "how well a few latents tell labelled concepts, beside the random floor"),
     "learning_curves": Entry("commands", "learning_curves", "FVU and dead latents against training tokens"),
     "data_efficiency": Entry("commands", "data_efficiency", "CE recovered against the tokens in the training pool"),
     "layers": Entry("commands", "layers", "CE recovered layer by layer"),

@@ -16,6 +16,7 @@ from analysis.draw.latents import richest, summary_figure
 from analysis.draw.meaning import meaning_figure
 from analysis.draw.panels import readable
 from analysis.draw.pareto import pareto_figure
+from analysis.draw.probing import probing_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
@@ -35,6 +36,7 @@ from analysis.tables.meaning import check_comparable, meaning_table
 from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.paper import three_degrees
 from analysis.tables.pareto import as_csv, pareto_table
+from analysis.tables.probing import probing_table
 from analysis.tables.pursuits import (
     amortisation_table,
     certificates_table,
@@ -150,6 +152,12 @@ def meaning(records: Records, options: Options) -> list[Output]:
     check_comparable(records.samples)
     table = chosen(meaning_table(records.samples), options)
     return [Output("meaning", table, meaning_figure(table))]
+
+
+def probing(records: Records, options: Options) -> list[Output]:
+    """Return how well the best 1, 2 and 5 latents tell labelled concepts, against stored bytes, beside the floor."""
+    table = chosen(probing_table(records.probes), options)
+    return [Output("probing", table, probing_figure(table))]
 
 
 def masks(records: Records, options: Options) -> list[Output]:

@@ -37,7 +37,7 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
         for c in columns:
             axis = grid.axes[what, place[c]]
             points = only(rows, what=what, features=c[0], reading=c[1])
-            _draw(axis, points)
+            draw_points(axis, points)
             seen += points["arm"].tolist()
             if what == measures[0]:
                 axis.set_title(f"{c[0]},\nread {_READ.get(c[1], 'by ' + c[1])}", loc="left", fontsize=9)
@@ -51,7 +51,8 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-def _draw(axis: Axes, points: pd.DataFrame) -> None:
+def draw_points(axis: Axes, points: pd.DataFrame) -> None:
+    """Draw a mean with its interval for each arm against stored bytes, and the floor below which scores say nothing."""
     for (arm,), line in groups(points, ["arm"]):
         style = arm_style(arm)
         look = {"color": style.colour, "marker": style.marker, "markersize": 5, "markerfacecolor": style.face}

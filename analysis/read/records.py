@@ -9,6 +9,7 @@ from collections.abc import Collection, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -22,6 +23,7 @@ from sweep.store.records import RECOVERY, SYNTHETIC, Record
 
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
+ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER, TOPK = "encoder", "topk"  # names of ways to read codes: by the SAE's own encoder, and one-shot
 _UNRECORDED = {"value_bits": 32, "artifact_bytes": float("nan"), "mask_policy": ALL_TOKENS}  # for records without them
 
@@ -165,6 +167,29 @@ class Records:
         return pd.DataFrame(rows)
 
     @cached_property
+    def probes(self) -> pd.DataFrame:
+        """One row per run of `runs`, way of reading its codes, labelled set and number of latents that a probe uses.
+
+        Columns: those of `runs`, and `reading` (the way by the name of what finds the codes), `family`, `set`
+        (ALL_SETS stands for the mean over the family's sets), `best` (the number of latents), `accuracy`, `raw` and
+        `raw_all` (the accuracies of as many coordinates of the activation, and of all), each the mean over all draws of
+        items.
+
+        Raises:
+            NoRunsError: no run was probed.
+        """
+        of_run = {row["run_id"]: row for row in dicts(self.runs)}
+        rows: list[dict[str, object]] = []
+        for record in self.records:
+            run = of_run.get(record["run_id"])
+            for family, found in (record.get("probing") or {}).items():
+                if run is not None:
+                    rows += [{**run, "family": family, **row} for row in _probe_rows(found, run["pursuit"])]
+        if not rows:
+            raise NoRunsError(f"{self.named}: no run was probed; python -m sweep.evaluate run=all eval.probing=[code]")
+        return pd.DataFrame(rows)
+
+    @cached_property
     def samples(self) -> pd.DataFrame:
         """One row per SAE of a synthetic model and way of reading its codes, with the measures of that way.
 
@@ -246,6 +271,26 @@ def _recovery_rows(record: Record) -> list[dict[str, object]]:
         measures = {k.removeprefix(prefix): v for k, v in record["metrics"].items() if k.startswith(prefix)}
         rows.append({**cell, "algorithm": algorithm, **measures})
     return rows
+
+
+def _probe_rows(found: dict[str, Any], pursuit: str) -> list[dict[str, object]]:
+    """Return the rows of one run and family: per way of reading, each way once, set and number of latents."""
+    rows: dict[tuple[object, ...], dict[str, object]] = {}
+    for name, sets in found.get("readings", {}).items():
+        reading = (pursuit or TOPK) if name == ENCODER else name
+        for best in next(iter(sets.values()), {}):
+            scored = {
+                one: {
+                    "accuracy": fmean(accuracies[best]),
+                    "raw": fmean(found["raw"][one][best]),
+                    "raw_all": fmean(found["raw"][one]["all"]),
+                }
+                for one, accuracies in sets.items()
+            }
+            scored[ALL_SETS] = {key: fmean(of[key] for of in scored.values()) for key in ("accuracy", "raw", "raw_all")}
+            for one, of in scored.items():
+                rows[reading, one, best] = {"reading": reading, "set": one, "best": int(best), **of}
+    return list(rows.values())
 
 
 def _sample_rows(record: Record) -> list[dict[str, object]]:

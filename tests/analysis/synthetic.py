@@ -136,6 +136,17 @@ def sampled(arm, d, seed, coverage, degree=None, reading_gain=0.1, k=16, **metri
     return made
 
 
+def probed(made, accuracy, raw=0.7, raw_all=0.9):
+    """Add to a record the scores of two sets by its encoder; `accuracy` is that of the best latent alone."""
+    of = {"a": accuracy, "b": accuracy + 0.1}
+    best = {"1": 0.0, "2": 0.05, "5": 0.1}
+    sets = {
+        name: {count: [value + more, value + more + 0.02] for count, more in best.items()} for name, value in of.items()
+    }
+    raws = {name: {**dict.fromkeys(best, [raw, raw]), "all": [raw_all]} for name in of}
+    return {**made, "probing": {"code": {"raw": raws, "readings": {"encoder": sets}}}}
+
+
 def ce_of(d, k, layer, seed, rng):
     """Return CE recovered: more values, more active latents and earlier layers preserve more; seeds differ by .004."""
     return 1 - 0.42 * (d * k) ** -0.22 - 0.02 * (layer - 1) + 0.004 * (seed - 1) + rng.gauss(0, 0.001)
@@ -201,6 +212,13 @@ def write_sweep(folder, layers=(1, 2), ds=(2, 4, 8, 16), ks=(8, 16), seeds=(0, 1
             for arm, found in (("expander", 0.1), ("expander+mp_refit", 0.3), ("frozen_random+mp_refit", 0.15)):
                 made.append(sampled(arm, 8, seed, found + shift + seed / 100, degree))
             made.append(sampled("frozen_random", 8, seed, 0.02, degree, reading_gain=0.05))
+    shift = {"frozen_random": 0.0, "expander": 0.1}
+    made = [
+        probed(one, 0.6 + shift[arm] + one["axes"]["seed"] / 100)
+        if (arm := one["labels"]["arm"]) in shift and "kind" not in one and one["axes"]["d"] == ds[-1]
+        else one
+        for one in made
+    ]
     for one in made:
         write_record(folder, one)
     return sum("kind" not in one for one in made)

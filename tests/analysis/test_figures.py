@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 
 from analysis.arms import display
 from analysis.catalogue import CATALOGUE
-from analysis.frames import among, dicts, only, where
+from analysis.frames import among, dicts, groups, only, where
 from analysis.output import Options
 from analysis.tables.latents import MEASURES
 from analysis.tables.meaning import MEASURES as MEANS
@@ -236,6 +236,20 @@ def check_meaning(output, records):
     assert axes[-1].get_xlabel() == "bytes of the saved SAE"
 
 
+def check_probing(output, records):
+    """A row of panels per cell, family and reading, a column per number of latents; points, floor and coordinates."""
+    axes = visible(output.figure)
+    rows = only(output.table, set="mean of all sets")
+    cells = groups(rows, ["model", "layer", "n", "k", "family", "reading", "best"])
+    assert len(axes) == len(cells) == 12
+    for axis, (key, points_) in zip(axes, cells, strict=True):
+        assert f"best {key[-1]}, read one-shot" in axis.get_title(loc="left")
+        found = [tuple(p) for container in axis.containers for p in container.lines[0].get_xydata()]
+        same(found, columns(points_, "artifact_bytes", "mean"))
+        heights = {line.get_linestyle(): line.get_ydata()[0] for line in axis.lines if len(set(line.get_ydata())) == 1}
+        assert heights["--"] == pytest.approx(points_["floor"].max()) and heights[":"] == pytest.approx(0.7)
+
+
 def check_learning_curves(output, records):
     """A line with a band for each arm of the default choice, at one d, over the tokens of training."""
     axes, label = visible(output.figure), None
@@ -298,6 +312,7 @@ CHECKS = {
     "certificates": check_certificates,
     "recovery": check_recovery,
     "meaning": check_meaning,
+    "probing": check_probing,
     "learning_curves": check_learning_curves,
     "seeds": check_seeds,
     "latents_summary": check_latents_summary,
