@@ -6,6 +6,10 @@ table in `sweep/tracking/README.md` lists them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
 # Config: the keys that W&B groups and filters runs by. All of a run's settings lie one level below.
 LABELS = ("model", "corpus", "arm", "sweep")
 AXES = ("layer", "d", "k", "n", "seed")
@@ -42,8 +46,24 @@ DELTA_CE = EVAL + "delta_ce"
 FVU = EVAL + "fvu"
 DEAD_FRACTION = EVAL + "dead_fraction"
 STATUS, RUN_ID = "status", "run_id"
+PROBING, RAW = "probing/", "raw"  # sparse probing: of the codes of a reading, or of the activations themselves
 
 
 def inference_measure_name(inference: str, measure: str) -> str:
     """Return the name of a measure whose codes were found in the way `inference`: "eval/omp/fvu", for example."""
     return f"{EVAL}{inference}/{measure}"
+
+
+def probing_means(probing: Mapping[str, Any]) -> dict[str, float]:
+    """Return {name: accuracy} of a record's `probing`, each the mean over a family's sets and draws of items.
+
+    The names are "probing/code/omp/best_5" for five latents found by the reading `omp`, for example, and
+    "probing/code/raw/best_all" for all coordinates of the activation.
+    """
+    found: dict[str, float] = {}
+    for family, scores in probing.items():
+        for reading, sets in {**scores.get("readings", {}), RAW: scores.get(RAW, {})}.items():
+            for best in next(iter(sets.values()), {}):
+                means = [fmean(accuracies[best]) for accuracies in sets.values()]
+                found[f"{PROBING}{family}/{reading}/best_{best}"] = fmean(means)
+    return found

@@ -17,7 +17,16 @@ from typing import Any, Protocol
 
 from sweep.store.files import write_json
 from sweep.store.hashes import short_hash
-from sweep.store.metric_names import CURVES, PREFIXES, RUN_ID, SIZES, STATUS, STEP, inference_measure_name
+from sweep.store.metric_names import (
+    CURVES,
+    PREFIXES,
+    RUN_ID,
+    SIZES,
+    STATUS,
+    STEP,
+    inference_measure_name,
+    probing_means,
+)
 from sweep.store.records import RECORD, SENT, Record, read_curve
 from sweep.train.state import Progress
 
@@ -147,6 +156,7 @@ class WandbTracker:
             for part in ("metrics", "cost"):
                 named = {inference_measure_name(name, key): value for key, value in measured.get(part, {}).items()}
                 flat.update(named)
+        flat |= probing_means(record.get("probing", {}))
         self._run.summary.update({**flat, STATUS: record["status"], RUN_ID: record["run_id"]})
         file = Path(self._run.dir) / RECORD  # `python -m analysis --wandb` reads this file
         file.write_text(json.dumps(record))
