@@ -11,17 +11,18 @@ from analysis import arms
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, legend, log_ticks, plain_axis
 from analysis.frames import column, dicts, groups, only
-from analysis.tables.meaning import MEASURES, drawn
+from analysis.tables.meaning import LOWER_IS_BETTER, MEASURES, drawn
 
 BYTES = "bytes of the saved SAE"
 _READ = {"topk": "one-shot"}
+_LOWEST = {"explained_variance": -0.25}  # dictionaries trained by a pursuit and read one-shot go far below
 
 
 def meaning_figure(table: pd.DataFrame) -> Figure:
     """Draw each measure against stored bytes: a row of panels per measure, a column per features and way of reading.
 
-    The dashed line is the floor, what random dictionaries score read in the same way; the shaded part below it is what
-    says nothing.
+    The dashed line is the floor, what random dictionaries score read in the same way. What lies in the shaded part is
+    no better.
     """
     rows = drawn(table)
     measures = [what for what in MEASURES if what in set(rows["what"])]
@@ -37,22 +38,25 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
         for c in columns:
             axis = grid.axes[what, place[c]]
             points = only(rows, what=what, features=c[0], reading=c[1])
-            draw_points(axis, points)
+            draw_points(axis, points, what in LOWER_IS_BETTER)
+            low, high = axis.get_ylim()
+            axis.set_ylim(max(low, _LOWEST.get(what, -0.02)), min(high, 1.02))
             seen += points["arm"].tolist()
             if what == measures[0]:
                 axis.set_title(f"{c[0]},\nread {_READ.get(c[1], 'by ' + c[1])}", loc="left", fontsize=9)
             if what == measures[-1]:
                 axis.set_xlabel(BYTES, fontsize=9)
             if (what, place[c]) in grid.leading:
-                axis.set_ylabel(MEASURES[what], fontsize=9)
+                cut = f"\n(from {_LOWEST[what]:g} up)" if what in _LOWEST else ""
+                axis.set_ylabel(MEASURES[what] + cut, fontsize=9)
     styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
     floor = Line2D([], [], color="0.3", linestyle="--", label="floor: frozen random")
     legend(grid.figure, [*styles.values(), floor])
     return grid.figure
 
 
-def draw_points(axis: Axes, points: pd.DataFrame) -> None:
-    """Draw a mean with its interval for each arm against stored bytes, and the floor below which scores say nothing."""
+def draw_points(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> None:
+    """Draw a mean with its interval for each arm against stored bytes, and the floor beyond which scores are better."""
     for (arm,), line in groups(points, ["arm"]):
         style = arm_style(arm)
         look = {"color": style.colour, "marker": style.marker, "markersize": 5, "markerfacecolor": style.face}
@@ -67,10 +71,11 @@ def draw_points(axis: Axes, points: pd.DataFrame) -> None:
             **look,
         )
     if floors := [float(floor) for floor in points["floor"].dropna().unique()]:
-        axis.axhline(max(floors), color="0.3", linestyle="--", linewidth=1)
-        bottom = axis.get_ylim()[0]
-        axis.axhspan(bottom, max(floors), color="0.92", zorder=0)
-        axis.set_ylim(bottom=bottom)
+        floor = min(floors) if low_is_good else max(floors)
+        axis.axhline(floor, color="0.3", linestyle="--", linewidth=1)
+        low, high = axis.get_ylim()
+        axis.axhspan(*((floor, high) if low_is_good else (low, floor)), color="0.92", zorder=0)
+        axis.set_ylim(low, high)
     if len(points):
         log_ticks(axis, column(points, "artifact_bytes"))
     plain_axis(axis)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-# The sources that ship with the project: records of the embedded LM, and of SmolLM2-135M.
-SHIPPED = ("embedded", "smollm2")
+# The sources that ship with the project: records of the embedded LM, of SmolLM2-135M, and of a synthetic model.
+SHIPPED = ("embedded", "smollm2", "synthetic")
 URL = "url"  # the key of a run's page in Weights & Biases, in a record read from there
 
 

@@ -225,7 +225,9 @@ def check_meaning(output, records):
         (features, r) for features in ("dense features", "features of 7 coordinates") for r in ("topk", "mp_refit")
     ]
     measures = ("coverage", "feature_f1", "explained_variance", "absorption")
-    assert len(axes) == 16 and [axis.get_ylabel() for axis in axes if axis.get_ylabel()] == [MEANS[m] for m in measures]
+    assert len(axes) == 16 and [axis.get_ylabel() for axis in axes if axis.get_ylabel()] == [
+        MEANS[m] + ("\n(from -0.25 up)" if m == "explained_variance" else "") for m in measures
+    ]
     for axis, (what, (features, reading)) in zip(axes, itertools.product(measures, columns_), strict=True):
         rows = only(output.table, what=what, features=features, reading=reading)
         found = [tuple(p) for container in axis.containers for p in container.lines[0].get_xydata()]
