@@ -33,7 +33,7 @@ def test_an_lm_that_cannot_be_used_is_loaded_once(model_folders, text_file, tmp_
     loaded._lm.cache_clear()
     for _ in range(2):
         with pytest.raises(ModelError, match="no causal LM"):
-            loaded.lm_of(job, torch.device("cpu"))
+            loaded.source_of(job, torch.device("cpu"))
     assert len(tried) == 1
     loaded._lm.cache_clear()
 

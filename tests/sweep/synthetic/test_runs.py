@@ -102,6 +102,18 @@ def test_a_finished_run_is_measured_further_and_nothing_is_trained_twice(launche
     assert "features found" in call("sweep.status", "--runs", str(runs)).stdout
 
 
+def test_its_experiment_runs_at_smoke_size(place):
+    runs, arguments = place
+    rest = [a for a in arguments if not a.startswith(("runs_dir", "model="))]
+    call("sweep", "experiment=meaning/synthetic", *rest, f"runs_dir={runs.parent / 'smoke'}", "seed=0")
+    found = {
+        (r["labels"]["arm"], r["spec"]["synthetic"]["feature_degree"])
+        for _, r in iterate_records(runs.parent / "smoke")
+    }
+    arms = ("expander", "dynamic", "dense_matched", "frozen_random", "soft_frozen", "dense_tied")
+    assert found == {(arm + by, degree) for arm in arms for by in ("", "+mp_refit") for degree in (None, 7)}
+
+
 def test_samples_may_come_without_a_pool_on_disk(place):
     runs, arguments = place
     rest = [a for a in arguments if not a.startswith("runs_dir")]
