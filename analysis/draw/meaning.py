@@ -38,9 +38,7 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
         for c in columns:
             axis = grid.axes[what, place[c]]
             points = only(rows, what=what, features=c[0], reading=c[1])
-            draw_points(axis, points, what in LOWER_IS_BETTER)
-            low, high = axis.get_ylim()
-            axis.set_ylim(max(low, _LOWEST.get(what, -0.02)), min(high, 1.02))
+            draw_points(axis, points)
             seen += points["arm"].tolist()
             if what == measures[0]:
                 axis.set_title(f"{c[0]},\nread {_READ.get(c[1], 'by ' + c[1])}", loc="left", fontsize=9)
@@ -49,14 +47,20 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
             if (what, place[c]) in grid.leading:
                 cut = f"\n(from {_LOWEST[what]:g} up)" if what in _LOWEST else ""
                 axis.set_ylabel(MEASURES[what] + cut, fontsize=9)
+        # Panels of a row share their axis, so its limits are known only now.
+        low, high = grid.axes[what, 0].get_ylim()
+        grid.axes[what, 0].set_ylim(max(low, _LOWEST.get(what, -0.02)), min(high, 1.02))
+        for c in columns:
+            points = only(rows, what=what, features=c[0], reading=c[1])
+            mark_floor(grid.axes[what, place[c]], points, what in LOWER_IS_BETTER)
     styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
     floor = Line2D([], [], color="0.3", linestyle="--", label="floor: frozen random")
     legend(grid.figure, [*styles.values(), floor])
     return grid.figure
 
 
-def draw_points(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> None:
-    """Draw a mean with its interval for each arm against stored bytes, and the floor beyond which scores are better."""
+def draw_points(axis: Axes, points: pd.DataFrame) -> None:
+    """Draw a mean with its interval for each arm against stored bytes."""
     for (arm,), line in groups(points, ["arm"]):
         style = arm_style(arm)
         look = {"color": style.colour, "marker": style.marker, "markersize": 5, "markerfacecolor": style.face}
@@ -70,12 +74,16 @@ def draw_points(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> 
             elinewidth=1,
             **look,
         )
+    if len(points):
+        log_ticks(axis, column(points, "artifact_bytes"))
+    plain_axis(axis)
+
+
+def mark_floor(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> None:
+    """Draw the floor, once the panel has its limits, and shade what is no better than it."""
     if floors := [float(floor) for floor in points["floor"].dropna().unique()]:
         floor = min(floors) if low_is_good else max(floors)
         axis.axhline(floor, color="0.3", linestyle="--", linewidth=1)
         low, high = axis.get_ylim()
         axis.axhspan(*((floor, high) if low_is_good else (low, floor)), color="0.92", zorder=0)
         axis.set_ylim(low, high)
-    if len(points):
-        log_ticks(axis, column(points, "artifact_bytes"))
-    plain_axis(axis)

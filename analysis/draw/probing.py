@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import arms
-from analysis.draw.meaning import draw_points
+from analysis.draw.meaning import draw_points, mark_floor
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, legend, panel_title
 from analysis.frames import column, groups
@@ -45,6 +45,8 @@ def probing_figure(table: pd.DataFrame) -> Figure:
         if place in grid.leading:
             axis.set_ylabel("accuracy, mean of all sets", fontsize=9)
         seen += points["arm"].tolist()
+    for key, points in panels:
+        mark_floor(grid.axes[rows.index(key[:-1]), key[-1]], points)
     styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
     lines: tuple[tuple[str, Any], ...] = (
         ("floor: frozen random", "--"),

@@ -234,6 +234,8 @@ def check_meaning(output, records):
         same(found, columns(rows, "artifact_bytes", "mean"))
         floor = [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"]
         assert floor == pytest.approx([rows["floor"].max()])
+        low, high = axis.get_ylim()
+        assert all(low <= y <= high for _, y in found)
     assert axes[0].get_title(loc="left").endswith("read one-shot")
     assert axes[-1].get_xlabel() == "bytes of the saved SAE"
 
