@@ -145,12 +145,12 @@ def feature_measures(latents: Tensor, n_latents: int, firings: Firings, parents:
         "latent_f1": _mean(of_latents.f1),
         "latent_f1_chance": _mean(_chance_f1(scored.latents, scored.features.max(), scored.n_samples)),
         "uniqueness": len(of_latent[alive].unique()) / n_latents,
-        **absorption(latents, n_latents, firings, parents, of_feature),
+        **absorption(latents, chosen, firings, parents, of_feature),
     }
 
 
 def absorption(
-    latents: Tensor, n_latents: int, firings: Firings, parents: Tensor, of_feature: Tensor
+    latents: Tensor, chosen: Cofirings, firings: Firings, parents: Tensor, of_feature: Tensor
 ) -> dict[str, float | None]:
     """Measure how often a parent's latent is silent because a child's latent fires in its place.
 
@@ -166,13 +166,14 @@ def absorption(
         absorbed_pairs  the pairs of a parent and a child that were measured; the others are None where there are none
 
     Args:
+        chosen: the counts of the first half of the samples.
         of_feature: int64 (n_features,), the latent that stands for each feature.
     """
     nothing: dict[str, float | None] = {"absorption": None, "parent_missed": None, "absorbed_pairs": 0}
     parent_ids = parents[parents >= 0].unique()
     if not len(parent_ids):
         return nothing
-    half = firings.n_samples // 2
+    half, n_latents = firings.n_samples // 2, len(chosen.together)
     first, second = firings.part(0, half), firings.part(half, firings.n_samples)
     alone = cofirings(latents[:half], n_latents, _alone(first, parents, parent_ids))
     with_child = cofirings(latents[:half], n_latents, _with_child(first, parents, parent_ids))
@@ -180,7 +181,7 @@ def absorption(
     fired = alone.latents[:, None] - with_child.together
     f1 = 2 * alone.together / (fired + alone.features).clamp_min(1)
     best, parent_latent = f1.max(0)
-    child_f1 = scores(cofirings(latents[:half], n_latents, first), of_feature, torch.arange(firings.n_features)).f1
+    child_f1 = scores(chosen, of_feature, torch.arange(firings.n_features)).f1
     place = torch.full((firings.n_features,), -1)
     place[parent_ids] = torch.arange(len(parent_ids))
     children = ((parents >= 0) & (child_f1 > FOUND_ABOVE)).nonzero()[:, 0]

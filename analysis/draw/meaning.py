@@ -14,7 +14,6 @@ from analysis.frames import column, dicts, groups, only
 from analysis.tables.meaning import LOWER_IS_BETTER, MEASURES, drawn
 
 BYTES = "bytes of the saved SAE"
-_READ = {"topk": "one-shot"}
 _LOWEST = {"explained_variance": -0.25}  # dictionaries trained by a pursuit and read one-shot go far below
 
 
@@ -41,7 +40,7 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
             draw_points(axis, points)
             seen += points["arm"].tolist()
             if what == measures[0]:
-                axis.set_title(f"{c[0]},\nread {_READ.get(c[1], 'by ' + c[1])}", loc="left", fontsize=9)
+                axis.set_title(f"{c[0]},\nread {way_of_reading(c[1])}", loc="left", fontsize=9)
             if what == measures[-1]:
                 axis.set_xlabel(BYTES, fontsize=9)
             if (what, place[c]) in grid.leading:
@@ -57,6 +56,11 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
     floor = Line2D([], [], color="0.3", linestyle="--", label="floor: frozen random")
     legend(grid.figure, [*styles.values(), floor])
     return grid.figure
+
+
+def way_of_reading(reading: str) -> str:
+    """Return how codes were read, for titles: "one-shot" or "by mp_refit", for example."""
+    return "one-shot" if reading == "topk" else f"by {reading}"
 
 
 def draw_points(axis: Axes, points: pd.DataFrame) -> None:

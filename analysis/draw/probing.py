@@ -10,13 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import arms
-from analysis.draw.meaning import draw_points, mark_floor
+from analysis.draw.meaning import draw_points, mark_floor, way_of_reading
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, legend, panel_title
 from analysis.frames import column, groups
 from analysis.tables.probing import mean_of_sets
-
-_READ = {"topk": "one-shot"}
 
 
 def probing_figure(table: pd.DataFrame) -> Figure:
@@ -37,7 +35,7 @@ def probing_figure(table: pd.DataFrame) -> Figure:
         axis.axhline(fmean(column(points, "raw")), color="0.5", linestyle=":", linewidth=1.2)
         axis.axhline(fmean(column(points, "raw_all")), color="0.5", linestyle="-", linewidth=0.8)
         model, layer, n, k, family, reading, best = key
-        read = _READ.get(reading, f"by {reading}")
+        read = way_of_reading(reading)
         axis.set_title(
             f"{panel_title((model, layer, n), k)}\n{family}: best {best}, read {read}", loc="left", fontsize=8
         )

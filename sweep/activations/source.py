@@ -1,4 +1,4 @@
-"""What activations come from."""
+"""The methods that a model must have for its activations to be captured, cached and streamed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long an SAE's encoder takes."""
+"""A stopwatch for an SAE's encoder: the tokens per second that a record states for each way of finding codes."""
 
 from __future__ import annotations
 

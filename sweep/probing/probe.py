@@ -73,9 +73,8 @@ def scores(values: Values, labels: np.ndarray, test: np.ndarray, best: Sequence[
         ours, theirs = values[train], values[tested]
         columns = best_columns(ours, labels[train], max(best))
         for count in best:
-            few = (_dense(part[:, columns[:count]]) for part in (ours, theirs))
-            train_values, test_values = few
-            found[str(count)].append(accuracy(train_values, labels[train], test_values, labels[tested]))
+            few, few_tested = (_dense(part[:, columns[:count]]) for part in (ours, theirs))
+            found[str(count)].append(accuracy(few, labels[train], few_tested, labels[tested]))
     return found
 
 

@@ -23,7 +23,6 @@ from sweep.corpus.windows import Windows
 from sweep.store.hashes import short_hash
 
 CODE, TEXTS = "code", "texts"
-FAMILIES = (CODE, TEXTS)
 CODE_WINDOWS = 240  # windows of code that are labelled,
 WINDOWS_A_FILE = 3  # of a file at most so many, evenly spaced
 TEXTS_EACH = 600  # texts of a set

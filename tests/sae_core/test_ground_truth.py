@@ -144,12 +144,13 @@ def test_absorption_is_the_share_of_a_childs_samples_on_which_the_parents_latent
 
 def test_there_is_no_absorption_without_parents_that_are_found():
     features, latents = drawn(6)
-    of_feature = torch.zeros(N_FEATURES, dtype=torch.int64)
-    none = absorption(latents_of(latents), N_LATENTS, firings_of(features), NO_PARENTS, of_feature)
+    of_feature, firings, rows = torch.zeros(N_FEATURES, dtype=torch.int64), firings_of(features), latents_of(latents)
+    chosen = cofirings(rows[: SAMPLES // 2], N_LATENTS, firings.part(0, SAMPLES // 2))
+    none = absorption(rows, chosen, firings, NO_PARENTS, of_feature)
     assert none == {"absorption": None, "parent_missed": None, "absorbed_pairs": 0}
     parents = NO_PARENTS.clone()
     parents[3:] = 0
-    assert absorption(latents_of(latents), N_LATENTS, firings_of(features), parents, of_feature) == none
+    assert absorption(rows, chosen, firings, parents, of_feature) == none
 
 
 def test_the_cosines_of_an_sae_whose_atoms_are_the_features():
