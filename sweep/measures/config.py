@@ -9,7 +9,7 @@ from sae_core.inference import ENCODER, inference_name
 from sweep.corpus.documents import CorpusError
 
 TOKENS = ("ordinary", "all")
-PROBED = ("code", "texts")  # families of sets to probe, see `sweep.probing.sets`
+PROBED = ("code", "texts", "texts_last")  # families of sets to probe, see `sweep.probing.sets`
 
 
 class EvaluationError(ValueError):
@@ -32,7 +32,8 @@ class EvalConfig:
             is not there yet. Its seed is 0, or 1 for SAEs of seed 0.
         contexts: how many of each latent's strongest held-out contexts are written to the run's folder; 0 for no file.
         probing: families of labelled sets that a few latents are to tell: "code" (tokens of Python), "texts" (those of
-            the package sae-probes).
+            the package sae-probes, told by the mean of the codes over a text), "texts_last" (the same texts, told by
+            the codes of the last token).
         tokens: which tokens the SAE is trained on, replaces and is measured on: "ordinary" ones, by the factor
             model.outlier_norm (`sweep.lm.ordinary`), or "all", as the paper does.
 

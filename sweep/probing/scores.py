@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_core.sae import SAE
 from sweep.probing.probe import BEST, Values, scores
-from sweep.probing.sets import Family, ProbeSet
+from sweep.probing.sets import EACH_TOKEN, LAST_TOKEN, Family, ProbeSet
 
 _BATCH = 2048  # tokens that are encoded together
 
@@ -26,18 +26,25 @@ class Items:
         family: the labelled windows.
         hidden: returns their activations.
         measured: bool (windows, length), the tokens that count; the others, attention sinks and padding, are left out.
+            Where the last token stands for a text, that is the last one that counts.
     """
 
     def __init__(self, family: Family, hidden: Hidden, measured: np.ndarray):
         self.family = family
         real = family.windows.mask()
+        if family.pooling == LAST_TOKEN:
+            after = (real & measured)[:, ::-1].cumsum(1)[:, ::-1]  # measured tokens from here on
+            measured = measured & (after == 1)
         self._kept = measured[real]  # bool (real tokens,)
         self.h = hidden(slice(None))[torch.from_numpy(real & measured)].float()  # (measured tokens, d_in)
         self._window = np.nonzero(real)[0][self._kept]
 
     def pooled(self, values: Values) -> Values:
-        """Return the values of items (items, columns) from those of measured tokens (measured tokens, columns)."""
-        if self.family.per_token:
+        """Return the values of items (items, columns) from those of measured tokens (measured tokens, columns).
+
+        An item without a measured token has the values 0.
+        """
+        if self.family.pooling == EACH_TOKEN:
             return values
         count = len(self.family.windows.tokens)
         sizes = np.bincount(self._window, minlength=count).clip(1)
@@ -46,7 +53,7 @@ class Items:
 
     def of(self, one: ProbeSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (rows of `pooled`, labels, test) of the set's items that are measured."""
-        if not self.family.per_token:
+        if self.family.pooling != EACH_TOKEN:
             return one.items, one.labels, one.test
         place = np.cumsum(self._kept) - 1
         kept = self._kept[one.items]

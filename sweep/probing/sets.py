@@ -22,7 +22,8 @@ from sweep.corpus.stdlib import StdlibCorpus
 from sweep.corpus.windows import Windows
 from sweep.store.hashes import short_hash
 
-CODE, TEXTS = "code", "texts"
+CODE, TEXTS, LAST = "code", "texts", "texts_last"
+EACH_TOKEN, MEAN_OF_TOKENS, LAST_TOKEN = "token", "mean", "last"  # what an item is made of
 CODE_WINDOWS = 240  # windows of code that are labelled,
 WINDOWS_A_FILE = 3  # of a file at most so many, evenly spaced
 TEXTS_EACH = 600  # texts of a set
@@ -64,18 +65,19 @@ class Family:
     """Sets that share their windows.
 
     Args:
-        per_token: an item is a real token; else a window, which stands for the mean over its tokens.
+        pooling: EACH_TOKEN where an item is a real token. Else an item is a window, for which the mean over its tokens
+            (MEAN_OF_TOKENS) or its last token (LAST_TOKEN) stands.
     """
 
     name: str
     windows: Windows
     sets: tuple[ProbeSet, ...]
-    per_token: bool
+    pooling: str
 
     def digest(self) -> str:
         """Return 16 hex digits that name the items and their labels."""
         parts = [(s.name, s.items.tolist(), s.labels.tolist(), s.test.tolist()) for s in self.sets]
-        return short_hash(self.windows.digest(), self.per_token, parts)
+        return short_hash(self.windows.digest(), self.pooling, parts)
 
 
 def code_family(tokenizer: Any, length: int, n_windows: int = CODE_WINDOWS) -> Family:
@@ -118,7 +120,7 @@ def _code_family(rows: list[list[int]], labels: np.ndarray, files: np.ndarray) -
     test = np.array([unit_hash(f"probe:{file}") < TEST_SHARE for file in files])
     items = np.arange(len(labels))
     sets = tuple(ProbeSet(name, items, labels[:, i], test) for i, name in enumerate(CODE_SETS))
-    return Family(CODE, Windows(np.array(rows), np.full(len(rows), len(rows[0]))), sets, per_token=True)
+    return Family(CODE, Windows(np.array(rows), np.full(len(rows), len(rows[0]))), sets, EACH_TOKEN)
 
 
 def code_marks(text: str) -> np.ndarray | None:
@@ -174,12 +176,13 @@ def _block(statement: str | None) -> bool:
     return statement is not None and keyword.iskeyword(statement) and statement not in ("lambda", "return", "yield")
 
 
-def text_family(tokenizer: Any, length: int, names: Iterable[str] = TEXT_SETS) -> Family:
+def text_family(tokenizer: Any, length: int, family: str = TEXTS, names: Iterable[str] = TEXT_SETS) -> Family:
     """Return labelled texts of sae-probes, each cut to one window.
 
     Args:
         tokenizer: the LM's.
         length: tokens of a window; longer texts are cut.
+        family: TEXTS, where the mean over its tokens stands for a text, or LAST, where its last token does.
 
     Raises:
         CorpusError: sae-probes or zstandard is not installed, or a file is missing or not as it should be.
@@ -199,7 +202,8 @@ def text_family(tokenizer: Any, length: int, names: Iterable[str] = TEXT_SETS) -
     tokens = np.zeros((len(rows), length), dtype=np.int64)
     for at, row in enumerate(rows):
         tokens[at, : len(row)] = row
-    return Family(TEXTS, Windows(tokens, np.array([len(row) for row in rows])), tuple(sets), per_token=False)
+    pooling = LAST_TOKEN if family == LAST else MEAN_OF_TOKENS
+    return Family(family, Windows(tokens, np.array([len(row) for row in rows])), tuple(sets), pooling)
 
 
 def _balanced(file: str, positive: str) -> Iterator[tuple[str, bool]]:

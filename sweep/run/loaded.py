@@ -26,6 +26,7 @@ from sweep.lm.model import LM, load_lm, load_tokenizer
 from sweep.lm.ordinary import OutlierRule, special_ids
 from sweep.machine.process import spare_long_lived_objects
 from sweep.measures.clean import CleanPass, batch_size_within
+from sweep.measures.config import PROBED
 from sweep.measures.positions import ALL, Positions
 from sweep.probing.sets import CODE, Family, code_family, text_family
 from sweep.store.hashes import short_hash
@@ -109,10 +110,10 @@ def family_of(job: Job, name: str) -> Family:
     return _family(name, job.lm, job.info)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=len(PROBED))
 def _family(name: str, model: ModelConfig, info: ModelInfo) -> Family:
     tokenizer = _tokenizer(model, info)
-    made = code_family(tokenizer, model.window) if name == CODE else text_family(tokenizer, model.window)
+    made = code_family(tokenizer, model.window) if name == CODE else text_family(tokenizer, model.window, name)
     _embeddable(made.windows, model, info)
     return made
 

@@ -10,7 +10,7 @@ from sae_core import io
 from sae_core.inference import infer_by
 from sweep.corpus.windows import Windows
 from sweep.probing.scores import Items, code_scores, raw_scores
-from sweep.probing.sets import Family, ProbeSet
+from sweep.probing.sets import EACH_TOKEN, LAST_TOKEN, MEAN_OF_TOKENS, Family, ProbeSet
 from sweep.store.records import iterate_records, read_record
 from tests.sweep.test_inference import SMALL, call
 
@@ -55,25 +55,28 @@ def test_an_unknown_family_ends_in_one_line(place):
     assert "colours is none of code, texts" in done.stderr and "Traceback" not in done.stderr
 
 
-def family(per_token):
+def family(pooling):
     """Three windows of tokens, of which the last has two real ones."""
     windows = Windows(np.arange(12).reshape(3, 4), np.array([4, 4, 2]))
-    count = 10 if per_token else 3
+    count = 10 if pooling == EACH_TOKEN else 3
     sets = (ProbeSet("s", np.arange(count), np.arange(count) % 2 == 0, np.arange(count) < count // 2),)
-    return Family("f", windows, sets, per_token)
+    return Family("f", windows, sets, pooling)
 
 
 def test_items_leave_out_tokens_that_are_not_measured():
     h = torch.arange(24.0).view(3, 4, 2)
     measured = np.ones((3, 4), dtype=bool)
     measured[:, 0] = False
-    tokens = Items(family(True), lambda part: h[part], measured)
+    tokens = Items(family(EACH_TOKEN), lambda part: h[part], measured)
     rows, labels, _ = tokens.of(tokens.family.sets[0])
     assert tokens.h.tolist() == [*h[0, 1:].tolist(), *h[1, 1:].tolist(), *h[2, 1:2].tolist()]
     assert rows.tolist() == list(range(7)) and labels.tolist() == [False, True, False, False, True, False, False]
-    texts = Items(family(False), lambda part: h[part], measured)
+    texts = Items(family(MEAN_OF_TOKENS), lambda part: h[part], measured)
     pooled = texts.pooled(texts.h.numpy())
     assert np.allclose(pooled, [h[0, 1:].mean(0), h[1, 1:].mean(0), h[2, 1]])
+    measured[1, 3] = measured[2] = False
+    ends = Items(family(LAST_TOKEN), lambda part: h[part], measured)
+    assert np.allclose(ends.pooled(ends.h.numpy()), [h[0, 3], h[1, 2], h[2, 0] * 0])  # no token of the last is measured
 
 
 def test_scores_are_of_the_codes_that_the_reading_finds(place, monkeypatch):
@@ -86,7 +89,7 @@ def test_scores_are_of_the_codes_that_the_reading_finds(place, monkeypatch):
         lambda values, labels, test, best: seen.append((values, labels, best)) or {"1": [1.0]},
     )
     h = torch.randn(3, 4, sae.dictionary.d_in, generator=torch.Generator().manual_seed(0))
-    items = Items(family(True), lambda part: h[part], family(True).windows.mask())
+    items = Items(family(EACH_TOKEN), lambda part: h[part], family(EACH_TOKEN).windows.mask())
     reader = infer_by(sae, "mp_refit")
     assert code_scores(reader, items) == {"s": {"1": [1.0]}}
     with torch.no_grad():

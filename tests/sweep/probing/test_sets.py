@@ -7,7 +7,19 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from sweep.probing.sets import CODE_SETS, TEXT_SETS, WINDOWS_A_FILE, code_family, code_marks, text_family
+from sweep.probing.sets import (
+    CODE_SETS,
+    EACH_TOKEN,
+    LAST,
+    LAST_TOKEN,
+    MEAN_OF_TOKENS,
+    TEXT_SETS,
+    TEXTS,
+    WINDOWS_A_FILE,
+    code_family,
+    code_marks,
+    text_family,
+)
 
 SOURCE = '''import os, \\
     sys
@@ -52,7 +64,7 @@ def test_lines_are_told_apart_as_python_does():
 
 def test_tokens_of_code_stand_for_what_they_are_in(tokenizer):
     family = code_family(tokenizer, 24, 60)
-    assert family.windows.tokens.shape == (60, 24) and family.per_token
+    assert family.windows.tokens.shape == (60, 24) and family.pooling == EACH_TOKEN
     assert [one.name for one in family.sets] == list(CODE_SETS)
     strings = family.sets[0]
     texts = [tokenizer.decode([t]) for t in family.windows.tokens.ravel()[strings.items]]
@@ -73,8 +85,11 @@ def test_tokens_of_code_stand_for_what_they_are_in(tokenizer):
 def test_texts_are_balanced_different_and_none_of_the_corpus(tokenizer):
     from sweep.corpus.prose import ProseCorpus
 
-    family = text_family(tokenizer, 24, ["sentiment of films", "Python"])
-    assert [len(one.items) for one in family.sets] == [600, 600] and not family.per_token
+    names = ["sentiment of films", "Python"]
+    family, last = text_family(tokenizer, 24, TEXTS, names), text_family(tokenizer, 24, LAST, names)
+    assert last.pooling == LAST_TOKEN and last.windows.digest() == family.windows.digest()
+    assert last.digest() != family.digest()
+    assert [len(one.items) for one in family.sets] == [600, 600] and family.pooling == MEAN_OF_TOKENS
     assert all(one.labels.mean() == 0.5 and 0.4 < one.test.mean() < 0.6 for one in family.sets)
     assert np.concatenate([one.items for one in family.sets]).tolist() == list(range(1200))
     assert len(family.windows.tokens) == 1200 and family.windows.lengths.min() > 1
