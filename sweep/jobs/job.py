@@ -14,6 +14,7 @@ from sweep.jobs.recovery import RecoveryJob
 from sweep.jobs.spec import AXES, RunSpec
 from sweep.lm.find import ModelConfig, ModelInfo
 from sweep.measures.config import EvalConfig
+from sweep.store.metric_names import PROBING
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured_inference
 from sweep.synthetic.config import SyntheticConfig
 from sweep.tracking.wandb_tracker import TrackerConfig
@@ -95,9 +96,7 @@ class Job:
         written = (run_folder(self.runs_dir, self.spec.run_id) / CONTEXTS).exists()
         if evaluation.contexts > (latents.get("contexts", 0) if written else 0):
             lacking.append("contexts")
-        if any(self.unprobed(record).values()):
-            lacking.append("probing")
-        return lacking
+        return [*lacking, *(PROBING + family for family, readings in self.unprobed(record).items() if readings)]
 
     def unprobed(self, record: Record) -> dict[str, list[str]]:
         """Return {family of sets: the ways of reading that this job asks for and a record has no scores of}."""

@@ -37,12 +37,10 @@ from sweep.plan.steps import (
     with_probes,
 )
 from sweep.plan.workload import (
-    CONTEXTS,
-    EXAMINED,
-    NOVELTY,
     equivalent_steps,
     evaluation_work,
     measurements,
+    readings_in,
     recovery_work,
 )
 
@@ -191,7 +189,7 @@ def _evaluation_by_work(job: Job, shape: StepShape, measured: frozenset[str], se
     """Return the seconds of an evaluation as its work and the LM's size predict them."""
     tokens, size = held_out_tokens(job), size_of(job)
     sae_work = evaluation_work(shape.layout, shape.k, measured, tokens, size.vocabulary)
-    readings = len(measured - {EXAMINED, NOVELTY, CONTEXTS})
+    readings = len(readings_in(measured))
     # The LM runs from the layer up once for each reading, and once more where its clean logits are not kept.
     kept = clean_pass_is_kept(job, size) or kept_logits_bytes(job, size) > 0
     passes = readings + (readings > 0 and not kept)
@@ -246,7 +244,7 @@ def _products_above(size: LMSize, job: Job, layer: int) -> float:
 
 def _measured_by(job: Job) -> frozenset[str]:
     asked = job.spec.eval
-    return measurements(asked.inference, asked.novelty, asked.contexts)
+    return measurements(asked.inference, asked.novelty, asked.contexts, asked.probing)
 
 
 def _steps_of(job: Job) -> float:

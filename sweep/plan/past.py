@@ -107,7 +107,7 @@ def _steps_in(record: Record, shape: StepShape) -> float:
 
 def _measured_in(record: Record) -> frozenset[str]:
     asked = record["config"]["eval"]
-    return measurements(asked["inference"], asked["novelty"], asked["contexts"])
+    return measurements(asked["inference"], asked["novelty"], asked["contexts"], asked.get("probing", ()))
 
 
 def _recovery_in(record: Record) -> PastRecovery:

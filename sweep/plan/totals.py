@@ -116,6 +116,10 @@ def _cache_lines(passes: Sequence[LMPass]) -> Iterator[str]:
         yield "LM passes: none to do, all activations are in the cache"
         return
     for job, layers, n_bytes, seconds, saes in passes:
+        if job.spec.synthetic is not None:
+            drawn = f"{job.spec.activations.tokens:,} samples of model={job.labels['model']}"
+            yield f"to be drawn: {drawn}: {duration(seconds)}, {human_size(n_bytes)}"
+            continue
         which = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} of {job.labels['model']}"
         text = f"{job.spec.activations.tokens:,} tokens of {job.labels['corpus']}"
         if not _is_streamed(job):

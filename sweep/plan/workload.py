@@ -13,6 +13,7 @@ from sae_core.inference import ENCODER, REFIT
 from sae_core.pursuit.solvers import block_of
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import NO_SUPPORT, Layout
+from sweep.store.metric_names import PROBING
 
 # Factors of a training step. They are fitted to 72 steps of 256 tokens on one core (m=64..1024, n=512..8192, d=3..60
 # and dense; one-shot, mp_refit, omp, gomp4), most of them within 1.4. Such steps are timed beside their predictions by
@@ -39,23 +40,34 @@ _ATOM_SETS = 0.5e9  # ns an SAE: the sets of atoms that `sae_core.theory` looks 
 _SPARSE_PAIR = 25.0  # ns a pair of sparse atoms compared
 _DENSE_PAIR = 12.0  # ns a pair of dense atoms compared
 
+_PROBED = 5e9  # ns a reading whose probes are fitted to one family of sets
+_PROBED_TOKENS = {"code": 30_000, "texts": 600_000, "texts_last": 10_000}  # tokens that a family's probes read
+
 # What an evaluation measures beside ways to read codes.
 EXAMINED = "examined"
 NOVELTY = "novelty"
 CONTEXTS = "contexts"
 
 
-def measurements(inference: Iterable[str], novelty: bool | int, contexts: bool | int) -> frozenset[str]:
+def measurements(
+    inference: Iterable[str], novelty: bool | int, contexts: bool | int, probing: Iterable[str]
+) -> frozenset[str]:
     """Return the names of all that an evaluation with these settings of `eval` measures.
 
-    The names are those of ways to read codes (`sae_core.inference`), and `EXAMINED`, `NOVELTY`, `CONTEXTS`.
+    The names are those of ways to read codes (`sae_core.inference`), and `EXAMINED`, `NOVELTY`, `CONTEXTS`, and
+    "probing/code" for the family of labelled sets `code`, for example.
     """
     found = {*inference, EXAMINED}
     if novelty:
         found.add(NOVELTY)
     if contexts:
         found.add(CONTEXTS)
-    return frozenset(found)
+    return frozenset(found | {PROBING + family for family in probing})
+
+
+def readings_in(measured: Iterable[str]) -> list[str]:
+    """Return the ways of reading codes among names that `measurements` gives."""
+    return [name for name in measured if name not in (EXAMINED, NOVELTY, CONTEXTS) and not name.startswith(PROBING)]
 
 
 def step_work(layout: Layout, k: int, batch: int) -> float:
@@ -114,15 +126,18 @@ def evaluation_work(layout: Layout, k: int, measured: Iterable[str], tokens: int
     Args:
         measured: names as `measurements` gives them.
     """
+    measured = set(measured)
+    a_token = {name: codes_work(layout, k, name) for name in readings_in(measured) or [ENCODER]}
     others = {
         EXAMINED: examination_work(layout, k, tokens),
         NOVELTY: _CO_FIRED * tokens * k * k,
         CONTEXTS: _CONTEXT * layout.n_latents,
+        **{
+            PROBING + family: items * sum(a_token.values()) + _PROBED * len(a_token)
+            for family, items in _PROBED_TOKENS.items()
+        },
     }
-    return sum(
-        others[name] if name in others else tokens * (codes_work(layout, k, name) + _LOGIT * vocabulary)
-        for name in measured
-    )
+    return sum(others[name] if name in others else tokens * (a_token[name] + _LOGIT * vocabulary) for name in measured)
 
 
 def recovery_work(layout: Layout, k: int, algorithms: Iterable[str], trials: int) -> float:

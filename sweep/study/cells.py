@@ -40,8 +40,10 @@ class Cells(NamedTuple):
         cfg = self.compose(overrides)
         try:
             plan = make_plan([(overrides, cfg)], self.launch)
-            if plan.runs:
-                check_budget(plan.runs[0].job, self.config.budget_bytes)
+            for run in plan.runs:
+                if run.job.spec.synthetic is not None:
+                    raise ValueError("model=synthetic has no LM, and so no CE recovered to search")
+                check_budget(run.job, self.config.budget_bytes)
         except CellError as error:
             raise ImpossibleError(str(error)) from None
         except ModelNotHereError as error:

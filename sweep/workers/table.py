@@ -14,6 +14,7 @@ from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.plan.outliers import outlier_lines
 from sweep.plan.plan import LeftOut, Planned, left_out_lines
+from sweep.store.metric_names import PROBING
 from sweep.store.records import COMPLETE, Record, read_record
 from sweep.store.versions import other_versions, versions
 
@@ -121,7 +122,8 @@ def _row(
     by = {name: record.get("inference", {}).get(name, {}) for name in readings}
     cells += [_recovered(found["metrics"]) if "metrics" in found else "" for found in by.values()]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
-    measured = {**by, "novelty": record.get("latents", {}).get("novelty", {})}
+    probed = {PROBING + family: found for family, found in record.get("probing", {}).items()}
+    measured = {**by, "novelty": record.get("latents", {}).get("novelty", {}), **probed}
     reason = why.get(job.spec.run_id, "not measured")
     lacking = [f"{name} ({measured.get(name, {}).get('error', reason)})" for name in job.lacking(record)]
     return cells, f"not measured: {job.spec.run_id} {job.title}: {', '.join(lacking)}" if lacking else ""
