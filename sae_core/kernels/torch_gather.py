@@ -40,10 +40,10 @@ def atom_products(y: Tensor, indices: Tensor, values: Tensor, support: Tensor | 
     """Compute what `autograd.Kernels.atom_products` defines."""
     if support is None:
         # Differentiating the bag by its weights is the fused inner product: no (tokens, k, d_in) gather.
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             ones = torch.ones_like(indices, dtype=values.dtype).requires_grad_()
-            bag = F.embedding_bag(indices, values.detach(), mode="sum", per_sample_weights=ones)
-            return torch.autograd.grad(bag, ones, y)[0]
+            bag = F.embedding_bag(_kept(indices), _kept(values), mode="sum", per_sample_weights=ones)
+            return torch.autograd.grad(bag, ones, _kept(y))[0]
     gathered = y.gather(1, _pick(support, indices).flatten(1)).view(*indices.shape, support.shape[1])
     return gathered.mul_(_pick(values, indices)).sum(-1)
 
@@ -72,6 +72,11 @@ def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
     """Compute what `autograd.Kernels.unit_norm_gradient` defines."""
     along = torch.linalg.vecdot(grad, unit).unsqueeze(1)
     return torch.addcmul(grad, unit, along, value=-1).mul_(inverse[:, None])
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """Return `tensor` detached, as one that autograd may keep: it refuses those made in `torch.inference_mode`."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def _pick(per_latent: Tensor, indices: Tensor) -> Tensor:

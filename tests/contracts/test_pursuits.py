@@ -264,3 +264,15 @@ def test_no_tokens_give_no_codes(backend):
     for pursue in PURSUITS.values():
         codes, indices = pursue(BACKENDS[backend], torch.zeros(0, 75, dtype=torch.float64), values, support, 4)
         assert codes.shape == indices.shape == (0, 4)
+
+
+@each_backend
+@each_pursuit
+@pytest.mark.parametrize("degree", [4, None])
+def test_in_inference_mode_the_codes_are_the_same(backend, name, degree):
+    """Probes and evaluations encode in inference mode, whose tensors autograd refuses to keep."""
+    wanted = PURSUITS[name](BACKENDS[backend], *problem(6, 20, 40, degree), 5)
+    with torch.inference_mode():
+        found = PURSUITS[name](BACKENDS[backend], *problem(6, 20, 40, degree), 5)
+    for one, other in zip(wanted, found, strict=True):
+        assert torch.equal(one, other)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sae_core.arms import DenseTied, Expander
+from sae_core.inference import infer_by
 from sae_core.losses import reconstruction_loss
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -45,3 +46,18 @@ def test_a_training_step_never_holds_all_pre_activations():
     before = torch.cuda.memory_allocated()
     reconstruction_loss(sae.residual(h).residual).backward()
     assert torch.cuda.max_memory_allocated() - before < tokens * n * 4 / 4
+
+
+@pytest.mark.parametrize("arm", [Expander(999, 7, 12), DenseTied(500, 8)], ids=str)
+@pytest.mark.parametrize("reading", ["topk", "mp_refit", "omp"])
+def test_codes_found_in_inference_mode_are_those_of_the_reference(arm, reading):
+    h = torch.randn(77, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for device, backend in (("cpu", "reference"), ("cuda", "auto")):
+        sae = infer_by(arm.build(200, seed=0, scale=0.7).double().to(device), reading)
+        sae.backend = backend
+        with torch.inference_mode():
+            codes, indices = sae.encode(h.to(device))
+        dense = torch.zeros(77, arm.n_latents, dtype=torch.float64)
+        found.append(dense.scatter(1, indices.cpu(), codes.cpu()))
+    torch.testing.assert_close(found[1], found[0])
