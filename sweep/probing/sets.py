@@ -29,16 +29,16 @@ WINDOWS_A_FILE = 3  # of a file at most so many, evenly spaced
 TEXTS_EACH = 600  # texts of a set
 TEST_SHARE = 0.5  # of files, or of texts, that probes are tested on
 
-# By name: the file of sae-probes, and the value of its column `target` that is the positive class.
+# By name: the file of sae-probes, and the value of its column `target` that is the positive class. A probe on all
+# coordinates of SmolLM2-135M after block 12 tells each with an accuracy of .77 or more by the mean over the tokens or by
+# the last one, but for sentiment (.72) and men's names (.73). Left out: sets that such a small LM does not tell
+# (grammatical sentences .48, football players .53, sadness .58), and topics of AG News, of which the package's other
+# class is program code, so that a single coordinate tells them (.995).
 TEXT_SETS = {
     "sentiment of films": ("92_glue_sst2", "1"),
-    "sadness in tweets": ("150_twt_emotion_sadness", "1"),
-    "grammatical": ("87_glue_cola", "1"),
     "spam": ("96_spam_is", "1"),
     "clickbait": ("105_click_bait", "clickbait"),
     "written by an AI": ("110_aimade_humangpt3", "1"),
-    "world news": ("161_agnews_0", "1"),
-    "business news": ("163_agnews_2", "1"),
     "politics": ("139_news_class_Politics", "1"),
     "C": ("158_code_C", "1"),
     "Python": ("159_code_Python", "1"),
@@ -46,7 +46,6 @@ TEXT_SETS = {
     "'high school'": ("65_high-school", "bigram"),
     "'gene expression'": ("72_gene-expression", "bigram"),
     "a man's name": ("5_hist_fig_ismale", "1"),
-    "a football player": ("154_athlete_sport_football", "1"),
     "about an athlete": ("60_wikidata_occupation_isathlete", "1"),
 }
 
