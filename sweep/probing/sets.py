@@ -30,8 +30,8 @@ TEXTS_EACH = 600  # texts of a set
 TEST_SHARE = 0.5  # of files, or of texts, that probes are tested on
 
 # By name: the file of sae-probes, and the value of its column `target` that is the positive class. A probe on all
-# coordinates of SmolLM2-135M after block 12 tells each with an accuracy of .77 or more by the mean over the tokens or by
-# the last one, but for sentiment (.72) and men's names (.73). Left out: sets that such a small LM does not tell
+# coordinates of SmolLM2-135M after block 12 tells each with an accuracy of .77 or more, by the mean over the tokens or
+# by the last one, but for sentiment (.72) and men's names (.73). Left out: sets that such a small LM does not tell
 # (grammatical sentences .48, football players .53, sadness .58), and topics of AG News, of which the package's other
 # class is program code, so that a single coordinate tells them (.995).
 TEXT_SETS = {
