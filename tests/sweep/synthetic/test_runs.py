@@ -150,6 +150,9 @@ def test_a_plan_says_what_it_would_cost(place):
     done = call("sweep", "-m", *arguments, "sae=expander", "seed=5,6", "plan=true")
     assert "expander" in done.stdout
     assert composed("model=synthetic").model.n_features == 2048
+    published = composed("model=synthsaebench")
+    assert (published.model.d_in, published.model.n_features) == (768, 16384)
+    assert published.corpus._target_ == "sweep.synthetic.SyntheticCorpus"
 
 
 def test_a_search_is_refused_at_once_as_there_is_no_cross_entropy(place):
