@@ -122,15 +122,18 @@ class NearDictionary(SparseDictionary):
 class FrozenDictionary(Dictionary):
     """Atoms on a left-regular support whose values are drawn from a seed and never change, so that neither is stored.
 
-    Arguments and errors are those of `SparseDictionary`, but `drawn` is required; its seed draws the values too
-    (`frozen_values`).
+    Arguments and errors are those of `SparseDictionary`, but `drawn` is required, and
+
+    Args:
+        values_seed: draws the values (`frozen_values`); the support's seed unless given.
     """
 
-    def __init__(self, d_in: int, support: torch.Tensor, drawn: Drawn):
+    def __init__(self, d_in: int, support: torch.Tensor, drawn: Drawn, values_seed: int | None = None):
         super().__init__()
         self.d_in, self.drawn = d_in, drawn
+        self.values_seed = drawn.seed if values_seed is None else values_seed
         self.register_buffer("support", _checked_support(d_in, support), persistent=False)
-        values = frozen_values(support.shape[0], support.shape[1], drawn.seed)
+        values = frozen_values(support.shape[0], support.shape[1], self.values_seed)
         self.register_buffer("values", values, persistent=False)
 
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
@@ -151,14 +154,20 @@ class DenseDictionary(Dictionary):
         self.values = nn.Parameter(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
 
 
-def drawn_dictionary(name: str, d_in: int, n_latents: int, degree: int, seed: int) -> SparseDictionary:
+def drawn_dictionary(
+    name: str, d_in: int, n_latents: int, degree: int, seed: int, support_seed: int | None = None
+) -> SparseDictionary:
     """Make a dictionary on the support that `SUPPORTS` calls `name`; support and initial values follow from `seed`.
+
+    Args:
+        support_seed: the seed of the support, where that is another one.
 
     Raises:
         ValueError: degree is outside 1..d_in, or n_latents is below 1.
     """
-    support = SUPPORTS[name](d_in, n_latents, degree, seed)
-    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), Drawn(name, seed))
+    drawn = Drawn(name, seed if support_seed is None else support_seed)
+    support = SUPPORTS[name](d_in, n_latents, degree, drawn.seed)
+    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn)
 
 
 def frozen_values(n_latents: int, degree: int, seed: int) -> torch.Tensor:

@@ -96,6 +96,8 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
     if dictionary.support is not None:
         config["support_name"], config["support_seed"] = dictionary.drawn or (None, None)
         config["support_sha256"] = support_digest(dictionary.support)
+    if isinstance(dictionary, FrozenDictionary):
+        config["values_seed"] = dictionary.values_seed
     return config
 
 
@@ -165,6 +167,8 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
     well_typed = isinstance(sparse, bool) and isinstance(tied, bool) and isinstance(config.get("scale"), float)
     if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
         raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
+    if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
+        raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
     if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or bits not in (32, *BITS):
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
@@ -224,7 +228,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
         raise SAEFileError(f"{folder}: the support does not match its digest")
     if config.get("frozen", False):
         assert drawn is not None, "_check_kinds demands a seed"
-        return FrozenDictionary(d_in, support, drawn)
+        return FrozenDictionary(d_in, support, drawn, config.get("values_seed"))  # older files have one seed for both
     return SparseDictionary(d_in, support, torch.Generator(), drawn)
 
 

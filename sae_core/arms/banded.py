@@ -10,3 +10,4 @@ class Banded(SeededArm):
     """Atoms on contiguous rows, cyclically; d*n + n + m values are learned (`sae_core.supports.banded_support`)."""
 
     name = "banded"
+    draws_support = False  # the sizes alone say which rows an atom uses

@@ -45,6 +45,7 @@ class Arm(ABC):
     by_gradient: ClassVar[bool] = True
     sparse_codes: ClassVar[bool] = True  # few of its latents are in use on a token
     can_be_quantised: ClassVar[bool] = True  # it stores decoder values in 32 bits and no encoder weights
+    draws_support: ClassVar[bool] = False  # a seed draws the support that it starts from
 
     @property
     def label(self) -> str:
@@ -74,8 +75,13 @@ class Arm(ABC):
         return Layout(d_in, n_latents, degree)
 
     @abstractmethod
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
-        """Make an untrained SAE; its support and initial values follow from `seed`. Raises the errors of `sizes`."""
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+        """Make an untrained SAE; its support and initial values follow from `seed`. Raises the errors of `sizes`.
+
+        Args:
+            support_seed: the seed that the support is drawn from, where that is not `seed`; an arm that draws no
+                support (`draws_support`) has no use for it.
+        """
 
 
 class FittedArm(Arm):
@@ -104,9 +110,9 @@ class DerivedArm(Arm):
     def derive(self, trained: SAE) -> SAE:
         """Make a new SAE from the trained one of `starts_from`, which stays as it is."""
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         """Derive the SAE from an untrained one of `starts_from`."""
-        return self.derive(self.starts_from.build(d_in, seed, scale))
+        return self.derive(self.starts_from.build(d_in, seed, scale, support_seed))
 
 
 class TiedArm(Arm):
@@ -152,12 +158,14 @@ class SparseArm(TiedArm):
 class SeededArm(SparseArm):
     """An arm whose support is drawn from the seed by `SUPPORTS[name]`, so that only the seed is stored. Abstract."""
 
+    draws_support = True
+
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         n_latents, degree, k = self.sizes(d_in)
-        dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed)
+        dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed, support_seed)
         return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)
 
 

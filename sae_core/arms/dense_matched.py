@@ -48,7 +48,7 @@ class DenseMatched(TiedArm):
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias)
         return _dense_sizes(d_in, n_latents, self.k)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         return DenseTied(n_latents, k, self.encoder).build(d_in, seed, scale)
 
@@ -80,7 +80,7 @@ class DenseMatchedOwn(Arm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         return DenseWarmTied(n_latents, k).build(d_in, seed, scale)
 

@@ -31,6 +31,7 @@ class Dynamic(SparseArm):
     until: float = 0.75
     tokens: int = 16384
     name = "dynamic"
+    draws_support = True
 
     def __post_init__(self):
         super().__post_init__()
@@ -45,8 +46,8 @@ class Dynamic(SparseArm):
     def schedule(self) -> SupportSchedule:
         return SupportSchedule(self.every, self.drop, self.until, self.tokens)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         n_latents, degree, k = self.sizes(d_in)
-        support = expander_support(d_in, n_latents, degree, seed)
+        support = expander_support(d_in, n_latents, degree, seed if support_seed is None else support_seed)
         dictionary = SparseDictionary(d_in, support, torch.Generator().manual_seed(seed))
         return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

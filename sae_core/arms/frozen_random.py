@@ -19,12 +19,14 @@ class FrozenRandom(SparseArm):
 
     name = "frozen_random"
     can_be_quantised = False
+    draws_support = True
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED, value_bits=0)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         n_latents, degree, k = self.sizes(d_in)
-        support = expander_support(d_in, n_latents, degree, seed)
-        dictionary = FrozenDictionary(d_in, support, Drawn("expander", seed))
+        drawn = Drawn("expander", seed if support_seed is None else support_seed)
+        support = expander_support(d_in, n_latents, degree, drawn.seed)
+        dictionary = FrozenDictionary(d_in, support, drawn, seed)
         return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

@@ -42,6 +42,10 @@ class Quantised(DerivedArm):
         return f"{self.of.label}-{self.bits}bit"
 
     @property
+    def draws_support(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.of.draws_support
+
+    @property
     def starts_from(self) -> Arm:
         return self.of
 

@@ -23,6 +23,7 @@ class SoftFrozen(SparseArm):
     cosine: float = later(0.8)
 
     name = "soft_frozen"
+    draws_support = True
 
     def sizes(self, d_in: int) -> Sizes:
         if not 0 <= self.cosine <= 1:
@@ -32,8 +33,9 @@ class SoftFrozen(SparseArm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
         n_latents, degree, k = self.sizes(d_in)
-        support, drawn = expander_support(d_in, n_latents, degree, seed), Drawn("expander", seed)
+        drawn = Drawn("expander", seed if support_seed is None else support_seed)
+        support = expander_support(d_in, n_latents, degree, drawn.seed)
         dictionary = NearDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn, self.cosine)
         return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

@@ -20,7 +20,7 @@ from sweep.jobs.config_checks import check_keys, check_types
 from sweep.jobs.instantiate import instantiate
 from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
-from sweep.jobs.spec import AXES, HOOK, SHUFFLE_SEED, RunSpec, latents_from, whole_number
+from sweep.jobs.spec import AXES, HOOK, SEED_PARTS, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.lm.dtype import fitting_dtype
 from sweep.lm.find import AUTO, ModelConfig, ModelInfo, ModelNotHereError, check_layer, find_model, model_hash
 from sweep.machine.gpus import device_from
@@ -40,6 +40,7 @@ _SETTINGS: dict[str, Any] = {
     "save_artifact": bool,
     "plan": bool,
     "budget_bytes": int | None,
+    **dict.fromkeys(SEED_PARTS, int | None),
 }
 # Groups of settings that configs in older records do not have.
 _NEWER_SETTINGS: dict[str, dict[str, Any]] = {
@@ -67,6 +68,9 @@ def build_recovery(cfg: DictConfig, launch: str) -> RecoveryJob:
     """Check a composed config of a recovery experiment and turn it into a job. Raises the errors of `build`."""
     settings = _resolved(cfg)
     _check_settings(settings)
+    for name, seed in _own_seeds(settings).items():
+        if seed is not None:
+            raise ValueError(f"{name}={seed} is of an SAE; a recovery experiment has one seed")
     config = instantiate(settings["recovery"], "recovery", RecoveryConfig)
     n = latents_from(settings["n"], config.d_in)
     degree = config.d_in if config.mask == "dense" else settings["d"]
@@ -105,7 +109,7 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
     outlier_norm = None if evaluation.tokens == "all" else model.outlier_norm
     key, windows, corpus = _activations(settings, model, info, outlier_norm)
     return Job(
-        spec=RunSpec(key, arm, train, evaluation, settings["seed"], synthetic),
+        spec=RunSpec(key, arm, train, evaluation, settings["seed"], synthetic, **_own_seeds(settings)),
         settings=settings,
         launch=launch,
         model=model,
@@ -123,6 +127,11 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
         layers_together=tuple(sorted({settings["layer"], *settings["layers_together"]})),
         save_artifact=settings["save_artifact"],
     )
+
+
+def _own_seeds(settings: Mapping[str, Any]) -> dict[str, int | None]:
+    """Return the seeds of single parts; configs in older records have none."""
+    return {name: settings.get(name) for name in SEED_PARTS}
 
 
 def _check_synthetic(evaluation: EvalConfig) -> None:
@@ -207,8 +216,9 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
             check_types(f"{part}.", settings[part], hints)
     for axis, least in (("layer", 0), ("d", 1), ("k", 1), ("seed", 0)):
         whole_number(axis, settings[axis], least)
-    if settings["seed"] >= 2**63:
-        raise ValueError(f"seed={settings['seed']} must be in 0..{2**63 - 1}")
+    for name in ("seed", *SEED_PARTS):
+        if (seed := settings.get(name)) is not None and not 0 <= seed < 2**63:
+            raise ValueError(f"{name}={seed} must be in 0..{2**63 - 1}")
     launch = settings.get("launch", {})
     counts = {f"launch.{key}": launch.get(key) for key in ("share", "workers")}
     counts["budget_bytes"] = settings.get("budget_bytes")

@@ -11,7 +11,7 @@ from sae_core.arms.base import DerivedArm
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
 from sweep.jobs.recovery import RecoveryJob
-from sweep.jobs.spec import AXES, RunSpec
+from sweep.jobs.spec import AXES, SEED_PARTS, RunSpec
 from sweep.lm.find import ModelConfig, ModelInfo
 from sweep.measures.config import EvalConfig
 from sweep.store.metric_names import PROBING
@@ -56,8 +56,8 @@ class Job:
 
     @property
     def axes(self) -> dict[str, int]:
-        """The sweep's axes as they were asked for: layer, d, k, n and seed."""
-        return {axis: self.settings[axis] for axis in AXES}
+        """The sweep's axes as they were asked for: layer, d, k, n and seed, and the seeds of single parts, if set."""
+        return {**{axis: self.settings[axis] for axis in AXES}, **self.spec.own_seeds}
 
     @property
     def lm(self) -> ModelConfig:
@@ -84,7 +84,13 @@ class Job:
     def title(self) -> str:
         """The run in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
         n, degree, k = self.sizes
-        return f"{self.spec.arm.label} d={degree} k={k} n={n} L{self.axes['layer']} s{self.spec.seed}"
+        return f"{self.spec.arm.label} d={degree} k={k} n={n} L{self.axes['layer']} s{self.seeds_in_words}"
+
+    @property
+    def seeds_in_words(self) -> str:
+        """The seed, and those of single parts: `0`, or `0 (support 1)`."""
+        own = ", ".join(f"{SEED_PARTS[name]} {seed}" for name, seed in self.spec.own_seeds.items())
+        return f"{self.spec.seed} ({own})" if own else str(self.spec.seed)
 
     def lacking(self, record: Record) -> list[str]:
         """Return the measurements that this job asks for and a complete record does not have."""
@@ -119,14 +125,19 @@ class Job:
         return self.with_arm(DenseTied(self.axes["n"], self.axes["k"]), seed=1 if self.spec.seed == 0 else 0)
 
     def with_arm(self, arm: Arm, seed: int | None = None) -> Job:
-        """Return the run of another arm at the same layer, d, k and n, measured with its own encoder alone."""
+        """Return the run of another arm at the same layer, d, k and n, measured with its own encoder alone.
+
+        Args:
+            seed: its seed, of all parts; None for the seeds of this run.
+        """
+        own = dict.fromkeys(SEED_PARTS) if seed is not None else {name: self.settings.get(name) for name in SEED_PARTS}
         seed = self.spec.seed if seed is None else seed
         evaluation = EvalConfig(self.spec.eval.windows, tokens=self.spec.eval.tokens)
         plain_eval = {"_target_": "sweep.measures.EvalConfig", **asdict(evaluation)}
         return replace(
             self,
-            spec=replace(self.spec, arm=arm, eval=evaluation, seed=seed),
-            settings={**self.settings, "sae": _arm_config(arm), "eval": plain_eval, "seed": seed},
+            spec=replace(self.spec, arm=arm, eval=evaluation, seed=seed, **own),
+            settings={**self.settings, "sae": _arm_config(arm), "eval": plain_eval, "seed": seed, **own},
         )
 
 

@@ -6,7 +6,7 @@ Paths, tracker, device, threads, checkpoints and names change no result, so they
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sae_core.arms import Arm
 from sae_core.hashed import hashed_fields
@@ -20,6 +20,15 @@ from sweep.train.config import TrainConfig
 AXES = ("layer", "d", "k", "n", "seed")
 HOOK = "resid_post"  # the residual stream after a block
 SHUFFLE_SEED = 0  # shuffles the cached activations; the order of training data follows from the run's own seed
+SEED_PARTS = {"seed_support": "support", "seed_values": "values", "seed_order": "order"}  # setting: what it draws
+
+
+class Seeds(NamedTuple):
+    """The seeds of a run, each of what it draws."""
+
+    support: int | None  # the support that training starts from; None where the arm draws none
+    values: int  # the initial values, or those of a frozen dictionary
+    order: int  # the order of the data, and what training draws besides: tokens for dead latents and new supports
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,9 @@ class RunSpec:
         train, eval: how it is trained and measured.
         seed: draws the support, the initial values and the order of the data.
         synthetic: the synthetic model that stands in the place of an LM; None for an LM.
+        seed_support, seed_values, seed_order: the seed of one of the three, where it is another one; see `Seeds`. One
+            that changes nothing becomes None, so that one run has one id: the same number as `seed`, or a seed of the
+            support where the arm draws none.
     """
 
     activations: CacheKey
@@ -40,10 +52,28 @@ class RunSpec:
     eval: EvalConfig
     seed: int
     synthetic: SyntheticConfig | None = None
+    seed_support: int | None = None
+    seed_values: int | None = None
+    seed_order: int | None = None
     run_id: str = field(init=False, repr=False, compare=False)  # 16 hex digits: the hash of all the rest
 
     def __post_init__(self):
+        for name in SEED_PARTS:
+            if getattr(self, name) == self.seed or (name == "seed_support" and not self.arm.draws_support):
+                object.__setattr__(self, name, None)
         object.__setattr__(self, "run_id", short_hash(self.as_json()))
+
+    @property
+    def seeds(self) -> Seeds:
+        """The seeds of the support, the values and the order, whichever setting they come from."""
+        parts = (getattr(self, name) for name in SEED_PARTS)
+        support, values, order = (self.seed if part is None else part for part in parts)
+        return Seeds(support if self.arm.draws_support else None, values, order)
+
+    @property
+    def own_seeds(self) -> dict[str, int]:
+        """The settings of SEED_PARTS that are not `seed`."""
+        return {name: value for name in SEED_PARTS if (value := getattr(self, name)) is not None}
 
     @property
     def mask_policy(self) -> str:
@@ -60,6 +90,7 @@ class RunSpec:
             "train": hashed_fields(self.train),
             "eval": {**hashed_fields(self.eval), "mask_policy": self.mask_policy},
             "seed": self.seed,
+            **self.own_seeds,
         }
 
 

@@ -72,7 +72,7 @@ def _row_cells(row: Row, gpu: bool) -> list[str]:
     n, degree, k = job.sizes
     storage = planned_storage(job)
     cells = [row.run_id, job.labels["arm"], str(degree), str(k), str(n), str(job.axes["layer"])]
-    cells += [str(job.axes["seed"]), f"{storage.learned_decoder_values:,}", f"{storage.learned_parameters:,}"]
+    cells += [job.seeds_in_words, f"{storage.learned_decoder_values:,}", f"{storage.learned_parameters:,}"]
     cells += [f"{storage.compression:.1f}x", human_size(storage.artifact_bytes)]
     cells += ["", "", ""] if estimate is None else _estimate_cells(estimate)
     cells += [] if not gpu else [human_size(estimate.gpu) if estimate else ""]

@@ -119,7 +119,8 @@ def _build_sae(job: Job, start: SAE | None, pool: Pool | FedPool, device: torch.
     else:
         # The scale brings the mean norm of activations to sqrt(d_in).
         scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
-        sae = arm.build(pool.d_in, job.spec.seed, scale)
+        seeds = job.spec.seeds
+        sae = arm.build(pool.d_in, seeds.values, scale, seeds.support)
     sae.backend = job.backend
     return sae.to(device)
 
@@ -179,7 +180,7 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool | FedPool, recording:
 
 def _batches(job: Job, pool: Pool | FedPool, device: torch.device) -> Batches:
     """Return the batches that the job trains on."""
-    recipe, seed = job.spec.train, job.spec.seed
+    recipe, seed = job.spec.train, job.spec.seeds.order
     if isinstance(pool, FedPool):
         return FedStream(pool.feed.batch, pool.feed.sample, pool.layer, device, seed, recipe.steps)
     return Stream(pool.rows, pool.tokens, seed, recipe.batch_size, device, recipe.steps)

@@ -9,6 +9,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna import Study
 
+from sweep.jobs.spec import SEED_PARTS
 from sweep.study.config import SearchConfig
 from sweep.study.samplers import pruner_named
 from sweep.study.space import Space, differences, written
@@ -88,6 +89,8 @@ def _check(study: Study, stored: Mapping[str, Any] | None, asked: Mapping[str, A
 def _fixed(space: Space, cfg: DictConfig) -> dict[str, str]:
     """Return the settings that all trials share and that change their results."""
     flat: dict[str, str] = {axis: str(cfg.get(axis)) for axis in _AXES}
+    # Studies that are older than these settings name none.
+    flat |= {name: str(cfg.get(name)) for name in SEED_PARTS if cfg.get(name) is not None}
     for group in _GROUPS:
         # Interpolations stay as they are: sae.degree is ${d}, whatever value of d is drawn.
         node = cfg.get(group)

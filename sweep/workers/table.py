@@ -147,7 +147,7 @@ def _sample_row(
 def _which(job: Job) -> list[str]:
     """Return the cells that say which run it is."""
     n, degree, k = job.sizes
-    return [job.spec.run_id, job.labels["arm"], *map(str, (degree, k, n, job.axes["layer"], job.axes["seed"]))]
+    return [job.spec.run_id, job.labels["arm"], *map(str, (degree, k, n, job.axes["layer"])), job.seeds_in_words]
 
 
 def _compression(job: Job, record: Record) -> str:

@@ -152,7 +152,7 @@ def _batches_of(job: Job) -> tuple[Any, ...]:
     key, common = job.spec.activations, (job.spec.train.batch_size, job.device, job.cache_dir)
     if key.stream is not None:  # one feed serves all layers, and trainings of all seeds
         return replace(key, layer=0), *common
-    return key, job.spec.seed, *common
+    return key, job.spec.seeds.order, *common
 
 
 def _carry_out(jobs: Sequence[AnyJob]) -> dict[str, str]:
