@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sae_core.activity import Activity, mean_or_none
@@ -153,6 +154,12 @@ def best_cosines(dictionary: Dictionary, reference: Dictionary) -> Tensor:
     else:
         best = torch.stack([products.amax(1) for products in _products(dictionary, reference)]).amax(0)
     return best.clamp_max(1)  # rounding can make it slightly more than 1
+
+
+def assigned_mean(similarity: Tensor) -> float:
+    """Return the highest mean similarity of rows and columns matched one to one; a square table takes n^3 steps."""
+    values = similarity.double().numpy()
+    return float(values[linear_sum_assignment(values, maximize=True)].mean())
 
 
 def _products(dictionary: Dictionary, other: Dictionary):

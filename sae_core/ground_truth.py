@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from sae_core.comparison import assigned_mean
 from sae_core.dictionary import Dictionary
 from sae_core.kernels.reference import densify
 
@@ -227,16 +227,10 @@ def cosine_measures(dictionary: Dictionary, features: Tensor) -> dict[str, float
         allowed = densify(torch.ones_like(atoms[part]), some, dictionary.d_in)
         reach[part] = (allowed @ features.square().T).clamp(0, 1).sqrt()
     return {
-        "mcc": _assigned(cosines),
-        "mcc_ceiling": 1.0 if support is None else _assigned(reach),
+        "mcc": assigned_mean(cosines),
+        "mcc_ceiling": 1.0 if support is None else assigned_mean(reach),
         "cosine_uniqueness": len(cosines.argmax(1).unique()) / len(atoms),
     }
-
-
-def _assigned(similarity: Tensor) -> float:
-    """Return the highest mean similarity of rows and columns matched one to one."""
-    values = similarity.double().numpy()
-    return float(values[linear_sum_assignment(values, maximize=True)].mean())
 
 
 def _alone(firings: Firings, parents: Tensor, parent_ids: Tensor) -> Firings:
