@@ -49,6 +49,7 @@ CATALOGUE = {
     "recovery": Entry("commands", "recovery", "phase transitions of synthetic recovery"),
     "meaning": Entry("commands", "meaning", "which known features latents stand for, beside the random floor"),
     "probing": Entry("commands", "probing", "how well a few latents tell labelled concepts, beside the random floor"),
+    "stability": Entry("commands", "stability", "how far latents and atoms depend on the seed, beside chance"),
     "learning_curves": Entry("commands", "learning_curves", "FVU and dead latents against training tokens"),
     "data_efficiency": Entry("commands", "data_efficiency", "CE recovered against the tokens in the training pool"),
     "layers": Entry("commands", "layers", "CE recovered layer by layer"),

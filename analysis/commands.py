@@ -20,6 +20,7 @@ from analysis.draw.probing import probing_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
+from analysis.draw.stability import stability_figure
 from analysis.draw.wins import wins_figure
 from analysis.frames import among, dicts, groups, mean_by, part, plain, where
 from analysis.latex.latents import latents_latex
@@ -27,7 +28,7 @@ from analysis.latex.verdicts import dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, rows_to_draw
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.controls import ROUNDED, bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
@@ -44,6 +45,7 @@ from analysis.tables.pursuits import (
     recovery_table,
     throughput_table,
 )
+from analysis.tables.stability import stability_table
 from analysis.tables.wins import comparable_arms, wins_table
 
 _BITS_LOOK = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}  # bits of a value: marker, line
@@ -160,6 +162,12 @@ def probing(records: Records, options: Options) -> list[Output]:
     return [Output("probing", table, probing_figure(table))]
 
 
+def stability(records: Records, options: Options) -> list[Output]:
+    """Return how alike SAEs are that differ in a seed alone, beside chance, the floor and the ceiling."""
+    table = chosen(stability_table(records.pairs), options)
+    return [Output("stability", table, stability_figure(table))]
+
+
 def masks(records: Records, options: Options) -> list[Output]:
     """Return CE recovered and dead latents of the expander, clustered and pruned supports against d."""
     runs = chosen(records.runs, options)
@@ -200,7 +208,7 @@ def matched(records: Records, options: Options) -> list[Output]:
 
 
 def bits(records: Records, options: Options) -> list[Output]:
-    """Return CE recovered of arms at 32, 8 and 4 bits against stored bytes."""
+    """Return CE recovered of arms at 32, 8 and 4 bits, and the latents that rounding changes, against stored bytes."""
     table = bits_table(chosen(records.runs, options))
 
     def style(row: dict[str, Any]) -> Style:
@@ -210,7 +218,8 @@ def bits(records: Records, options: Options) -> list[Output]:
 
     shown = readable("bits", table)
     x_label = "stored bytes (size of sae.safetensors)"
-    return [Output("bits", table, _lines(shown, "artifact_bytes", x_label, style, ["base", "bits"]))]
+    titles = {ROUNDED: "latents changed by rounding\n(share with correlation < .9)"}
+    return [Output("bits", table, _lines(shown, "artifact_bytes", x_label, style, ["base", "bits"], titles=titles))]
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:

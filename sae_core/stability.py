@@ -92,7 +92,8 @@ def pw_mcc(ours: Dictionary, theirs: Dictionary) -> dict[str, float]:
 
     Returns:
         pw_mcc          mean |cosine| of atoms matched one to one so that it is highest (arXiv 2505.20254)
-        pw_mcc_chance   the same of Gaussian atoms on the same supports
+        pw_mcc_chance   the same of random atoms on the same supports: each atom's own values in a random order, with
+                        random signs
         pw_mcc_ceiling  the highest that it could be if either dictionary stayed as it is and the other's atoms had the
                         best values that their supports allow; 1 where atoms are dense
 
@@ -105,7 +106,7 @@ def pw_mcc(ours: Dictionary, theirs: Dictionary) -> dict[str, float]:
         raise ValueError(f"d_in={ours.d_in} of one dictionary must be the other's, {theirs.d_in}")
     generator = torch.Generator().manual_seed(_CHANCE_SEED)
     atoms, others = _atoms(ours), _atoms(theirs)
-    random = [_normalised(torch.randn(some.shape, generator=generator)) for some in (atoms, others)]
+    random = [_shuffled(some, generator) for some in (atoms, others)]
     return {
         "pw_mcc": assigned_mean(_cosines(ours, atoms, theirs, others)),
         "pw_mcc_chance": assigned_mean(_cosines(ours, random[0], theirs, random[1])),
@@ -132,8 +133,11 @@ def _atoms(dictionary: Dictionary) -> Tensor:
     return dictionary.unit_values().detach().float().cpu()
 
 
-def _normalised(atoms: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(atoms, dim=1)
+def _shuffled(atoms: Tensor, generator: torch.Generator) -> Tensor:
+    """Return each atom's entries in a random order, with random signs."""
+    order = torch.rand(atoms.shape, generator=generator).argsort(dim=1)
+    signs = torch.randint(0, 2, atoms.shape, generator=generator) * 2 - 1
+    return atoms.gather(1, order) * signs
 
 
 def _cosines(ours: Dictionary, atoms: Tensor, theirs: Dictionary, others: Tensor) -> Tensor:

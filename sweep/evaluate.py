@@ -7,17 +7,15 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from sweep.jobs.build import build_job
 from sweep.jobs.job import Job
-from sweep.jobs.overrides import literal
+from sweep.jobs.recorded import CHANGE_NO_RESULT, has_an_sae, job_of, parse_settings
 from sweep.launch import explain, one_line_errors
 from sweep.plan.plan import Planned
 from sweep.run.once import preflight, run_measured_together, same_clean_pass
-from sweep.store.records import COMPLETE, RECOVERY, Record, iterate_records, read_record
+from sweep.store.records import Record, iterate_records, read_record
 from sweep.workers.display import Display
 from sweep.workers.table import print_table
 
@@ -31,7 +29,7 @@ USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...
                      the LM and the text are now (model.path, corpus.path)"""
 
 _TOGETHER = 16  # runs whose SAEs are in memory at a time
-_MAY_CHANGE = ("eval", "runs_dir", "cache_dir", "device", "backend", "threads", "model", "corpus", "tracker")
+_MAY_CHANGE = ("eval", *CHANGE_NO_RESULT)
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +40,9 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     with one_line_errors():
         names = ",".join(word.removeprefix("run=") for word in arguments if word.startswith("run="))
-        given = _parse([word for word in arguments if not word.startswith("run=")])
+        given = parse_settings(
+            [word for word in arguments if not word.startswith("run=")], _MAY_CHANGE, "sweep.evaluate"
+        )
         runs_dir = Path(given.get("runs_dir", "runs"))
         planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
         todo = [entry.job for entry in planned if not entry.done and isinstance(entry.job, Job)]
@@ -82,25 +82,10 @@ def _measure(jobs: list[Job]) -> None:
             raise result
 
 
-def _parse(arguments: list[str]) -> DictConfig:
-    """Return KEY=VALUE arguments as a config. Raise ValueError for one that cannot be read or changed any more."""
-    for argument in arguments:
-        if "=" not in argument:
-            raise ValueError(f"{argument} is not KEY=VALUE; python -m sweep.evaluate --help shows what can be given")
-        part = argument.split("=", 1)[0].split(".")[0]
-        if part not in _MAY_CHANGE:
-            raise ValueError(f"{part} is settled for a finished run; {', '.join(_MAY_CHANGE)} can be given")
-        try:
-            OmegaConf.from_dotlist([argument])
-        except Exception:  # whatever YAML makes of it
-            raise ValueError(f"{argument}: its value cannot be read (a bracket or quote left open?)") from None
-    return cast(DictConfig, OmegaConf.from_dotlist(arguments))
-
-
 def _records(names: str, runs_dir: Path) -> list[Record]:
     """Return the records asked for. Raise ValueError for one that is not there or not complete."""
     if names == "all":
-        found = [record for _, record in iterate_records(runs_dir) if record and _has_an_sae(record)]
+        found = [record for _, record in iterate_records(runs_dir) if record and has_an_sae(record)]
         if not found:
             raise ValueError(f"run=all: no finished run under {runs_dir} (runs_dir)")
         return found
@@ -109,39 +94,15 @@ def _records(names: str, runs_dir: Path) -> list[Record]:
     records: list[Record] = []
     for name in names.split(","):
         record = read_record(runs_dir, name) if re.fullmatch("[0-9a-f]+", name) else None
-        if record is None or not _has_an_sae(record):
+        if record is None or not has_an_sae(record):
             raise ValueError(f"run={name}: no finished run of that id under {runs_dir} (runs_dir)")
         records.append(record)
     return records
 
 
-def _has_an_sae(record: Record) -> bool:
-    return record["status"] == COMPLETE and record.get("kind") != RECOVERY
-
-
 def _planned(record: Record, given: DictConfig, runs_dir: Path) -> Planned:
-    job = _job(record, given, runs_dir)
+    job = job_of(record, given, runs_dir)
     return Planned([], job, True, not job.lacking(record))
-
-
-def _job(record: Record, given: DictConfig, runs_dir: Path) -> Job:
-    """Return the run's job, from the config in its record and the settings given now."""
-    run_id = record["run_id"]
-    if "config" not in record:
-        raise ValueError(f"run={run_id} was recorded before records kept their config: launch it again as it was")
-    cfg = cast(DictConfig, OmegaConf.merge(literal(record["config"]), given, literal({"runs_dir": str(runs_dir)})))
-    job = build_job(cfg, record["labels"]["sweep"])
-    if job.spec.run_id != run_id:
-        now, then = job.spec.as_json(), record["spec"]
-        raise ValueError(f"run={run_id} is not what these settings give: {_changed(now, then)} differ")
-    return job
-
-
-def _changed(now: Record, then: Record) -> str:
-    """Return the names of the settings in which two specs differ."""
-    parts = [part for part, values in now.items() if isinstance(values, dict)]
-    names = [f"{part}.{key}" for part in parts for key in now[part] if now[part][key] != then.get(part, {}).get(key)]
-    return ", ".join(names) or "seed"
 
 
 if __name__ == "__main__":

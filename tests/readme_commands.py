@@ -28,6 +28,7 @@ from sweep.embedded import WEIGHTS
 from sweep.evaluate import main as evaluate
 from sweep.jobs.build import build
 from sweep.jobs.compose import Composer
+from sweep.stability import main as stability
 from sweep.study.config import search_config
 from sweep.study.space import space_from
 from tests.readme_checks import FENCED, ROOT, SPAN, RottenError
@@ -153,6 +154,16 @@ def check_evaluate(arguments: list[str], place: Path) -> None:
         raise RottenError(said.getvalue().strip())
 
 
+def check_stability(arguments: list[str], place: Path) -> None:
+    """Let `sweep.stability` look for the runs in an empty store, where it ends."""
+    compose([word for word in arguments if not word.startswith("run=")], place)
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        stability([*arguments, f"runs_dir={place / 'none'}"])
+    if "no finished run" not in said.getvalue():
+        raise RottenError(said.getvalue().strip())
+
+
 def check_sweep(arguments: list[str], place: Path) -> None:
     """Compose every cell of the command, and check each that is not of an LM that would have to be downloaded."""
     if arguments in (["--help"], ["-h"]):
@@ -214,6 +225,7 @@ def _on_this_machine(word: str, place: Path) -> str:
 MODULES: dict[str, Callable[[list[str], Path], None]] = {
     "sweep": check_sweep,
     "sweep.evaluate": check_evaluate,
+    "sweep.stability": check_stability,
     "sweep.status": parsed_by("sweep.status"),
     "sweep.sync": parsed_by("sweep.sync"),
     "analysis": parsed_by("analysis.__main__"),

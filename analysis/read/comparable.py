@@ -48,6 +48,28 @@ def measured_alike(runs: pd.DataFrame) -> pd.DataFrame:
     return _agreeing(found, ["model", "layer"], "measured").drop(columns="measured")
 
 
+def of_the_usual_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return per kind of features, n and k the rows whose seeds of single parts are the most frequent: mostly none.
+
+    Standard error says how many are left out.
+
+    Args:
+        rows: `analysis.read.records.Records.samples`.
+    """
+    seeds = {text: {k: v for k, v in json.loads(text).items() if k.startswith("seeds.")} for text in rows["settings"]}
+    found = rows.assign(seeds=[json.dumps(seeds[text], sort_keys=True) for text in rows["settings"]])
+    return _agreeing(found, ["model", "features", "n", "k"], "seeds").drop(columns="seeds")
+
+
+def of_the_usual_recipe(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Return per (model, place, n) the pairs with the most frequent `settings`; standard error says what is left out.
+
+    Args:
+        pairs: `analysis.read.records.Records.pairs`.
+    """
+    return _agreeing(pairs, ["model", "place", "n"], "settings")
+
+
 def _about_the_same_tokens(runs: pd.DataFrame) -> pd.DataFrame:
     """Return per model the runs over the tokens that most of its runs are over; standard error says which are not."""
     about = {text: json.dumps(_tokens(json.loads(text)), sort_keys=True) for text in set(runs["settings"])}
@@ -60,7 +82,8 @@ def _tokens(settings: Settings) -> Settings:
 
 
 def _without_recipe(settings: Settings) -> Settings:
-    return {name: value for name, value in settings.items() if name not in _RECIPE and not name.startswith("train.")}
+    of_training = ("train.", "seeds.")
+    return {name: value for name, value in settings.items() if name not in _RECIPE and not name.startswith(of_training)}
 
 
 def _agreeing(runs: pd.DataFrame, by: list[str], name: str, hint: str = "") -> pd.DataFrame:

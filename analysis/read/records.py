@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import arms
 from analysis.frames import dicts
-from analysis.read.comparable import ALL_TOKENS, comparable
+from analysis.read.comparable import ALL_TOKENS, comparable, of_the_usual_recipe, of_the_usual_seeds
 from analysis.read.load import read_records, say_unreadable
 from analysis.read.sources import URL, NoRunsError, Remote, Source, named
 from sweep.store.records import RECOVERY, SYNTHETIC, Record
@@ -25,6 +25,7 @@ from sweep.store.records import RECOVERY, SYNTHETIC, Record
 _IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER, TOPK = "encoder", "topk"  # names of ways to read codes: by the SAE's own encoder, and one-shot
+SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
 _UNRECORDED = {"value_bits": 32, "artifact_bytes": float("nan"), "mask_policy": ALL_TOKENS}  # for records without them
 
 
@@ -103,6 +104,8 @@ class Records:
           (32 where it was not rounded),
         - `unrounded_arm`: the label of the arm that was rounded, or the arm's own,
         - `d`: the d asked for, NaN for arms that have none (full dense ones, PCA),
+        - `seed_support`, `seed_values`, `seed_order` where a run has such seeds,
+        - `rounding_*`: what rounding changed of the latents, where it was measured (`sae_core.quantised`),
         - `settings`: the other settings that determine the result (text, recipe, evaluation), as JSON; see
           `analysis.read.comparable`,
         - `options`: the arm's options that its label does not name, such as the dynamic support's, as JSON,
@@ -209,7 +212,26 @@ class Records:
             raise NoRunsError(
                 f"{self.named}: no SAE of a synthetic model; python -m sweep experiment=meaning/synthetic"
             )
-        return pd.DataFrame(rows)
+        return of_the_usual_seeds(pd.DataFrame(rows))
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """One row per two runs that differ in a seed alone and that `python -m sweep.stability` has compared.
+
+        Columns: those that say what the SAEs are (`samples`); `place`, the block after which an LM was read, or which
+        features a synthetic model has; `reading`, what finds the codes; `other`, the run id of the second run;
+        `differs`: all, support, values or order; and the measures of `sae_core.stability`.
+
+        Raises:
+            NoRunsError: no two runs were compared.
+        """
+        rows: list[dict[str, object]] = []
+        for record in self.records:
+            for other, found in (record.get("stability") or {}).items():
+                rows.append({**_UNRECORDED, **_about(record), **_pair(record), **_numbers(found), "other": other})
+        if not rows:
+            raise NoRunsError(f"{self.named}: no two runs were compared; python -m sweep.stability compares them")
+        return of_the_usual_recipe(pd.DataFrame(rows))
 
     @cached_property
     def recovery(self) -> pd.DataFrame:
@@ -296,11 +318,11 @@ def _probe_rows(found: dict[str, Any], pursuit: str) -> list[dict[str, object]]:
 def _sample_rows(record: Record) -> list[dict[str, object]]:
     """Return one row per way of reading the codes of an SAE of a synthetic model, each way once."""
     model, rows = record["spec"]["synthetic"], dict[str, dict[str, object]]()
-    degree = model["feature_degree"]
     about = {
         **_UNRECORDED,
         **_about(record),
-        "features": "dense features" if degree is None else f"features of {degree} coordinates",
+        "features": _features(model),
+        "finished": record["finished"],
         "settings": json.dumps(_settings(record["spec"]) | {"synthetic": model}, sort_keys=True),
         **_training(record),
     }
@@ -309,6 +331,24 @@ def _sample_rows(record: Record) -> list[dict[str, object]]:
         if "metrics" in found:
             rows[str(reading)] = {**about, **_numbers(found["metrics"]), **found["cost"], "reading": reading}
     return list(rows.values())
+
+
+def _pair(record: Record) -> dict[str, object]:
+    """Return the columns of `Records.pairs` that the first run's record gives."""
+    spec, model = record["spec"], record["spec"].get("synthetic")
+    settings = {key: value for key, value in _settings(spec).items() if not key.startswith("seeds.")}
+    return {
+        "place": f"after block {record['axes']['layer']}" if model is None else _features(model),
+        "reading": arms.described(spec["sae"]).pursuit or TOPK,
+        "settings": json.dumps(settings | ({} if model is None else {"synthetic": model}), sort_keys=True),
+        "finished": record["finished"],
+    }
+
+
+def _features(model: Record) -> str:
+    """Return which features a synthetic model has, in words."""
+    degree = model["feature_degree"]
+    return "dense features" if degree is None else f"features of {degree} coordinates"
 
 
 def _about(record: Record) -> dict[str, object]:
@@ -323,6 +363,7 @@ def _about(record: Record) -> dict[str, object]:
         "bits": arm.bits or arms.FLOAT_BITS,
         "unrounded_arm": record["labels"]["arm"].removesuffix(f"-{arm.bits}bit"),
         **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},
+        **{key: int(axes[key]) for key in SEED_PARTS if key in axes},
         "d": float(axes["d"]) if arms.has_degree(arm.base, degree, d_in, n_latents, n) else float("nan"),
         "d_in": d_in,
         "n_latents": n_latents,
@@ -348,6 +389,7 @@ def _row(record: Record) -> dict[str, object]:
         "dense_values": d_in * n,
         "decoder_compression": d_in * n / (n_latents * degree),
         **_training(record),
+        **{f"rounding_{name}": value for name, value in _numbers(record.get("rounding") or {}).items()},
         **{key: record.get(key) or {} for key in ("latents", "curves", "theory")},
     }
     float(row["ce_recovered"])  # raises for a record without its main measure, which then counts as unreadable
@@ -360,8 +402,11 @@ def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(spec: Record) -> dict[str, object]:
-    """Return the settings that determine a result, except for the arm, its sizes, the layer and the seed."""
-    return {
+    """Return the settings that determine a result, except for the arm, its sizes, the layer and the seed.
+
+    The seeds of single parts are among them: runs that share one are no independent repetitions of each other.
+    """
+    return {f"seeds.{key}": spec.get(key) for key in SEED_PARTS} | {
         f"{part}.{key}": value
         for part in ("activations", "train", "eval")
         for key, value in (spec.get(part) or {}).items()

@@ -14,6 +14,7 @@ from analysis.tables.pairs import CELL, all_differences
 from analysis.tables.stats import half_interval, over_seeds
 
 MASKS = ("expander", "clustered", "pruned_retuned")
+ROUNDED = "rounding_below_90"
 ENOUGH_SEEDS = 5  # an interval over fewer seeds says little
 _BY = [*CELL, "arm", "d"]
 
@@ -85,7 +86,9 @@ def _against_matched(found: pd.DataFrame, what: str) -> pd.DataFrame:
 def bits_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return CE recovered and artifact_bytes per (model, layer, n, k, arm, d) of arms that were rounded.
 
-    Their float32 runs are among the rows. `base` is the label of the arm that was rounded, `bits` is 32, 8 or 4.
+    Their float32 runs are among the rows. `base` is the label of the arm that was rounded, `bits` is 32, 8 or 4. Below
+    follow rows with `what` = ROUNDED for the rounded runs whose latents were compared with those before: the share of
+    latents whose activations correlate below .9 with what they were.
 
     Raises:
         NoRunsError: no run has rounded values.
@@ -94,8 +97,11 @@ def bits_table(runs: pd.DataFrame) -> pd.DataFrame:
     if not rounded:
         raise NoRunsError("no run has rounded values (arms such as expander-8bit)")
     found = renamed(among(runs, "unrounded_arm", list(rounded)), {"unrounded_arm": "base"})
-    table = over_seeds(found, [*_BY, "base", "bits", "artifact_bytes"], "ce_recovered")
-    return table.assign(what="ce_recovered")
+    by = [*_BY, "base", "bits", "artifact_bytes"]
+    tables = [over_seeds(found, by, "ce_recovered").assign(what="ce_recovered")]
+    if ROUNDED in found and not (known := where(found, found[ROUNDED].notna())).empty:
+        tables.append(over_seeds(known, by, ROUNDED).assign(what=ROUNDED))
+    return pd.concat(tables, ignore_index=True)
 
 
 def layers_table(runs: pd.DataFrame) -> pd.DataFrame:

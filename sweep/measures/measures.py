@@ -19,6 +19,7 @@ from sae_core.activity import Activity, activity_of
 from sae_core.inference import infer_by
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
+from sae_core.stability import ReadTokens
 from sweep.lm.losses import cross_entropies, kl_divergences, log_normalisers
 from sweep.measures.baselines import Baselines
 from sweep.measures.clean import CleanBatch, CleanPass
@@ -133,6 +134,13 @@ class HeldOutCodes(NamedTuple):
     def measured_activity(self) -> Activity:
         """The same activity without the tokens that are not measured."""
         return self.activity.part(self.measured)
+
+    @property
+    def read(self) -> ReadTokens:
+        """The codes of the tokens that are measured."""
+        return ReadTokens(
+            self.codes[self.measured], self.indices[self.measured], self.activity.windows[self.measured]
+        )
 
 
 @torch.inference_mode()

@@ -10,8 +10,11 @@ from typing import Any
 from sae_core import theory
 from sae_core.activity import Activity, activity_measures, support_measures
 from sae_core.comparison import cosine_matches, novelty
+from sae_core.correlation import code_matrix
 from sae_core.inference import ENCODER, read_alike
+from sae_core.quantised import rounding_measures
 from sae_core.sae import SAE
+from sae_core.stability import ReadTokens
 from sweep.jobs.job import Job
 from sweep.measures.baselines import Baselines
 from sweep.measures.clean import CleanPass
@@ -35,7 +38,14 @@ Load = Callable[[Job], tuple[SAE, str]]  # returns a finished run's SAE and run 
 
 
 def examine(
-    job: Job, sae: SAE, clean: CleanPass, base: Baselines, record: Record, say: RunProgress, load: Load
+    job: Job,
+    sae: SAE,
+    clean: CleanPass,
+    base: Baselines,
+    record: Record,
+    say: RunProgress,
+    load: Load,
+    original: SAE | None = None,
 ) -> Trainee[None]:
     """Make the measurements that `job` asks for and its record lacks, and put them into the record.
 
@@ -47,6 +57,7 @@ def examine(
         base: the LM's cross-entropies without the SAE.
         say: told what is being measured.
         load: gives the SAE that novelty compares with.
+        original: for a rounded SAE the one that was rounded, to see what that changed of its latents.
     """
     yield from _measure_readings(job, sae, clean, base, record, say)
     probe(job, sae, clean.positions, record, say)
@@ -61,6 +72,8 @@ def examine(
         support = sae.dictionary.support
         support = None if support is None else support.cpu()
         record["latents"] = {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)}
+    if original is not None:
+        record["rounding"] = rounding_between(original, held_out_codes(original, clean).read, found.read)
     latents, lacking = record["latents"], job.lacking(record)
     if "novelty" in lacking:
         try:
@@ -73,6 +86,12 @@ def examine(
         strongest = top_contexts(found.activity, found.codes, text, job.spec.eval.contexts, measured=count)
         write_contexts(run_folder(job.runs_dir, job.spec.run_id) / CONTEXTS, strongest)
         latents["contexts"] = job.spec.eval.contexts
+
+
+def rounding_between(original: SAE, before: ReadTokens, after: ReadTokens) -> dict[str, float | None]:
+    """Return what rounding changed of an SAE's latents, given the codes of the same tokens before and after."""
+    n = original.dictionary.n_latents
+    return rounding_measures(*(code_matrix(read.codes, read.indices, n) for read in (before, after)))
 
 
 def _measure_readings(

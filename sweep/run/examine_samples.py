@@ -12,9 +12,10 @@ from sae_core import theory
 from sae_core.activity import activity_measures, activity_of, support_measures
 from sae_core.inference import read_alike
 from sae_core.sae import SAE
+from sae_core.stability import ReadTokens
 from sweep.jobs.job import Job
 from sweep.measures.config import EvaluationError
-from sweep.run.examine import THEORY_TOKENS
+from sweep.run.examine import THEORY_TOKENS, rounding_between
 from sweep.run.loaded import held_out_samples_of, synthetic_model
 from sweep.run.recording import log, one_line
 from sweep.store.progress import RunProgress
@@ -23,10 +24,15 @@ from sweep.synthetic.measure import measure
 from sweep.train.streams import Trainee
 
 
-def examine_samples(job: Job, sae: SAE, record: Record, say: RunProgress) -> Trainee[None]:
+def examine_samples(
+    job: Job, sae: SAE, record: Record, say: RunProgress, original: SAE | None = None
+) -> Trainee[None]:
     """Make the measurements that `job` asks for and its record lacks, and put them into the record.
 
     A measurement that fails leaves its error in the record, and the others go on.
+
+    Args:
+        original: for a rounded SAE the one that was rounded, to see what that changed of its latents.
     """
     yield from ()  # nothing is measured together with other runs
     found = record.setdefault("inference", {})
@@ -36,7 +42,10 @@ def examine_samples(job: Job, sae: SAE, record: Record, say: RunProgress) -> Tra
             found[name] = _read(job, sae, name, say) if same is None else deepcopy(found[same])
     if "theory" not in record:
         say("latents")
-        record |= _of_latents(job, sae)
+        read = sample_codes(job, sae)
+        record |= _of_latents(sae, read)
+        if original is not None:
+            record["rounding"] = rounding_between(original, sample_codes(job, original), read)
 
 
 def _read(job: Job, sae: SAE, inference: str, say: RunProgress) -> dict[str, Any]:
@@ -50,11 +59,17 @@ def _read(job: Job, sae: SAE, inference: str, say: RunProgress) -> dict[str, Any
 
 
 @torch.inference_mode()
-def _of_latents(job: Job, sae: SAE) -> dict[str, Any]:
-    """Return what is known of the dictionary, and how often its latents fire by the SAE's own encoder."""
+def sample_codes(job: Job, sae: SAE) -> ReadTokens:
+    """Return the codes that an SAE's own encoder finds of the job's held-out samples, each a window of its own."""
     parts = [sae.encode(h.to(sae.b_dec.device)) for h in held_out_samples_of(job).batches()]
     codes, indices = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-    numbers = torch.arange(len(codes))
+    return ReadTokens(codes, indices, torch.arange(len(codes)))
+
+
+@torch.inference_mode()
+def _of_latents(sae: SAE, read: ReadTokens) -> dict[str, Any]:
+    """Return what is known of the dictionary, and how often its latents fire by the SAE's own encoder."""
+    codes, indices, numbers = read
     activity = activity_of(codes, indices, sae.dictionary.n_latents, numbers, numbers)
     support = None if sae.dictionary.support is None else sae.dictionary.support.cpu()
     return {

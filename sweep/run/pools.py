@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,8 @@ from sweep.run.loaded import (
 from sweep.run.recording import log
 from sweep.store.progress import RunProgress
 
+Say = Callable[..., None]  # told the stage, what is done of it and what there is in all, as a `RunProgress` is
+
 
 def ready_pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -> Pool | FedPool:
     """Return the job's activations, opened. An entry or a local copy that turns out damaged is made again, once.
@@ -53,7 +55,7 @@ def ready_pool(job: Job, device: torch.device, folder: Path, say: RunProgress) -
         return _made_and_opened(job, device, say)
 
 
-def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: RunProgress) -> CleanPass:
+def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: Say) -> CleanPass:
     """Return the unchanged LM on the held-out windows, from the job's hook point up.
 
     Their activations there are captured where the cache lacks them, at all the layers of the job's LM pass.
@@ -62,7 +64,7 @@ def ready_clean_pass(job: Job, device: torch.device, positions: Positions, say: 
     return clean_pass_of(job, device, positions, ready_activations(job, device, windows, say))
 
 
-def ready_activations(job: Job, device: torch.device, windows: Windows, say: RunProgress) -> HeldOut:
+def ready_activations(job: Job, device: torch.device, windows: Windows, say: Say) -> HeldOut:
     """Return the activations of some windows at the job's hook point, captured where the cache lacks them."""
     key = HeldOutKey(job.spec.activations.lm, job.model.dtype, job.axes["layer"], HOOK, windows.digest())
     while True:

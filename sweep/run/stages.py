@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sae_core import io
+from sae_core.arms import Quantised
 from sae_core.arms.base import DerivedArm, FittedArm
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
@@ -71,7 +72,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)
     with _timed(timings, "evaluation"):
-        yield from measure(sae)
+        yield from measure(sae, start if isinstance(job.spec.arm, Quantised) else None)
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
@@ -80,19 +81,20 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
 
 def _ready_to_measure(
     job: Job, folder: Path, pool: Pool | FedPool, device: torch.device, recording: Recording
-) -> Callable[[SAE], Trainee[None]]:
-    """Make ready what SAEs are measured against, and return the function that measures one."""
+) -> Callable[[SAE, SAE | None], Trainee[None]]:
+    """Make ready what SAEs are measured against, and return the function that measures one, given its original."""
     record, _, say = recording
     if job.spec.synthetic is not None:
         record["kind"] = SYNTHETIC
         say("held-out samples")
         held_out_samples_of(job)
-        return lambda sae: examine_samples(job, sae, record, say)
+        return lambda sae, original: examine_samples(job, sae, record, say, original)
     clean = ready_clean_pass(job, device, positions_of(job, pool.norms), say)
     base = _baselines(job, pool, clean, say)
     record["lm"] = _about_dtype(job, base, device, say)
     _warn_of_undefined(job, base, folder)
-    return lambda sae: examine(job, sae, clean, base, record, say, partial(load_sae, device))
+    load = partial(load_sae, device)
+    return lambda sae, original: examine(job, sae, clean, base, record, say, load, original)
 
 
 def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:

@@ -37,6 +37,7 @@ PREFIXES = {
     "latents": "latents/",
     "training": "training/",
     "source": "source/",
+    "rounding": "rounding/",
 }
 STORAGE, EVAL = PREFIXES["storage"], PREFIXES["metrics"]
 COMPRESSION = STORAGE + "compression"
@@ -46,6 +47,7 @@ DELTA_CE = EVAL + "delta_ce"
 FVU = EVAL + "fvu"
 DEAD_FRACTION = EVAL + "dead_fraction"
 STATUS, RUN_ID = "status", "run_id"
+STABILITY = "stability/"  # means over the runs that the SAE was compared with
 PROBING, RAW = "probing/", "raw"  # sparse probing: of the codes of a reading, or of the activations themselves
 
 
@@ -67,3 +69,17 @@ def probing_means(probing: Mapping[str, Any]) -> dict[str, float]:
                 means = [fmean(accuracies[best]) for accuracies in sets.values()]
                 found[f"{PROBING}{family}/{reading}/best_{best}"] = fmean(means)
     return found
+
+
+def stability_means(stability: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return {name: mean over runs} of a record's `stability`, by which seed differs.
+
+    The names are "stability/all/functional_match" where all seeds differ, and "stability/support/pw_mcc" where that of
+    the support does, for example.
+    """
+    values: dict[str, list[float]] = {}
+    for found in stability.values():
+        for name, value in found.items():
+            if name != "differs" and value is not None:
+                values.setdefault(f"{STABILITY}{found['differs']}/{name}", []).append(value)
+    return {name: fmean(of) for name, of in values.items()}

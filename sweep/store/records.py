@@ -13,7 +13,8 @@ object with these entries:
     config      the whole resolved config as it was launched, paths included
     labels      names for people: model, corpus, arm, and sweep, the name of the launch
     title       the run in a few words; records that were written before runs appeared in Weights & Biases have none
-    axes        layer, d, k, n and seed as they were asked for; a recovery run has no layer
+    axes        layer, d, k, n and seed as they were asked for, and seed_support, seed_values and seed_order where they
+                differ from the seed; a recovery run has no layer
     sizes       d_in, n_latents, degree and k as they were built
     storage     what the SAE stores (see `sae_core.storage`):
                 learned_decoder_values  number of values, d * n
@@ -40,6 +41,11 @@ object with these entries:
     probing     where the run asked for it: {family of labelled sets: its scores} (`sweep.probing`): `raw`, of the
                 activations' coordinates (all, and the best 1, 2 and 5), and `readings`, by way of finding codes, of the
                 best 1, 2 and 5 latents: {set: {number: accuracies, one for each draw of the items}}; or `error` alone
+    stability   where `python -m sweep.stability` found runs that differ in a seed alone: {run_id of the other: how alike
+                the two SAEs are} (`sae_core.stability`), with differs, the seed that differs: all, support, values or
+                order. Of a pair the run whose id comes first has it
+    rounding    for an SAE of rounded values: what that changed of its latents (`sae_core.quantised`); missing from older
+                records until `python -m sweep.stability` adds it
     theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
                 estimate or bound
     training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support

@@ -26,6 +26,7 @@ from sweep.store.metric_names import (
     STEP,
     inference_measure_name,
     probing_means,
+    stability_means,
 )
 from sweep.store.records import RECORD, SENT, Record, read_curve
 from sweep.train.state import Progress
@@ -156,7 +157,7 @@ class WandbTracker:
             for part in ("metrics", "cost"):
                 named = {inference_measure_name(name, key): value for key, value in measured.get(part, {}).items()}
                 flat.update(named)
-        flat |= probing_means(record.get("probing", {}))
+        flat |= probing_means(record.get("probing", {})) | stability_means(record.get("stability", {}))
         self._run.summary.update({**flat, STATUS: record["status"], RUN_ID: record["run_id"]})
         file = Path(self._run.dir) / RECORD  # `python -m analysis --wandb` reads this file
         file.write_text(json.dumps(record))

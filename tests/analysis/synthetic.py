@@ -147,6 +147,17 @@ def probed(made, accuracy, raw=0.7, raw_all=0.9):
     return {**made, "probing": {"code": {"raw": raws, "readings": {"encoder": sets}}}}
 
 
+def compared(made, others, differs="all", chance=0.02, **live):
+    """Add to a record what was measured of its SAE beside others: {run id of the other: mean correlation}."""
+    pairs = {}
+    for other, match in others.items():
+        found = {"functional_match": match, "above_90": match / 4, "above_70": match / 2, "above_50": match * 0.75}
+        by_chance = {f"{name}_chance": chance for name in found}
+        atoms = {"pw_mcc": 0.4 + match / 10, "pw_mcc_chance": 0.4, "pw_mcc_ceiling": 0.7, "live_fraction": 0.9, **live}
+        pairs[other] = {"differs": differs, **found, **by_chance, **atoms}
+    return {**made, "stability": {**made.get("stability", {}), **pairs}}
+
+
 def ce_of(d, k, layer, seed, rng):
     """Return CE recovered: more values, more active latents and earlier layers preserve more; seeds differ by .004."""
     return 1 - 0.42 * (d * k) ** -0.22 - 0.02 * (layer - 1) + 0.004 * (seed - 1) + rng.gauss(0, 0.001)
@@ -219,6 +230,12 @@ def write_sweep(folder, layers=(1, 2), ds=(2, 4, 8, 16), ks=(8, 16), seeds=(0, 1
         else one
         for one in made
     ]
+    made = [
+        compared(one, {f"{one['run_id']}-again": 0.2 + one["axes"]["seed"] / 50 + shift[one["labels"]["arm"]]})
+        if one["labels"]["arm"] in shift and one["axes"]["d"] == 8 and one["axes"]["layer"] == 1
+        else one
+        for one in made
+    ]
     for one in made:
         write_record(folder, one)
     return sum("kind" not in one for one in made)
@@ -255,6 +272,8 @@ def _sparse(arm, d, k, seed, layer, more, rng, pool=200_000, bits=32):
     made["training"] = {"steps": 5000, "tokens": TOKENS, "seconds": 3.0 + d}
     if arm == "pruned_retuned" or bits < 32:
         made["source"] = {"run_id": "x", "arm": "dense_tied", "tokens": TOKENS, "seconds": 9.0}
+    if bits < 32:
+        made["rounding"] = {"correlation": 0.99, "below_90": 0.4 / bits + seed / 1000, "silenced": 0.0, "dead": 0.1}
     names = [f"r_{ratio}_{sets}" for ratio in ("id", "omp") for sets in ("random", "observed")]
     ratios = {name: [d, 2.0 * d, 4.0 * d] for name in names}
     made["theory"] = {"certificates": {"k": [4, 8, 16], "kind": "bound", **ratios}}

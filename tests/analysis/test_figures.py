@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
-from analysis.arms import display
+from analysis.arms import display, in_order
 from analysis.catalogue import CATALOGUE
 from analysis.frames import among, dicts, groups, only, where
 from analysis.output import Options
@@ -52,7 +52,12 @@ BARS = {
             "difference, both trained by mp_refit": "expander minus dense,\nboth trained by mp_refit",
         },
     ),
-    "bits": Bars("artifact_bytes", "stored bytes", {"ce_recovered": "cross-entropy recovered"}, ("base", "bits")),
+    "bits": Bars(
+        "artifact_bytes",
+        "stored bytes",
+        {"ce_recovered": "cross-entropy recovered", "rounding_below_90": "latents changed by rounding"},
+        ("base", "bits"),
+    ),
     "data_efficiency": Bars(
         "pool_tokens", "tokens in the training pool", {"ce_recovered": "cross-entropy recovered"}, ("arm", "d")
     ),
@@ -254,6 +259,32 @@ def check_probing(output, records):
         assert heights["--"] == pytest.approx(points_["floor"].max()) and heights[":"] == pytest.approx(0.7)
 
 
+def check_stability(output, records):
+    """A row of panels per cell and a column per measure; each pair's mean, chance, floor and ceiling on its line."""
+    axes, table = visible(output.figure), output.table
+    cells = [key for key, _ in groups(table, ["model", "place", "n", "k"])]
+    assert len(axes) == 4 * len(cells) and len(cells) == 4  # two k of the LM, two kinds of features
+    measures, names = ["functional_match", "above_90", "above_70", "pw_mcc"], {}
+    for axis, (cell, what) in zip(axes, itertools.product(cells, measures), strict=True):
+        rows = only(table, what=what, **dict(zip(("model", "place", "n", "k"), cell, strict=True)))
+        means = [point[0] for container in axis.containers for point in container.lines[0].get_xydata()]
+        assert sorted(means) == pytest.approx(sorted(rows["mean"]))
+        by_marker = {marker: [] for marker in ("|", "x", "$]$")}
+        in_bars = {line for container in axis.containers for line in container.get_children()}
+        for line in axis.lines:
+            if line not in in_bars:
+                by_marker[line.get_marker()] += list(line.get_xdata())
+        for marker, name in (("|", "chance"), ("x", "floor"), ("$]$", "ceiling")):
+            assert sorted(by_marker[marker]) == pytest.approx(sorted(rows[name]), nan_ok=True)
+        heights = sorted(point[1] for container in axis.containers for point in container.lines[0].get_xydata())
+        if what == measures[0]:  # the other panels of a row share its labels
+            names = dict(zip(axis.get_yticks(), (text.get_text() for text in axis.get_yticklabels()), strict=True))
+        assert [names[round(height)].split(",")[0] for height in heights[::-1]] == [
+            display(arm).split(",")[0] for arm in in_order(rows["arm"])
+        ]
+    assert axes[0].get_title(loc="left") == f"synthetic, dense features, n = {N}, k = 16"
+
+
 def check_learning_curves(output, records):
     """A line with a band for each arm of the default choice, at one d, over the tokens of training."""
     axes, label = visible(output.figure), None
@@ -317,6 +348,7 @@ CHECKS = {
     "recovery": check_recovery,
     "meaning": check_meaning,
     "probing": check_probing,
+    "stability": check_stability,
     "learning_curves": check_learning_curves,
     "seeds": check_seeds,
     "latents_summary": check_latents_summary,
