@@ -28,7 +28,15 @@ from analysis.latex.verdicts import dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, rows_to_draw
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
-from analysis.tables.controls import ROUNDED, bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.controls import (
+    ROUNDED,
+    bits_table,
+    layers_table,
+    masks_table,
+    matched_table,
+    seeds_table,
+    supports_table,
+)
 from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms

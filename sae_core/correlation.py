@@ -45,7 +45,7 @@ def correlations(ours: csc_array, theirs: csc_array) -> Floats:
         ours, theirs: (T, n_latents) of the same tokens.
     """
     products = np.asarray(ours.multiply(theirs).sum(axis=0))
-    return _scaled(products, len_of(ours), *_moments(ours), *_moments(theirs))
+    return _scaled(products, _shape(ours)[0], *_moments(ours), *_moments(theirs))
 
 
 def best_matches(ours: csc_array, theirs: csc_array) -> tuple[Ints, Ints]:
@@ -56,7 +56,7 @@ def best_matches(ours: csc_array, theirs: csc_array) -> tuple[Ints, Ints]:
     Args:
         ours: (T, n) and theirs (T, n') of the same tokens.
     """
-    n, other = ours.shape[1], theirs.shape[1]
+    (_, n), (_, other) = _shape(ours), _shape(theirs)
     of_ours, of_theirs = np.zeros(n, dtype=np.int64), np.zeros(other, dtype=np.int64)
     best = np.full(other, -np.inf)
     for first, table in _tables(ours, theirs):
@@ -69,26 +69,28 @@ def best_matches(ours: csc_array, theirs: csc_array) -> tuple[Ints, Ints]:
     return of_ours, of_theirs
 
 
-def len_of(codes: csc_array) -> int:
-    """Return the number of tokens."""
-    return int(codes.shape[0])
+def _shape(codes: csc_array) -> tuple[int, int]:
+    """Return (tokens, latents)."""
+    shape = codes.shape
+    assert shape is not None, "a matrix has one"
+    return int(shape[0]), int(shape[1])
 
 
 def _tables(ours: csc_array, theirs: csc_array) -> Iterator[tuple[int, Floats]]:
     """Yield (i, correlations of our latents from i on with all of theirs), a few latents at a time."""
-    n, other = ours.shape[1], theirs.shape[1]
+    (tokens, n), (_, other) = _shape(ours), _shape(theirs)
     (mean, deviation), (their_mean, their_deviation) = _moments(ours), _moments(theirs)
     by_token = theirs.tocsr()
     for first in range(0, n, size := max(1, _CHUNK_VALUES // other)):
         part = slice(first, first + size)
         products = (ours[:, part].T @ by_token).toarray()
         row, row_deviation = mean[part, None], deviation[part, None]
-        yield first, _scaled(products, len_of(ours), row, row_deviation, their_mean, their_deviation)
+        yield first, _scaled(products, tokens, row, row_deviation, their_mean, their_deviation)
 
 
 def _moments(codes: csc_array) -> tuple[Floats, Floats]:
     """Return each latent's mean and standard deviation over all tokens; the latter is NaN where it does not vary."""
-    count = len_of(codes)
+    count = _shape(codes)[0]
     mean = np.asarray(codes.sum(axis=0)) / count
     square = np.asarray(codes.multiply(codes).sum(axis=0)) / count
     variance = square - mean**2

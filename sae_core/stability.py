@@ -123,10 +123,10 @@ def _summary(matches: Floats, suffix: str) -> dict[str, float | None]:
 
 def _half(windows: Tensor) -> int:
     """Return the first token of the window that begins nearest the middle. Raise ValueError for a single window."""
-    starts = (torch.nonzero(windows[1:] != windows[:-1]).flatten() + 1).tolist()
-    if not starts:
+    starts = torch.nonzero(windows[1:] != windows[:-1]).flatten() + 1
+    if not len(starts):
         raise ValueError("matches are chosen on one half of the windows and scored on the other: one window is too few")
-    return min(starts, key=lambda start: abs(2 * start - len(windows)))
+    return int(starts[(2 * starts - len(windows)).abs().argmin()])
 
 
 def _atoms(dictionary: Dictionary) -> Tensor:

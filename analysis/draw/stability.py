@@ -16,8 +16,14 @@ from analysis.draw.shared import COLOURS, legend, plain_axis
 from analysis.frames import dicts, groups, only, where
 from analysis.tables.stability import DIFFERS, DRAWN, MEASURES, drawn
 
-_LOOKS = dict(zip(DIFFERS, zip(COLOURS, "oD^s", strict=False), strict=True))  # which seed differs: colour, marker
-_NAMES = {"all": "all seeds differ", "support": "support alone", "values": "initial values alone", "order": "order alone"}
+# Which seed differs: colour, marker.
+_LOOKS: dict[str, tuple[str, str]] = dict(zip(DIFFERS, zip(COLOURS, "oD^s", strict=False), strict=True))
+_NAMES = {
+    "all": "all seeds differ",
+    "support": "support alone",
+    "values": "initial values alone",
+    "order": "order alone",
+}
 _APART = 0.17  # between the points of one arm, in rows
 _LINE = 0.42  # height of a row, in inches
 
@@ -67,12 +73,11 @@ def _draw_line(axis: Axes, points: pd.DataFrame, height: float) -> None:
         (row,) = dicts(only(points, differs=kind))
         y = height + _APART * ((len(kinds) - 1) / 2 - number)
         colour, marker = _LOOKS[kind]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "capsize": 2, "elinewidth": 1}
         axis.plot(row["chance"], y, marker="|", color="0.6", markersize=8, markeredgewidth=2, linestyle="")
         axis.plot(row["floor"], y, marker="x", color="0.35", markersize=5, linestyle="", zorder=2.5)
         axis.plot(row["ceiling"], y, marker="$]$", color="0.35", markersize=7, linestyle="")
-        axis.errorbar(
-            row["mean"], y, xerr=row["half_interval"], color=colour, marker=marker, markersize=5, capsize=2, elinewidth=1
-        )
+        axis.errorbar(row["mean"], y, xerr=row["half_interval"], **look)
 
 
 def _finish(axis: Axes, lines: list[tuple[str, float]], x_label: str) -> None:

@@ -32,8 +32,8 @@ def stability_table(pairs: pd.DataFrame) -> pd.DataFrame:
     Args:
         pairs: `analysis.read.records.Records.pairs`.
 
-    Columns: model, place, n, k, reading, arm, d, n_latents, degree, artifact_bytes, differs (all, or the one thing whose
-    seed differs), `what` (a name of MEASURES), mean, half_interval (95 %, over pairs), pairs; and
+    Columns: model, place, n, k, reading, arm, d, n_latents, degree, artifact_bytes, differs (all, or the one thing
+    whose seed differs), `what` (a name of MEASURES), mean, half_interval (95 %, over pairs), pairs; and
 
         chance       the mean of what chance gives: latents that fire as often, and independently; for atoms, random
                      values on the same supports

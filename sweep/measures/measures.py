@@ -138,9 +138,7 @@ class HeldOutCodes(NamedTuple):
     @property
     def read(self) -> ReadTokens:
         """The codes of the tokens that are measured."""
-        return ReadTokens(
-            self.codes[self.measured], self.indices[self.measured], self.activity.windows[self.measured]
-        )
+        return ReadTokens(self.codes[self.measured], self.indices[self.measured], self.activity.windows[self.measured])
 
 
 @torch.inference_mode()

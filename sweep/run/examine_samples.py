@@ -24,9 +24,7 @@ from sweep.synthetic.measure import measure
 from sweep.train.streams import Trainee
 
 
-def examine_samples(
-    job: Job, sae: SAE, record: Record, say: RunProgress, original: SAE | None = None
-) -> Trainee[None]:
+def examine_samples(job: Job, sae: SAE, record: Record, say: RunProgress, original: SAE | None = None) -> Trainee[None]:
     """Make the measurements that `job` asks for and its record lacks, and put them into the record.
 
     A measurement that fails leaves its error in the record, and the others go on.

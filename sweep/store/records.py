@@ -41,11 +41,11 @@ object with these entries:
     probing     where the run asked for it: {family of labelled sets: its scores} (`sweep.probing`): `raw`, of the
                 activations' coordinates (all, and the best 1, 2 and 5), and `readings`, by way of finding codes, of the
                 best 1, 2 and 5 latents: {set: {number: accuracies, one for each draw of the items}}; or `error` alone
-    stability   where `python -m sweep.stability` found runs that differ in a seed alone: {run_id of the other: how alike
-                the two SAEs are} (`sae_core.stability`), with differs, the seed that differs: all, support, values or
-                order. Of a pair the run whose id comes first has it
-    rounding    for an SAE of rounded values: what that changed of its latents (`sae_core.quantised`); missing from older
-                records until `python -m sweep.stability` adds it
+    stability   where `python -m sweep.stability` found runs that differ in a seed alone: {run_id of the other: how
+                alike the two SAEs are} (`sae_core.stability`), with differs, the seed that differs: all, support,
+                values or order. Of a pair the run whose id comes first has it
+    rounding    for an SAE of rounded values: what that changed of its latents (`sae_core.quantised`); missing from
+                older records until `python -m sweep.stability` adds it
     theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
                 estimate or bound
     training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support

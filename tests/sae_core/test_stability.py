@@ -96,8 +96,9 @@ def test_measures_are_those_of_plain_loops_over_dense_codes():
     assert found["live_fraction"] == pytest.approx(len(matches) / (2 * N))
     assert found["functional_match_chance"] == pytest.approx(by_chance.mean())
     atoms = [np.zeros((N, M)) for _ in saes]
-    np.put_along_axis(atoms[0], saes[0].dictionary.support.numpy(), saes[0].dictionary.unit_values().detach().numpy(), 1)
-    atoms[1] = saes[1].dictionary.unit_values().detach().numpy()
+    values = [sae.dictionary.unit_values().detach().numpy() for sae in saes]
+    np.put_along_axis(atoms[0], saes[0].dictionary.support.numpy(), values[0], 1)
+    atoms[1] = values[1]
     cosines = np.abs(atoms[0] @ atoms[1].T)
     assert found["pw_mcc"] == pytest.approx(cosines[linear_sum_assignment(-cosines)].mean(), rel=1e-5)
     reach = np.sqrt(np.array([(atoms[1][:, rows] ** 2).sum(1) for rows in saes[0].dictionary.support.numpy()]))

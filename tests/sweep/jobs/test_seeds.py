@@ -1,4 +1,4 @@
-"""The seeds of the support, the initial values and the order of the data: one setting for all three, or one for each."""
+"""The seeds of the support, the initial values and the order of the data: one setting for all, or one for each."""
 
 from __future__ import annotations
 
@@ -120,6 +120,4 @@ def test_a_seed_out_of_range_ends_in_one_line(name, tmp_path):
 
 def test_rows_of_the_pool_are_those_of_the_order_seed(tmp_path):
     read = _batches(job(tmp_path, "seed=0", "seed_order=1"), Pool(), torch.device("cpu")).read(0)
-    assert np.array_equal(
-        read, _batches(job(tmp_path, "seed=1", "seed_values=0"), Pool(), torch.device("cpu")).read(0)
-    )
+    assert np.array_equal(read, _batches(job(tmp_path, "seed=1", "seed_values=0"), Pool(), torch.device("cpu")).read(0))

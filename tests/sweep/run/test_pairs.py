@@ -18,10 +18,10 @@ from sweep.run.pairs import ALL, Finished, difference, rounded_pairs, seed_pairs
 from sweep.store.records import iterate_records, read_record
 from sweep.synthetic.config import SyntheticConfig, held_out_samples
 from sweep.synthetic.model import SyntheticModel
+from tests.sweep.jobs.test_spec import SPEC
 from tests.sweep.synthetic.test_runs import RATES, SIZES, SMALL
 from tests.sweep.test_inference import SMALL as ON_TEXT
 from tests.sweep.test_inference import call
-from tests.sweep.jobs.test_spec import SPEC
 
 
 class FakeJob:
@@ -122,10 +122,10 @@ def test_the_numbers_are_those_of_the_saved_saes(compared, place):
 def test_nothing_is_measured_twice_and_a_run_without_weights_is_named(compared, place, tmp_path):
     runs, arguments = place
     shutil.copytree(runs, tmp_path / "runs")
-    before = {path.name: (path / "record.json").stat().st_mtime_ns for path in runs.iterdir() if path.name != "launches"}
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/record.json")}
     again = call("sweep.stability", f"runs_dir={runs}")
     assert "4 pairs that differ in a seed, 4 of them measured before" in again.stdout and "[1/" not in again.stdout
-    assert before == {name: (runs / name / "record.json").stat().st_mtime_ns for name in before}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
     lost = records(runs)["expander s0"]["run_id"]
     (tmp_path / "runs" / lost / io.WEIGHTS_FILE).unlink()
     done = call("sweep.stability", f"runs_dir={tmp_path / 'runs'}")

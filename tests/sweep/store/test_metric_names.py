@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from sae_core.arms import Expander
-from sweep.store.metric_names import probing_means
+from sae_core.correlation import code_matrix
+from sae_core.quantised import rounding_measures
+from sae_core.stability import ReadTokens, stability_measures
+from sweep.store.metric_names import PREFIXES, probing_means, stability_means
 from sweep.synthetic.config import SyntheticConfig, held_out_samples
 from sweep.synthetic.measure import held_out, measure
 from sweep.synthetic.model import SyntheticModel
@@ -31,6 +34,27 @@ def test_probing_is_logged_as_means_over_sets_and_draws():
         f"probing/code/{r}/best_{b}" for r, bs in (("omp", "15"), ("raw", ["1", "5", "all"])) for b in bs
     }
     assert {"best_1", "best_5", "best_all"} <= listed("`probing/<family>/<inference>/...`")
+
+
+def test_stability_is_logged_as_means_over_runs_by_which_seed_differs():
+    sae = Expander(32, 3, 4).build(16, seed=0)
+    h = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        read = ReadTokens(*sae.encode(h), torch.arange(400))
+    one = stability_measures(sae.dictionary, read, sae.dictionary, read)
+    stability = {"a": {"differs": "all", **one}, "b": {"differs": "order", **one, "pw_mcc": 0.5}}
+    stability["c"] = {**stability["b"], "pw_mcc": 0.7, "above_90": None}
+    found = stability_means(stability)
+    assert found["stability/order/pw_mcc"] == pytest.approx(0.6) and found["stability/all/pw_mcc"] == pytest.approx(1)
+    assert found["stability/order/above_90"] == pytest.approx(1)
+    names = {name.removeprefix("stability/all/") for name in found if name.startswith("stability/all/")}
+    assert names == set(one) == listed("`stability/<differs>/...`") - {"stability/<differs>/..."}
+
+
+def test_the_readme_lists_what_rounding_changes():
+    codes = code_matrix(torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.long), 2)
+    assert set(rounding_measures(codes, codes)) == listed("`rounding/...`") - {"rounding/..."}
+    assert PREFIXES["rounding"] == "rounding/"
 
 
 def test_the_readme_lists_what_is_measured_of_known_features():
