@@ -85,6 +85,7 @@ def _finish(axis: Axes, lines: list[tuple[str, float]], x_label: str) -> None:
     axis.set_yticks(range(len(lines) - 1, -1, -1), names, fontsize=8)
     axis.set_ylim(-0.6, len(lines) - 0.4)
     axis.set_xlim(-0.04, 1.04)
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"], fontsize=9)
     axis.set_xlabel(x_label, fontsize=9)
     plain_axis(axis)
 

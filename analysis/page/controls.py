@@ -14,7 +14,15 @@ from analysis.output import Options, chosen
 from analysis.page.charts import PANEL_CHOICES, Choice, chart, x_axis, y_axis
 from analysis.page.encode import encoded
 from analysis.read.records import Records
-from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.controls import (
+    ROUNDED,
+    bits_table,
+    layers_table,
+    masks_table,
+    matched_table,
+    seeds_table,
+    supports_table,
+)
 from analysis.tables.curves import data_table, learning_table
 from analysis.tables.latents import MEASURES, summary_table
 from analysis.tables.paper import measured
@@ -23,6 +31,7 @@ from analysis.tables.pursuits import amortisation_table, certificates_table, rec
 Section = dict[str, Any]
 CURVE_POINTS = 50  # points of each line on the page; records keep up to 200
 _D = x_axis("d", D_LABEL, log=True)
+_ROUNDED_LABEL = "latents whose activations rounding changes (share with correlation below .9)"
 _SEEDS = "Points are means over seeds with 95 % t intervals; levels are arms without d."
 
 
@@ -112,17 +121,19 @@ def _over_d(table: pd.DataFrame, how: str) -> Section:
 
 def _measure_choice(table: pd.DataFrame) -> Choice:
     """Return the choice among the measures of a table; the first of them is chosen at first."""
-    known = {**LABELS, "difference": "CE recovered, minus the expander's (same seed)"}
+    known = {**LABELS, "difference": "CE recovered, minus the expander's (same seed)", ROUNDED: _ROUNDED_LABEL}
     names = {what: known.get(what, f"CE recovered, {what}") for what in table["what"].unique()}
     return Choice(["what"], "measure", first=next(iter(names)), names=names)
 
 
 def bits(records: Records, options: Options, shown: list[str]) -> Section:
-    """Return the chart of CE recovered against stored bytes, for values of 32, 8 and 4 bits."""
-    table = bits_table(chosen(records.runs, options)).drop(columns="what")
+    """Return the chart of CE recovered, and of the latents that rounding changes, for values of 32, 8 and 4 bits."""
+    table = bits_table(chosen(records.runs, options))
     x = [x_axis("artifact_bytes", "stored bytes (size of sae.safetensors)", log=True, unit="bytes")]
     how = "The same SAEs with values of 32, 8 and 4 bits; further left is smaller. " + _SEEDS
-    return chart(x, [y_axis(LABELS["ce_recovered"])], PANEL_CHOICES, ["base", "bits"], how=how, table=encoded(table))
+    return chart(
+        x, [y_axis()], [*PANEL_CHOICES, _measure_choice(table)], ["base", "bits"], how=how, table=encoded(table)
+    )
 
 
 def layers(records: Records, options: Options, shown: list[str]) -> Section:

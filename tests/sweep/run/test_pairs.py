@@ -106,11 +106,24 @@ def test_every_pair_is_measured_and_said(compared, place):
     assert "4 pairs that differ in a seed, 0 of them measured before" in done.stdout and "[4/4]" in done.stdout
 
 
-def test_the_numbers_are_those_of_the_saved_saes(compared, place):
-    runs, _ = place
+def held_out():
+    """The held-out samples that the runs are measured on."""
     config = SyntheticConfig(**SIZES, **RATES)
     model, windows = SyntheticModel(config), held_out_samples(config, 12)
-    h = torch.cat([model.samples(model.activations(int(row[0]) // 50)) for row in windows.tokens])
+    return torch.cat([model.samples(model.activations(int(row[0]) // 50)) for row in windows.tokens])
+
+
+def dense_codes(folder):
+    """The codes of the held-out samples by a saved SAE, as a dense table."""
+    h = held_out()
+    with torch.no_grad():
+        codes, indices = io.load(folder).encode(h)
+    return torch.zeros(len(h), 64).scatter_(1, indices, codes).double().numpy()
+
+
+def test_the_numbers_are_those_of_the_saved_saes(compared, place):
+    runs, _ = place
+    h = held_out()
     for (one, other), found in compared[1].items():
         saes = [io.load(runs / run_id) for run_id in (one, other)]
         with torch.no_grad():
@@ -150,7 +163,13 @@ def test_rounding_is_measured_at_the_runs_evaluation_and_later_where_it_lacks(co
     (rounded,) = (record for record in records(runs).values() if "rounding" in record)
     found = rounded["rounding"]
     assert rounded["labels"]["arm"] == "expander-8bit" and set(found) == {"correlation", "below_90", "silenced", "dead"}
-    assert found["correlation"] > 0.9 and found["below_90"] < 0.2
+    before, after = (dense_codes(runs / run_id) for run_id in (rounded["source"]["run_id"], rounded["run_id"]))
+    both = [i for i in range(64) if before[:, i].any() and after[:, i].any()]
+    alive = int((before.any(0) | after.any(0)).sum())
+    values = [np.corrcoef(before[:, i], after[:, i])[0, 1] for i in both]
+    assert found["correlation"] == pytest.approx(sum(values) / alive) and found["correlation"] > 0.9
+    assert found["below_90"] == pytest.approx((sum(v < 0.9 for v in values) + alive - len(both)) / alive)
+    assert found["dead"] == pytest.approx(1 - alive / 64)
     shutil.copytree(runs, tmp_path / "runs")
     older = {key: value for key, value in rounded.items() if key != "rounding"}
     (tmp_path / "runs" / rounded["run_id"] / "record.json").write_text(json.dumps(older))
