@@ -118,7 +118,7 @@ def _advance(
     sae.dictionary.constrain()
     losses.append(errors.mean())
     state.step += 1
-    state.count_firings(output.indices)
+    state.count_firings(output.codes, output.indices)
     if state.step % config.resample_every == 0 and state.step < config.steps:
         _mean_loss(losses, state.step)
         state.resample(output.residual, errors)

@@ -57,11 +57,11 @@ class TrainingState:
         self.code_hashes = (code,)
         self._seconds, self._started = 0.0, time.perf_counter()
 
-    def count_firings(self, indices: torch.Tensor) -> None:
-        """Count the latents that fired in the step just done; indices (batch, k)."""
-        fired = indices.flatten()
-        self.firings.index_add_(0, fired, torch.ones_like(fired))  # bincount would make the host wait for a GPU
-        self.last_fired.index_fill_(0, fired, self.step)
+    def count_firings(self, codes: torch.Tensor, indices: torch.Tensor) -> None:
+        """Count the latents that fired in the step just done, those of a code that is not 0; both are (batch, k)."""
+        picked, fired = indices.flatten(), (codes != 0).flatten().long()
+        self.firings.index_add_(0, picked, fired)  # a mask or bincount would make the host wait for a GPU
+        self.last_fired.scatter_reduce_(0, picked, fired * self.step, "amax")
 
     def resample(self, residual: torch.Tensor, errors: torch.Tensor) -> None:
         """Re-aim dead latents at tokens of the batch that are badly reconstructed."""

@@ -11,7 +11,7 @@ import torch
 from sae_core.arms import DenseWarmTied, Dynamic, Expander
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.loop import train
-from sweep.train.state import CheckpointError
+from sweep.train.state import CheckpointError, TrainingState
 from sweep.train.streams import batch_indices
 
 DATA = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)) @ torch.randn(
@@ -154,3 +154,12 @@ def test_learning_rate_is_the_cosine_of_the_paper():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(TrainingError, match=message):
         TrainConfig(**settings)
+
+
+def test_a_latent_that_only_fills_up_the_k_picks_has_not_fired():
+    state = TrainingState(Expander(6, 3, 2).build(16, seed=0), CONFIG, seed=0, code="")
+    for step, (codes, indices) in enumerate([([[1.5, 0.0], [-2.0, 0.0]], [[3, 0], [4, 0]]), ([[0.5, 0.1]], [[3, 5]])]):
+        state.step = step + 1
+        state.count_firings(torch.tensor(codes), torch.tensor(indices))
+    assert state.firings.tolist() == [0, 0, 0, 2, 1, 1]
+    assert state.last_fired.tolist() == [0, 0, 0, 2, 1, 2]
