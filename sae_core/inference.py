@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.pursuit.reference import STEPS
-from sae_core.pursuit.solvers import NAMES, block_of, canonical
+from sae_core.pursuit.solvers import NAMES, block_of, canonical, prefixes_of, stops_by_gain
 from sae_core.sae import SAE
 
 ENCODER, ONE_SHOT, REFIT = "encoder", "topk", "refit"
@@ -71,6 +71,8 @@ def multiply_adds(sae: SAE) -> int:
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         refit         k(k+1)/2*d products among the picks, k^3/6 to factorise, 2 * (k^2 + 2*k*d) to solve and correct
+        mp_floor{P}, nested_floor{P}
+                      counted for k picks in each of their groups of atoms, and a refit after each group
         niht, cosamp  counted for the most steps that they may take (STEPS)
     """
     encoder = sae.encoder
@@ -85,6 +87,8 @@ def _pursuit_cost(sae: SAE, name: str) -> int:
     k, degree, all_atoms = sae.k, sae.dictionary.degree, _correlation_cost(sae)
     if name in ("mp", "mp_refit"):
         return _matching_cost(sae) + (_refit_cost(sae, k) if name == "mp_refit" else 0)
+    if stops_by_gain(name):
+        return _matching_cost(sae) + len(prefixes_of(name, sae.dictionary.n_latents)) * _refit_cost(sae, k)
     if name == "niht":
         return STEPS * (all_atoms + 4 * k * degree)
     if name == "cosamp":

@@ -112,6 +112,16 @@ def power_of_two_scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x / scale, scale, finite
 
 
+def filled_up(picks: Tensor, taken: Tensor, n_latents: int) -> Tensor:
+    """Return picks (tokens, k) with the unused atoms of lowest index, in order, in the place of those not taken."""
+    candidates = min(n_latents, 2 * picks.shape[1])
+    used = torch.zeros(len(picks), candidates + 1, dtype=torch.bool, device=picks.device)
+    used.scatter_(1, picks.clamp(max=candidates).masked_fill(~taken, candidates), True)
+    unused = used[:, :candidates].to(torch.int8).argsort(dim=1, stable=True)  # unused atoms first, by index
+    place = (~taken).cumsum(1) - 1
+    return torch.where(taken, picks, unused.gather(1, place.clamp(0, candidates - 1)))
+
+
 class _LeastSquares:
     """A batch of targets, each approximated by atoms picked for it.
 
@@ -200,10 +210,4 @@ class _LeastSquares:
         """Return (codes in the targets' units, picks); the unused atoms of lowest index stand for picks never made."""
         codes = self.codes * self.taken * self.scale
         codes = codes.masked_fill(~self.finite[:, None], float("nan"))
-        candidates = min(len(self.values), 2 * self.picks.shape[1])
-        used = torch.zeros(len(self.picks), candidates + 1, dtype=torch.bool, device=self.picks.device)
-        used.scatter_(1, self.picks.clamp(max=candidates).masked_fill(~self.taken, candidates), True)
-        unused = used[:, :candidates].to(torch.int8).argsort(dim=1, stable=True)  # unused atoms first, by index
-        place = (~self.taken).cumsum(1) - 1
-        filling = unused.gather(1, place.clamp(0, candidates - 1))
-        return codes.to(self.dtype), torch.where(self.taken, self.picks, filling)
+        return codes.to(self.dtype), filled_up(self.picks, self.taken, len(self.values))

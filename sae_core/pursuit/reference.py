@@ -19,6 +19,8 @@ Mallat & Zhang 1993; NIHT, Blumensath & Davies 2010; CoSaMP, Needell & Tropp 200
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -77,6 +79,28 @@ def matching_pursuit(atoms: Tensor, y: Tensor, k: int, signed: bool = True, refi
         residual = residual - code * atoms[best]
         picked, codes = torch.cat([picked, best[None]]), torch.cat([codes, code[None]])
     return _padded(atoms, y, picked, least_squares(atoms, y, picked) if refit else codes, k)
+
+
+def nested_pursuit(atoms: Tensor, y: Tensor, k: int, floor: float, prefixes: Sequence[int]) -> Pursuit:
+    """Find codes by matching pursuit in one group of atoms after another, as long as picks gain enough.
+
+    Group g holds the atoms prefixes[g-1]..prefixes[g]-1, so that the groups are nested prefixes of the dictionary less
+    the prefix before (Matryoshka SAEs, arXiv 2503.17547, are trained on such prefixes). In each group matching pursuit
+    picks by the largest correlation c; a pick lowers ||r||^2 by c^2, and the first one of c^2 < floor * ||y||^2 ends
+    the group without being made. After each group the codes of all picks are those of least squares, and the next group
+    approximates what they leave. There are k picks at most, those of the first groups first.
+
+    Args:
+        floor: above 0; the least share of ||y||^2 that a pick must explain.
+        prefixes: rising, the last one is the number of atoms; a single prefix is all atoms at once.
+    """
+    picked, residual = y.new_zeros(0, dtype=torch.int64), y
+    for first, last in pairwise((0, *prefixes)):
+        found = matching_pursuit(atoms[first:last], residual, min(k, last - first), refit=False)
+        enough = (found.codes > 0) & (found.codes >= floor**0.5 * y.norm())
+        picked = torch.cat([picked, found.indices[enough.cumprod(0).bool()] + first])[:k]
+        residual = y - least_squares(atoms, y, picked) @ atoms[picked]
+    return _padded(atoms, y, picked, least_squares(atoms, y, picked), k)
 
 
 def refit(atoms: Tensor, y: Tensor, indices: Tensor) -> Pursuit:
@@ -143,7 +167,10 @@ def cosamp(atoms: Tensor, y: Tensor, k: int) -> Pursuit:
 
 
 def least_squares(atoms: Tensor, y: Tensor, picked: Tensor) -> Tensor:
-    """Return codes (picked,) of least ||y - codes @ atoms[picked]||; 0 for an atom in the span of those before it."""
+    """Return codes (picked,) of least ||y - codes @ atoms[picked]||; 0 for an atom in the span of those before it.
+
+    They are all 0 for a target that is not finite.
+    """
     basis: list[Tensor] = []
     kept: list[int] = []
     for i, atom in enumerate(atoms[picked]):
@@ -155,7 +182,7 @@ def least_squares(atoms: Tensor, y: Tensor, picked: Tensor) -> Tensor:
             basis.append(rest / rest.norm())
             kept.append(i)
     codes = y.new_zeros(len(picked))
-    if kept:
+    if kept and torch.isfinite(y).all():
         codes[kept] = torch.linalg.lstsq(atoms[picked[kept]].T, y[:, None]).solution[:, 0]
     return codes
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sae_core.arms.base import TOPK
 from sae_core.inference import ENCODER, REFIT
-from sae_core.pursuit.solvers import block_of
+from sae_core.pursuit.solvers import block_of, prefixes_of, stops_by_gain
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import NO_SUPPORT, Layout
 from sweep.store.metric_names import PROBING
@@ -102,10 +102,10 @@ def codes_work(layout: Layout, k: int, inference: str) -> float:
         return codes_work(layout, k, ENCODER) + solve
     if name == TOPK:
         return look
-    if name in ("mp", "mp_refit"):
+    if name in ("mp", "mp_refit") or stops_by_gain(name):
         changed = layout.degree**2 * layout.n_latents / layout.d_in
         search = look + k * (_CHANGED * changed + scan) if sparse else k * look
-        return search + (solve if name == "mp_refit" else 0)
+        return search + (0 if name == "mp" else len(prefixes_of(name, layout.n_latents)) * solve)
     if name == "niht":
         return _NIHT_ROUNDS * look
     if name == "cosamp":

@@ -55,6 +55,14 @@ CALLS = {
         lambda d, x, k: batched.matching_pursuit(d, x, k),
         lambda a, y, k: reference.matching_pursuit(a, y, k),
     ),
+    "mp_floor80": (
+        lambda d, x, k: batched.solve(solvers.solver("mp_floor80"), d, x, k),
+        lambda a, y, k: reference.nested_pursuit(a, y, k, 0.08, [N]),
+    ),
+    "nested_floor40": (
+        lambda d, x, k: batched.solve(solvers.solver("nested_floor40"), d, x, k),
+        lambda a, y, k: reference.nested_pursuit(a, y, k, 0.04, [N // 32, N // 8, N]),
+    ),
     "niht": (lambda d, x, k: batched.niht(d, x, k), lambda a, y, k: reference.niht(a, y, k)),
     "cosamp": (lambda d, x, k: batched.cosamp(d, x, k), lambda a, y, k: reference.cosamp(a, y, k)),
 }
@@ -114,6 +122,8 @@ ONE_NAMES = {
     "block1_magnitude": "omp_magnitude",
     "block16_magnitude": "gomp16_magnitude",
     "mp_refit": "mp_refit",
+    "mp_floor10": "mp_floor10",
+    "nested_floor10": "nested_floor10",
     "niht": "niht",
 }
 
@@ -123,7 +133,21 @@ def test_a_pursuit_of_several_names_is_recorded_under_one(name, one_name):
     assert solvers.canonical(name) == inference_name(name) == one_name
 
 
-@pytest.mark.parametrize("name", ["gomp0", "gomp", "block-1", "OMP", "niht_magnitude", "mp_refit_refit", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gomp0",
+        "gomp",
+        "block-1",
+        "OMP",
+        "niht_magnitude",
+        "mp_refit_refit",
+        "mp_floor0",
+        "nested",
+        "nested_floor1000",
+        "",
+    ],
+)
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name):
     with pytest.raises(ValueError, match="choose from .*mp_refit"):
         inference_name(name)
@@ -151,6 +175,23 @@ def test_the_gradient_is_that_of_the_least_squares_optimum():
     torch.testing.assert_close(ours, (sae.dictionary.values.grad, sae.b_dec.grad))
 
 
+@pytest.mark.parametrize("n, lengths", [(2048, [64, 256, 2048]), (20, [2, 20]), (3, [3])])
+def test_nested_prefixes_are_shares_of_the_latents_and_none_is_empty(n, lengths):
+    assert solvers.prefixes_of("nested_floor10", n) == lengths
+    assert solvers.prefixes_of("mp_floor10", n) == solvers.prefixes_of("mp_refit", n) == [n]
+
+
+@pytest.mark.parametrize("name", ["mp_floor30", "nested_floor30"])
+def test_fewer_than_k_picks_carry_a_gradient_where_the_floor_ends_a_pursuit(name):
+    """Latents that only fill up the k picks have code 0, and their atoms no gradient."""
+    sae = Expander(N, 5, 20, encoder=name).build(M, seed=0)
+    output = sae.residual(targets().float())
+    reconstruction_loss(output.residual).backward()
+    used = output.indices[output.codes != 0].unique()
+    assert len(used) > 0 and float((output.codes != 0).double().mean()) < 1
+    assert set(sae.dictionary.values.grad.abs().sum(1).nonzero().flatten().tolist()) <= set(used.tolist())
+
+
 @pytest.mark.parametrize(
     "arm", [Expander(N, 5, K), DenseTied(N, K), DenseWarmTied(N, K), Expander(N, 5, K, "mp_refit")]
 )
@@ -158,7 +199,19 @@ def test_every_inference_reads_codes_from_every_sae_and_better_ones_fit_better(a
     sae, h = arm.build(M, seed=0), targets(200).float()
     errors = {}
     with torch.no_grad():
-        for name in ("encoder", "topk", "refit", "omp", "gomp4", "mp", "mp_refit", "niht", "cosamp"):
+        for name in (
+            "encoder",
+            "topk",
+            "refit",
+            "omp",
+            "gomp4",
+            "mp",
+            "mp_refit",
+            "mp_floor5",
+            "nested_floor5",
+            "niht",
+            "cosamp",
+        ):
             other = infer_by(sae, name)
             assert other.dictionary is sae.dictionary and other.b_dec is sae.b_dec
             errors[name] = float((h - other(h).reconstruction).norm())
@@ -176,5 +229,7 @@ def test_multiply_adds_are_those_counted_by_hand():
     assert multiply_adds(sae) == N * 5
     assert multiply_adds(infer_by(sae, "mp")) == N * 5 + K * changed
     assert multiply_adds(infer_by(sae, "mp_refit")) == N * 5 + K * changed + refit
+    assert multiply_adds(infer_by(sae, "mp_floor10")) == N * 5 + K * changed + refit
+    assert multiply_adds(infer_by(sae, "nested_floor10")) == N * 5 + K * changed + 3 * refit
     assert multiply_adds(infer_by(sae, "refit")) == N * 5 + refit
     assert multiply_adds(DenseWarmTied(N, K).build(M, seed=0)) == N * M

@@ -41,6 +41,8 @@ ALGORITHMS = {
     "gomp": lambda a, y, k: reference.gomp(a, y, k, 4),
     "mp": lambda a, y, k: reference.matching_pursuit(a, y, k, refit=False),
     "mp_refit": lambda a, y, k: reference.matching_pursuit(a, y, k),
+    "mp_floor": lambda a, y, k: reference.nested_pursuit(a, y, k, 1e-4, [N]),
+    "nested": lambda a, y, k: reference.nested_pursuit(a, y, k, 1e-4, [N // 3, N]),
     "niht": reference.niht,
     "cosamp": reference.cosamp,
 }
@@ -61,7 +63,7 @@ def test_omp_by_magnitude_gives_the_codes_of_scikit_learn(kind, k):
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_few_planted_atoms_are_found(name, kind):
     atoms = dictionary(kind)
-    y, support = planted(atoms, 2, positive=name in ("omp", "gomp", "mp", "mp_refit"))
+    y, support = planted(atoms, 2, positive=name not in ("omp_magnitude", "niht", "cosamp"))
     found = ALGORITHMS[name](atoms, y, 2 if name != "gomp" else 4)
     assert support <= set(found.indices.tolist())
     if name != "mp":
@@ -144,6 +146,38 @@ def test_matching_pursuit_subtracts_projections_and_its_refit_can_only_help():
         torch.testing.assert_close(code, atoms[index] @ residual)
         residual -= code * atoms[index]
     assert torch.equal(plain.indices, refitted.indices) and refitted.residual_norm < plain.residual_norm
+
+
+def test_a_single_group_without_a_floor_is_matching_pursuit_with_a_refit():
+    atoms, y = dictionary(), target()
+    plain, nested = reference.matching_pursuit(atoms, y, K), reference.nested_pursuit(atoms, y, K, 1e-9, [N])
+    assert torch.equal(plain.indices, nested.indices)
+    torch.testing.assert_close(plain.codes, nested.codes)
+
+
+def test_a_pick_that_explains_less_than_the_floor_is_not_made():
+    """The atoms are orthogonal, so that the shares are known: .9, .09 and .01 of the target's energy."""
+    atoms, y = torch.eye(5, dtype=torch.float64), torch.tensor([0.1, 0, 0.9**0.5, 0, 0.3], dtype=torch.float64)
+    for floor, wanted in ((0.5, [2]), (0.05, [2, 4]), (0.005, [2, 4, 0])):
+        found = reference.nested_pursuit(atoms, y, 4, floor, [5])
+        made = found.codes != 0
+        assert found.indices[made].tolist() == wanted and len(set(found.indices.tolist())) == 4
+        torch.testing.assert_close(found.codes[made], y[wanted])
+
+
+def test_a_general_atom_is_picked_before_a_special_one_that_fits_better():
+    """Atom 0 is a parent, atom 1 a child that holds its parent too: the best fit silences the parent."""
+    atoms = torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]]).double(), dim=1)
+    y = torch.tensor([1.0, 0.9, 0]).double()
+    absorbing = reference.nested_pursuit(atoms, y, 2, 0.01, [4])
+    nested = reference.nested_pursuit(atoms, y, 2, 0.01, [1, 4])
+    assert absorbing.indices[absorbing.codes != 0].tolist() == [1]
+    assert nested.indices[nested.codes != 0].tolist() == [0, 2] and nested.residual_norm < 1e-9
+
+
+def test_picks_of_the_first_groups_come_first_when_there_is_no_room_for_all():
+    atoms, y = torch.eye(4, dtype=torch.float64), torch.tensor([1.0, 2, 3, 4]).double()
+    assert reference.nested_pursuit(atoms, y, 3, 0.01, [2, 4]).indices.tolist() == [1, 0, 3]
 
 
 def test_the_thresholding_pursuits_end_in_fixed_points():
