@@ -65,7 +65,7 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     Raises:
         NoRunsError: the records have nothing for an entry, and `go_on` is False.
     """
-    from analysis.output import Options, write
+    from analysis.output import Options, no_floor_note, write
     from analysis.read.records import Records
 
     records = _chosen_records(Records.read(_source(args)), args)
@@ -73,8 +73,11 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     reasons: dict[str, str] = {}
     for name, entry in entries.items():
         try:
-            for path in write(entry.load()(records, options), args.out):
+            outputs = entry.load()(records, options)
+            for path in write(outputs, args.out):
                 print(path)
+            if note := no_floor_note(name, outputs):
+                print(note, file=sys.stderr)
         except NoRunsError as reason:
             if not go_on:
                 raise

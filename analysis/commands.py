@@ -74,7 +74,7 @@ def frontier(records: Records, options: Options, notes: bool = True) -> list[Out
     name = _name_with_axes("frontier", x, y, "compression")
     name += "-published" if options.published else ""
     name += "-pareto" if options.pareto else ""
-    best = pareto_table(chosen(records.everything, options), x, y) if options.pareto else None
+    best = pareto_table(chosen(records.everything, options), x, y, records.everything) if options.pareto else None
     figure = frontier_figure(shown, x, y, options.published, best) if len(shown) else None
     outputs = [Output(name, table.rename(columns={"x": x, "mean": y}), figure)]
     if best is not None:
@@ -94,7 +94,7 @@ def pareto(records: Records, options: Options) -> list[Output]:
     Other axes than the default ones are added to the file name.
     """
     x = options.x or "stored_bytes"
-    table = pareto_table(chosen(records.everything, options), x, options.y)
+    table = pareto_table(chosen(records.everything, options), x, options.y, records.everything)
     figure = pareto_figure(table, x, options.y)
     name = _name_with_axes("pareto", x, options.y, "stored_bytes")
     return [Output(name, as_csv(table, x, options.y), figure)]
@@ -125,23 +125,27 @@ def _name_with_panel(name: str, panel: tuple[Any, ...]) -> str:
 
 def amortisation(records: Records, options: Options) -> list[Output]:
     """Return the gain of reading codes by pursuit, and its cost."""
-    readings = chosen(records.readings, options)
-    table = amortisation_table(readings)
-    shown = readable("amortisation", _default_readings(table, readings, records, options))
-    return [Output("amortisation", table, amortisation_figure(shown) if len(shown) else None)]
+    table = amortisation_table(records.readings)
+    shown = readable("amortisation", _readings_to_draw(table, records, options))
+    return [Output("amortisation", chosen(table, options), amortisation_figure(shown) if len(shown) else None)]
 
 
 def throughput(records: Records, options: Options) -> list[Output]:
     """Return tokens a second against relative error for each way of reading codes."""
-    readings = chosen(records.readings, options)
-    table = throughput_table(readings)
-    shown = readable("throughput", _default_readings(table, readings, records, options))
-    return [Output("throughput", table, throughput_figure(shown) if len(shown) else None)]
+    table = throughput_table(records.readings)
+    shown = readable("throughput", _readings_to_draw(table, records, options))
+    return [Output("throughput", chosen(table, options), throughput_figure(shown) if len(shown) else None)]
 
 
-def _default_readings(table: pd.DataFrame, readings: pd.DataFrame, records: Records, options: Options) -> pd.DataFrame:
-    """Return the rows of the arms asked for; where none were asked for, of those that a figure of readings shows."""
-    return table if options.arms else readable_readings(table, readable_arms(records.runs), readings)
+def _readings_to_draw(table: pd.DataFrame, records: Records, options: Options) -> pd.DataFrame:
+    """Return the rows of the arms asked for; where none were asked for, of those that a figure of readings shows.
+
+    Those of the random dictionary are always among them.
+    """
+    if options.arms:
+        wanted = set(chosen(table, options)["arm"])
+        return where(table, [arm in wanted or arms.base(arm) == arms.FROZEN for arm in table["arm"]])
+    return readable_readings(table, [*readable_arms(records.runs), arms.FROZEN], records.readings)
 
 
 def certificates(records: Records, options: Options) -> list[Output]:
@@ -179,7 +183,7 @@ def stability(records: Records, options: Options) -> list[Output]:
 def masks(records: Records, options: Options) -> list[Output]:
     """Return CE recovered and dead latents of the expander, clustered and pruned supports against d."""
     runs = chosen(records.runs, options)
-    table = masks_table(runs)
+    table = masks_table(runs, records.runs)
     windows = sorted(set(runs["dead_window_tokens"])) if "dead_window_tokens" in runs else []
     window = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
     titles = {"dead_fraction": f"dead latents (share{window})"}
@@ -189,7 +193,7 @@ def masks(records: Records, options: Options) -> list[Output]:
 
 def supports(records: Records, options: Options) -> list[Output]:
     """Return CE recovered of every kind of support against d, and its difference to the expander's."""
-    table = supports_table(chosen(records.runs, options))
+    table = supports_table(chosen(records.runs, options), records.runs)
     shown = readable("supports", table)
     return [Output("supports", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table)))]
 
@@ -209,7 +213,7 @@ def _styles_with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
 
 def matched(records: Records, options: Options) -> list[Output]:
     """Return the difference of the expander to dense SAEs at equal values, parameters and bytes against d."""
-    table = matched_table(chosen(records.readings, options))
+    table = matched_table(chosen(records.readings, options), records.readings)
     ways = {what: what.removeprefix("difference").lstrip(", ") for what in table[WHAT].unique()}
     titles = {what: f"CE recovered, expander minus dense,\n{way}" for what, way in ways.items()}
     return [Output("matched", table, _lines(readable("matched", table), "d", D_LABEL, titles=titles))]
@@ -217,7 +221,7 @@ def matched(records: Records, options: Options) -> list[Output]:
 
 def bits(records: Records, options: Options) -> list[Output]:
     """Return CE recovered of arms at 32, 8 and 4 bits, and the latents that rounding changes, against stored bytes."""
-    table = bits_table(chosen(records.runs, options))
+    table = bits_table(chosen(records.runs, options), records.runs)
 
     def style(row: dict[str, Any]) -> Style:
         marker, line = _BITS_LOOK.get(row["bits"], ("D", "-."))
@@ -232,7 +236,7 @@ def bits(records: Records, options: Options) -> list[Output]:
 
 def learning_curves(records: Records, options: Options) -> list[Output]:
     """Return FVU and dead latents against training tokens."""
-    table = learning_table(chosen(records.runs, options))
+    table = learning_table(chosen(records.runs, options), records.runs)
     shown = readable("learning_curves", rows_to_draw(main_degrees(table), options, readable_arms(records.runs)))
     style = _styles_by_degree(shown)
     figure = _lines(shown, "tokens", "training tokens", style, log_x=False, band=True)
@@ -241,7 +245,7 @@ def learning_curves(records: Records, options: Options) -> list[Output]:
 
 def data_efficiency(records: Records, options: Options) -> list[Output]:
     """Return CE recovered against the tokens in the training pool."""
-    table = data_table(chosen(records.everything, options))
+    table = data_table(chosen(records.everything, options), records.everything)
     shown = readable("data_efficiency", table)
     figure = _lines(shown, "pool_tokens", "tokens in the training pool", _styles_by_degree(shown), ["arm", "d"])
     return [Output("data_efficiency", table, figure)]
@@ -249,7 +253,7 @@ def data_efficiency(records: Records, options: Options) -> list[Output]:
 
 def layers(records: Records, options: Options) -> list[Output]:
     """Return CE recovered layer by layer; the figure shows the expander at three d, and the dense arms, by default."""
-    table = layers_table(chosen(records.runs, options))
+    table = layers_table(chosen(records.runs, options), records.runs)
     shown = rows_to_draw(table, options, ["expander", *arms.DENSE])
     shown = where(shown, shown["d"].isna() | three_degrees(shown, ["model", "n", "k"]))
     # The layer is the axis: without it as a column there is one panel per model, n and k.
@@ -262,7 +266,7 @@ def layers(records: Records, options: Options) -> list[Output]:
 def seeds(records: Records, options: Options) -> list[Output]:
     """Return how far CE recovered spreads over the seeds of each cell."""
     runs = chosen(records.runs, options)
-    table = seeds_table(runs)
+    table = seeds_table(runs, records.runs)
     return [Output("seeds", table, seeds_figure(runs, table))]
 
 

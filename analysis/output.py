@@ -66,6 +66,17 @@ def rows_to_draw(table: pd.DataFrame, options: Options, default: Iterable[str]) 
     return table if found.empty else found
 
 
+def no_floor_note(name: str, outputs: Iterable[Output]) -> str:
+    """Return a line that says how many rows of the table `name` have no floor, empty where all have one."""
+    from analysis.tables.floor import missing_floors
+
+    for output in outputs:
+        if missing := missing_floors(output.table):
+            of = f"{missing} of {len(output.table)} rows"
+            return f"note: no floor for {of} of {name}: no frozen_random of their layer, n and k was read in their way"
+    return ""
+
+
 def write(outputs: Iterable[Output], out: Path) -> list[Path]:
     """Write every output into the folder `out` and return the paths of the files, in order.
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.arms import in_order
+from analysis.draw.floor import draw_floors, floor_handles
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, draw_line, legend, panel_title, plain_axis, storage_axis
 from analysis.draw.stairs import clipped, stairs
@@ -30,7 +31,8 @@ def frontier_figure(
 ) -> Figure:
     """Draw `y` against storage: a row of panels per (model, layer, n), one panel per k, a line per arm.
 
-    Full dense arms, which ignore d, are horizontal levels.
+    Full dense arms, which ignore d, are horizontal levels. The floor is grey: over compression a line at the d that
+    random dictionaries were measured at, over bytes and values, of which they store almost none, a level.
 
     Args:
         table: from `analysis.tables.frontier.frontier_table` with the same x and y.
@@ -41,6 +43,7 @@ def frontier_figure(
     """
     panels = {(key[:3], key[3]): rows for key, rows in groups(table, CELL)}
     grid = panel_grid(list(panels), size=(5.2, 4.2))
+    floors: set[str] = set()  # the ways of reading whose floor is drawn
     for (panel, k), rows in panels.items():
         axis = grid.axes[panel, k]
         _draw_arms(axis, rows)
@@ -50,13 +53,14 @@ def frontier_figure(
             storages.append(column(published(), "compression"))
         axis.set_title(panel_title(panel, k), loc="left", fontsize=10)
         axis.set_xlabel(X_AXES[x][1], fontsize=9)
+        floors |= draw_floors(axis, rows, "x", y, level=x in X_DOWN)
         if (panel, k) in grid.leading:
             axis.set_ylabel(Y_AXES[y], fontsize=9)
         storage_axis(axis, pd.concat(storages))
         plain_axis(axis)
         if best is not None:
             _draw_best(axis, only(best, model=panel[0], layer=panel[1]), x, panel[2])
-    legend(grid.figure, _handles(table, with_published, best is not None))
+    legend(grid.figure, [*_handles(table, with_published, best is not None), *floor_handles(floors)])
     return grid.figure
 
 

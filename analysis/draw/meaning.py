@@ -8,12 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import arms
+from analysis.draw.floor import COLOUR, level_handle, mark_floor, way_of_reading
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, legend, log_ticks, plain_axis
 from analysis.frames import column, dicts, groups, only
-from analysis.tables.meaning import LOWER_IS_BETTER, MEASURES, drawn
+from analysis.tables.floor import LOWER_IS_BETTER
+from analysis.tables.meaning import MEASURES, drawn
 
 BYTES = "bytes of the saved SAE"
+CHANCE_ID = "chance"  # the id of the marks that show what chance gives
 _LOWEST = {"explained_variance": -0.25}  # dictionaries trained by a pursuit and read one-shot go far below
 
 
@@ -21,7 +24,7 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
     """Draw each measure against stored bytes: a row of panels per measure, a column per features and way of reading.
 
     The dashed line is the floor, what random dictionaries score read in the same way. What lies in the shaded part is
-    no better.
+    no better. Small grey bars are what chance gives at the arms' own firing rates.
     """
     rows = drawn(table)
     measures = [what for what in MEASURES if what in set(rows["what"])]
@@ -37,6 +40,7 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
         for c in columns:
             axis = grid.axes[what, place[c]]
             points = only(rows, what=what, features=c[0], reading=c[1])
+            axis.plot(points["artifact_bytes"], points["chance"], "_", color=COLOUR, markersize=7, gid=CHANCE_ID)
             draw_points(axis, points)
             seen += points["arm"].tolist()
             if what == measures[0]:
@@ -53,14 +57,9 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
             points = only(rows, what=what, features=c[0], reading=c[1])
             mark_floor(grid.axes[what, place[c]], points, what in LOWER_IS_BETTER)
     styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
-    floor = Line2D([], [], color="0.3", linestyle="--", label="floor: frozen random")
-    legend(grid.figure, [*styles.values(), floor])
+    chance = Line2D([], [], color=COLOUR, linestyle="none", marker="_", label="by chance, at the\nsame firing rates")
+    legend(grid.figure, [*styles.values(), level_handle(), chance])
     return grid.figure
-
-
-def way_of_reading(reading: str) -> str:
-    """Return how codes were read, for titles: "one-shot" or "by mp_refit", for example."""
-    return "one-shot" if reading == "topk" else f"by {reading}"
 
 
 def draw_points(axis: Axes, points: pd.DataFrame) -> None:
@@ -81,13 +80,3 @@ def draw_points(axis: Axes, points: pd.DataFrame) -> None:
     if len(points):
         log_ticks(axis, column(points, "artifact_bytes"))
     plain_axis(axis)
-
-
-def mark_floor(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> None:
-    """Draw the floor, once the panel has its limits, and shade what is no better than it."""
-    if floors := [float(floor) for floor in points["floor"].dropna().unique()]:
-        floor = min(floors) if low_is_good else max(floors)
-        axis.axhline(floor, color="0.3", linestyle="--", linewidth=1)
-        low, high = axis.get_ylim()
-        axis.axhspan(*((floor, high) if low_is_good else (low, floor)), color="0.92", zorder=0)
-        axis.set_ylim(low, high)

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import arms
+from analysis.draw.floor import COLOUR, FLOOR_ID
 from analysis.draw.labels import label_points
 from analysis.draw.panels import hide_unused, subplots
 from analysis.draw.shared import arm_style, legend, plain_axis, storage_axis
@@ -43,6 +44,7 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str) -> Figure:
     for axis, (place, panel) in zip(axes.flat, panels, strict=False):
         _draw(axis, panel, x, y)
         axis.set_title(_title(place, panel), loc="left", fontsize=10)
+        _draw_floor(axis, panel, y)
         free = ", and k costs nothing here" if _varies(panel, "k") else ""
         axis.set_xlabel(f"{_x_label(panel, x)}\n{_HOW_TO_READ}{free}", fontsize=9)
         axis.set_ylabel(Y_AXES[y], fontsize=9)
@@ -84,6 +86,14 @@ def _draw(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
         axis.set_xlim(low, high)
         _zoom(axis, panel, y)
     plain_axis(axis)
+
+
+def _draw_floor(axis: Axes, panel: pd.DataFrame, y: str) -> None:
+    """Draw the best random dictionary that stands beside a run of the panel, of whatever k and n, as a level."""
+    floors = column(panel, "floor").dropna()
+    if len(floors):
+        best = float(floors.min() if y in Y_DOWN else floors.max())
+        axis.axhline(best, color=COLOUR, linestyle="--", linewidth=1.2, zorder=1, gid=FLOOR_ID)
 
 
 def _draw_runs(axis: Axes, runs: pd.DataFrame, look: dict[str, Any]) -> None:
@@ -162,4 +172,6 @@ def _handles(table: pd.DataFrame) -> list[Artist]:
         bits = [arms.parse(arm).bits or 32 for arm in variants]
         label = arms.display(unrounded) + (f" ({', '.join(map(str, bits))} bits)" if bits != [32] else "")
         handles.append(arm_style(unrounded)._replace(label=label, line="none").handle())
+    if any(table["floor"].notna()):
+        handles.append(Line2D([], [], color=COLOUR, linestyle="--", label="floor: the best\nrandom dictionary"))
     return handles

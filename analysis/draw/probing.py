@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import arms
-from analysis.draw.meaning import draw_points, mark_floor, way_of_reading
+from analysis.draw.floor import level_handle, mark_floor, way_of_reading
+from analysis.draw.meaning import BYTES, draw_points
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_style, legend, panel_title
 from analysis.frames import column, groups
@@ -39,18 +40,14 @@ def probing_figure(table: pd.DataFrame) -> Figure:
         axis.set_title(
             f"{panel_title((model, layer, n), k)}\n{family}: best {best}, read {read}", loc="left", fontsize=8
         )
-        axis.set_xlabel("bytes of the saved SAE", fontsize=9)
+        axis.set_xlabel(BYTES, fontsize=9)
         if place in grid.leading:
             axis.set_ylabel("accuracy, mean of all sets", fontsize=9)
         seen += points["arm"].tolist()
     for key, points in panels:
         mark_floor(grid.axes[rows.index(key[:-1]), key[-1]], points)
     styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
-    lines: tuple[tuple[str, Any], ...] = (
-        ("floor: frozen random", "--"),
-        ("as many coordinates", ":"),
-        ("all coordinates", "-"),
-    )
+    lines: tuple[tuple[str, Any], ...] = (("as many coordinates", ":"), ("all coordinates", "-"))
     others = [Line2D([], [], color="0.4", linestyle=line, label=label) for label, line in lines]
-    legend(grid.figure, [*styles.values(), *others])
+    legend(grid.figure, [*styles.values(), level_handle(), *others])
     return grid.figure

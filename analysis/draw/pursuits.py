@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import arms
+from analysis.draw.floor import say_missing
 from analysis.draw.panels import hide_unused, subplots
 from analysis.draw.shared import COLOURS, panel_title, plain_axis, short
 from analysis.frames import column, groups, only, where
@@ -38,6 +39,8 @@ def amortisation_figure(table: pd.DataFrame) -> Figure:
             _draw_costs(right, of_arm, arms.colour(arm))
         left.set_title(f"{model}, after block {layer}, n = {n}, k = {k}", loc="left", fontsize=11)
         _log_x_axis(left, "compression: fewer decoder values than dense at the same n (times)")
+        if not any(rows["floor"].notna()):
+            say_missing(left)
         left.set_ylabel("cross-entropy recovered")
         _log_x_axis(right, "multiply-adds to find one token's codes")
         right.set_title("the same against the cost of inference", loc="left", fontsize=11)
@@ -84,6 +87,8 @@ def throughput_figure(table: pd.DataFrame) -> Figure:
         axis.yaxis.set_major_formatter(FuncFormatter(short))
         axis.set_title(panel_title(key[:3], key[3]), loc="left", fontsize=10)
         axis.set_xlabel("relative error")
+        if not any(rows["floor"].notna()):
+            say_missing(axis)
         axis.set_ylabel(f"tokens a second, {table['threads'].iloc[0]} thread(s)")
         plain_axis(axis)
     hide_unused(axes, len(panels))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +21,7 @@ def seeds_figure(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Draw every seed's CE recovered minus its cell's mean, for cells with ENOUGH_SEEDS seeds or more.
 
     There is a row of panels per (model, layer, n), a panel per k, and in it a column per arm and size, with the 95 %
-    interval of the mean.
+    interval of the mean, and below it how far the mean is from the floor.
 
     Args:
         runs: the runs that `analysis.tables.controls.seeds_table` made `table` of.
@@ -53,6 +56,8 @@ def _runs_of(runs: pd.DataFrame, cell: dict[str, object]) -> pd.DataFrame:
     return where(found, (found["d"] == cell["d"]) | found["d"].isna())
 
 
-def _name(cell: dict[str, object]) -> str:
-    d = cell["d"]
-    return arms.display(str(cell["arm"])) + (f", d={d:.0f}" if d == d else "") + f" ({cell['seeds']})"
+def _name(cell: dict[str, Any]) -> str:
+    """Return the name of a column: arm, d, seeds, and how far its mean is above the floor."""
+    d, above = cell["d"], cell["mean"] - cell["floor"]
+    name = arms.display(cell["arm"]) + (f", d={d:.0f}" if d == d else "") + f" ({cell['seeds']})"
+    return name + ("" if math.isnan(above) else f"\nfloor {above:+.3f} ± {cell['resolvable']:.3f}")

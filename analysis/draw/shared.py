@@ -21,8 +21,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import arms
+from analysis.draw.floor import COLOUR, FLOOR_ID, draw_floors, floor_handles, say_missing
 from analysis.draw.panels import panel_grid
-from analysis.frames import column, dicts, groups, only
+from analysis.frames import column, dicts, groups, only, where
+from analysis.tables.floor import MINUS_FROM
 from analysis.tables.pairs import MODEL_LAYER_N
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
@@ -34,6 +36,7 @@ LABELS = {
     "relative_error": "relative error",
     "difference": "CE recovered, minus the\nexpander's (same seed)",
 }
+_STORAGE = ("artifact_bytes", "learned_decoder_values")  # x axes on which the floor is a level
 _NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
 _DPI = 130
 _SMALL = 0.02  # a difference in CE recovered: scales are linear up to here
@@ -92,6 +95,9 @@ def lines_figure(
 ) -> Figure:
     """Draw lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
 
+    The floor is a grey line, or a level over axes of storage, where the table has the columns of
+    `analysis.tables.floor.with_floor`; panels of differences have none.
+
     Args:
         table: model, layer, n, k, `what` (a measure, or a title of its own), the columns of `line_by`, x, mean and
             half_interval. Panels whose `what` starts with "difference" get a line at 0.
@@ -103,6 +109,8 @@ def lines_figure(
     rows = _panel_rows(table)
     grid = panel_grid([(place, k) for place, row in enumerate(rows) for k in row.ks])
     in_legend: dict[str, Style] = {}
+    floors: set[str] = set()  # the ways of reading whose floor is drawn
+    random_difference = False
     for place, row in enumerate(rows):
         y_label = {**LABELS, **(titles or {})}.get(row.what, row.what)
         for k in row.ks:
@@ -113,11 +121,32 @@ def lines_figure(
                 draw_line(axis, line.sort_values(x), x, style, band)
             axis.set_title(panel_title(row.panel, k), loc="left", fontsize=10)
             axis.set_xlabel(x_label)
+            if "floor" in points and row.what.startswith("difference"):
+                random_difference |= _draw_differences(axis, points, x)
+            elif "floor" in points:
+                floors |= draw_floors(axis, points, x, row.what, "" if band else "x", level=x in _STORAGE)
             if (place, k) in grid.leading:
                 axis.set_ylabel(str(y_label), fontsize=9)
             _scale_panel(axis, row, column(points, x), log_x)
-    legend(grid.figure, [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table)])
+    handles = [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table)]
+    handles += floor_handles(floors, "" if band else "x")
+    if random_difference:
+        label = "floor: the same with a random\ndictionary in place of the expander"
+        handles.append(Line2D([], [], color=COLOUR, linestyle=":", label=label))
+    legend(grid.figure, handles)
     return grid.figure
+
+
+def _draw_differences(axis: Axes, points: pd.DataFrame, x: str) -> bool:
+    """Draw for each arm what a random dictionary has in place of the other; return whether one was measured."""
+    known = where(points, points["floor"].notna())
+    if known.empty and MINUS_FROM in points:
+        say_missing(axis)
+    for (arm,), line in groups(known, ["arm"]):
+        line = line.sort_values(x)
+        look: dict[str, Any] = {"color": COLOUR, "linestyle": ":", "linewidth": 1, "gid": FLOOR_ID, "zorder": 1.5}
+        axis.plot(line[x], line["floor"], marker=arms.marker(arm), markersize=4, markerfacecolor="white", **look)
+    return len(known) > 0
 
 
 def _panel_rows(table: pd.DataFrame) -> list[_PanelRow]:

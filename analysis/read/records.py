@@ -103,6 +103,7 @@ class Records:
           and rounding, the pursuit that trained it ("" for the one-shot encoder), and the bits of each decoder value
           (32 where it was not rounded),
         - `unrounded_arm`: the label of the arm that was rounded, or the arm's own,
+        - `reading`: what finds the codes that the metrics are about: topk or the pursuit that trained the arm,
         - `d`: the d asked for, NaN for arms that have none (full dense ones, PCA),
         - `seed_support`, `seed_values`, `seed_order` where a run has such seeds,
         - `rounding_*`: what rounding changed of the latents, where it was measured (`sae_core.quantised`),
@@ -153,7 +154,7 @@ class Records:
         """One row per run of `runs` and way of reading its codes: the columns of `runs`, with the measures of that way.
 
         Further columns are `inference`, the name of the way (`encoder`, `omp`, ...), and its cost: `multiply_adds`
-        a token, `tokens_per_second` and `threads`.
+        a token, `tokens_per_second` and `threads`. `reading` names what finds the codes (never `encoder`).
 
         Raises:
             NoRunsError: no record says how its codes were read.
@@ -164,7 +165,8 @@ class Records:
             run = of_run.get(record["run_id"])
             for name, found in record.get("inference", {}).items():
                 if run is not None and "metrics" in found:
-                    rows.append({**run, **_numbers(found["metrics"]), **found["cost"], "inference": name})
+                    way = {"inference": name, "reading": run["reading"] if name == ENCODER else name}
+                    rows.append({**run, **_numbers(found["metrics"]), **found["cost"], **way})
         if not rows:
             raise NoRunsError(f"{self.named}: no run in it says how its codes were read; run python -m sweep again")
         return pd.DataFrame(rows)
@@ -187,7 +189,7 @@ class Records:
             run = of_run.get(record["run_id"])
             for family, found in (record.get("probing") or {}).items():
                 if run is not None:
-                    rows += [{**run, "family": family, **row} for row in _probe_rows(found, run["pursuit"])]
+                    rows += [{**run, "family": family, **row} for row in _probe_rows(found, run["reading"])]
         if not rows:
             raise NoRunsError(f"{self.named}: no run was probed; python -m sweep.evaluate run=all eval.probing=[code]")
         return pd.DataFrame(rows)
@@ -295,11 +297,15 @@ def _recovery_rows(record: Record) -> list[dict[str, object]]:
     return rows
 
 
-def _probe_rows(found: dict[str, Any], pursuit: str) -> list[dict[str, object]]:
-    """Return the rows of one run and family: per way of reading, each way once, set and number of latents."""
+def _probe_rows(found: dict[str, Any], own: str) -> list[dict[str, object]]:
+    """Return the rows of one run and family: per way of reading, each way once, set and number of latents.
+
+    Args:
+        own: the reading that the SAE was trained with.
+    """
     rows: dict[tuple[object, ...], dict[str, object]] = {}
     for name, sets in found.get("readings", {}).items():
-        reading = (pursuit or TOPK) if name == ENCODER else name
+        reading = own if name == ENCODER else name
         for best in next(iter(sets.values()), {}):
             scored = {
                 one: {
@@ -327,9 +333,9 @@ def _sample_rows(record: Record) -> list[dict[str, object]]:
         **_training(record),
     }
     for name, found in record["inference"].items():
-        reading = (about["pursuit"] or TOPK) if name == ENCODER else name
+        reading = str(about["reading"]) if name == ENCODER else name
         if "metrics" in found:
-            rows[str(reading)] = {**about, **_numbers(found["metrics"]), **found["cost"], "reading": reading}
+            rows[reading] = {**about, **_numbers(found["metrics"]), **found["cost"], "reading": reading}
     return list(rows.values())
 
 
@@ -360,6 +366,7 @@ def _about(record: Record) -> dict[str, object]:
         **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
         "base_arm": arm.base,
         "pursuit": arm.pursuit or "",
+        "reading": arm.pursuit or TOPK,
         "bits": arm.bits or arms.FLOAT_BITS,
         "unrounded_arm": record["labels"]["arm"].removesuffix(f"-{arm.bits}bit"),
         **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},

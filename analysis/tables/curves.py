@@ -9,6 +9,7 @@ import pandas as pd
 from analysis.frames import dicts, distinct, groups, only, where
 from analysis.read.comparable import without_repeats
 from analysis.read.sources import NoRunsError
+from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.stats import over_seeds
 
@@ -16,26 +17,39 @@ _POOL = "activations.tokens"
 _CURVES = ("fvu", "dead_fraction")  # the measures with a curve, in the order of a figure's panels
 
 
-def learning_table(runs: pd.DataFrame) -> pd.DataFrame:
+def learning_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return FVU and dead fraction against training tokens.
 
-    One row per (model, layer, n, k, arm, d, what, tokens), with mean, half_interval (95 %) and seeds.
+    One row per (model, layer, n, k, arm, reading, d, what, tokens), with mean, half_interval (95 %), seeds, and the
+    columns of `analysis.tables.floor.with_floor`: the floor is a random dictionary's after as many tokens.
+
+    Args:
+        control: the runs that have the floor, where `runs` may lack it; None for `runs`.
 
     Raises:
         NoRunsError: no record has learning curves.
     """
+    points = _points(runs)
+    floors = points if control is None else _points(control)
+    if points.empty:
+        raise NoRunsError("no record has learning curves: they are kept by runs of this version")
+    table = over_seeds(points, [*CELL, "arm", "reading", "d", "what", "tokens"], "value")
+    by = [*CELL, "what", "tokens"]
+    tables = [with_floor(only(table, what=what), only(floors, what=what), "value", by, what) for what in _CURVES]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _points(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per run, measure with a curve and point of it."""
     rows: list[dict[str, object]] = []
     for run in dicts(runs):
         curves = run["curves"]
-        cell = {key: run[key] for key in (*CELL, "arm", "d", "seed")}
+        cell = {key: run[key] for key in (*CELL, "arm", "base_arm", "reading", "d", "seed")}
         for what in _CURVES:
             points = zip(curves.get("tokens", ()), curves.get(what, ()), strict=False)
             known = [(tokens, value) for tokens, value in points if value is not None]
             rows += [{**cell, "what": what, "tokens": tokens, "value": value} for tokens, value in known]
-    if not rows:
-        raise NoRunsError("no record has learning curves: they are kept by runs of this version")
-    table = over_seeds(pd.DataFrame(rows), [*CELL, "arm", "d", "what", "tokens"], "value")
-    return pd.concat([only(table, what=what) for what in _CURVES], ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def main_degrees(table: pd.DataFrame) -> pd.DataFrame:
@@ -53,15 +67,32 @@ def main_degrees(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
-def data_table(everything: pd.DataFrame) -> pd.DataFrame:
+def data_table(everything: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return CE recovered against the tokens of the training pool, per (model, layer, n, k, arm, d).
 
-    Columns: pool_tokens, mean, half_interval (95 %), seeds, what. The runs agree in every setting but the pool's
-    size: per (model, layer, n) they have the settings under which there are the most sizes.
+    Columns: reading, pool_tokens, mean, half_interval (95 %), seeds, what, and those of
+    `analysis.tables.floor.with_floor`, the floor on a pool of the same size. The runs agree in every setting but the
+    pool's size: per (model, layer, n) they have the settings under which there are the most sizes.
+
+    Args:
+        control: the runs that have the floor, where `everything` may lack it; None for `everything`.
 
     Raises:
         NoRunsError: no runs differ in the size of their pool alone.
     """
+    found = _pools(everything)
+    if found.empty:
+        raise NoRunsError("no runs that differ only in the tokens of their training pool")
+    # Cells trained on one pool, as most of the main sweep's are, would be points without a line.
+    cell = [*CELL, "arm", "reading", "d"]
+    several = where(found, distinct(found, cell, "pool_tokens") > 1)
+    table = over_seeds(several, [*cell, "pool_tokens"], "ce_recovered")
+    floors = found if control is None else _pools(control)
+    return with_floor(table, floors, "ce_recovered", [*CELL, "pool_tokens"]).assign(what="ce_recovered")
+
+
+def _pools(everything: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that differ in the size of their pool alone, no row where there are none."""
     kept: list[pd.DataFrame] = []
     others = everything.assign(but_pool=[_without_pool(text) for text in everything["settings"]])
     for _, panel in groups(others, MODEL_LAYER_N):
@@ -69,14 +100,7 @@ def data_table(everything: pd.DataFrame) -> pd.DataFrame:
         best = sizes.sort_values(["pools", "runs"]).iloc[-1]
         if best["pools"] > 1:
             kept.append(only(panel, but_pool=best.name))
-    if not kept:
-        raise NoRunsError("no runs that differ only in the tokens of their training pool")
-    found = without_repeats(pd.concat(kept, ignore_index=True))
-    # Cells trained on one pool, as most of the main sweep's are, would be points without a line.
-    cell = [*CELL, "arm", "d"]
-    several = where(found, distinct(found, cell, "pool_tokens") > 1)
-    table = over_seeds(several, [*cell, "pool_tokens"], "ce_recovered")
-    return table.assign(what="ce_recovered")
+    return without_repeats(pd.concat(kept, ignore_index=True)) if kept else everything.iloc[:0]
 
 
 def _without_pool(settings: str) -> str:

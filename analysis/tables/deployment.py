@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.frames import groups, only, part, renamed, sorted_by_arm
 from analysis.read.sources import NoRunsError
+from analysis.tables.floor import FLOOR
 from analysis.tables.pairs import CELL
 from analysis.tables.published import beside
 
@@ -52,7 +53,8 @@ def _sizes(run: dict[str, Any]) -> dict[str, object]:
 def encoder_to_omp(readings: pd.DataFrame) -> pd.DataFrame:
     """Return one row per cell that was read by OMP: encoder, omp and gain with 95 % half intervals, and seeds.
 
-    The paper's values of the same cell follow as `published_encoder` and `published_omp`.
+    Beside both stands the floor, as `encoder_floor`, `omp_above_floor` and so on (`analysis.tables.floor`). The paper's
+    values of the same cell follow as `published_encoder` and `published_omp`.
 
     Args:
         readings: from `analysis.tables.pursuits.amortisation_table`.
@@ -64,13 +66,16 @@ def encoder_to_omp(readings: pd.DataFrame) -> pd.DataFrame:
     by_omp = only(readings, inference="omp")
     if by_omp.empty:
         raise NoRunsError("no run was read by OMP; python -m sweep.evaluate run=all eval.inference=[omp] does so")
-    measures = ["mean", "half_interval"]
-    table = part(by_omp, [*cell, *measures, "gain", "gain_half_interval", "seeds"])
-    table = renamed(table, {"mean": "omp", "half_interval": "omp_half_interval"})
-    own = part(only(readings, inference="encoder"), [*cell, *measures])
-    own = renamed(own, {"mean": "encoder", "half_interval": "encoder_half_interval"})
+    measures = ["mean", "half_interval", *FLOOR]
+    table = _of_way(part(by_omp, [*cell, *measures, "gain", "gain_half_interval", "seeds"]), "omp")
+    own = _of_way(part(only(readings, inference="encoder"), [*cell, *measures]), "encoder")
     table = table.merge(own, how="left", on=cell)
     for name in ("encoder", "omp"):
         table = beside(table.assign(inference=name), ["ce_recovered"]).drop(columns="inference")
         table = renamed(table, {"published_ce_recovered": f"published_{name}"})
     return table
+
+
+def _of_way(rows: pd.DataFrame, way: str) -> pd.DataFrame:
+    """Return `rows` with `way` for `mean`, and before the names of its interval and its floor."""
+    return renamed(rows, {"mean": way, **{name: f"{way}_{name}" for name in ("half_interval", *FLOOR)}})

@@ -6,6 +6,7 @@ import pandas as pd
 
 from analysis.arms import DENSE, PCA, SPARSE
 from analysis.frames import among, dicts, mean_by, part, plain, where
+from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL, MODEL_LAYER_N, all_differences, retained
 from analysis.tables.stats import over_seeds
 
@@ -24,19 +25,26 @@ REFERENCE_ARMS = DENSE  # they have no d, hence one point per k: a level to reac
 _ALWAYS = ("expander", "dense_matched", "dense_tied", "dense_warmtied", PCA)
 
 
-def frontier_table(runs: pd.DataFrame, x: str = "compression", y: str = "ce_recovered") -> pd.DataFrame:
+def frontier_table(
+    runs: pd.DataFrame, x: str = "compression", y: str = "ce_recovered", control: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return one row per (model, layer, n, arm, k, storage), averaged over seeds.
 
-    Columns: model, layer, n, arm, k, d, d_in, degree, n_latents, x (the storage axis `x`, in its own units), mean and
-    half_interval (95 %) of `y`, seeds, and `retained` with its half interval and seeds: the mean over seeds of y
-    divided by y of dense_tied at the same (model, layer, n, k, seed), NaN where there is none. PCA does not depend on k
-    and stands at every k.
+    Columns: model, layer, n, arm, reading, k, d, d_in, degree, n_latents, x (the storage axis `x`, in its own units),
+    mean and half_interval (95 %) of `y`, seeds, `retained` with its half interval and seeds: the mean over seeds of y
+    divided by y of dense_tied at the same (model, layer, n, k, seed), NaN where there is none; and those of
+    `analysis.tables.floor.with_floor`. PCA does not depend on k and stands at every k.
+
+    Args:
+        control: the runs that have the floor, where `runs` may lack it; None for `runs`.
     """
+    control = runs if control is None else control
     column = X_AXES[x][0]
     runs = at_every_k(where(runs, runs[column].notna()))
-    by = ["model", "layer", "n", "arm", "k", "d", "d_in", "degree", "n_latents", column]
+    by = ["model", "layer", "n", "arm", "reading", "k", "d", "d_in", "degree", "n_latents", column]
     table = over_seeds(runs, by, y).merge(retained(runs, by, y), how="left", on=by)
-    return table.rename(columns={column: "x"}).sort_values(["model", "layer", "n", "arm", "k", "x"], ignore_index=True)
+    table = table.rename(columns={column: "x"}).sort_values(["model", "layer", "n", "arm", "k", "x"], ignore_index=True)
+    return with_floor(table, control, y)
 
 
 def at_every_k(runs: pd.DataFrame) -> pd.DataFrame:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.arms import FROZEN
-from analysis.frames import column, dicts, groups, only, part, where
+from analysis.frames import column, groups, mean_by, part, where
 from analysis.read.sources import NoRunsError
-from analysis.tables.stats import over_seeds, t_quantile
+from analysis.tables.floor import with_floor
+from analysis.tables.stats import over_seeds
 
 # Measures by name, and what they are for people; the first four are drawn.
 MEASURES = {
@@ -31,86 +30,39 @@ MEASURES = {
     "negative_codes": "codes below zero (share)",
     "dead_fraction": "dead latents (share)",
 }
-NO_FLOOR = ("mcc_ceiling", "l0", "negative_codes")  # nothing is better or worse about them
-LOWER_IS_BETTER = ("fvu", "absorption", "parent_missed", "dead_fraction")
+_CHANCE = {"coverage": "coverage_chance", "feature_f1": "feature_f1_chance", "latent_f1": "latent_f1_chance"}
 CELL = ["model", "features", "settings", "n", "k", "reading"]
 _SIZES = ["arm", "d", "n_latents", "degree", "artifact_bytes", "learned_decoder_values"]
 
 
-class Score(NamedTuple):
-    """A mean over seeds."""
-
-    mean: float
-    half_interval: float  # of the 95 % interval; NaN with a single seed
-    seeds: int
-
-    @property
-    def error(self) -> float:
-        """The standard error of the mean; NaN with a single seed."""
-        return self.half_interval / t_quantile(self.seeds - 1) if self.seeds > 1 else math.nan
-
-
 def meaning_table(samples: pd.DataFrame) -> pd.DataFrame:
-    """Return every measure of every arm and way of reading, over seeds, beside its floor.
+    """Return every measure of every arm and way of reading, over seeds, beside its floor and what chance gives.
 
     Args:
         samples: `analysis.read.records.Records.samples`.
 
-    Columns: model, features, n, k, reading, arm, d, n_latents, degree, artifact_bytes, learned_decoder_values, `what`
-    (a name of MEASURES), mean, half_interval (95 %), seeds; and
-
-        floor        what `frozen_random` scores at the same n and k, read in the same way: the better of those trained
-                     one-shot and by a pursuit, at the same d where there is one
-        above_floor  (mean - floor) / (1 - floor); where low values are good, (floor - mean) / floor
-        resolvable   the smallest difference to the floor that so many seeds can tell from none: the half width of the
-                     95 % interval of a difference of two means
-
-    Rows are sorted by arm and size. The floor is NaN where no frozen_random was measured in this way.
+    Columns: model, features, n, k, reading, arm, d, n_latents, degree, artifact_bytes, learned_decoder_values, mean,
+    half_interval (95 %), seeds, `what` (a name of MEASURES), those of `analysis.tables.floor.with_floor`, and `chance`:
+    what latents would score that fire as often as these and independently of the features, NaN for measures that have
+    no such value. Rows are sorted by arm and size.
     """
-    rows: list[dict[str, object]] = []
-    for key, cell in groups(samples, CELL):
+    tables: list[pd.DataFrame] = []
+    for _, cell in groups(samples, CELL):
         for what in MEASURES:
             known = where(cell, cell[what].notna()) if what in cell else cell.iloc[:0]
-            if known.empty:
-                continue
-            for row in dicts(over_seeds(known, _SIZES, what)):
-                floor = None if what in NO_FLOOR else _floor(known, what, row["d"])
-                about = dict(zip(CELL, key, strict=True))
-                own = Score(row["mean"], row["half_interval"], row["seeds"])
-                rows.append({**about, **row, "what": what, **_beside(own, floor, what)})
-    return pd.DataFrame(rows).drop(columns="settings")
+            if len(known):
+                table = over_seeds(known, [*CELL, *_SIZES], what).assign(what=what)
+                tables.append(_with_chance(with_floor(table, known, what, CELL[:-1]), known, what))
+    return pd.concat(tables, ignore_index=True).drop(columns="settings")
 
 
-def _floor(known: pd.DataFrame, what: str, d: float) -> Score | None:
-    """Return the floor of a measure among the rows of one cell."""
-    frozen = only(known, base_arm=FROZEN)
-    same = only(frozen, d=d)
-    by_arm = over_seeds(frozen if same.empty else same, ["arm", "d"], what)
-    floors = [Score(row["mean"], row["half_interval"], row["seeds"]) for row in dicts(by_arm)]
-    better = min if what in LOWER_IS_BETTER else max
-    return better(floors, key=lambda floor: floor.mean) if floors else None
-
-
-def _beside(own: Score, floor: Score | None, what: str) -> dict[str, float]:
-    """Return what the floor says of a score."""
-    if floor is None:
-        return dict.fromkeys(("floor", "above_floor", "resolvable"), math.nan)
-    if what in LOWER_IS_BETTER:
-        above = (floor.mean - own.mean) / floor.mean if floor.mean else math.nan
-    else:
-        above = (own.mean - floor.mean) / (1 - floor.mean) if floor.mean < 1 else math.nan
-    return {"floor": floor.mean, "above_floor": above, "resolvable": resolvable(own, floor)}
-
-
-def resolvable(one: Score, other: Score) -> float:
-    """Return the half width of the 95 % interval of the difference of two means (Welch); NaN with a single seed."""
-    if one.seeds < 2 or other.seeds < 2:
-        return math.nan
-    a, b = one.error**2, other.error**2
-    if a + b == 0:
-        return 0.0
-    freedom = (a + b) ** 2 / (a**2 / (one.seeds - 1) + b**2 / (other.seeds - 1))
-    return t_quantile(max(1.0, freedom)) * math.sqrt(a + b)
+def _with_chance(table: pd.DataFrame, known: pd.DataFrame, what: str) -> pd.DataFrame:
+    """Return `table` with the mean over seeds of a measure's value by chance as `chance`."""
+    name = _CHANCE.get(what)
+    if name is None or name not in known:
+        return table.assign(chance=math.nan)
+    by = [*CELL, *_SIZES]
+    return table.merge(mean_by(known, by, [name]).rename(columns={name: "chance"}), on=by)
 
 
 def drawn(table: pd.DataFrame) -> pd.DataFrame:

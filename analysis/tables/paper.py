@@ -5,11 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.frames import groups, sorted_by_arm
+from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL, retained
 from analysis.tables.published import beside
 from analysis.tables.stats import over_seeds
 
-_BY = [*CELL, "arm", "d", "n_latents", "decoder_compression"]
+_BY = [*CELL, "arm", "reading", "d", "n_latents", "decoder_compression"]
 _MEASURES = ["relative_error", "ce_recovered", "dead_fraction"]
 
 
@@ -17,7 +18,8 @@ def measured(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per (model, layer, n, k, arm, d, n_latents), averaged over seeds.
 
     Columns: relative_error, ce_recovered and dead_fraction with their 95 % half intervals, seeds, `retained` (see
-    `analysis.tables.pairs`), and the paper's means of the same cell as `published_<measure>`.
+    `analysis.tables.pairs`), the floor of CE recovered (`analysis.tables.floor.with_floor`), and the paper's means of
+    the same cell as `published_<measure>`.
     """
     runs = runs.assign(**{name: float("nan") for name in _MEASURES if name not in runs})
     table = over_seeds(runs, _BY, _MEASURES[0])[[*_BY, "seeds"]]
@@ -25,6 +27,7 @@ def measured(runs: pd.DataFrame) -> pd.DataFrame:
         renamed = {"mean": name, "half_interval": f"{name}_half_interval"}
         table = table.merge(over_seeds(runs, _BY, name).drop(columns="seeds").rename(columns=renamed), on=_BY)
     table = table.merge(retained(runs, _BY, "ce_recovered"), how="left", on=_BY)
+    table = with_floor(table, runs, "ce_recovered", mean="ce_recovered", half="ce_recovered_half_interval")
     return sorted_cells(beside(table.assign(inference="encoder"), _MEASURES))
 
 

@@ -19,17 +19,22 @@ from analysis.arms import PCA
 from analysis.frames import column, groups, part
 from analysis.read.comparable import measured_alike
 from analysis.read.sources import NoRunsError
+from analysis.tables.floor import FLOOR, with_floor
 from analysis.tables.frontier import X_AXES
+from analysis.tables.pairs import CELL
 
 PLACE = ["model", "layer"]
 X_DOWN = ("stored_bytes", "decoder_values")  # storage axes of which less is better
 Y_DOWN = ("delta_ce", "fvu")  # fidelity axes of which less is better
 _ALWAYS = ["model", "run_id", "arm", "d", "k", "n", "n_latents", "layer", "seed"]
+_OF_FLOOR = ["floor", "floor_d", "above_floor"]
 # Settings that get no column: the columns `layer` and `model` say the first two, and runs of one LM share their corpus.
 _WITHOUT_COLUMN = ("activations.layer", "activations.lm", "activations.corpus")
 
 
-def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce_recovered") -> pd.DataFrame:
+def pareto_table(
+    everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce_recovered", control: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return one row per run that was measured like most runs of its (model, layer).
 
     Columns are those of `everything` and
@@ -38,7 +43,11 @@ def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce
       largest n of the (model, layer), so that runs of several n can be compared: m*n / values of the decoder. With one
       n that is m/d.
     - `y`: the measure of that name,
-    - `pareto`: whether no other run is as good in both and better in one; False where x or y is unknown, and for PCA.
+    - `pareto`: whether no other run is as good in both and better in one; False where x or y is unknown, and for PCA,
+    - those of `analysis.tables.floor.with_floor`; a single run cannot say which difference it resolves.
+
+    Args:
+        control: the runs that have the floor, where `everything` may lack it; None for `everything`.
 
     Raises:
         NoRunsError: no run has both x and y.
@@ -48,7 +57,13 @@ def pareto_table(everything: pd.DataFrame, x: str = "stored_bytes", y: str = "ce
     table = pd.concat(tables, ignore_index=True)
     if not any(table["x"].notna() & table["y"].notna()):
         raise NoRunsError(f"no run has both {x} and {y}")
-    return table.sort_values([*PLACE, "x", "y"], ignore_index=True)
+    table = table.sort_values([*PLACE, "x", "y"], ignore_index=True)
+    if y not in table:
+        return table.assign(**dict.fromkeys(FLOOR, math.nan))
+    # Choosing runs says on standard error what it leaves out: once is enough.
+    floors = runs if control is None or len(control) == len(everything) else measured_alike(control)
+    alone = table.assign(seeds=1, half_interval=math.nan)
+    return with_floor(alone, floors, y, CELL, mean="y").drop(columns=["seeds", "half_interval"])
 
 
 def _with_pareto(runs: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -95,12 +110,13 @@ def as_csv(table: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     """Return `table` with the columns for a reader of the CSV file.
 
     These are the run and its axes, every setting that differs between runs (`lr` for `train.lr`), x and y under their
-    own names, delta_ce and pareto.
+    own names, delta_ce, the floor, and pareto.
     """
     found = pd.concat([part(table, _ALWAYS), _differing_settings(table)], axis=1)
     found[x] = table["x"]
     found[y] = table["y"]
     found["delta_ce"] = table["delta_ce"]
+    found = pd.concat([found, part(table, _OF_FLOOR)], axis=1)
     found["pareto"] = ["true" if in_set else "false" for in_set in table["pareto"]]
     return found
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from statistics import fmean
-from typing import Any
-
 import pandas as pd
 
-from analysis.arms import FROZEN
-from analysis.frames import column, dicts, groups, only
+from analysis.frames import mean_by, only
 from analysis.read.records import ALL_SETS
 from analysis.read.sources import NoRunsError
+from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL
 from analysis.tables.stats import over_seeds
 
 _SIZES = ["arm", "d", "n_latents", "degree", "artifact_bytes", "learned_decoder_values"]
-_BY = [*CELL, "reading", "family", "set", "best"]
+_CELL = [*CELL, "reading", "family", "set", "best"]
 
 
 def probing_table(probes: pd.DataFrame) -> pd.DataFrame:
@@ -27,23 +23,14 @@ def probing_table(probes: pd.DataFrame) -> pd.DataFrame:
 
     Columns: model, layer, n, k, reading, family, set (ALL_SETS is one of them), best (the number of latents), arm, d,
     n_latents, degree, artifact_bytes, learned_decoder_values, mean and half_interval (95 %) over SAEs of several seeds,
-    each the mean of all draws of items, seeds; and
+    each the mean of all draws of items, seeds, those of `analysis.tables.floor.with_floor`, and
 
         raw          the accuracy of as many coordinates of the activation itself
         raw_all      that of all coordinates
-        floor        that of `frozen_random` read in the same way, the better of those trained one-shot and by a pursuit
-        above_floor  (mean - floor) / (1 - floor)
     """
-    rows: list[dict[str, Any]] = []
-    for key, cell in groups(probes, _BY):
-        frozen = only(cell, base_arm=FROZEN)
-        floors = over_seeds(frozen, ["arm", "d"], "accuracy")["mean"] if len(frozen) else ()
-        floor = max(floors, default=math.nan)
-        raw = {name: fmean(column(cell, name)) for name in ("raw", "raw_all")}
-        for row in dicts(over_seeds(cell, _SIZES, "accuracy")):
-            above = (row["mean"] - floor) / (1 - floor) if floor < 1 else math.nan
-            rows.append({**dict(zip(_BY, key, strict=True)), **row, **raw, "floor": floor, "above_floor": above})
-    return pd.DataFrame(rows)
+    table = over_seeds(probes, [*_CELL, *_SIZES], "accuracy")
+    table = table.merge(mean_by(probes, _CELL, ["raw", "raw_all"]), on=_CELL)
+    return with_floor(table, probes, "accuracy", [name for name in _CELL if name != "reading"])
 
 
 def mean_of_sets(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from analysis.arms import FLOAT_BITS, PCA
 from analysis.frames import among, dicts, only, where
 from analysis.read.sources import NoRunsError
+from analysis.tables.floor import with_floor
 from analysis.tables.stats import half_interval, over_seeds
 
 CELL = ["model", "layer", "n", "k", "arm", "d", "degree", "n_latents", "decoder_compression", "learned_decoder_values"]
@@ -16,11 +17,11 @@ def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFr
     """Return the fidelity and the cost of each way of reading codes: one row per cell and inference, over seeds.
 
     Columns: the cell (model, layer, n, k, arm, d, degree, n_latents, decoder_compression, learned_decoder_values),
-    inference, mean and half_interval (95 %) of `y`, seeds, multiply_adds, tokens_per_second, and `gain` with
+    inference, reading, mean and half_interval (95 %) of `y`, seeds, multiply_adds, tokens_per_second, `gain` with
     `gain_half_interval`: the mean over seeds of the difference to the same run's own encoder (paired, not a difference
-    of means).
+    of means), and those of `analysis.tables.floor.with_floor`.
     """
-    by = [*CELL, "inference"]
+    by = [*CELL, "inference", "reading"]
     table = over_seeds(rows, by, y)
     own = rows.loc[rows["inference"] == "encoder"].set_index("run_id")[y]
     paired = rows.assign(gain=rows[y] - rows["run_id"].map(own))
@@ -30,8 +31,8 @@ def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFr
         gain=("gain", "mean"),
         gain_half_interval=("gain", half_interval),
     )
-    table = table.merge(more.reset_index(), on=by)
-    return table.sort_values(by, ignore_index=True)
+    table = table.merge(more.reset_index(), on=by).sort_values(by, ignore_index=True)
+    return with_floor(table, rows, y)
 
 
 def readable_readings(table: pd.DataFrame, bases: list[str], readings: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.container import ErrorbarContainer
 
+from analysis.draw.floor import FLOOR_ID
+from analysis.draw.meaning import CHANCE_ID
 from tests.analysis.synthetic import N
 
 
@@ -44,9 +46,19 @@ def bar_caps(axis):
 
 
 def data_lines(axis):
-    """Return the lines through data: neither those across a whole panel nor the caps of error bars."""
+    """Return the lines through data: neither those across a whole panel, nor the floor, nor the caps of error bars."""
     caps = bar_caps(axis)
-    return [line for line in axis.lines if line.get_transform() is axis.transData and line not in caps]
+    return [line for line in own_lines(axis) if line.get_transform() is axis.transData and line not in caps]
+
+
+def own_lines(axis):
+    """Return the lines that are neither the floor nor what chance gives."""
+    return [line for line in axis.lines if line.get_gid() not in (FLOOR_ID, CHANCE_ID)]
+
+
+def floors(axis):
+    """Return the lines of the floor."""
+    return [line for line in axis.lines if line.get_gid() == FLOOR_ID]
 
 
 def points(axis):

@@ -14,17 +14,30 @@ from matplotlib.patches import Rectangle
 
 from analysis.arms import display, in_order
 from analysis.catalogue import CATALOGUE
+from analysis.draw.floor import FLOOR_ID
 from analysis.frames import among, dicts, groups, only, where
 from analysis.output import Options
 from analysis.tables.latents import MEASURES
 from analysis.tables.meaning import MEASURES as MEANS
-from tests.analysis.artists import bar_caps, bars, columns, data_lines, panel_of, points, same, visible
+from tests.analysis.artists import (
+    bar_caps,
+    bars,
+    columns,
+    data_lines,
+    floors,
+    own_lines,
+    panel_of,
+    points,
+    same,
+    visible,
+)
 from tests.analysis.synthetic import DENSE, N
 
 TABLES = {"table1", "table2", "table3", "table7", "table10"}  # commands without a figure
 FRONTIER = ("expander", "dense_matched", "pca", "pruned_retuned")  # the frontier's arms beside the dense ones
 LEVELS = ("dense_tied", "dense_warmtied")
-READ = ("expander", "dense_matched", "dense_tied", "dense_warmtied", "pruned_retuned")  # base arms whose codes are read
+LEARNED = ("expander", "dense_matched", "dense_tied", "dense_warmtied", "pruned_retuned")
+READ = (*LEARNED, "frozen_random")  # base arms whose codes are read
 
 
 class Bars(NamedTuple):
@@ -64,6 +77,26 @@ BARS = {
 }
 
 
+def floor_points(axis):
+    """Return (x, y) of every point of the floor."""
+    return [tuple(point) for line in floors(axis) for point in line.get_xydata()]
+
+
+def check_floor_of_bars(name, axis, rows):
+    """The floor is a line over d, a level over bytes; panels that show the random dictionary itself have none."""
+    if name == "masks":
+        same(floor_points(axis), set(columns(rows, "d", "floor")))
+    elif name == "bits":
+        assert [line.get_ydata()[0] for line in floors(axis)] == pytest.approx([rows["floor"].max()])
+    elif name == "matched":
+        known = where(rows, rows["floor"].notna())
+        assert len(known) == ("trained by mp_refit" not in rows["what"].iloc[0]) * len(rows)
+        assert ("no random dictionary" in axis.get_xlabel()) == known.empty
+        assert np.allclose(sorted(floor_points(axis)), sorted(columns(known, "d", "floor")))
+    elif name == "supports":
+        assert floors(axis) == []
+
+
 def check_bars(name, output):
     """Every row of the table is a point with its interval, in the panel of its layer, k and measure."""
     bars_of, table = BARS[name], output.table
@@ -75,6 +108,7 @@ def check_bars(name, output):
         assert bars_of.x_label in axis.get_xlabel()
         same(bars(axis), columns(rows, bars_of.x, "mean", "half_interval"))
         assert len(axis.containers) == len(rows.groupby(list(bars_of.line), dropna=False))
+        check_floor_of_bars(name, axis, rows)
         seen[what, panel_of(axis)] = axis
     assert len(seen) == len(axes) == len(table.groupby(["what", "layer", "k"]))
 
@@ -88,7 +122,8 @@ def check_frontier(output, records):
         shown = among(rows, "arm", FRONTIER)
         same(bars(axis), columns(shown, "compression", "ce_recovered", "half_interval"))
         assert len(axis.containers) == len(FRONTIER)
-        across = [line.get_ydata()[0] for line in axis.lines if line.get_transform() is not axis.transData]
+        across = [line.get_ydata()[0] for line in own_lines(axis) if line.get_transform() is not axis.transData]
+        same(floor_points(axis), columns(only(rows, arm="frozen_random"), "compression", "ce_recovered"))
         same([(y,) for y in across], columns(among(rows, "arm", LEVELS), "ce_recovered"))
         assert axis.get_xlabel().startswith("compression") and axis.get_xscale() == "log"
     assert {axis.get_ylabel().split(" (")[0] for axis in axes} == {"cross-entropy recovered", ""}
@@ -101,6 +136,8 @@ def check_layers(output, records):
         rows = among(only(output.table, k=panel_of(axis, layer=False).k), "arm", ["expander", *DENSE])
         same(bars(axis), columns(rows, "layer", "mean", "half_interval"))
         assert len(axis.containers) == 2 + len(DENSE) and axis.get_xlabel().startswith("layer")
+        random = only(output.table, k=panel_of(axis, layer=False).k, arm="frozen_random")
+        same(floor_points(axis), columns(random, "layer", "mean"))
     assert [panel_of(axis, layer=False).k for axis in axes] == [8, 16]
     assert axes[0].get_ylabel() == "cross-entropy recovered"
 
@@ -237,7 +274,7 @@ def check_meaning(output, records):
         rows = only(output.table, what=what, features=features, reading=reading)
         found = [tuple(p) for container in axis.containers for p in container.lines[0].get_xydata()]
         same(found, columns(rows, "artifact_bytes", "mean"))
-        floor = [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"]
+        floor = [line.get_ydata()[0] for line in floors(axis)]
         assert floor == pytest.approx([rows["floor"].max()])
         low, high = axis.get_ylim()
         assert all(low <= y <= high for _, y in found)
@@ -292,12 +329,15 @@ def check_learning_curves(output, records):
     for axis in axes:
         label = axis.get_ylabel() or label
         rows = only(output.table, what=names[label], **panel_of(axis)._asdict())
-        rows = among(where(rows, rows["d"].isna() | (rows["d"] == 8)), "arm", READ)
+        rows = among(where(rows, rows["d"].isna() | (rows["d"] == 8)), "arm", LEARNED)
         same(points(axis), columns(rows, "tokens", "mean"))
-        assert len(data_lines(axis)) == len(axis.collections) == 5 and axis.get_xlabel() == "training tokens"
+        bands = [band for band in axis.collections if band.get_gid() != FLOOR_ID]
+        assert len(data_lines(axis)) == len(bands) == 5 and axis.get_xlabel() == "training tokens"
+        random = only(output.table, what=names[label], arm="frozen_random", d=8, **panel_of(axis)._asdict())
+        same(floor_points(axis), columns(random, "tokens", "mean"))
         first = rows.sort_values(["arm", "tokens"]).iloc[0]
         low = first["mean"] - first["half_interval"]
-        corners = [tuple(corner) for band in axis.collections for corner in band.get_paths()[0].vertices]
+        corners = [tuple(corner) for band in bands for corner in band.get_paths()[0].vertices]
         assert any(np.allclose(corner, (first["tokens"], low)) for corner in corners)
     assert len(axes) == 8
 
@@ -314,7 +354,11 @@ def check_seeds(output, records):
         expected += [(x, value - cell["mean"]) for value in runs["ce_recovered"]] + [(x + 0.25, 0)]
     same(points(axis), expected)
     same([(half,) for *_, half in bars(axis)], columns(cells, "half_interval"))
-    assert [text.get_text() for text in axis.get_xticklabels()] == ["expander, d=8 (5)", "dense, tied (5)"]
+    names = {"expander, d=8 (5)": "expander", "dense, tied (5)": "dense_tied"}
+    for text, (name, arm) in zip(axis.get_xticklabels(), names.items(), strict=True):
+        (cell,) = dicts(only(cells, arm=arm))
+        above = f"{cell['mean'] - cell['floor']:+.3f} ± {cell['resolvable']:.3f}"
+        assert text.get_text() == f"{name}\nfloor {above}"
     assert axis.get_ylabel() == "CE recovered, minus the mean over seeds"
 
 

@@ -176,8 +176,9 @@ def searched(tmp_path):
 def test_the_command_writes_every_run_and_the_settings_that_differ(searched):
     assert main(["pareto", "--runs", str(searched / "runs"), "--out", str(searched)]) == 0
     table = pd.read_csv(searched / "pareto.csv", dtype={"run_id": str})
+    floor = ["floor", "floor_d", "above_floor"]
     axes = ["model", "run_id", "arm", "d", "k", "n", "n_latents", "layer", "seed"]
-    assert list(table.columns) == [*axes, "lr", "stored_bytes", "ce_recovered", "delta_ce", "pareto"]
+    assert list(table.columns) == [*axes, "lr", "stored_bytes", "ce_recovered", "delta_ce", *floor, "pareto"]
     assert len(table) == 40
     assert 0 < table["pareto"].sum() < 40 and table["lr"].nunique() == 40
     other_axes = ["--x", "compression", "--y", "delta_ce"]

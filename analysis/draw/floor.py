@@ -1,0 +1,114 @@
+"""The floor in figures: what a random dictionary scores, in grey, as a line over the arms' sizes or as a level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from analysis.arms import FROZEN, PCA, SPARSE, base
+from analysis.frames import column, groups, only, where
+from analysis.read.records import TOPK
+from analysis.tables.floor import LOWER_IS_BETTER
+
+FLOOR_ID = "floor"  # the id of every line and area here, which tells them from an arm's own
+COLOUR = "0.5"
+_SIZES = ("x", "d")  # x axes that follow from d; at other places of other axes other floors hold
+_MISSING = "(no random dictionary was measured here)"
+
+
+def way_of_reading(reading: str) -> str:
+    """Return how codes were read, for titles: "one-shot" or "by mp_refit", for example."""
+    return "one-shot" if reading == TOPK else f"by {reading}"
+
+
+def say_missing(axis: Axes) -> None:
+    """Write below the label of the x axis that the panel has no floor."""
+    axis.set_xlabel(f"{axis.get_xlabel()}\n{_MISSING}".lstrip())
+
+
+def draw_floors(
+    axis: Axes, rows: pd.DataFrame, x: str, measure: str, marker: str = "x", level: bool = False
+) -> set[str]:
+    """Draw what random dictionaries score beside the arms of a panel, and return the ways of reading that were drawn.
+
+    There is a line per way of reading, at the places that the sparse arms have on the x axis. Over sizes it is a level
+    across the panel where there are fewer than two such places. A way of reading of which the panel shows
+    `frozen_random` itself gets no line. A panel that knows no floor says so below its x axis, which has its label by
+    then.
+
+    Args:
+        rows: the rows drawn in the panel, with the columns of `analysis.tables.floor.with_floor`.
+        measure: what the panel shows; in LOWER_IS_BETTER of `analysis.tables.floor` where low values are good.
+        level: draw levels, at the best floor: for axes on which a random dictionary stands elsewhere, such as bytes.
+    """
+    compared = where(rows, rows["arm"].map(base) != PCA)
+    known = where(compared, compared["floor"].notna())
+    if known.empty and len(compared):
+        say_missing(axis)
+    itself = set(where(known, known["arm"].map(base) == FROZEN)["reading"])
+    readings = [reading for reading in dict.fromkeys(known["reading"]) if reading not in itself]
+    for reading in readings:
+        found = only(known, reading=reading)
+        look: dict[str, Any] = {"color": COLOUR, "linestyle": _line(reading), "gid": FLOOR_ID, "zorder": 1.5}
+        lines = [] if level else _lines(found, x)
+        for line in lines:
+            _draw_line(axis, line, x, {**look, "marker": marker})
+        if not lines:
+            floors = column(found, "floor")
+            best = floors.min() if measure in LOWER_IS_BETTER else floors.max()
+            axis.axhline(float(best), linewidth=1.3, **look)
+    return set(readings)
+
+
+def _lines(known: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+    """Return the rows of each line over the column `x`; none where a level says all that is known."""
+    same_d = where(known, known["arm"].map(base).isin(SPARSE) & (known["d"] == known["floor_d"]))
+    places = (known if same_d.empty and x not in _SIZES else same_d).drop_duplicates([x, "floor_d"]).sort_values(x)
+    if x in _SIZES:
+        return [places] if len(places) > 1 else []
+    return [rows for _, rows in groups(places, ["floor_d"])]
+
+
+def _draw_line(axis: Axes, line: pd.DataFrame, x: str, look: dict[str, Any]) -> None:
+    axis.plot(line[x], line["floor"], markersize=5, linewidth=1.3, **look)
+    half = column(line, "floor_half_interval")
+    if half.notna().all():
+        low, high = line["floor"] - half, line["floor"] + half
+        axis.fill_between(line[x], low, high, color=COLOUR, alpha=0.15, linewidth=0, gid=FLOOR_ID)
+
+
+def floor_handles(readings: Iterable[str], marker: str = "x") -> list[Artist]:
+    """Return a legend's entries for the floors of these ways of reading."""
+    order = sorted(readings, key=lambda reading: (reading != TOPK, reading))
+    labels = {reading: f"floor: random dictionary,\nread {way_of_reading(reading)}" for reading in order}
+    handles: list[Artist] = []
+    for reading, label in labels.items():
+        handles.append(Line2D([], [], color=COLOUR, linestyle=_line(reading), marker=marker, label=label))
+    return handles
+
+
+def _line(reading: str) -> Any:
+    return ":" if reading == TOPK else "--"
+
+
+def mark_floor(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> None:
+    """Draw the floor as a level, once the panel has its limits and labels, and shade what is no better than it."""
+    if floors := [float(floor) for floor in points["floor"].dropna().unique()]:
+        floor = min(floors) if low_is_good else max(floors)
+        axis.axhline(floor, color=COLOUR, linestyle="--", linewidth=1.2, gid=FLOOR_ID)
+        low, high = axis.get_ylim()
+        area = (floor, high) if low_is_good else (low, floor)
+        axis.axhspan(*area, color="0.93", zorder=0, gid=FLOOR_ID)
+        axis.set_ylim(low, high)
+    elif len(points):
+        say_missing(axis)
+
+
+def level_handle() -> Artist:
+    """Return the legend's entry for `mark_floor`."""
+    return Line2D([], [], color=COLOUR, linestyle="--", label="floor: random dictionary,\nread in the same way")
