@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
+_MEASURES = ("ce_recovered", "coverage", "feature_f1", "probing")
 _STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # command with --x and --y: its default x
 _EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or a word for records that ship
 with the project: {SHIPPED[0]} (the LM that ships too), {SHIPPED[1]} (SmolLM2-135M) or {SHIPPED[2]} (known features).
@@ -69,7 +70,7 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
     from analysis.read.records import Records
 
     records = _chosen_records(Records.read(_source(args)), args)
-    options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto)
+    options = Options(_names(args.arms), args.x, args.y, args.published, args.pareto, args.measure)
     reasons: dict[str, str] = {}
     for name, entry in entries.items():
         try:
@@ -149,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
             _axis_options(command, _STORAGE_AXES[name])
         if name == "frontier":
             _frontier_options(command)
+        if name == "dominance":
+            command.add_argument("--measure", choices=_MEASURES, help=f"what is compared (default: {_MEASURES[0]})")
     command = commands.add_parser("all", help="every figure and table that the records have something for")
     command.set_defaults(act=draw_all)
     _drawing_options(command)
@@ -177,7 +180,7 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="only runs in this CSV's column run_id, such as a search's trials.csv",
     )
-    command.set_defaults(x=None, y=_Y[0], published=False, pareto=False)
+    command.set_defaults(x=None, y=_Y[0], published=False, pareto=False, measure=_MEASURES[0])
 
 
 def _source_options(command: argparse.ArgumentParser) -> None:

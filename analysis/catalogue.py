@@ -50,6 +50,7 @@ CATALOGUE = {
     "meaning": Entry("commands", "meaning", "which known features latents stand for, beside the random floor"),
     "probing": Entry("commands", "probing", "how well a few latents tell labelled concepts, beside the random floor"),
     "stability": Entry("commands", "stability", "how far latents and atoms depend on the seed, beside chance"),
+    "three_axes": Entry("commands", "three_axes", "bytes, fidelity and meaning side by side, beside the random floor"),
     "learning_curves": Entry("commands", "learning_curves", "FVU and dead latents against training tokens"),
     "data_efficiency": Entry("commands", "data_efficiency", "CE recovered against the tokens in the training pool"),
     "layers": Entry("commands", "layers", "CE recovered layer by layer"),
@@ -62,5 +63,5 @@ CATALOGUE = {
     "table10": Entry("latex.paper", "table10", "the grid of d and k: CE recovered, relative error, dead latents"),
 }
 
-# Entries that `all` makes in place of the ones above: the frontier over each storage axis.
-FOR_ALL = {"frontier": Entry("commands", "frontiers", "")}
+# Entries that `all` makes in place of the ones above: the frontier over each storage axis, dominance by each measure.
+FOR_ALL = {"frontier": Entry("commands", "frontiers", ""), "dominance": Entry("commands", "dominances", "")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ from analysis.draw.pursuits import amortisation_figure, certificates_figure, rec
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.draw.stability import stability_figure
+from analysis.draw.three_axes import three_axes_figure
 from analysis.draw.wins import wins_figure
 from analysis.frames import among, dicts, groups, mean_by, part, plain, where
 from analysis.latex.latents import latents_latex
@@ -42,6 +44,7 @@ from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
 from analysis.tables.latents import summary_table
 from analysis.tables.meaning import check_comparable, meaning_table
+from analysis.tables.measures import MEASURES
 from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.paper import three_degrees
 from analysis.tables.pareto import as_csv, pareto_table
@@ -54,6 +57,7 @@ from analysis.tables.pursuits import (
     throughput_table,
 )
 from analysis.tables.stability import stability_table
+from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
 
 _BITS_LOOK = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}  # bits of a value: marker, line
@@ -105,22 +109,50 @@ def _name_with_axes(name: str, x: str, y: str, default_x: str) -> str:
 
 
 def dominance(records: Records, options: Options) -> list[Output]:
-    """Return a figure of the dominance table per (model, layer, n), and one table of all of them."""
-    readings = chosen(records.readings, options)
-    table = dominance_table(readings)
+    """Return a figure of the dominance table per (model, layer, n), and one table of all of them.
+
+    Another measure than CE recovered is added to their names.
+    """
+    measure = MEASURES[options.measure]
+    every = measure.rows(records)
+    readings = chosen(every, options)
+    table = dominance_table(readings, measure.column, every)
     cells = pd.MultiIndex.from_frame(part(readable("dominance", readings), CELL))
     shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
     panels = groups(shown, MODEL_LAYER_N)
-    names = ["dominance" if len(panels) == 1 else _name_with_panel("dominance", panel) for panel, _ in panels]
-    outputs = [Output(name, rows, dominance_figure(rows)) for name, (_, rows) in zip(names, panels, strict=True)]
+    name = "dominance" + ("" if options.measure == Options.measure else f"-{options.measure}")
+    names = [name if len(panels) == 1 else _name_with_panel(name, panel) for panel, _ in panels]
+    figures = [dominance_figure(rows, measure.label) for _, rows in panels]
+    outputs = [Output(one, rows, figure) for one, (_, rows), figure in zip(names, panels, figures, strict=True)]
+    latex = dominance_latex(table, measure.label)
     if len(outputs) == 1 and len(shown) == len(table):  # one figure shows every row: both go under one name
-        return [outputs[0]._replace(latex=dominance_latex(table))]
-    return [Output("dominance", table, latex=dominance_latex(table)), *outputs]
+        return [outputs[0]._replace(latex=latex)]
+    return [Output(name, table, latex=latex), *outputs]
+
+
+def dominances(records: Records, options: Options) -> list[Output]:
+    """Return dominance by each measure that the records have, for the command `all`.
+
+    Raises:
+        NoRunsError: they have none.
+    """
+    outputs: list[Output] = []
+    reasons: list[NoRunsError] = []
+    for measure in MEASURES:
+        try:
+            outputs += dominance(records, replace(options, measure=measure))
+        except NoRunsError as reason:
+            reasons.append(reason)
+    if not outputs:
+        raise reasons[0]
+    return outputs
 
 
 def _name_with_panel(name: str, panel: tuple[Any, ...]) -> str:
+    """Return a file name for one panel; the model's name may have words, and no layer."""
     model, layer, n = panel
-    return f"{name}-{model}-L{layer}-n{n}"
+    words = "-".join(str(model).replace(",", "").split())
+    return f"{name}-{words}" + (f"-L{layer}" if layer != "" else "") + f"-n{n}"
 
 
 def amortisation(records: Records, options: Options) -> list[Output]:
@@ -178,6 +210,12 @@ def stability(records: Records, options: Options) -> list[Output]:
     """Return how alike SAEs are that differ in a seed alone, beside chance, the floor and the ceiling."""
     table = chosen(stability_table(records.pairs), options)
     return [Output("stability", table, stability_figure(table))]
+
+
+def three_axes(records: Records, options: Options) -> list[Output]:
+    """Return bytes, fidelity and meaning of the SAEs that have both measured, each beside the floor."""
+    table = chosen(three_axes_table(records), options)
+    return [Output("three_axes", table, three_axes_figure(table))]
 
 
 def masks(records: Records, options: Options) -> list[Output]:

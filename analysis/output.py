@@ -27,6 +27,7 @@ class Options:
         y: fidelity axis of the same; the names of both axes are in `analysis.tables.frontier`.
         published: overlay the paper's points on the frontier.
         pareto: draw the Pareto set into the frontier's panels.
+        measure: what dominance compares; a name of `analysis.tables.measures.MEASURES`.
     """
 
     arms: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class Options:
     y: str = "ce_recovered"
     published: bool = False
     pareto: bool = False
+    measure: str = "ce_recovered"
 
 
 class Output(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analysis.dashboard.dominance import Dominance, colours, dominance
+from analysis.dashboard.meaning import measured
 from analysis.dashboard.shown import Shown
 
 
@@ -17,6 +18,7 @@ class Content(NamedTuple):
     colours: Mapping[str, str]  # #rrggbb by arm
     table: Dominance
     project: str
+    meaning: tuple[str, ...] = ()  # the names of the measures of meaning that the runs have
 
     @property
     def run_colours(self) -> dict[str, str]:
@@ -26,4 +28,5 @@ class Content(NamedTuple):
 
 def gather(shown: Shown, runs_dir: Path, project: str) -> Content:
     """Return the content of a dashboard of the runs `shown`, read from the run store `runs_dir`."""
-    return Content(shown, colours(shown.arms.values()), dominance(runs_dir, shown.arms), project)
+    table, names = dominance(runs_dir, shown.arms), measured(runs_dir, shown.arms)
+    return Content(shown, colours(shown.arms.values()), table, project, names)

@@ -10,7 +10,7 @@ from analysis.dashboard.dominance import Row
 from analysis.tables.dominance import BUDGETS
 from sweep.store.human_size import human_size
 
-_COLUMNS = ("stored, at most", "multiply-adds, at most", "best", "CE recovered", "runner-up", "ahead by")
+_COLUMNS = ("stored, at most", "multiply-adds, at most", "best", "CE recovered", "runner-up", "ahead by", "floor")
 
 
 def dominance_markdown(rows: Sequence[Row]) -> str:
@@ -36,13 +36,18 @@ def _level_lines(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     return lines
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: Row) -> tuple[str, str, str, str, str]:
     seeds = row["winner_seeds"]
     mean = f"{_measured(row, 'winner_mean', 'winner_half_interval')} ({seeds} seed{'s' * (seeds != 1)})"
     if not isinstance(row.get("runner_up"), str):  # no other arm fits the level and the budget
-        return _dictionary(row, "winner"), mean, "none", ""
+        return _dictionary(row, "winner"), mean, "none", "", _floor(row)
     ahead = _measured(row, "runner_up_difference", "runner_up_difference_half_interval")
-    return _dictionary(row, "winner"), mean, _dictionary(row, "runner_up"), ahead
+    return _dictionary(row, "winner"), mean, _dictionary(row, "runner_up"), ahead, _floor(row)
+
+
+def _floor(row: Row) -> str:
+    """Return the floor and whether the winner is above it: `0.9387, not above the floor`."""
+    return row["verdict"] if math.isnan(row["floor"]) else f"{row['floor']:.4f}, {row['verdict']}"
 
 
 def _dictionary(row: Row, role: str) -> str:

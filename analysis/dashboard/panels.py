@@ -14,9 +14,11 @@ from sweep.store.metric_names import (
     AXES,
     CE_RECOVERED,
     COMPRESSION,
+    COVERAGE,
     DEAD_CURVE,
     DEAD_FRACTION,
     DELTA_CE,
+    FEATURE_F1,
     FVU,
     FVU_CURVE,
     LOSS_CURVE,
@@ -29,6 +31,7 @@ LINES = 100  # a panel of curves draws at most so many; W&B's own default is 10
 _COORDINATES = [axis for axis in AXES if axis != "seed"]
 _LINEAR = {"layer"}  # the other coordinates span powers of two
 
+_MEANING_NAMES = {COVERAGE: "Known features found (share)", FEATURE_F1: "F1 of a known feature's best latent"}
 _STORAGE_NAMES = {COMPRESSION: "compression (m/d)", STORED_BYTES: "stored bytes"}
 
 
@@ -68,6 +71,11 @@ def axes() -> list[Panel]:
 def error() -> list[Panel]:
     """Return the panel of the reconstruction error against storage."""
     return [_against(STORED_BYTES, FVU, "FVU on held-out text")]
+
+
+def meaning(measures: Sequence[str]) -> list[Panel]:
+    """Return the panels of what latents mean against storage, a panel for each of `measures`, names of the summary."""
+    return [_against(STORED_BYTES, name, _MEANING_NAMES.get(name, name)) for name in measures]
 
 
 def _against(storage: str, measure: str, measure_name: str) -> wr.ScatterPlot:

@@ -18,7 +18,8 @@ from sweep.store.metric_names import CE_RECOVERED
 
 _WIDTH, _HEIGHT = 12, 8  # a panel's; a grid has 24 columns
 _DOMINANCE = """Of all that fit a level of stored bytes and a budget of multiply-adds a token, the arm and way of
-reading codes that recovers the most cross-entropy, and the best of another arm. Intervals are 95 %, over seeds."""
+reading codes that recovers the most cross-entropy, and the best of another arm. The floor is the best random dictionary
+that fits: a winner is above it if its lead is larger than these seeds can resolve. Intervals are 95 %, over seeds."""
 
 
 def build_report(content: Content, entity: str = "", workspace: str = "") -> wr.Report:
@@ -32,6 +33,7 @@ def build_report(content: Content, entity: str = "", workspace: str = "") -> wr.
     shown = content.shown
     sections = {
         "Delta CE": panels.delta(),
+        **({"Meaning": panels.meaning(content.meaning)} if content.meaning else {}),
         "Dead latents": panels.dead(),
         "Training": panels.training(),
         "Axes": panels.axes(),

@@ -28,6 +28,7 @@ def build_workspace(content: Content, entity: str) -> ws.Workspace:
         sections=[
             _section("Frontier", panels.frontier()),
             _section("Delta CE", panels.delta()),
+            *([_section("Meaning", panels.meaning(content.meaning))] if content.meaning else []),
             _section("Dead latents", panels.dead()),
             _section("Training", panels.training()),
             _section("Axes", panels.axes() + panels.error()),

@@ -15,10 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
+from analysis.draw.floor import FLOOR_ID, say_missing
 from analysis.draw.panels import subplots
 from analysis.draw.shared import legend, panel_title, plain_axis
 from analysis.frames import column, dicts, groups, only
-from analysis.tables.dominance import BUDGETS
+from analysis.tables.dominance import BUDGETS, NOT_ABOVE, ONE_SEED
 from sweep.store.human_size import human_size
 
 _BUDGET_STYLES: dict[str, tuple[Any, str]] = {  # line and marker
@@ -27,21 +28,25 @@ _BUDGET_STYLES: dict[str, tuple[Any, str]] = {  # line and marker
     "unlimited": ("-", "o"),
 }
 _HOW_TO_READ = (
-    "in a cell: the winner, its size, how it is read, its CE recovered; then the best of the other kind (dense or"
-    " sparse) minus the winner, same seeds, ±95 %"
+    "in a cell: the winner, its size, how it is read, its {measure}; then the best of the other kind (dense or sparse)"
+    " minus the winner, same seeds, ±95 %;\ngrey: no better than the best random dictionary that fits, as far as these"
+    " seeds can tell, which one seed cannot"
 )
+_PALE = "0.87"  # a cell whose winner is not above the floor
 _CELL = (0.96, 0.92)  # width and height of a cell; the distance between two is 1
 
 
-def dominance_figure(table: pd.DataFrame) -> Figure:
+def dominance_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figure:
     """Draw, for each k of one (model, layer, n), the best dictionary at each level of stored bytes, in two panels.
 
-    The upper panel has the most CE recovered against stored bytes, a line per budget of multiply-adds. The lower panel
-    has a row per budget and a cell per level in the winner's colour, with how the winner is read and what the best of
-    the other kind (sparse or dense) loses. PCA, which is never a winner, has a row of its own.
+    The upper panel has the most CE recovered, or most of another measure, against stored bytes, a line per budget of
+    multiply-adds, above the floor of any budget. The lower panel has a row per budget and a cell per level in the
+    winner's colour, with how the winner is read and what the best of the other kind (sparse or dense) loses; a winner
+    that is not above the floor is framed in its colour. PCA, which is never a winner, has a row of its own.
 
     Args:
         table: from `analysis.tables.dominance.dominance_table`, the rows of one (model, layer, n).
+        measure: the name of what is compared.
     """
     panels = groups(table, ["model", "layer", "n", "k"])
     levels = sorted(table["level"].unique())
@@ -50,13 +55,14 @@ def dominance_figure(table: pd.DataFrame) -> Figure:
     figure, axes = subplots(2 * len(panels), 1, (width, 7.0 * len(panels)), height_ratios=heights)
     for i, ((model, layer, n, k), panel) in enumerate(panels):
         upper, lower = axes[2 * i, 0], axes[2 * i + 1, 0]
-        _draw_best(upper, panel, levels)
+        _draw_best(upper, panel, levels, measure)
         _draw_winners(lower, panel, levels)
         upper.set_title(panel_title((model, layer, n), k), loc="left", fontsize=11)
         for axis in (upper, lower):
             axis.set_xlim(-0.5, len(levels) - 0.5)
             axis.set_xticks(range(len(levels)), [human_size(level) for level in levels])
-        lower.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{_HOW_TO_READ}")
+        how = _HOW_TO_READ.format(measure=measure)
+        lower.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{how}")
     legend(figure, _handles(table))
     return figure
 
@@ -66,13 +72,15 @@ def _handles(table: pd.DataFrame) -> list[Artist]:
     handles: list[Artist] = []
     for budget, (line, marker) in _BUDGET_STYLES.items():
         handles.append(Line2D([], [], color="0.25", linestyle=line, marker=marker, label=budget))
+    if any(table["floor"].notna()):
+        handles.append(Patch(color=_PALE, label="floor: random dictionary,\nunlimited; its winners grey"))
     if any(table["pca_mean"].notna()):
         handles.append(Line2D([], [], color=arms.colour("pca"), linewidth=2, label="PCA (not sparse)"))
     labels = arms.in_order(map(arms.unrounded, table["winner"]))
     return [*handles, *(Patch(color=arms.colour(arm), label=arms.display(arm)) for arm in labels)]
 
 
-def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
+def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int], measure: str) -> None:
     place = {level: i for i, level in enumerate(levels)}
     for budget, (line, marker) in _BUDGET_STYLES.items():
         rows = only(panel, budget=budget).sort_values("level")
@@ -85,16 +93,26 @@ def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
     pca = panel.drop_duplicates("level").sort_values("level").dropna(subset=["pca_mean"])
     xs = [place[level] for level in pca["level"]]
     axis.plot(xs, pca["pca_mean"], color=arms.colour("pca"), linewidth=2, zorder=0)
-    axis.set_ylabel("cross-entropy recovered")
+    axis.set_ylabel(measure)
     least = min(column(panel, "winner_mean").tolist())
-    axis.set_ylim(bottom=min(least - 0.05, 0.98 * least))  # PCA may start far below
+    low = max(0.0, min(least - 0.05, 0.98 * least))  # PCA may start far below
+    floor = only(panel, budget="unlimited").dropna(subset=["floor"]).sort_values("level")
+    if len(floor):
+        xs = [place[level] for level in floor["level"]]
+        edges = [xs[0] - 0.5, *xs, xs[-1] + 0.5]
+        heights = [floor["floor"].iloc[0], *floor["floor"], floor["floor"].iloc[-1]]
+        axis.fill_between(edges, low, heights, color=_PALE, linewidth=0, zorder=0, gid=FLOOR_ID)
+    else:
+        say_missing(axis)
+    axis.set_ylim(bottom=low)
     plain_axis(axis)
 
 
 def _draw_winners(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
     place = {level: i for i, level in enumerate(levels)}
     for row in dicts(panel):
-        _draw_cell(axis, place[row["level"]], BUDGETS.index(row["budget"]), arms.colour(row["winner"]), _cell_text(row))
+        colour, at = arms.colour(row["winner"]), (place[row["level"]], BUDGETS.index(row["budget"]))
+        _draw_cell(axis, *at, colour, _cell_text(row), on_floor=row["verdict"] == NOT_ABOVE)
     pca = panel.drop_duplicates("level").dropna(subset=["pca_mean"])
     for row in dicts(pca):
         text = f"n' = {row['pca_n_latents']:.0f}\n{row['pca_mean']:.3f}"
@@ -108,9 +126,14 @@ def _draw_winners(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
     axis.spines[:].set_visible(False)
 
 
-def _draw_cell(axis: Axes, x: int, y: int, fill: str, text: str, height: float = _CELL[1]) -> None:
+def _draw_cell(
+    axis: Axes, x: int, y: int, colour: str, text: str, height: float = _CELL[1], on_floor: bool = False
+) -> None:
+    """Draw a cell in a colour; where the winner is not above the floor, grey with a frame of that colour."""
     left, top = x - _CELL[0] / 2, y - _CELL[1] / 2
-    axis.add_patch(Rectangle((left, top), _CELL[0], height, color=fill, linewidth=0))
+    fill = _PALE if on_floor else colour
+    frame: dict[str, Any] = {"edgecolor": colour, "linewidth": 2.5 if on_floor else 0}
+    axis.add_patch(Rectangle((left, top), _CELL[0], height, facecolor=fill, **frame))
     # White on dark colours: the weights are those of a colour's channels in its brightness (ITU-R BT.601).
     ink = "white" if float(np.dot(to_rgb(fill), (0.299, 0.587, 0.114))) < 0.58 else "black"
     axis.text(x, top + height / 2, text, ha="center", va="center", fontsize=7, color=ink, linespacing=1.25)
@@ -124,6 +147,8 @@ def _cell_text(row: dict[str, Any]) -> str:
     if not math.isnan(difference):
         interval = "" if math.isnan(half) else f"±{half:.3f}"
         lines.append(f"{'dense' if sparse else 'sparse'} {-difference:+.3f}{interval}")
+    if row["verdict"] in (NOT_ABOVE, ONE_SEED):
+        lines.append({NOT_ABOVE: "not above\nthe floor", ONE_SEED: "(one seed)"}[row["verdict"]])
     return "\n".join(lines)
 
 

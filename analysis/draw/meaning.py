@@ -17,7 +17,7 @@ from analysis.tables.meaning import MEASURES, drawn
 
 BYTES = "bytes of the saved SAE"
 CHANCE_ID = "chance"  # the id of the marks that show what chance gives
-_LOWEST = {"explained_variance": -0.25}  # dictionaries trained by a pursuit and read one-shot go far below
+LOWEST = {"explained_variance": -0.25}  # dictionaries trained by a pursuit and read one-shot go far below
 
 
 def meaning_figure(table: pd.DataFrame) -> Figure:
@@ -48,11 +48,11 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
             if what == measures[-1]:
                 axis.set_xlabel(BYTES, fontsize=9)
             if (what, place[c]) in grid.leading:
-                cut = f"\n(from {_LOWEST[what]:g} up)" if what in _LOWEST else ""
+                cut = f"\n(from {LOWEST[what]:g} up)" if what in LOWEST else ""
                 axis.set_ylabel(MEASURES[what] + cut, fontsize=9)
         # Panels of a row share their axis, so its limits are known only now.
         low, high = grid.axes[what, 0].get_ylim()
-        grid.axes[what, 0].set_ylim(max(low, _LOWEST.get(what, -0.02)), min(high, 1.02))
+        grid.axes[what, 0].set_ylim(max(low, LOWEST.get(what, -0.02)), min(high, 1.02))
         for c in columns:
             points = only(rows, what=what, features=c[0], reading=c[1])
             mark_floor(grid.axes[what, place[c]], points, what in LOWER_IS_BETTER)

@@ -227,7 +227,7 @@ def log_ticks(axis: Axes, values: pd.Series) -> None:
     if not far_apart(ticks):
         low, high = axis.get_xlim()
         ticks = [m * 10.0**e for e in range(-3, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-        ticks = ticks if len(ticks) <= 9 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
+        ticks = ticks if len(ticks) <= 7 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
         axis.set_xlim(low, high)
     if ticks:
         axis.set_xticks(ticks)

@@ -35,7 +35,7 @@ def wins_latex(table: pd.DataFrame) -> str:
     return latex_table(pd.DataFrame(rows), note)
 
 
-def dominance_latex(table: pd.DataFrame) -> str:
+def dominance_latex(table: pd.DataFrame, measure: str = "CE recovered") -> str:
     """Return `analysis.tables.dominance.dominance_table` in LaTeX: each level's winners and their leads."""
     rows = [
         {
@@ -43,11 +43,13 @@ def dominance_latex(table: pd.DataFrame) -> str:
             "stored KiB": whole(row["level"] / 1024),
             "multiply-adds": row["budget"],
             "most preserved by": _dictionary(row, "winner"),
-            "CE recovered": pm(row["winner_mean"], row["winner_half_interval"]),
+            measure: pm(row["winner_mean"], row["winner_half_interval"]),
             "runner-up": _dictionary(row, "runner_up"),
             "loses": _difference(row, "runner_up"),
             "other kind": _dictionary(row, "other_kind"),
             "it loses": _difference(row, "other_kind"),
+            "floor": pm(row["floor"], row["floor_half_interval"]),
+            "verdict": row["verdict"],
             "PCA": number(row["pca_mean"]),
         }
         for row in dicts(table)
@@ -55,7 +57,9 @@ def dominance_latex(table: pd.DataFrame) -> str:
     note = (
         "The dictionary that preserves the most among all whose file fits the bytes and whose inference fits the "
         "multiply-adds a token. Losses are paired by seed, with 95 % intervals; other kind: the best dense one where "
-        "the winner is sparse, and the other way round. PCA, in the same bytes, is not sparse and never wins."
+        "the winner is sparse, and the other way round. Floor: the best random dictionary that fits; a winner is above "
+        "it if its lead is larger than these seeds can resolve (95 %). PCA, in the same bytes, is not sparse and never "
+        "wins."
     )
     return latex_table(pd.DataFrame(rows), note)
 

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.arms import DENSE, PCA, base
+from analysis.arms import DENSE, FROZEN, PCA, base
 from analysis.draw.shared import D_LABEL, LABELS
 from analysis.frames import dicts, groups, part, where
 from analysis.output import Options, chosen
 from analysis.page.charts import PANEL_CHOICES, Choice, chart, x_axis, y_axis
 from analysis.page.encode import encoded
+from analysis.page.meaning import meaning, probing, three_axes
 from analysis.read.records import Records
 from analysis.tables.controls import (
     ROUNDED,
@@ -99,18 +100,20 @@ def _without_pca(table: pd.DataFrame) -> pd.DataFrame:
 
 def masks(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of random, clustered and pruned supports, against d."""
-    return _over_d(masks_table(chosen(records.runs, options)), "Random, clustered and pruned supports. " + _SEEDS)
+    return _over_d(
+        masks_table(chosen(records.runs, options), records.runs), "Random, clustered and pruned supports. " + _SEEDS
+    )
 
 
 def supports(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of every kind of support, against d."""
-    table = supports_table(chosen(records.runs, options))
+    table = supports_table(chosen(records.runs, options), records.runs)
     return _over_d(table, "Every kind of support; the difference is paired by seed, above 0 beats the expander.")
 
 
 def matched(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of the expander against dense SAEs of equal size, against d."""
-    table = matched_table(chosen(records.readings, options))
+    table = matched_table(chosen(records.readings, options), records.readings)
     sizes = "equal values, parameters or bytes"
     return _over_d(table, f"Expander minus the dense SAE of {sizes}, paired by seed: above 0 the expander wins.")
 
@@ -128,7 +131,7 @@ def _measure_choice(table: pd.DataFrame) -> Choice:
 
 def bits(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of CE recovered, and of the latents that rounding changes, for values of 32, 8 and 4 bits."""
-    table = bits_table(chosen(records.runs, options))
+    table = bits_table(chosen(records.runs, options), records.runs)
     x = [x_axis("artifact_bytes", "stored bytes (size of sae.safetensors)", log=True, unit="bytes")]
     how = "The same SAEs with values of 32, 8 and 4 bits; further left is smaller. " + _SEEDS
     return chart(
@@ -138,16 +141,16 @@ def bits(records: Records, options: Options, shown: list[str]) -> Section:
 
 def layers(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of CE recovered against the layer."""
-    table = layers_table(chosen(records.runs, options)).drop(columns="what")
+    table = layers_table(chosen(records.runs, options), records.runs).drop(columns="what")
     choices = [Choice(["model", "n"], "LM, n"), Choice(["k"], "k"), Choice(["d"], "d", or_none=True)]
     x, y = [x_axis("layer", "layer (residual stream after this block)")], [y_axis(LABELS["ce_recovered"])]
     how = "The same arms layer by layer. " + _SEEDS
-    return chart(x, y, choices, shown=["expander", *DENSE], how=how, table=encoded(table))
+    return chart(x, y, choices, shown=["expander", FROZEN, *DENSE], how=how, table=encoded(table))
 
 
 def seeds(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of how far the seeds of a cell spread, against d."""
-    table = seeds_table(chosen(records.runs, options)).dropna(subset=["half_interval"])
+    table = seeds_table(chosen(records.runs, options), records.runs).dropna(subset=["half_interval"])
     spread = y_axis("standard deviation of CE recovered over seeds", "standard_deviation", "")
     y = [spread, y_axis("CE recovered: mean, 95 % interval")]
     how = "How far seeds spread, of cells with five seeds or more."
@@ -167,7 +170,7 @@ def amortisation(records: Records, options: Options, shown: list[str]) -> Sectio
 
 def data_efficiency(records: Records, options: Options, shown: list[str]) -> Section:
     """Return the chart of CE recovered against the tokens in the training pool."""
-    table = data_table(chosen(records.everything, options)).drop(columns="what")
+    table = data_table(chosen(records.everything, options), records.everything).drop(columns="what")
     x, y = [x_axis("pool_tokens", "tokens in the training pool", log=True)], [y_axis(LABELS["ce_recovered"])]
     how = "The same training on fewer distinct tokens. " + _SEEDS
     return chart(x, y, PANEL_CHOICES, ["arm", "d"], how=how, table=encoded(table))
@@ -197,6 +200,9 @@ def recovery(records: Records, options: Options, shown: list[str]) -> Section:
 
 MAIN = {"curves": Made("Training curves", curves), "dead": Made("Dead latents", dead)}
 CONTROLS = {
+    "three_axes": Made("Bytes, fidelity and meaning", three_axes),
+    "meaning": Made("Which known features latents stand for", meaning),
+    "probing": Made("Which labelled concepts latents tell", probing),
     "masks": Made("Masks", masks),
     "supports": Made("Supports", supports),
     "matched": Made("Against matched dense SAEs", matched),

@@ -14,19 +14,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import base, unrounded
+from analysis.arms import FROZEN, base, unrounded
 from analysis.output import Options, chosen
 from analysis.page.charts import styles
 from analysis.page.contexts import contexts_section
 from analysis.page.controls import CONTROLS, MAIN
 from analysis.page.encode import encoded, script_json
 from analysis.page.frontier import frontier_section
+from analysis.page.meaning import FLOOR_ARM, FLOOR_STYLE
 from analysis.page.runs import HEADS, run_rows
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import readable_arms
-from sweep.store.records import RECORD
+from analysis.tables.measures import MEASURES
+from sweep.store.records import RECORD, RECOVERY, SYNTHETIC
 
 NAME = "report.html"
 # From the npm package plotly.js-basic-dist-min: lines and bars, a fifth of the whole library.
@@ -44,9 +46,10 @@ _SCRIPTS = (  # each uses those before it
     "runs.js",
     "page.js",
 )
-_DOMINANCE = """At so many stored bytes (rows) and multiply-adds a token (budget), the dictionary that preserves the
-most of all that fit, and what the best of another arm and of the other kind (dense for sparse, sparse for dense) lose,
-paired by seed with 95 % intervals. PCA is not sparse and never wins."""
+_DOMINANCE = """At so many stored bytes (rows) and multiply-adds a token (budget), the dictionary with the most of the
+measure of all that fit, and what the best of another arm and of the other kind (dense for sparse, sparse for dense)
+lose, paired by seed with 95 % intervals. The floor is the best random dictionary that fits; a winner is above it if its
+lead is larger than these seeds can resolve. PCA is not sparse and never wins."""
 
 
 def write_report(records: Records, options: Options, out: Path, left_out: int = 0) -> Path:
@@ -73,25 +76,42 @@ def not_complete(records: Records) -> int:
 
 def page_data(records: Records, options: Options, out: Path, left_out: int = 0) -> dict[str, Any]:
     """Return all that the page shows, as JSON can hold it. Raises NoRunsError as `write_report` does."""
-    everything = chosen(records.everything, options).reset_index(drop=True)
+    everything, compared, synthetic = _runs(records, options)
     place = {run: row for row, run in enumerate(everything["run_id"])}
-    rows = run_rows(everything, set(records.runs["run_id"]), records.folder, out)
+    rows = run_rows(everything, set(compared["run_id"]), records.folder, out)
     return {
-        "about": _about(records, len(rows), left_out),
-        "arms": styles(sorted(_labels(everything["arm"]))),
+        "about": _about(records, len(rows), len(compared), left_out),
+        "arms": {**styles(sorted(_labels([*everything["arm"], *synthetic]))), FLOOR_ARM: FLOOR_STYLE},
         "runs": encoded(rows),
         "sections": [
-            *_sections(records, options, everything, place),
+            *_sections(records, options, everything, compared, place),
             {"id": "runs", "title": "Runs", "kind": "runs", "heads": HEADS, "control": False},
         ],
     }
 
 
+def _runs(records: Records, options: Options) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Return the runs of an LM's SAEs, those of them that figures draw, and the arms of synthetic models' SAEs.
+
+    Raises:
+        NoRunsError: there is no run of either, or none of an arm asked for.
+    """
+    synthetic = [record["labels"]["arm"] for record in records.records if record.get("kind") == SYNTHETIC]
+    try:
+        everything, compared = records.everything, records.runs
+    except NoRunsError:
+        if not synthetic:
+            raise
+        nothing = pd.DataFrame(columns=[*HEADS, "base_arm", "settings"])
+        return nothing, nothing, sorted(set(chosen(records.samples, options)["arm"]))
+    return chosen(everything, options).reset_index(drop=True), compared, sorted(set(synthetic))
+
+
 def _sections(
-    records: Records, options: Options, everything: pd.DataFrame, place: dict[str, int]
+    records: Records, options: Options, everything: pd.DataFrame, compared: pd.DataFrame, place: dict[str, int]
 ) -> list[dict[str, Any]]:
     """Return every section but the run table; `place` is the row of each run id in that table."""
-    shown = [] if options.arms else readable_arms(records.runs)
+    shown = [] if options.arms or compared.empty else [*readable_arms(compared), FROZEN]
     sections = [
         _section("frontier", "Frontier", lambda: frontier_section(records, options, place, shown)),
         _section("dominance", "Dominance", lambda: _dominance(records, options)),
@@ -117,19 +137,33 @@ def _section(name: str, title: str, make: Callable[[], dict[str, Any]]) -> dict[
 
 
 def _dominance(records: Records, options: Options) -> dict[str, Any]:
-    table = dominance_table(chosen(records.readings, options))
+    """Return the dominance table by each measure that the records have, one below the other."""
+    tables: list[pd.DataFrame] = []
+    reasons: list[NoRunsError] = []
+    for measure in MEASURES.values():
+        try:
+            every = measure.rows(records)
+            table = dominance_table(chosen(every, options), measure.column, every)
+            tables.append(table.assign(measure=measure.label))
+        except NoRunsError as reason:
+            reasons.append(reason)
+    if not tables:
+        raise reasons[0]
+    table = pd.concat(tables, ignore_index=True)
     return {"kind": "dominance", "how": " ".join(_DOMINANCE.split()), "table": encoded(table)}
 
 
-def _about(records: Records, count: int, left_out: int) -> dict[str, Any]:
-    runs = records.everything
+def _about(records: Records, count: int, compared: int, left_out: int) -> dict[str, Any]:
+    """Return what the page's head says."""
+    labels = [record["labels"] for record in records.records if record.get("kind") != RECOVERY]
     return {
         "source": str(records.source),
         "runs": count,
-        "compared": len(records.runs),
+        "compared": compared,
+        "synthetic": sum(record.get("kind") == SYNTHETIC for record in records.records),
         "left_out": left_out,
-        "models": sorted(set(runs["model"])),
-        "corpora": sorted(set(runs["corpus"])),
+        "models": sorted({label["model"] for label in labels}),
+        "corpora": sorted({label["corpus"] for label in labels}),
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -152,6 +186,7 @@ def html_page(data: dict[str, Any]) -> str:
 def _head(about: dict[str, Any]) -> dict[str, str]:
     facts = [
         f"{about['runs']:,} runs" + (f", {about['compared']:,} compared" if about["compared"] < about["runs"] else ""),
+        *([f"{about['synthetic']:,} runs of known features"] if about["synthetic"] else []),
         "LM " + ", ".join(about["models"]),
         "text " + ", ".join(about["corpora"]),
     ]

@@ -7,6 +7,9 @@ take:
     one-shot expander   the largest n*d among sparse dictionaries with learned values that fit the level
     one-shot dense      m*n, what the encoder of a dense SAE of all n latents takes
     unlimited
+
+The floor of a level and budget is the best random dictionary that fits them. A winner whose lead over it is no larger
+than what so many seeds can resolve is not above the floor, whatever it preserves.
 """
 
 from __future__ import annotations
@@ -20,12 +23,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.arms import FROZEN, PCA, SPARSE
-from analysis.frames import groups, where
+from analysis.frames import groups, only, where
 from analysis.read.sources import NoRunsError
+from analysis.tables.floor import Floor, Score, beside
 from analysis.tables.pairs import CELL, MODEL_LAYER_N, paired
 from analysis.tables.stats import half_interval
 
 BUDGETS = ("one-shot expander", "one-shot dense", "unlimited")
+ABOVE, NOT_ABOVE = "above the floor", "not above the floor"
+ONE_SEED, NO_FLOOR = "one seed, cannot be told", "no floor measured"
 _CANDIDATE = ["arm", "n_latents", "degree", "d", "inference", "base_arm"]
 
 
@@ -46,6 +52,10 @@ class Candidate(NamedTuple):
     def is_sparse(self) -> bool:
         return self.base_arm in SPARSE
 
+    def fits(self, level: int, limit: float) -> bool:
+        """Return whether it fits the bytes and the multiply-adds; one of unknown cost (NaN) fits no limit but none."""
+        return self.stored <= level and (self.cost <= limit or limit == np.inf)
+
     def values(self, seeds: Set[int] = frozenset()) -> list[float]:
         """Return y of the given seeds that it has; where it has none of them, y of all its seeds."""
         return [self.by_seed[seed] for seed in self.by_seed if seed in seeds] or list(self.by_seed.values())
@@ -55,7 +65,16 @@ class Candidate(NamedTuple):
         return mean(self.values(seeds))
 
 
-def dominance_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFrame:
+class _Others(NamedTuple):
+    """The dictionaries that a panel's winners are held against."""
+
+    random: list[Candidate]
+    pca: list[Candidate]
+
+
+def dominance_table(
+    readings: pd.DataFrame, y: str = "ce_recovered", control: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Return one row per (model, layer, n, k), level of stored bytes and budget.
 
     Columns:
@@ -65,6 +84,9 @@ def dominance_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataF
       _inference, _bytes, _multiply_adds, _mean, _half_interval (95 %) and _seeds;
     - for the last two roles also <role>_difference, the winner's y minus theirs over the seeds that both have, with
       _difference_half_interval (not widened for having picked the best of many) and _difference_seeds;
+    - floor_arm, floor_inference and the columns of `analysis.tables.floor.beside`: the best `frozen_random` that fits,
+      and `verdict` on the winner: ABOVE, NOT_ABOVE, ONE_SEED (more than the floor, but one seed resolves nothing) or
+      NO_FLOOR (no random dictionary that fits was measured),
     - pca_mean and pca_n_latents of the best PCA within the level. It is never a winner: its codes are not sparse.
 
     The winner has the highest mean y of all that fit. The runner-up is the best of another arm; an arm trained by
@@ -74,7 +96,8 @@ def dominance_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataF
 
     Args:
         readings: one row per run and way of finding its codes (`analysis.read.records.Records.readings`).
-        y: the measure that is compared.
+        y: the measure that is compared; high values are good.
+        control: the readings that have the floor, where `readings` may lack it; None for `readings`.
 
     Raises:
         NoRunsError: no record has artifact_bytes.
@@ -83,11 +106,15 @@ def dominance_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataF
     if known.empty:
         raise NoRunsError("no record says how large its SAE file is")
     rows: list[dict[str, object]] = []
+    frozen = only(readings if control is None else control, base_arm=FROZEN)
+    frozen = where(frozen, frozen["artifact_bytes"].notna())
+    random = {cell: candidates(found, y) for cell, found in groups(frozen, CELL)}
     is_pca = known["base_arm"] == PCA
     pca = {panel: candidates(found, y) for panel, found in groups(where(known, is_pca), MODEL_LAYER_N)}
     for cell, panel in groups(where(known, ~is_pca), CELL):
         dense_cost = float(panel["d_in"].iloc[0] * panel["n"].iloc[0])
-        found = _panel_rows(candidates(panel, y), pca.get(cell[: len(MODEL_LAYER_N)], []), dense_cost)
+        others = _Others(random.get(cell, []), pca.get(cell[: len(MODEL_LAYER_N)], []))
+        found = _panel_rows(candidates(panel, y), others, dense_cost)
         rows += [{**dict(zip(CELL, cell, strict=True)), **row} for row in found]
     return pd.DataFrame(rows)
 
@@ -111,7 +138,7 @@ def levels(smallest: float, largest: float) -> list[int]:
     return [2**power for power in range(first, last + 1)]
 
 
-def _panel_rows(found: list[Candidate], pca: list[Candidate], dense_cost: float) -> list[dict[str, object]]:
+def _panel_rows(found: list[Candidate], others: _Others, dense_cost: float) -> list[dict[str, object]]:
     """Return the rows of one (model, layer, n, k); `dense_cost` is the budget "one-shot dense"."""
     seeds = Counter(frozenset(one.by_seed) for one in found).most_common(1)[0][0]
     sizes = [one.stored for one in found]
@@ -121,16 +148,16 @@ def _panel_rows(found: list[Candidate], pca: list[Candidate], dense_cost: float)
         learned = [one for one in fitting if one.is_sparse and one.base_arm != FROZEN]
         one_shot = max((one.n_latents * one.degree for one in learned), default=np.nan)
         for budget, limit in zip(BUDGETS, (one_shot, dense_cost, np.inf), strict=True):
-            # A dictionary of unknown cost (NaN) fits the unlimited budget alone.
-            eligible = [one for one in fitting if one.cost <= limit or limit == np.inf]
+            eligible = [one for one in found if one.fits(level, limit)]
             if eligible:
                 place = {"level": level, "budget": budget, "multiply_adds": limit}
-                rows.append({**place, **_outcome(eligible, seeds), **_best_pca(pca, level)})
+                random = [one for one in others.random if one.fits(level, limit)]
+                rows.append({**place, **_outcome(eligible, random, seeds), **_best_pca(others.pca, level)})
     return rows
 
 
-def _outcome(eligible: list[Candidate], seeds: Set[int]) -> dict[str, object]:
-    """Return the columns of the winner and its two rivals."""
+def _outcome(eligible: list[Candidate], random: list[Candidate], seeds: Set[int]) -> dict[str, object]:
+    """Return the columns of the winner, of its two rivals and of the floor."""
     winner = max(eligible, key=lambda one: one.score(seeds))
     others = [one for one in eligible if one.base_arm != winner.base_arm]
     other_kind = [one for one in eligible if one.is_sparse != winner.is_sparse]
@@ -144,7 +171,28 @@ def _outcome(eligible: list[Candidate], seeds: Set[int]) -> dict[str, object]:
                 f"{name}_difference_half_interval": apart.half_interval,
                 f"{name}_difference_seeds": apart.seeds,
             }
-    return row
+    return row | _against_floor(winner, random, seeds)
+
+
+def _against_floor(winner: Candidate, random: list[Candidate], seeds: Set[int]) -> dict[str, object]:
+    """Return the columns of the floor and the verdict."""
+    best = max(random, key=lambda one: one.score(seeds), default=None)
+    if best is None:
+        return {"floor_arm": None, "floor_inference": None, **beside(_score(winner, seeds), None), "verdict": NO_FLOOR}
+    columns = beside(_score(winner, seeds), Floor(best.d, _score(best, seeds)))
+    lead = winner.score(seeds) - columns["floor"]
+    if winner.base_arm == FROZEN or lead <= 0:
+        verdict = NOT_ABOVE
+    elif np.isnan(columns["resolvable"]):
+        verdict = ONE_SEED
+    else:
+        verdict = ABOVE if lead > columns["resolvable"] else NOT_ABOVE
+    return {"floor_arm": best.arm, "floor_inference": best.inference, **columns, "verdict": verdict}
+
+
+def _score(one: Candidate, seeds: Set[int]) -> Score:
+    values = one.values(seeds)
+    return Score(mean(values), half_interval(values), len(values))
 
 
 def _columns(role: str, one: Candidate, seeds: Set[int]) -> dict[str, object]:

@@ -103,8 +103,8 @@ def best_floor(options: Sequence[Floor], d: float, measure: str) -> Floor | None
     return better(same or options, key=lambda one: one.score.mean, default=None)
 
 
-def beside(own: Score, floor: Floor | None, measure: str) -> dict[str, float]:
-    """Return what the floor says of a score, as the columns FLOOR."""
+def beside(own: Score, floor: Floor | None, measure: str = "") -> dict[str, float]:
+    """Return what the floor says of a score, as the columns FLOOR; low values are good of LOWER_IS_BETTER alone."""
     if floor is None:
         return dict.fromkeys(FLOOR, math.nan)
     level = floor.score.mean
@@ -131,7 +131,7 @@ def missing_floors(table: pd.DataFrame) -> int:
     """Return how many rows of a table have no floor though a random dictionary could be measured beside them."""
     if "floor" not in table:
         return 0
-    found = where(table, table["arm"].map(base) != PCA)
+    found = where(table, table["arm"].map(base) != PCA) if "arm" in table else table
     if "what" in found:
         is_difference = column(found, "what").str.startswith("difference") & (MINUS_FROM not in found)
         found = where(found, ~column(found, "what").isin(NO_FLOOR) & ~is_difference)

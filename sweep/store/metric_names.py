@@ -46,6 +46,7 @@ CE_RECOVERED = EVAL + "ce_recovered"
 DELTA_CE = EVAL + "delta_ce"
 FVU = EVAL + "fvu"
 DEAD_FRACTION = EVAL + "dead_fraction"
+COVERAGE, FEATURE_F1 = EVAL + "coverage", EVAL + "feature_f1"  # known features that latents stand for
 STATUS, RUN_ID = "status", "run_id"
 STABILITY = "stability/"  # means over the runs that the SAE was compared with
 PROBING, RAW = "probing/", "raw"  # sparse probing: of the codes of a reading, or of the activations themselves
@@ -54,6 +55,11 @@ PROBING, RAW = "probing/", "raw"  # sparse probing: of the codes of a reading, o
 def inference_measure_name(inference: str, measure: str) -> str:
     """Return the name of a measure whose codes were found in the way `inference`: "eval/omp/fvu", for example."""
     return f"{EVAL}{inference}/{measure}"
+
+
+def probing_name(family: str, reading: str, best: object) -> str:
+    """Return the name of a probe's mean accuracy, as "probing/code/omp/best_5"."""
+    return f"{PROBING}{family}/{reading}/best_{best}"
 
 
 def probing_means(probing: Mapping[str, Any]) -> dict[str, float]:
@@ -67,7 +73,7 @@ def probing_means(probing: Mapping[str, Any]) -> dict[str, float]:
         for reading, sets in {**scores.get("readings", {}), RAW: scores.get(RAW, {})}.items():
             for best in next(iter(sets.values()), {}):
                 means = [fmean(accuracies[best]) for accuracies in sets.values()]
-                found[f"{PROBING}{family}/{reading}/best_{best}"] = fmean(means)
+                found[probing_name(family, reading, best)] = fmean(means)
     return found
 
 

@@ -11,6 +11,7 @@ from analysis.catalogue import CATALOGUE
 from analysis.draw.shared import far_apart, short
 from analysis.read import load
 from analysis.tables.frontier import X_AXES, Y_AXES
+from analysis.tables.measures import MEASURES
 from sweep.store.records import write_record
 from tests.analysis.synthetic import record, write_sweep
 
@@ -43,6 +44,17 @@ def test_all_draws_the_frontier_over_each_storage_axis(drawn):
         assert (drawn / f"{name}.png").is_file()
     columns = set(pd.read_csv(drawn / "frontier.csv").columns)
     assert {"arm", "k", "compression", "ce_recovered", "half_interval", "seeds", "retained"} <= columns
+
+
+def test_dominance_can_be_by_another_measure(drawn, study, tmp_path):
+    for measure in ("coverage", "feature_f1", "probing"):
+        table = pd.read_csv(drawn / f"dominance-{measure}.csv")
+        assert main(["dominance", "--runs", str(study), "--out", str(tmp_path), "--measure", measure]) == 0
+        assert len(table) > 0 and {"winner", "floor", "verdict"} <= set(table)
+    assert set(pd.read_csv(drawn / "dominance-coverage.csv")["model"]) == {
+        "synthetic, dense features",
+        "synthetic, features of 7 coordinates",
+    }
 
 
 def test_all_reads_the_records_once_and_notes_each_figure_it_cannot_make(tmp_path, monkeypatch, capsys):
@@ -122,6 +134,7 @@ def test_the_command_line_knows_every_axis():
     from analysis import __main__
 
     assert tuple(X_AXES) == __main__._X and tuple(Y_AXES) == __main__._Y
+    assert tuple(MEASURES) == __main__._MEASURES
 
 
 def test_numbers_on_axes_are_short_and_labelled_where_there_is_room():

@@ -167,7 +167,7 @@ def check_dominance(outputs, records):
     for layer, output in zip((1, 2), figures, strict=True):
         axes = visible(output.figure)
         for above, below, k in zip(axes[::2], axes[1::2], (8, 16), strict=True):
-            assert panel_of(above) == (layer, k) and above.get_ylabel() == "cross-entropy recovered"
+            assert panel_of(above) == (layer, k) and above.get_ylabel() == "CE recovered"
             assert below.get_xlabel().startswith("stored bytes at most")
             rows = only(whole.table, layer=layer, k=k)
             rows = rows.assign(place=[levels.index(level) for level in rows["level"]])
@@ -322,6 +322,22 @@ def check_stability(output, records):
     assert axes[0].get_title(loc="left") == f"synthetic, dense features, n = {N}, k = 16"
 
 
+def check_three_axes(output, records):
+    """Per cell and reading: both sides against bytes, and one against the other, each with its floor."""
+    axes = visible(output.figure)
+    cells = groups(output.table, ["model", "layer", "n", "k", "reading"])
+    assert len(axes) == 3 * len(cells) == 3 * 8
+    for left, middle, right in zip(axes[::3], axes[1::3], axes[2::3], strict=True):
+        found = [tuple(p) for container in right.containers for p in container.lines[0].get_xydata()]
+        (rows,) = [rows for _, rows in cells if sorted(columns(rows, "fidelity", "meaning")) == sorted(found)]
+        for axis, side in ((left, "fidelity"), (middle, "meaning")):
+            drawn = [tuple(p) for container in axis.containers for p in container.lines[0].get_xydata()]
+            same(drawn, columns(rows, "artifact_bytes", side))
+            assert [line.get_ydata()[0] for line in floors(axis)] == pytest.approx([rows[f"{side}_floor"].max()])
+        assert {line.get_ydata()[0] for line in floors(right)} >= {rows["meaning_floor"].max()}
+        assert {line.get_xdata()[0] for line in floors(right)} >= {rows["fidelity_floor"].max()}
+
+
 def check_learning_curves(output, records):
     """A line with a band for each arm of the default choice, at one d, over the tokens of training."""
     axes, label = visible(output.figure), None
@@ -393,6 +409,7 @@ CHECKS = {
     "meaning": check_meaning,
     "probing": check_probing,
     "stability": check_stability,
+    "three_axes": check_three_axes,
     "learning_curves": check_learning_curves,
     "seeds": check_seeds,
     "latents_summary": check_latents_summary,

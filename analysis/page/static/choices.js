@@ -84,7 +84,10 @@ function onlyText(spec, key) {
 }
 
 function valueText(spec, values) {
-  if (spec.columns.join() === "model,layer,n") return `${values[0]}, after block ${values[1]}, n = ${values[2]}`;
+  if (spec.columns.join() === "model,layer,n") {
+    const [model, layer, n] = values; // a synthetic model has no layers
+    return layer === "" ? `${model}, n = ${n}` : `${model}, after block ${layer}, n = ${n}`;
+  }
   if (values.length === 1) return String(spec.names[values[0]] ?? values[0]);
   return spec.columns.map((name, at) => `${name} ${values[at]}`).join(", ");
 }

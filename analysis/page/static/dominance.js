@@ -6,6 +6,7 @@ class Dominance {
     this.rows = rowsOf(section.table);
     this.choices = new Choices(
       [
+        { columns: ["measure"], label: "measure", names: {}, first: "CE recovered" },
         { columns: ["model", "layer", "n"], label: "LM, layer, n", names: {} },
         { columns: ["k"], label: "k", names: {} },
         { columns: ["budget"], label: "budget of multiply-adds", names: {}, first: "one-shot dense" },
@@ -18,13 +19,15 @@ class Dominance {
     this.table = new Table(
       [
         { title: "stored up to", numeric: true, value: amount("level"), text: (row) => binary(row.level) },
-        { title: "most preserved by", value: amount("winner"), text: (row) => who(row, "winner"), wrap: true },
+        { title: "most of all", value: amount("winner"), text: (row) => who(row, "winner"), wrap: true },
         {
-          title: "CE recovered",
+          title: "mean",
           numeric: true,
           value: amount("winner_mean"),
           text: (row) => plusMinus(row.winner_mean, row.winner_half_interval),
         },
+        { title: "floor", numeric: true, value: amount("floor"), text: floorText },
+        { title: "verdict", value: amount("verdict"), text: (row) => row.verdict, wrap: true },
         { title: "runner-up", value: amount("runner_up"), text: (row) => who(row, "runner_up"), wrap: true },
         { title: "loses by", numeric: true, value: amount("runner_up_difference"), text: loss("runner_up") },
         { title: "other kind", value: amount("other_kind"), text: (row) => who(row, "other_kind"), wrap: true },
@@ -48,6 +51,10 @@ function who(row, role) {
     by = row[`${role}_inference`];
   const size = d !== null && latents === row.n ? `d = ${d}` : `n' = ${latents}`;
   return `${armName(row[role])}, ${size}${by === "encoder" ? "" : `, by ${by}`}`;
+}
+
+function floorText(row) {
+  return plusMinus(row.floor, row.floor_half_interval);
 }
 
 function lossText(row, role) {

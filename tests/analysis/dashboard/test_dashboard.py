@@ -21,7 +21,9 @@ from analysis.arms import colour
 from analysis.dashboard.__main__ import main
 from analysis.dashboard.dominance import dominance
 from analysis.dashboard.markdown import dominance_markdown
+from analysis.tables.dominance import ABOVE, NO_FLOOR
 from sweep.store import metric_names as names
+from sweep.store.records import write_record
 from tests.analysis.dashboard.boards import (
     EARLIER,
     LATER,
@@ -34,6 +36,8 @@ from tests.analysis.dashboard.boards import (
     two_launches,
     write_launch,
 )
+from tests.analysis.synthetic import probed, sampled
+from tests.analysis.synthetic import record as made_record
 from tests.sweep.world import ROOT, World
 
 MEASURES = {names.CE_RECOVERED, names.COMPRESSION, names.STORED_BYTES, names.DELTA_CE, names.DEAD_FRACTION}
@@ -102,6 +106,21 @@ def test_every_name_in_a_dashboard_is_one_that_a_run_logs(tmp_path, model_folder
     for runset in all_runsets(workspace, report):
         assert [item["value"] for item in runset["filters"]["filters"]] == [[group]]
     assert arm == "expander" and workspace["displayName"] == f"Sweep {group}"
+
+
+def test_meaning_is_shown_under_the_names_that_it_is_logged_under(tmp_path):
+    runs = tmp_path / "runs"
+    made = [probed(made_record("expander", 8, 16, 0, 0.7), 0.7), sampled("expander", 8, 0, 0.3)]
+    for one in made:
+        write_record(runs, one)
+    write_launch(runs, LATER, [(one["run_id"], "expander") for one in made])
+    boards = make_dashboard(runs)
+    logged = {names.COVERAGE, names.FEATURE_F1, "probing/code/encoder/best_5"}
+    assert set(names.probing_means(made[0]["probing"])) >= {"probing/code/encoder/best_5"}
+    for board in boards:
+        assert {name for _, name in names_in(board)} >= logged
+    sections = boards[0]["spec"]["section"]["panelBankConfig"]["sections"]
+    assert "Meaning" in {section["name"] for section in sections}
 
 
 # Runs and panels that are shown
@@ -179,21 +198,26 @@ def row(level, budget, winner, runner_up=None, **more):
         "runner_up_inference": "omp",
         "runner_up_difference": 0.012345,
         "runner_up_difference_half_interval": 0.001,
+        "floor": math.nan,
+        "verdict": NO_FLOOR,
         **more,
     }
 
 
 def test_lines_of_the_table_that_repeat_are_merged():
+    no = "no floor measured"
     rows = [row(2**18, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
     rows += [row(2**19, budget, "a") for budget in ("one-shot expander", "one-shot dense", "unlimited")]
     rows += [row(2**20, "one-shot expander", "a"), row(2**20, "one-shot dense", "b", "a", winner_d=3.0)]
     rows += [row(2**20, "unlimited", "b", "a", winner_d=3.0, winner_half_interval=0.002, winner_seeds=3)]
+    rows += [row(2**21, "unlimited", "b", floor=0.8765, verdict=ABOVE)]
     lines = dominance_markdown(rows).splitlines()
     assert lines[2:] == [
-        "| 256 KiB to 512 KiB | any | a, encoder | 0.9000 (1 seed) | none |  |",
-        "| 1 MiB | one-shot expander | a, encoder | 0.9000 (1 seed) | none |  |",
-        "| 1 MiB | one-shot dense | b d=3, encoder | 0.9000 (1 seed) | a d=7, omp | 0.0123 ± 0.0010 |",
-        "| 1 MiB | unlimited | b d=3, encoder | 0.9000 ± 0.0020 (3 seeds) | a d=7, omp | 0.0123 ± 0.0010 |",
+        f"| 256 KiB to 512 KiB | any | a, encoder | 0.9000 (1 seed) | none |  | {no} |",
+        f"| 1 MiB | one-shot expander | a, encoder | 0.9000 (1 seed) | none |  | {no} |",
+        f"| 1 MiB | one-shot dense | b d=3, encoder | 0.9000 (1 seed) | a d=7, omp | 0.0123 ± 0.0010 | {no} |",
+        f"| 1 MiB | unlimited | b d=3, encoder | 0.9000 ± 0.0020 (3 seeds) | a d=7, omp | 0.0123 ± 0.0010 | {no} |",
+        "| 2 MiB | unlimited | b, encoder | 0.9000 (1 seed) | none |  | 0.8765, above the floor |",
     ]
 
 

@@ -88,7 +88,7 @@ def test_a_published_cell_stands_beside_the_same_cell_of_ours_alone(recorded):
 def test_table1_has_three_degrees_and_dense_at_one_k(records):
     output = table1(records, Options())[0]
     assert set(output.table["k"]) == {16} and "published" not in output.latex
-    assert set(output.table["arm"]) == {"expander", "dense_tied", "dense_warmtied"}
+    assert set(output.table["arm"]) == {"expander", "frozen_random", "dense_tied", "dense_warmtied"}
     mine = records.runs.query("layer == 1 and k == 16 and arm == 'expander' and d == 2")["ce_recovered"]
     row = output.table.query("layer == 1 and arm == 'expander' and d == 2").iloc[0]
     assert row["ce_recovered"] == pytest.approx(mine.mean()) and row["seeds"] == 3
@@ -123,9 +123,9 @@ def test_gains_of_table3_are_paired_by_run(records):
 
 def test_table7_and_10_put_layers_and_ks_in_columns(records):
     seven = table7(records, Options())[0]
-    assert "L1 & L2" in seven.latex and len(rows_of(seven.latex)) == 4
+    assert "L1 & L2" in seven.latex and len(rows_of(seven.latex)) == 6
     ten = table10(records, Options())[0]
-    assert "CE, k=8 & error, k=8 & dead, k=8 & CE, k=16" in ten.latex and len(rows_of(ten.latex)) == 6
+    assert "CE, k=8 & error, k=8 & dead, k=8 & CE, k=16" in ten.latex and len(rows_of(ten.latex)) == 10
 
 
 def test_dominance_and_wins_are_written_in_latex(records, recorded):

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from analysis.__main__ import main
-from analysis.frames import only
+from analysis.frames import only, where
 from analysis.output import Options
 from analysis.page.contexts import LATENTS, contexts_section, first_of_each_arm, spread
 from analysis.page.controls import CURVE_POINTS
 from analysis.page.encode import encoded, script_json
+from analysis.page.meaning import FLOOR_ARM
 from analysis.page.runs import link
 from analysis.page.write import page_data
 from analysis.read.sources import NoRunsError
@@ -22,10 +23,14 @@ from analysis.tables.controls import bits_table, layers_table, masks_table, matc
 from analysis.tables.curves import data_table
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, Y_AXES, frontier_table
+from analysis.tables.meaning import meaning_table
+from analysis.tables.measures import MEASURES
+from analysis.tables.probing import probing_table
 from analysis.tables.pursuits import amortisation_table, certificates_table, recovery_table
+from analysis.tables.three_axes import three_axes_table
 from sweep.store.records import write_record
 from tests.analysis.page.conftest import latent, write_contexts
-from tests.analysis.synthetic import record
+from tests.analysis.synthetic import record, sampled
 
 KEYS = ["model", "layer", "n", "arm", "k", "d", "n_latents", "degree", "x"]
 
@@ -109,6 +114,9 @@ TABLES = {
 @pytest.mark.parametrize("name, make", TABLES.items())
 def test_every_other_section_has_the_table_of_its_command(data, records, name, make):
     here, there = table(sections(data)[name]["table"]), make(records)
+    if name == "dominance":
+        assert set(here["measure"]) == {measure.label for measure in MEASURES.values()}
+        here = only(here, measure="CE recovered").drop(columns="measure").reset_index(drop=True)
     assert set(here) <= set(there) and len(here) == len(there) > 0
     for column in here:
         if pd.api.types.is_numeric_dtype(there[column]):
@@ -116,6 +124,38 @@ def test_every_other_section_has_the_table_of_its_command(data, records, name, m
             assert np.allclose(here[column].astype(float), known, rtol=1e-6, equal_nan=True), column
         else:
             assert here[column].fillna("").tolist() == there[column].fillna("").tolist(), column
+
+
+MEANING = {
+    "meaning": lambda records: meaning_table(records.samples),
+    "probing": lambda records: probing_table(records.probes),
+}
+
+
+@pytest.mark.parametrize("name, make", MEANING.items())
+def test_what_latents_mean_stands_beside_a_level_of_the_floor(data, records, name, make):
+    here, there = table(sections(data)[name]["table"]), make(records)
+    arms = where(here, here["arm"] != FLOOR_ARM)
+    assert len(arms) == len(there) and np.allclose(arms["mean"].astype(float), there["mean"], rtol=1e-6)
+    floors = only(here, arm=FLOOR_ARM)
+    assert len(floors) and set(floors["mean"]) <= {float(f"{value:.7g}") for value in there["floor"].dropna()}
+    assert FLOOR_ARM in sections(data)[name]["levels"] and data["arms"][FLOOR_ARM]["name"].startswith("floor")
+
+
+def test_both_sides_of_the_three_axes_are_on_the_page(data, records):
+    here, there = table(sections(data)["three_axes"]["table"]), three_axes_table(records)
+    arms = where(here, here["arm"] != FLOOR_ARM)
+    for side in ("fidelity", "meaning"):
+        assert np.allclose(only(arms, side=side)["mean"].astype(float), there[side], rtol=1e-6)
+
+
+def test_records_of_known_features_alone_make_a_page(recorded, tmp_path):
+    found = page_data(
+        recorded(sampled("expander", 8, 0, 0.3), sampled("frozen_random", 8, 0, 0.1)), Options(), tmp_path
+    )
+    here = sections(found)
+    assert "missing" in here["frontier"] and "missing" not in here["meaning"] and "missing" not in here["dominance"]
+    assert found["about"]["synthetic"] == 2 and set(found["arms"]) >= {"expander", "frozen_random"}
 
 
 def test_curves_are_thinned_and_keep_their_ends(recorded, tmp_path):

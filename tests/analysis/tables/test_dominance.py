@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from analysis.tables.dominance import dominance_table, levels
-from tests.analysis.synthetic import M, N, reading, record
+from analysis.tables.dominance import ABOVE, NO_FLOOR, NOT_ABOVE, ONE_SEED, dominance_table, levels
+from analysis.tables.measures import MEASURES
+from tests.analysis.synthetic import M, N, probed, reading, record, sampled
 
 KIB = 1024
 
@@ -80,6 +81,55 @@ def test_seeds_that_one_cell_has_alone_do_not_decide(recorded):
     row = dominance_table(recorded(*made).readings).query("budget == 'unlimited'").iloc[0]
     assert row["winner"] == "dense_matched" and row["runner_up"] == "expander"
     assert row["runner_up_mean"] == pytest.approx(0.70) and row["runner_up_difference_seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    "ces, random, verdict",
+    [
+        ((0.90, 0.91, 0.92), (0.80, 0.81, 0.82), ABOVE),
+        ((0.82, 0.83, 0.84), (0.80, 0.81, 0.83), NOT_ABOVE),  # ahead, but by less than three seeds can tell
+        ((0.80, 0.81, 0.82), (0.85, 0.86, 0.87), NOT_ABOVE),  # the random dictionary itself wins
+        ((0.90,), (0.80,), ONE_SEED),
+        ((0.90, 0.91, 0.92), (), NO_FLOOR),
+    ],
+)
+def test_a_winner_must_clear_the_random_dictionaries_that_fit(recorded, ces, random, verdict):
+    made = [made_record("expander", seed, ce, 12) for seed, ce in enumerate(ces)]
+    made += [made_record("frozen_random", seed, ce, 2) for seed, ce in enumerate(random)]
+    row = dominance_table(recorded(*made).readings).query("level == 16 * 1024 and budget == 'unlimited'").iloc[0]
+    assert row["verdict"] == verdict
+    assert row["floor"] == pytest.approx(np.mean(random)) if random else math.isnan(row["floor"])
+
+
+def test_a_random_dictionary_that_costs_too_much_is_no_floor_of_a_budget(recorded):
+    made = [made_record("expander", 0, 0.7, 12), made_record("frozen_random", 0, 0.9, 2, cost=10**6)]
+    table = dominance_table(recorded(*made).readings).query("level == 16 * 1024").set_index("budget")
+    assert table.loc["one-shot expander", "verdict"] == NO_FLOOR and table.loc["unlimited", "verdict"] == NOT_ABOVE
+
+
+def test_the_floor_stays_where_other_arms_are_asked_for(recorded):
+    made = [made_record("expander", 0, 0.9, 12), made_record("frozen_random", 0, 0.8, 2)]
+    readings = recorded(*made).readings
+    row = dominance_table(readings.query("arm == 'expander'"), control=readings).iloc[-1]
+    assert row["winner"] == "expander" and row["floor"] == 0.8 and row["floor_arm"] == "frozen_random"
+
+
+def test_features_found_can_be_compared_in_place_of_fidelity(recorded):
+    made = [sampled("expander", 8, seed, 0.3 + seed / 100, reading_gain=0.2) for seed in (0, 1)]
+    made += [sampled("frozen_random", 8, seed, 0.1, reading_gain=0.0) for seed in (0, 1)]
+    measure = MEASURES["coverage"]
+    row = dominance_table(measure.rows(recorded(*made)), measure.column).iloc[-1]
+    assert (row["model"], row["layer"]) == ("synthetic, dense features", "")
+    assert row["winner"] == "expander" and row["winner_inference"] == "mp_refit" and row["verdict"] == ABOVE
+    assert row["winner_mean"] == pytest.approx(0.505) and row["floor"] == pytest.approx(0.1)
+
+
+def test_probes_are_compared_with_the_cost_of_the_reading_that_was_probed(recorded):
+    made = [probed(made_record("expander", seed, 0.7, 12, cost=4321), 0.7) for seed in (0, 1)]
+    measure = MEASURES["probing"]
+    row = dominance_table(measure.rows(recorded(*made)), measure.column).iloc[-1]
+    assert row["model"] == "tiny, code sets" and row["winner_mean"] == pytest.approx(0.86)
+    assert row["winner_multiply_adds"] == 4321 and row["verdict"] == NO_FLOOR
 
 
 def test_without_a_rival_there_is_no_difference(recorded):
