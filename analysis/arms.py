@@ -31,9 +31,10 @@ MATCHED = (
     "dense_matched_own_bytes",
 )
 PCA, FROZEN = "pca", "frozen_random"
+CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
-_ONE_SHOT = "topk"  # the encoder that a record names, or leaves out, where no pursuit trained the arm
+TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm
 
 _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), marker
     "expander": ("expander", "#0072B2", "o"),
@@ -42,7 +43,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
     "banded": ("banded", "#A6761D", "<"),
     "pruned_retuned": ("pruned, re-tuned", "#D55E00", "v"),
     "dynamic": ("dynamic support", "#CC79A7", "D"),
-    "frozen_random": ("random dictionary", "#7F7F7F", "X"),
+    "frozen_random": ("random dictionary (floor)", "#7F7F7F", "X"),
     "soft_frozen": ("kept near random", "#DDAA99", ">"),
     "dense_tied": ("dense, tied", "#000000", "s"),
     "dense_warmtied": ("dense, own encoder", "#555555", "P"),
@@ -74,8 +75,8 @@ class Arm(NamedTuple):
 def described(sae: Mapping[str, Any]) -> Arm:
     """Return the parts of the arm that a record's `spec["sae"]` describes."""
     trained = sae.get("of") or sae  # a rounded arm holds the arm that was rounded in `of`
-    pursuit = trained.get("encoder", _ONE_SHOT)
-    return Arm(trained["arm"], None if pursuit == _ONE_SHOT else pursuit, sae.get("bits"))
+    pursuit = trained.get("encoder", TOPK)
+    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"))
 
 
 def parse(label: str) -> Arm:

@@ -10,9 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.arms import FROZEN, PCA, SPARSE, base
+from analysis.arms import FROZEN, PCA, SPARSE, TOPK, base
 from analysis.frames import column, groups, only, where
-from analysis.read.records import TOPK
 from analysis.tables.floor import LOWER_IS_BETTER
 
 FLOOR_ID = "floor"  # the id of every line and area here, which tells them from an arm's own

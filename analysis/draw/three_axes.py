@@ -15,7 +15,6 @@ from analysis.draw.meaning import BYTES, LOWEST, draw_points
 from analysis.draw.panels import subplots
 from analysis.draw.shared import arm_style, legend, panel_title, plain_axis
 from analysis.frames import column, dicts, groups
-from analysis.read.records import TOPK
 from analysis.tables.pairs import CELL
 from analysis.tables.three_axes import SIDES, one_side
 
@@ -36,7 +35,7 @@ def three_axes_figure(table: pd.DataFrame) -> Figure:
     Args:
         table: from `analysis.tables.three_axes.three_axes_table`.
     """
-    rows = sorted(groups(table, [*CELL, "reading"]), key=lambda row: (*row[0][:4], row[0][4] != TOPK, row[0][4]))
+    rows = sorted(groups(table, [*CELL, "reading"]), key=lambda row: (*row[0][:4], row[0][4] != arms.TOPK, row[0][4]))
     figure, axes = subplots(len(rows), 3, (14.2, 3.3 * len(rows) + 0.3))
     for line, (key, points) in zip(axes, rows, strict=True):
         for axis, side in zip(line, SIDES, strict=False):

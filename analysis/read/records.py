@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import arms
+from analysis.arms import TOPK
 from analysis.frames import dicts
 from analysis.read.comparable import ALL_TOKENS, comparable, of_the_usual_recipe, of_the_usual_seeds
 from analysis.read.load import read_records, say_unreadable
@@ -24,7 +25,7 @@ from sweep.store.records import RECOVERY, SYNTHETIC, Record
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
-ENCODER, TOPK = "encoder", "topk"  # names of ways to read codes: by the SAE's own encoder, and one-shot
+ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
 SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
 _UNRECORDED = {"value_bits": 32, "artifact_bytes": float("nan"), "mask_policy": ALL_TOKENS}  # for records without them
 

@@ -85,8 +85,8 @@ def dominance_table(
     - for the last two roles also <role>_difference, the winner's y minus theirs over the seeds that both have, with
       _difference_half_interval (not widened for having picked the best of many) and _difference_seeds;
     - floor_arm, floor_inference and the columns of `analysis.tables.floor.beside`: the best `frozen_random` that fits,
-      and `verdict` on the winner: ABOVE, NOT_ABOVE, ONE_SEED (more than the floor, but one seed resolves nothing) or
-      NO_FLOOR (no random dictionary that fits was measured),
+      of those with two seeds or more where there are any, and `verdict` on the winner: ABOVE, NOT_ABOVE, ONE_SEED (more
+      than the floor, but one seed resolves nothing) or NO_FLOOR (no random dictionary that fits was measured),
     - pca_mean and pca_n_latents of the best PCA within the level. It is never a winner: its codes are not sparse.
 
     The winner has the highest mean y of all that fit. The runner-up is the best of another arm; an arm trained by
@@ -176,7 +176,8 @@ def _outcome(eligible: list[Candidate], random: list[Candidate], seeds: Set[int]
 
 def _against_floor(winner: Candidate, random: list[Candidate], seeds: Set[int]) -> dict[str, object]:
     """Return the columns of the floor and the verdict."""
-    best = max(random, key=lambda one: one.score(seeds), default=None)
+    several = [one for one in random if len(one.values(seeds)) > 1]  # a single seed resolves nothing
+    best = max(several or random, key=lambda one: one.score(seeds), default=None)
     if best is None:
         return {"floor_arm": None, "floor_inference": None, **beside(_score(winner, seeds), None), "verdict": NO_FLOOR}
     columns = beside(_score(winner, seeds), Floor(best.d, _score(best, seeds)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.arms import DENSE, PCA, SPARSE
+from analysis.arms import CONTROLS, DENSE, PCA, SPARSE
 from analysis.frames import among, dicts, mean_by, part, plain, where
 from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL, MODEL_LAYER_N, all_differences, retained
@@ -60,9 +60,10 @@ def at_every_k(runs: pd.DataFrame) -> pd.DataFrame:
 def readable_arms(runs: pd.DataFrame) -> list[str]:
     """Return the arms that a figure shows by default: the expander, dense arms, PCA, and the best other support.
 
-    The best other support has the highest mean paired difference to the expander over the cells that both have.
+    The best other support has the highest mean paired difference to the expander over the cells that both have. Random
+    dictionaries are none of these: figures draw them as the floor.
     """
-    others = sorted(set(among(plain(runs), "arm", SPARSE)["arm"]) - {"expander"})
+    others = sorted(set(among(plain(runs), "arm", SPARSE)["arm"]) - {"expander", *CONTROLS})
     best: list[str] = []
     apart = all_differences(runs, others, ["expander"], "ce_recovered")
     if len(apart):

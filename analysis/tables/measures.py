@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from analysis.arms import TOPK
 from analysis.frames import only, part
-from analysis.read.records import ALL_SETS, ENCODER, TOPK, Records
+from analysis.read.records import ALL_SETS, ENCODER, Records
 from analysis.tables.meaning import check_comparable
 
 BEST = 5  # latents of a probe

@@ -101,6 +101,14 @@ def test_a_winner_must_clear_the_random_dictionaries_that_fit(recorded, ces, ran
     assert row["floor"] == pytest.approx(np.mean(random)) if random else math.isnan(row["floor"])
 
 
+def test_a_random_dictionary_of_one_seed_does_not_hide_that_of_several(recorded):
+    made = [made_record("expander", seed, 0.9 + seed / 100, 12) for seed in (0, 1, 2)]
+    made += [made_record("frozen_random", seed, 0.7 + seed / 100, 2) for seed in (0, 1, 2)]
+    made[3]["inference"]["omp"] = reading(made[3]["metrics"], 9000, 0.05)
+    row = dominance_table(recorded(*made).readings).query("level == 16 * 1024 and budget == 'unlimited'").iloc[0]
+    assert row["floor"] == pytest.approx(0.71) and row["verdict"] == ABOVE
+
+
 def test_a_random_dictionary_that_costs_too_much_is_no_floor_of_a_budget(recorded):
     made = [made_record("expander", 0, 0.7, 12), made_record("frozen_random", 0, 0.9, 2, cost=10**6)]
     table = dominance_table(recorded(*made).readings).query("level == 16 * 1024").set_index("budget")
