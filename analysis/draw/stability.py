@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from analysis import arms
 from analysis.draw.panels import panel_grid
@@ -45,7 +46,7 @@ def stability_figure(table: pd.DataFrame) -> Figure:
             axis, points = grid.axes[place, number], only(rows, what=what)
             for height, (arm, d) in enumerate(lines):
                 _draw_line(axis, _of_line(points, arm, d), len(lines) - 1 - height)
-            _finish(axis, lines, MEASURES[what])
+            _finish(axis, lines, MEASURES[what], _highest(points) if what.startswith("above") else 1.0)
         model, where_read, n, k = key
         grid.axes[place, 0].set_title(f"{model}, {where_read}, n = {n}, k = {k}", loc="left", fontsize=10)
         kinds += rows["differs"].tolist()
@@ -80,12 +81,20 @@ def _draw_line(axis: Axes, points: pd.DataFrame, height: float) -> None:
         axis.errorbar(row["mean"], y, xerr=row["half_interval"], **look)
 
 
-def _finish(axis: Axes, lines: list[tuple[str, float]], x_label: str) -> None:
+def _highest(points: pd.DataFrame) -> float:
+    """Return the end of the axis of a share: often few latents are found again."""
+    ends = [*(points["mean"] + points["half_interval"].fillna(0)), *points["chance"], *points["floor"].dropna()]
+    return min(1.0, max(0.05, 1.1 * max(ends)))
+
+
+def _finish(axis: Axes, lines: list[tuple[str, float]], x_label: str, highest: float) -> None:
     names = [arms.display(arm) + ("" if math.isnan(d) else f", d={d:g}") for arm, d in lines]
     axis.set_yticks(range(len(lines) - 1, -1, -1), names, fontsize=8)
     axis.set_ylim(-0.6, len(lines) - 0.4)
-    axis.set_xlim(-0.04, 1.04)
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"], fontsize=9)
+    axis.set_xlim(-0.04 * highest, 1.04 * highest)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.tick_params(axis="x", labelsize=9)
     axis.set_xlabel(x_label, fontsize=9)
     plain_axis(axis)
 

@@ -20,6 +20,7 @@ MEASURES = {
     "above_50": "latents found again\n(share with correlation > .5)",
 }
 DRAWN = list(MEASURES)[:4]
+ATOMS = "pw_mcc"  # the one measure that is of atoms
 ALL = "all"
 DIFFERS = (ALL, "support", "values", "order")  # which seeds may differ in a pair
 CELL = ["model", "place", "n", "k", "reading"]
@@ -38,7 +39,7 @@ def stability_table(pairs: pd.DataFrame) -> pd.DataFrame:
         chance       the mean of what chance gives: latents that fire as often, and independently; for atoms, random
                      values on the same supports
         floor        what `frozen_random` scores at the same n and k by the same reading where all seeds differ, at the
-                     same d where there is one
+                     same d where there is one; for atoms at the same d alone, as sparser ones are closer by chance
         above_floor  (mean - floor) / (1 - floor)
         ceiling      of PW-MCC, the highest that the supports allow
         live         share of latents that the measures of latents are about
@@ -60,7 +61,7 @@ def stability_table(pairs: pd.DataFrame) -> pd.DataFrame:
                         "chance": float(column(alike, f"{what}_chance").mean()),
                         "floor": floor,
                         "above_floor": (row["mean"] - floor) / (1 - floor) if floor < 1 else math.nan,
-                        "ceiling": float(column(alike, "pw_mcc_ceiling").mean()) if what == "pw_mcc" else math.nan,
+                        "ceiling": float(column(alike, "pw_mcc_ceiling").mean()) if what == ATOMS else math.nan,
                         "live": float(column(alike, "live_fraction").mean()),
                     }
                 )
@@ -82,5 +83,7 @@ def _floor(rows: pd.DataFrame, what: str, d: float) -> float:
     """Return what random dictionaries score, NaN where none were compared."""
     frozen = only(rows, base_arm=FROZEN, differs=ALL)
     same = only(frozen, d=d)
+    if same.empty and what == ATOMS:
+        return math.nan
     by_d = over_seeds(frozen if same.empty else same, ["d"], what)["mean"] if len(frozen) else ()
     return max(by_d, default=math.nan)

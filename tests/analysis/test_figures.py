@@ -315,6 +315,8 @@ def check_stability(output, records):
                 by_marker[line.get_marker()] += list(line.get_xdata())
         for marker, name in (("|", "chance"), ("x", "floor"), ("$]$", "ceiling")):
             assert sorted(by_marker[marker]) == pytest.approx(sorted(rows[name]), nan_ok=True)
+        low, high = axis.get_xlim()
+        assert all(low <= x <= high for x in (*rows["mean"], *rows["chance"], *rows["ceiling"].dropna()))
         heights = sorted(point[1] for container in axis.containers for point in container.lines[0].get_xydata())
         if what == measures[0]:  # the other panels of a row share its labels
             names = dict(zip(axis.get_yticks(), (text.get_text() for text in axis.get_yticklabels()), strict=True))

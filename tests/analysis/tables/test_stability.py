@@ -45,6 +45,7 @@ def test_pairs_stand_beside_chance_the_floor_and_the_ceiling(recorded):
     assert [atoms[key] for key in ("mean", "ceiling", "chance")] == pytest.approx([0.455, 0.7, 0.4])
     dense = row(table, arm="dense_tied", what="functional_match")
     assert math.isnan(dense["d"]) and dense["floor"] == pytest.approx(0.9)  # the better of the two d
+    assert math.isnan(row(table, arm="dense_tied", what="pw_mcc")["floor"]) and atoms["floor"] == pytest.approx(0.425)
     assert math.isnan(dense["half_interval"])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import sweep.launch  # noqa: F401  (registers the resolver)
 from sae_core import arms, io
 from sae_core.arms import DenseTied, Expander, FrozenRandom, Quantised
 from sweep.jobs.build import build
