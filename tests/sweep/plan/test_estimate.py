@@ -161,6 +161,8 @@ def test_work_grows_with_latents_batch_width_and_pursuit():
     layout = ExpanderBalanced(512, 5, 8).layout(64)
     topk, refit, mp, omp = (codes_work(layout, 8, name) for name in ("topk", "refit", "mp_refit", "omp"))
     assert topk < refit < mp < omp
+    floor, nested = (codes_work(layout, 8, name) for name in ("mp_floor20", "nested_floor20"))
+    assert mp == floor < nested
     assert all(codes_work(layout, 8, name) > 0 for name in ("encoder", "mp_magnitude", "niht", "cosamp", "gomp4"))
 
 
