@@ -72,12 +72,18 @@ def multiply_adds(sae: SAE) -> int:
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         refit         k(k+1)/2*d products among the picks, k^3/6 to factorise, 2 * (k^2 + 2*k*d) to solve and correct
         niht, cosamp  counted for the most steps that they may take (STEPS)
+
+    The way into the dictionary's basis is taken once (`sae_core.bases`), and comes on top.
     """
+    return sae.dictionary.basis.multiply_adds(sae.dictionary.d_in) + _codes_cost(sae)
+
+
+def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         return _correlation_cost(sae)
     if isinstance(encoder, Refitted):
-        return multiply_adds(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
+        return _codes_cost(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
     return _pursuit_cost(sae, encoder.name.removesuffix("_magnitude"))
 
 

@@ -29,7 +29,7 @@ class DenseOwn(Arm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0) -> SAE:
+    def build(self, d_in: int, seed: int, scale: float = 1.0, sample: torch.Tensor | None = None) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         generator = torch.Generator().manual_seed(seed)
         dictionary = DenseDictionary(d_in, n_latents, generator)
