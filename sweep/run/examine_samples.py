@@ -55,9 +55,9 @@ def _of_latents(job: Job, sae: SAE) -> dict[str, Any]:
     parts = [sae.encode(h.to(sae.b_dec.device)) for h in held_out_samples_of(job).batches()]
     codes, indices = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
     numbers = torch.arange(len(codes))
-    activity = activity_of(codes, indices, sae.dictionary.n_latents, numbers, numbers)
+    activity = activity_of(codes, indices, sae.n_latents, numbers, numbers)
     support = None if sae.dictionary.support is None else sae.dictionary.support.cpu()
     return {
-        "theory": theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS]),
+        "theory": theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS, : sae.k]),
         "latents": {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)},
     }
