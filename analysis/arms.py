@@ -1,7 +1,8 @@
 """The arms as figures and tables show them: families, names for people, and a colour and marker that never change.
 
-A label follows the naming rule of `sae_core.arms`: the base arm's name, then `+pursuit` where a pursuit trained it,
-then `-8bit` where its decoder values were rounded to 8 bits, as in `expander+mp_refit-4bit`. `Arm.label` writes a label
+A label follows the naming rule of `sae_core.arms`: the base arm's name, then `@basis` where its atoms are sparse in
+another basis than the neurons', then `+pursuit` where a pursuit trained it, then `-8bit` where its decoder values were
+rounded to 8 bits, as in `expander@reflections64+mp_refit-4bit`. `Arm.label` writes a label
 and `parse` reads one. An arm that is not listed here is drawn too, under its own name.
 """
 
@@ -34,6 +35,7 @@ PCA, FROZEN = "pca", "frozen_random"
 CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
+_NEURONS = "neurons"  # the basis of an arm whose label names none
 TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm
 
 _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), marker
@@ -61,22 +63,26 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
 class Arm(NamedTuple):
     """The parts that an arm's label is made of."""
 
-    base: str  # the arm's name without pursuit and rounding
+    base: str  # the arm's name without basis, pursuit and rounding
     pursuit: str | None  # the pursuit that trained it; None for the one-shot encoder
     bits: int | None  # bits that each decoder value was rounded to; None where they were not rounded
+    basis: str | None = None  # the basis of its atoms, with the coordinates always on; None for the neurons'
 
     @property
     def label(self) -> str:
         """The label that records and figures know the arm by."""
+        basis = f"@{self.basis}" if self.basis else ""
         pursuit = f"+{self.pursuit}" if self.pursuit else ""
-        return self.base + pursuit + (f"-{self.bits}bit" if self.bits else "")
+        return self.base + basis + pursuit + (f"-{self.bits}bit" if self.bits else "")
 
 
 def described(sae: Mapping[str, Any]) -> Arm:
     """Return the parts of the arm that a record's `spec["sae"]` describes."""
     trained = sae.get("of") or sae  # a rounded arm holds the arm that was rounded in `of`
     pursuit = trained.get("encoder", TOPK)
-    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"))
+    basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
+    named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
+    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"), named)
 
 
 def parse(label: str) -> Arm:
@@ -84,12 +90,13 @@ def parse(label: str) -> Arm:
     trained, dash, rounding = label.rpartition("-")
     bits = rounding.removesuffix("bit")
     rounded = bool(trained and dash) and rounding != bits and bits.isdecimal()
-    base, _, pursuit = (trained if rounded else label).partition("+")
-    return Arm(base, pursuit or None, int(bits) if rounded else None)
+    start, _, pursuit = (trained if rounded else label).partition("+")
+    base, _, basis = start.partition("@")
+    return Arm(base, pursuit or None, int(bits) if rounded else None, basis or None)
 
 
 def base(label: str) -> str:
-    """Return the name of the base arm, without pursuit and rounding."""
+    """Return the name of the base arm, without basis, pursuit and rounding."""
     return parse(label).base
 
 
@@ -102,6 +109,7 @@ def display(label: str) -> str:
     """Return the arm's name for people."""
     arm = parse(label)
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
+    name += f" in {arm.basis}" if arm.basis else ""
     name += f", trained by {arm.pursuit}" if arm.pursuit else ""
     return name + (f", {arm.bits} bits" if arm.bits else "")
 
@@ -133,10 +141,10 @@ def in_order(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels in this module's order: variants behind their base arm, unknown arms last."""
     order = list(_DRAWN)
 
-    def place(label: str) -> tuple[int, str, str, int]:
+    def place(label: str) -> tuple[int, str, str, str, int]:
         arm = parse(label)
         rank = order.index(arm.base) if arm.base in order else len(order)
-        return rank, arm.base, arm.pursuit or "", -(arm.bits or FLOAT_BITS)
+        return rank, arm.base, arm.basis or "", arm.pursuit or "", -(arm.bits or FLOAT_BITS)
 
     return sorted(set(labels), key=place)
 

@@ -157,7 +157,8 @@ def collisions(activity: Activity, support: Tensor) -> float | None:
     This is the share of these atoms' entries that lie on a row that another of the atoms uses already
     (`expansion_deficits`). Tokens on which nothing fires do not count; the result is None if there are no others.
     """
-    sets = activity.latents[(activity.latents >= 0).any(1)]
+    atoms = activity.latents.masked_fill(activity.latents >= len(support), -1)  # the others are no atoms: always on
+    sets = atoms[(atoms >= 0).any(1)]
     # A latent that is twice in a set counts once, so any active latent can fill the places of missing ones.
     sets = torch.where(sets < 0, sets.amax(1, keepdim=True), sets).to(support.device)
     d_in = int(support.max()) + 1

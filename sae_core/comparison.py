@@ -16,7 +16,6 @@ from torch import Tensor
 
 from sae_core.activity import Activity, mean_or_none
 from sae_core.dictionary import Dictionary
-from sae_core.kernels.reference import densify
 
 NOVEL_BELOW = 0.1  # a latent with a lower best Jaccard is novel
 COSINES = (0.5, 0.7, 0.9)  # an atom counts as matched from such a cosine on
@@ -163,23 +162,18 @@ def assigned_mean(similarity: Tensor) -> float:
 
 
 def _products(dictionary: Dictionary, other: Dictionary):
-    """Yield |<w_i, v_j>| of all atoms with a chunk of the atoms of `other` at a time: (n_latents, chunk)."""
+    """Yield |<w_i, v_j>| of all atoms with a chunk of the atoms of `other` at a time: (n_latents, chunk).
+
+    Those of `other` are taken into the basis of `dictionary`, where its atoms are sparse.
+    """
     atoms, support = dictionary.unit_values(), dictionary.support
     size = max(1, _CHUNK_VALUES // max(dictionary.n_latents, dictionary.d_in))
-    for some in _dense_chunks(other, size):
-        some = some.to(atoms)
+    for first in range(0, other.n_latents, size):
+        some = dictionary.basis.into(other.dense_atoms(slice(first, first + size)).to(atoms))
         if support is None:
             yield (atoms @ some.T).abs_()
         else:
             yield F.embedding_bag(support, some.T.contiguous(), mode="sum", per_sample_weights=atoms).abs_()
-
-
-def _dense_chunks(dictionary: Dictionary, size: int):
-    """Yield atoms as dense rows, `size` at a time: (at most size, d_in)."""
-    atoms, support = dictionary.unit_values(), dictionary.support
-    for first in range(0, len(atoms), size):
-        part = slice(first, first + size)
-        yield densify(atoms[part], None if support is None else support[part], dictionary.d_in)
 
 
 def _split_half_agreement(activity: Activity, reference: Activity) -> float | None:

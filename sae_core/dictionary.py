@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from sae_core.bases import Basis, Neurons
 from sae_core.kernels.dispatch import get_backend
+from sae_core.kernels.reference import densify
 from sae_core.sizes import check_degree, check_latents
 from sae_core.supports import SUPPORTS
 
 
 class Drawn(NamedTuple):
-    """The name and seed that regenerate a support, as `SUPPORTS[name](d_in, n_latents, degree, seed)`."""
+    """The name and seed that regenerate a support, see `drawn_support`."""
 
     name: str
     seed: int
@@ -26,12 +28,18 @@ class Dictionary(nn.Module):
     Abstract: use `SparseDictionary`, `NearDictionary`, `FrozenDictionary` or `DenseDictionary`. An atom is its values
     scaled to unit l2 norm; the gradient flows through the norm. `value_bits` below 32 says that values are whole
     numbers of so many bits (`sae_core.quantised`), which is how they are stored.
+
+    Rows are coordinates in `basis`: atom j, seen from outside, is Q^T w_j (`dense_atoms`). Whoever works with values
+    and support first takes activations `into` the basis. The first `always_on` rows are in no atom's support: there the
+    SAE keeps an activation as it is.
     """
 
     values: torch.Tensor  # a parameter where values are learned
     support: torch.Tensor | None  # int64 (n_latents, degree), None where atoms are dense
     drawn: Drawn | None  # name and seed of the support, None where no seed regenerates it
     d_in: int
+    basis: Basis
+    always_on: int = 0
     value_bits: int = 32
 
     @property
@@ -46,11 +54,16 @@ class Dictionary(nn.Module):
         """Return the atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
         return get_backend(backend, self.values.device).unit_norm(self.values)
 
+    def dense_atoms(self, part: slice = slice(None)) -> torch.Tensor:
+        """Return some atoms, of unit norm, in the LM's own coordinates: (atoms, d_in)."""
+        unit = get_backend("auto", self.values.device).unit_norm(self.values[part])
+        return self.basis.out_of(densify(unit, None if self.support is None else self.support[part], self.d_in))
+
     @torch.no_grad()
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
         """Aim `latents` (r,) at `directions` (r, d_in): restricted to the support, unit norm, / sqrt(degree)."""
         if self.support is not None:
-            directions = directions.gather(1, self.support[latents])
+            directions = self.basis.into(directions).gather(1, self.support[latents])
         self.values[latents] = nn.functional.normalize(directions, dim=1) / self.degree**0.5
 
     def constrain(self) -> None:
@@ -65,16 +78,26 @@ class SparseDictionary(Dictionary):
         support: int (n_latents, degree), sorted distinct rows of each atom.
         generator: draws the initial values, N(0, 1) / sqrt(degree).
         drawn: the name and seed of `support`, None where no seed regenerates it.
+        basis: the basis that atoms are sparse in; the neurons' unless given.
+        always_on: how many of the first rows no atom uses.
 
     Raises:
-        ValueError: an atom has no rows or more than d_in, or a row is outside 0..d_in-1, out of order or twice in an
-            atom.
+        ValueError: an atom has no rows or more than d_in, or a row is outside always_on..d_in-1, out of order or twice
+            in an atom.
     """
 
-    def __init__(self, d_in: int, support: torch.Tensor, generator: torch.Generator, drawn: Drawn | None = None):
+    def __init__(
+        self,
+        d_in: int,
+        support: torch.Tensor,
+        generator: torch.Generator,
+        drawn: Drawn | None = None,
+        basis: Basis | None = None,
+        always_on: int = 0,
+    ):
         super().__init__()
-        self.d_in, self.drawn = d_in, drawn
-        self.register_buffer("support", _checked_support(d_in, support), persistent=False)
+        self.d_in, self.drawn, self.basis, self.always_on = d_in, drawn, basis or Neurons(), always_on
+        self.register_buffer("support", _checked_support(d_in, support, always_on), persistent=False)
         self.values = nn.Parameter(torch.randn(support.shape, generator=generator) / support.shape[1] ** 0.5)
 
 
@@ -93,9 +116,16 @@ class NearDictionary(SparseDictionary):
     start: torch.Tensor  # (n_latents, degree), each atom of unit l2 norm
 
     def __init__(
-        self, d_in: int, support: torch.Tensor, generator: torch.Generator, drawn: Drawn | None, cosine: float
+        self,
+        d_in: int,
+        support: torch.Tensor,
+        generator: torch.Generator,
+        drawn: Drawn | None,
+        cosine: float,
+        basis: Basis | None = None,
+        always_on: int = 0,
     ):
-        super().__init__(d_in, support, generator, drawn)
+        super().__init__(d_in, support, generator, drawn, basis, always_on)
         if not 0 <= cosine <= 1:
             raise ValueError(f"cosine={cosine} must be in 0..1")
         self.cosine = cosine
@@ -128,11 +158,19 @@ class FrozenDictionary(Dictionary):
         values_seed: draws the values (`frozen_values`); the support's seed unless given.
     """
 
-    def __init__(self, d_in: int, support: torch.Tensor, drawn: Drawn, values_seed: int | None = None):
+    def __init__(
+        self,
+        d_in: int,
+        support: torch.Tensor,
+        drawn: Drawn,
+        basis: Basis | None = None,
+        always_on: int = 0,
+        values_seed: int | None = None,
+    ):
         super().__init__()
-        self.d_in, self.drawn = d_in, drawn
+        self.d_in, self.drawn, self.basis, self.always_on = d_in, drawn, basis or Neurons(), always_on
         self.values_seed = drawn.seed if values_seed is None else values_seed
-        self.register_buffer("support", _checked_support(d_in, support), persistent=False)
+        self.register_buffer("support", _checked_support(d_in, support, always_on), persistent=False)
         values = frozen_values(support.shape[0], support.shape[1], self.values_seed)
         self.register_buffer("values", values, persistent=False)
 
@@ -150,12 +188,19 @@ class DenseDictionary(Dictionary):
     def __init__(self, d_in: int, n_latents: int, generator: torch.Generator):
         super().__init__()
         check_latents(n_latents)
-        self.d_in, self.support, self.drawn = d_in, None, None
+        self.d_in, self.support, self.drawn, self.basis = d_in, None, None, Neurons()
         self.values = nn.Parameter(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
 
 
 def drawn_dictionary(
-    name: str, d_in: int, n_latents: int, degree: int, seed: int, support_seed: int | None = None
+    name: str,
+    d_in: int,
+    n_latents: int,
+    degree: int,
+    seed: int,
+    basis: Basis | None = None,
+    always_on: int = 0,
+    support_seed: int | None = None,
 ) -> SparseDictionary:
     """Make a dictionary on the support that `SUPPORTS` calls `name`; support and initial values follow from `seed`.
 
@@ -163,11 +208,20 @@ def drawn_dictionary(
         support_seed: the seed of the support, where that is another one.
 
     Raises:
-        ValueError: degree is outside 1..d_in, or n_latents is below 1.
+        ValueError: degree is outside 1..d_in - always_on, or n_latents is below 1.
     """
     drawn = Drawn(name, seed if support_seed is None else support_seed)
-    support = SUPPORTS[name](d_in, n_latents, degree, drawn.seed)
-    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn)
+    support = drawn_support(drawn, d_in, n_latents, degree, always_on)
+    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn, basis, always_on)
+
+
+def drawn_support(drawn: Drawn, d_in: int, n_latents: int, degree: int, always_on: int = 0) -> torch.Tensor:
+    """Draw the support that `SUPPORTS` calls `drawn.name`, on the rows from `always_on` on: int64 (n_latents, degree).
+
+    Raises:
+        ValueError: degree is outside 1..d_in - always_on, or n_latents is below 1.
+    """
+    return SUPPORTS[drawn.name](d_in - always_on, n_latents, degree, drawn.seed) + always_on
 
 
 def frozen_values(n_latents: int, degree: int, seed: int) -> torch.Tensor:
@@ -182,11 +236,13 @@ def frozen_values(n_latents: int, degree: int, seed: int) -> torch.Tensor:
     return torch.from_numpy((centred / deviation).astype(np.float32)).view(n_latents, degree)
 
 
-def _checked_support(d_in: int, support: torch.Tensor) -> torch.Tensor:
-    """Return the support as int64. Raises ValueError unless each atom has sorted distinct rows in 0..d_in-1."""
+def _checked_support(d_in: int, support: torch.Tensor, always_on: int) -> torch.Tensor:
+    """Return the support as int64. Raises ValueError unless each atom has sorted distinct rows in always_on..d_in-1."""
     check_degree(d_in, support.shape[1])
-    if len(support) and (int(support.min()) < 0 or int(support.max()) >= d_in):
-        raise ValueError(f"support rows {int(support.min())}..{int(support.max())} must be in 0..{d_in - 1} (d_in)")
+    if len(support) and (int(support.min()) < always_on or int(support.max()) >= d_in):
+        raise ValueError(
+            f"support rows {int(support.min())}..{int(support.max())} must be in {always_on}..{d_in - 1} (d_in)"
+        )
     if not bool((support[:, 1:] > support[:, :-1]).all()):
         raise ValueError("support: each atom's rows must be sorted and distinct")
     return support.to(torch.int64)

@@ -219,6 +219,7 @@ def cosine_measures(dictionary: Dictionary, features: Tensor) -> dict[str, float
     """
     atoms = dictionary.unit_values().detach().float().cpu()
     support = None if dictionary.support is None else dictionary.support.cpu()
+    features = dictionary.basis.into(features.to(dictionary.values)).detach().float().cpu()  # where atoms are sparse
     cosines, reach = torch.empty(2, len(atoms), len(features)).unbind()
     for first in range(0, len(atoms), size := max(1, _CHUNK_VALUES // len(features))):
         part = slice(first, first + size)

@@ -74,12 +74,18 @@ def multiply_adds(sae: SAE) -> int:
         mp_floor{P}, nested_floor{P}
                       counted for k picks in each of their groups of atoms, and a refit after each group
         niht, cosamp  counted for the most steps that they may take (STEPS)
+
+    The way into the dictionary's basis is taken once (`sae_core.bases`), and comes on top.
     """
+    return sae.dictionary.basis.multiply_adds(sae.dictionary.d_in) + _codes_cost(sae)
+
+
+def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         return _correlation_cost(sae)
     if isinstance(encoder, Refitted):
-        return multiply_adds(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
+        return _codes_cost(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
     return _pursuit_cost(sae, encoder.name.removesuffix("_magnitude"))
 
 

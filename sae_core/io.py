@@ -3,13 +3,16 @@
 A support that a seed regenerates is not written; `cfg.json` keeps its name, the seed and a digest of the support, and
 loading checks that the regenerated support has this digest. Any other support is written as packed indices of
 ceil(log2 m) bits each. Values of fewer than 32 bits are packed too, and those of a frozen dictionary, which the seed
-regenerates, are not written. Files appear by rename, so a half-written one never has the final name.
+regenerates, are not written. Where atoms are not sparse in the neurons' own basis, or some coordinates are always on,
+`cfg.json` names the basis and the format is 2, which versions older than bases refuse. Files appear by rename, so a
+half-written one never has the final name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -22,17 +25,25 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sae_core.dictionary import DenseDictionary, Dictionary, Drawn, FrozenDictionary, SparseDictionary
+from sae_core.bases import BASES, Basis, Neurons, basis_name, basis_shape, make_basis
+from sae_core.dictionary import (
+    DenseDictionary,
+    Dictionary,
+    Drawn,
+    FrozenDictionary,
+    SparseDictionary,
+    drawn_support,
+)
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.pursuit.solvers import canonical
-from sae_core.quantised import BITS
+from sae_core.quantised import BASIS_BITS, BITS
 from sae_core.sae import SAE
 from sae_core.storage import bits_per_index
 from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT = 1
+FORMAT, FORMAT_WITH_BASIS = 1, 2
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -66,11 +77,13 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     dictionary, encoder = sae.dictionary, sae.encoder
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
     if not isinstance(dictionary, FrozenDictionary):
-        tensors["values"] = _pack_values(dictionary)
+        tensors["values"] = _packed(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         tensors["b_enc"] = encoder.b_enc
     if isinstance(encoder, OwnTopK):
         tensors["encoder_weight"] = encoder.weight
+    if dictionary.basis.stored is not None:
+        tensors["basis"] = _packed(dictionary.basis.stored, dictionary.basis.value_bits)
     if dictionary.support is not None and dictionary.drawn is None:
         tensors["support"] = pack_support(dictionary.support, dictionary.d_in)
     return tensors
@@ -98,6 +111,10 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["support_sha256"] = support_digest(dictionary.support)
     if isinstance(dictionary, FrozenDictionary):
         config["values_seed"] = dictionary.values_seed
+    basis = dictionary.basis
+    if not isinstance(basis, Neurons) or dictionary.always_on:
+        about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
+        config |= {"format": FORMAT_WITH_BASIS, "basis": about_basis, "always_on": dictionary.always_on}
     return config
 
 
@@ -146,6 +163,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     _check_sizes(config, file)
     _check_kinds(config, file)
     _check_pursuit(config, file)
+    _check_basis(config, file)
     for name, shape in _expected_shapes(config).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
@@ -154,8 +172,8 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
 
 
 def _check_sizes(config: Any, file: Path) -> None:
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise SAEFileError(f"{file} is not an SAE config of format {FORMAT}")
+    if not isinstance(config, dict) or config.get("format") not in (FORMAT, FORMAT_WITH_BASIS):
+        raise SAEFileError(f"{file} is not an SAE config of format {FORMAT} or {FORMAT_WITH_BASIS}")
     for key in ("d_in", "n_latents", "degree", "k"):
         if type(config.get(key)) is not int:
             raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
@@ -187,6 +205,26 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
 
 
+def _check_basis(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config names a known basis of sparse atoms, or is of a format that names none."""
+    if config["format"] == FORMAT:
+        return
+    basis, always_on = config.get("basis"), config.get("always_on")
+    fits = type(always_on) is int and 0 <= always_on <= config["d_in"] - config["degree"]
+    if not (config["sparse"] and fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
+        raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
+
+
+def _is_known(basis: dict[str, Any], d_in: int) -> bool:
+    """Tell whether a basis can be made of what a config says of it."""
+    try:
+        basis_shape(basis["name"], d_in)
+        seeded = BASES[basis_name(basis["name"]).kind].needs_seed
+        return basis["value_bits"] in (32, BASIS_BITS) and (type(basis["seed"]) is int if seeded else True)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors that a config asks for, by name; a support is checked by its digest instead."""
     d_in, n_latents, sparse = config["d_in"], config["n_latents"], config["sparse"]
@@ -197,6 +235,9 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (-(-count * bits // 8),)
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
+    if config["format"] == FORMAT_WITH_BASIS and (shape := basis_shape(config["basis"]["name"], d_in)):
+        bits = config["basis"]["value_bits"]
+        shapes["basis"] = shape if bits == 32 else (-(-math.prod(shape) * bits // 8),)
     return shapes
 
 
@@ -208,9 +249,8 @@ def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], f
         dictionary = DenseDictionary(d_in, n_latents, torch.Generator())
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
-        numbers = _unpack(tensors["values"], dictionary.value_bits, n_latents * dictionary.degree)
-        centred = numbers - 2 ** (dictionary.value_bits - 1)
-        dictionary.values.data = torch.from_numpy(centred.astype(np.float32)).view(n_latents, dictionary.degree)
+        shape = n_latents, dictionary.degree
+        dictionary.values.data = _unpacked(tensors["values"], dictionary.value_bits, shape)
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
@@ -218,18 +258,34 @@ def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], f
 
 def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
     d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
-    drawn = None
+    drawn, always_on = None, config.get("always_on", 0)
     if config.get("support_seed") is not None:
         drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
-        support = SUPPORTS[drawn.name](d_in, n_latents, degree, drawn.seed)
+        support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
         support = unpack_support(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
+    basis = _load_basis(config, tensors)
     if config.get("frozen", False):
         assert drawn is not None, "_check_kinds demands a seed"
-        return FrozenDictionary(d_in, support, drawn, config.get("values_seed"))  # older files have one seed for both
-    return SparseDictionary(d_in, support, torch.Generator(), drawn)
+        values_seed = config.get("values_seed")  # older files have one seed for both
+        return FrozenDictionary(d_in, support, drawn, basis, always_on, values_seed)
+    return SparseDictionary(d_in, support, torch.Generator(), drawn, basis, always_on)
+
+
+def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Basis:
+    if config["format"] == FORMAT:
+        return Neurons()
+    about = config["basis"]
+    basis = make_basis(about["name"], config["d_in"], about["seed"] or 0)
+    if basis.stored is not None:
+        whole, shape = about["value_bits"] < 32, tuple(basis.stored.shape)
+        # The copy lies where a new tensor does: BLAS may round in another way on one that lies somewhere in a file.
+        found = _unpacked(tensors["basis"], about["value_bits"], shape) if whole else tensors["basis"].clone()
+        basis.stored.data = found
+        basis.value_bits = about["value_bits"]
+    return basis
 
 
 def support_digest(support: torch.Tensor) -> str:
@@ -248,15 +304,21 @@ def unpack_support(packed: torch.Tensor, d_in: int, n_latents: int, degree: int)
     return torch.from_numpy(indices.reshape(n_latents, degree))
 
 
-def _pack_values(dictionary: Dictionary) -> torch.Tensor:
-    """Return values as the file holds them: floats, or the packed whole numbers of a quantised dictionary.
+def _packed(values: torch.Tensor, value_bits: int) -> torch.Tensor:
+    """Return values as the file holds them: floats, or packed whole numbers of fewer than 32 bits.
 
     Whole numbers of b bits are shifted by 2^(b-1), so that none is negative.
     """
-    if dictionary.value_bits == 32:
-        return dictionary.values
-    numbers = dictionary.values.detach().cpu().numpy().astype(np.int64)
-    return _pack(numbers + 2 ** (dictionary.value_bits - 1), dictionary.value_bits)
+    if value_bits == 32:
+        return values
+    numbers = values.detach().cpu().numpy().astype(np.int64)
+    return _pack(numbers + 2 ** (value_bits - 1), value_bits)
+
+
+def _unpacked(packed: torch.Tensor, value_bits: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Undo `_packed` for whole numbers: float32 of this shape."""
+    centred = _unpack(packed, value_bits, math.prod(shape)) - 2 ** (value_bits - 1)
+    return torch.from_numpy(centred.astype(np.float32)).view(shape)
 
 
 def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:

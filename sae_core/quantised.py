@@ -1,6 +1,7 @@
 """Atoms of whole numbers, which take fewer bits per value.
 
 An atom is used at unit norm, so its whole numbers need no scale beside them: a file holds `bits` bits per value only.
+So it is with the vectors of a basis' reflections, of which the direction alone counts; these always have 8 bits.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sae_core.correlation import correlations, fires
 from sae_core.sae import SAE
 
 BITS = (4, 8)
+BASIS_BITS = 8
 _CLIPS = torch.linspace(0.3, 1.0, 29)  # shares of the largest magnitude that become the largest whole number
 
 
@@ -37,6 +39,10 @@ def quantised(sae: SAE, bits: int) -> SAE:
     other = copy.deepcopy(sae)
     other.dictionary.values.copy_(whole_numbers(sae.dictionary.values, bits))
     other.dictionary.value_bits = bits
+    basis = other.dictionary.basis
+    if basis.stored is not None:
+        basis.stored.copy_(whole_numbers(basis.stored, BASIS_BITS))
+        basis.value_bits = BASIS_BITS
     return other
 
 

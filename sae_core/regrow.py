@@ -54,13 +54,14 @@ def regrow(sae: SAE, h: Tensor, count: int, companions: Sequence[Tensor] = ()) -
     dictionary = sae.dictionary
     support, values = dictionary.support, dictionary.values
     assert support is not None and dictionary.drawn is None, "a support that can change"
-    count = min(count, dictionary.degree, dictionary.d_in - dictionary.degree)
+    count = min(count, dictionary.degree, dictionary.d_in - dictionary.always_on - dictionary.degree)
     if count == 0:
         return 0
     rows, start = support.clone(), values.clone()
     fresh = torch.zeros_like(rows, dtype=torch.bool)
     for latents, gradient in _gradient(sae, h):
         outside = gradient.abs().scatter_(1, support[latents], -1.0)
+        outside[:, : dictionary.always_on] = -1.0
         alive = torch.nonzero(outside.amax(1) > 0).flatten()
         grown = outside[alive].topk(count, dim=1).indices
         atoms = alive + latents.start
@@ -78,15 +79,17 @@ def regrow(sae: SAE, h: Tensor, count: int, companions: Sequence[Tensor] = ()) -
 def _gradient(sae: SAE, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield (slice of latents, gradient) a chunk of latents at a time; the gradient is (chunk, d_in), over all rows.
 
-    It is the derivative of half the squared error on h by each atom as a dense vector. With a the codes, e = x - W a
-    and, for a tied one-shot encoder, a_j = w_j^T x + b_j where atom j is picked, the gradient of atom j is
-    -sum_t (a_tj e_t + (w_j^T e_t) x_t) over the tokens t that pick it. A pursuit's codes count as constants.
+    It is the derivative of half the squared error on h by each atom as a dense vector. Atoms, x and e are coordinates
+    in the dictionary's basis. With a the codes, e = x - W a and, for a tied one-shot encoder, a_j = w_j^T x + b_j where
+    atom j is picked, the gradient of atom j is -sum_t (a_tj e_t + (w_j^T e_t) x_t) over the tokens t that pick it. A
+    pursuit's codes count as constants.
     """
-    output, x = sae.residual(h), h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec
-    residual, n = output.residual, sae.dictionary.n_latents
-    latents, order = output.indices.flatten().sort(stable=True)
-    tokens, codes = order // sae.k, output.codes.flatten()[order]
-    through_encoder = _along_atoms(sae, output.indices, residual).flatten()[order]
+    output, n = sae.residual_coordinates(h), sae.dictionary.n_latents
+    x, residual = sae.dictionary.basis.into(h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec), output.residual
+    picks = output.indices[:, : sae.k]
+    latents, order = picks.flatten().sort(stable=True)
+    tokens, codes = order // sae.k, output.codes[:, : sae.k].flatten()[order]
+    through_encoder = _along_atoms(sae, picks, residual).flatten()[order]
     size = max(1, _CHUNK_VALUES // sae.dictionary.d_in)
     for first in range(0, n, size):
         low, high = torch.searchsorted(latents, latents.new_tensor([first, first + size])).tolist()

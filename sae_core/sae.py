@@ -17,20 +17,23 @@ class SAEOutput(NamedTuple):
     """A reconstruction and the codes that it is made of."""
 
     reconstruction: torch.Tensor  # (tokens, d_in), in the units of the input
-    codes: torch.Tensor  # (tokens, k), in scaled units
-    indices: torch.Tensor  # (tokens, k), the latents that the codes belong to
+    codes: torch.Tensor  # (tokens, k + R), in scaled units
+    indices: torch.Tensor  # (tokens, k + R), the latents that the codes belong to
 
 
 class SAEResidual(NamedTuple):
     """The part of an input that an SAE does not reconstruct, and the codes that it used."""
 
     residual: torch.Tensor  # (tokens, d_in), s * (h - h_hat): the loss squares it
-    codes: torch.Tensor  # (tokens, k), in scaled units
-    indices: torch.Tensor  # (tokens, k), the latents that the codes belong to
+    codes: torch.Tensor  # (tokens, k + R), in scaled units
+    indices: torch.Tensor  # (tokens, k + R), the latents that the codes belong to
 
 
 class SAE(nn.Module):
     """A sparse autoencoder: h_hat = (W c + b_dec) / s with k-sparse codes c of x = s * h - b_dec.
+
+    W = Q^T A, with atoms A that are sparse in the dictionary's basis Q: codes are found of Qx on A. The coordinates of
+    Qx that are always on, R of them, come behind the k codes, as the latents n_latents - R..n_latents - 1.
 
     Args:
         dictionary: the atoms W.
@@ -60,6 +63,11 @@ class SAE(nn.Module):
         """Whether the encoder has no weights of its own."""
         return not isinstance(self.encoder, OwnTopK)
 
+    @property
+    def n_latents(self) -> int:
+        """The latents that codes may name: the atoms, then the coordinates that are always on."""
+        return self.dictionary.n_latents + self.dictionary.always_on
+
     def with_encoder(self, encoder: Encoder) -> SAE:
         """Return an SAE of the same dictionary, bias and scale (shared, not copied) whose codes `encoder` finds."""
         other = SAE(self.dictionary, encoder, self.k, float(self.scale), self.backend)
@@ -67,8 +75,8 @@ class SAE(nn.Module):
         return other
 
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (codes, indices) of h (tokens, d_in), each (tokens, k)."""
-        return self._encode(self._centre(h), self._atoms())
+        """Return (codes, indices) of h (tokens, d_in), each (tokens, k + R); R coordinates are always on."""
+        return self._encode(self._coordinates(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return the reconstruction (tokens, d_in), in the input's units, that `encode`'s result makes."""
@@ -77,17 +85,29 @@ class SAE(nn.Module):
     def forward(self, h: torch.Tensor) -> SAEOutput:
         """Encode and decode h (tokens, d_in); the atoms are normalised once for both."""
         atoms = self._atoms()
-        codes, indices = self._encode(self._centre(h), atoms)
+        codes, indices = self._encode(self._coordinates(h), atoms)
         return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
 
     def residual(self, h: torch.Tensor) -> SAEResidual:
         """Return what `forward` leaves of h (tokens, d_in), in scaled units: s * (h - h_hat) = x - W c.
 
-        Training uses it, because it makes no reconstruction only to subtract it again.
+        It makes no reconstruction only to subtract it again.
         """
-        atoms, x = self._atoms(), self._centre(h)
-        codes, indices = self._encode(x, atoms)
-        return SAEResidual(self._kernels().residual(x, codes, indices, atoms, self.dictionary.support), codes, indices)
+        found = self.residual_coordinates(h)
+        return found._replace(residual=self.dictionary.basis.out_of(found.residual))
+
+    def residual_coordinates(self, h: torch.Tensor) -> SAEResidual:
+        """Return the same with the residual's coordinates in the dictionary's basis, Q (x - W c), in its place.
+
+        They are as long as the residual, so that their loss is the same, and so is its gradient. Training uses them:
+        it saves the way out of the basis, and with a basis that stays fixed there is no way back through it either.
+        """
+        atoms, u, dictionary = self._atoms(), self._coordinates(h), self.dictionary
+        codes, indices = self._pick(u, atoms)
+        left = self._kernels().residual(u, codes, indices, atoms, dictionary.support)
+        if dictionary.always_on:
+            left = torch.cat((torch.zeros_like(left[:, : dictionary.always_on]), left[:, dictionary.always_on :]), 1)
+        return SAEResidual(left, *self._with_always_on(u, codes, indices))
 
     def _kernels(self):
         return get_backend(self.backend, self.b_dec.device)
@@ -95,33 +115,53 @@ class SAE(nn.Module):
     def _atoms(self) -> torch.Tensor:
         return self.dictionary.unit_values(self.backend)
 
-    def _centre(self, h: torch.Tensor) -> torch.Tensor:
+    def _coordinates(self, h: torch.Tensor) -> torch.Tensor:
+        """Return Qx = s * Qh - Q b_dec, the centred activations' coordinates in the dictionary's basis: (tokens, d_in).
+
+        Activations are turned before they are centred, so that the gradient of b_dec turns one row and not all.
+        """
         if h.ndim != 2 or h.shape[1] != self.dictionary.d_in:
             raise ValueError(f"h of shape {tuple(h.shape)} must be (tokens, {self.dictionary.d_in})")
-        return _Centre.apply(h, self.scale, self.b_dec)  # type: ignore[return-value]
+        basis, shift = self.dictionary.basis, self.b_dec
+        turned = basis.into(h.to(shift.dtype))
+        return _Centre.apply(turned, self.scale, basis.into(shift.view(1, -1)).view(-1))  # type: ignore[return-value]
 
-    def _encode(self, x: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encoder(x, atoms, self.dictionary.support, self.k, self._kernels())
+    def _encode(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._with_always_on(u, *self._pick(u, atoms))
+
+    def _pick(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.encoder(u, atoms, self.dictionary.support, self.k, self._kernels())
+
+    def _with_always_on(
+        self, u: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the coordinates that are always on to the codes of the atoms picked, and the latents that they are."""
+        always_on = self.dictionary.always_on
+        if not always_on:
+            return codes, indices
+        latents = torch.arange(self.dictionary.n_latents, self.n_latents, device=u.device)
+        return torch.cat((codes, u[:, :always_on]), 1), torch.cat((indices, latents.expand(len(u), -1)), 1)
 
     def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-        dictionary = self.dictionary
-        scaled = self._kernels().decode(codes, indices, atoms, dictionary.support, dictionary.d_in)
-        return (scaled + self.b_dec) / self.scale
+        dictionary, k = self.dictionary, self.k
+        scaled = self._kernels().decode(codes[:, :k], indices[:, :k], atoms, dictionary.support, dictionary.d_in)
+        if dictionary.always_on:
+            scaled = torch.cat((codes[:, k:], scaled[:, dictionary.always_on :]), 1)
+        return (dictionary.basis.out_of(scaled) + self.b_dec) / self.scale
 
 
 class _Centre(torch.autograd.Function):
-    """x = s * h - b in the dtype of b, for h of any float dtype: one pass forward, one sum backward."""
+    """x = s * h - b: one pass forward, one sum backward."""
 
     @staticmethod
     def forward(ctx: Any, h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(scale)
-        ctx.dtype = h.dtype
-        return torch.addcmul(-shift, h.to(shift.dtype), scale)
+        return torch.addcmul(-shift, h, scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (scale,) = ctx.saved_tensors
         need_h, _, need_shift = ctx.needs_input_grad
-        grad_h = (grad * scale).to(ctx.dtype) if need_h else None
+        grad_h = grad * scale if need_h else None
         return grad_h, None, grad.sum(0).neg_() if need_shift else None

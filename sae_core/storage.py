@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.dictionary import Dictionary
 from sae_core.sae import SAE
 
@@ -18,23 +19,34 @@ NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # the ways in whi
 class Storage(NamedTuple):
     """The numbers of values and bits that an SAE stores."""
 
-    learned_decoder_values: int  # d*n: the paper's headline count
-    compression: float  # m/d
+    learned_decoder_values: int  # d*n, the paper's headline count, and the values of a basis
+    compression: float  # m/d; with a basis, m*n over the count above
     learned_parameters: int  # decoder values, encoder weights, both biases
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 m) an index; 0 if dense
-    value_bits: int  # bits of each stored decoder value; 0 where a seed regenerates them
+    value_bits: int  # bits of each stored value of an atom; 0 where a seed regenerates them
+    basis_values: int  # how many of the decoder values are a basis'
+    basis_bits: int  # bits of each of these; 0 where there are none
 
 
 def count_storage(sae: SAE) -> Storage:
     """Count what `sae` stores. (`sae_core.io.save` returns the bytes on disk.)"""
     dictionary = sae.dictionary
+    stored = dictionary.basis.stored
+    in_basis = 0 if stored is None else stored.numel()
     return Storage(
-        learned_decoder_values=dictionary.values.numel() if _learned(dictionary) else 0,
-        compression=dictionary.d_in / dictionary.degree,
+        learned_decoder_values=(dictionary.values.numel() if _learned(dictionary) else 0) + in_basis,
+        compression=_compression(dictionary.d_in, dictionary.n_latents, dictionary.degree, in_basis),
         learned_parameters=sum(p.numel() for p in sae.parameters()),
         index_bits=support_bits(dictionary),
         value_bits=dictionary.value_bits if _learned(dictionary) else 0,
+        basis_values=in_basis,
+        basis_bits=dictionary.basis.value_bits if in_basis else 0,
     )
+
+
+def _compression(d_in: int, n_latents: int, degree: int, in_basis: int) -> float:
+    """Return how many times more values a dense dictionary of as many latents has."""
+    return d_in / (degree + in_basis / n_latents)
 
 
 def _learned(dictionary: Dictionary) -> bool:
@@ -65,11 +77,18 @@ class Layout(NamedTuple):
     value_bits: int = 32  # 0 where a seed regenerates the values
     own_encoder: bool = False  # whether the encoder has weights of its own
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
+    basis: str = NEURONS  # its name, see `sae_core.bases.names`
+    basis_bits: int = 32  # of each value that the basis stores
 
     @property
     def decoder_values(self) -> int:
         """Number of stored decoder values."""
         return self.n_latents * self.degree if self.value_bits else 0
+
+    @property
+    def basis_values(self) -> int:
+        """Number of stored values of the basis."""
+        return basis_values(self.basis, self.d_in)
 
     @property
     def encoder_values(self) -> int:
@@ -81,12 +100,15 @@ class Layout(NamedTuple):
 def planned_counts(layout: Layout) -> Storage:
     """Return the counts that `count_storage` will give for the trained SAE."""
     indices = layout.n_latents * layout.degree * bits_per_index(layout.d_in)
+    learned, in_basis = layout.decoder_values + layout.basis_values, layout.basis_values
     return Storage(
-        learned_decoder_values=layout.decoder_values,
-        compression=layout.d_in / layout.degree,
-        learned_parameters=layout.decoder_values + layout.encoder_values + layout.d_in,
+        learned_decoder_values=learned,
+        compression=_compression(layout.d_in, layout.n_latents, layout.degree, in_basis),
+        learned_parameters=learned + layout.encoder_values + layout.d_in,
         index_bits={NO_SUPPORT: 0, FROM_SEED: SEED_BITS, AS_INDICES: indices}[layout.support],
         value_bits=layout.value_bits,
+        basis_values=in_basis,
+        basis_bits=layout.basis_bits if in_basis else 0,
     )
 
 
@@ -103,6 +125,10 @@ def planned_bytes(layout: Layout) -> int:
         floats["b_enc"] = (n,)
     if layout.own_encoder:
         floats["encoder_weight"] = (n, m)
+    if layout.basis_values and layout.basis_bits == 32:
+        floats["basis"] = basis_shape(layout.basis, m)
+    elif layout.basis_values:
+        packed["basis"] = (-(-layout.basis_values * layout.basis_bits // 8),)
     if layout.support == AS_INDICES:
         packed["support"] = (-(-n * layout.degree * bits_per_index(m) // 8),)
     if layout.value_bits == 32:
@@ -111,7 +137,8 @@ def planned_bytes(layout: Layout) -> int:
         packed["values"] = (-(-n * layout.degree * layout.value_bits // 8),)
     header: dict[str, dict[str, object]] = {}
     end = 0
-    for name, shape, dtype, width in [(*t, "F32", 4) for t in floats.items()] + [(*t, "U8", 1) for t in packed.items()]:
+    wide, narrow = sorted(floats.items()), sorted(packed.items())
+    for name, shape, dtype, width in [(*t, "F32", 4) for t in wide] + [(*t, "U8", 1) for t in narrow]:
         start, end = end, end + width * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"))

@@ -1,5 +1,8 @@
 """Properties of a dictionary that can be proved, or at least measured: W (m, n), unit atoms w_j of d non-zeros each.
 
+Where atoms are sparse in a basis other than the neurons' (`sae_core.bases`), entries, rows and supports are those in
+the basis; inner products are the same in both.
+
 Every value says of which kind it is:
 
     exact     computed from all atoms

@@ -155,7 +155,7 @@ def _cell_text(row: dict[str, Any]) -> str:
 def _short_name(label: str) -> str:
     arm = arms.parse(label)
     name = arm.base.replace("dense_matched", "dense_m.").replace("_parameters", "_par").replace("_", " ")
-    return name + (f" {arm.bits}-bit" if arm.bits else "")
+    return name + (f" {arm.basis}" if arm.basis else "") + (f" {arm.bits}-bit" if arm.bits else "")
 
 
 def _reading(row: dict[str, Any]) -> str:

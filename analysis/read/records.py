@@ -23,11 +23,17 @@ from analysis.read.sources import URL, NoRunsError, Remote, Source, named
 from sweep.store.records import RECOVERY, SYNTHETIC, Record
 
 # Fields of an arm that its label or another column holds already.
-_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits")
+_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits", "basis", "always_on")
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
 SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
-_UNRECORDED = {"value_bits": 32, "artifact_bytes": float("nan"), "mask_policy": ALL_TOKENS}  # for records without them
+_UNRECORDED = {  # for records without them
+    "value_bits": 32,
+    "basis_values": 0,
+    "basis_bits": 0,
+    "artifact_bytes": float("nan"),
+    "mask_policy": ALL_TOKENS,
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class Records:
         - `settings`: the other settings that determine the result (text, recipe, evaluation), as JSON; see
           `analysis.read.comparable`,
         - `options`: the arm's options that its label does not name, such as the dynamic support's, as JSON,
-        - `decoder_compression`: m*n / (n_latents*degree): m/d for an expander, n/n' for dense_matched,
+        - `decoder_compression`: m*n / (n_latents*degree + basis_values): m/d for an expander, n/n' for dense_matched,
         - `train_tokens`: tokens trained on, including those of the run it was made from; NaN in older records,
         - `train_seconds`: the seconds that this took,
         - `latents`, `curves`, `theory`: the record's dicts, empty where it has none.
@@ -395,7 +401,7 @@ def _row(record: Record) -> dict[str, object]:
         "options": json.dumps(_arm_options(record["spec"]["sae"]), sort_keys=True),
         "pool_tokens": record["spec"]["activations"].get("tokens"),
         "dense_values": d_in * n,
-        "decoder_compression": d_in * n / (n_latents * degree),
+        "decoder_compression": d_in * n / (n_latents * degree + record["storage"].get("basis_values", 0)),
         **_training(record),
         **{f"rounding_{name}": value for name, value in _numbers(record.get("rounding") or {}).items()},
         **{key: record.get(key) or {} for key in ("latents", "curves", "theory")},

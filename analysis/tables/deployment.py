@@ -20,7 +20,8 @@ _FLOAT = 4  # bytes of a float32
 def storage_table(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row per (model, n, arm, d, n_latents, value_bits) with its storage in KiB:
 
-    - values_kib: learned decoder values at `value_bits` each (0 where they come from a seed),
+    - values_kib: learned decoder values at `value_bits` each (0 where they come from a seed), those of a basis at
+      `basis_bits`,
     - with_packed_indices_kib, with_int32_indices_kib: the values and n_latents*degree row indices of ceil(log2 m) or
       32 bits each (dense atoms have none),
     - with_biases_kib: the values, int32 indices and everything else learned (biases, an own encoder) in float32,
@@ -37,7 +38,8 @@ def storage_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _sizes(run: dict[str, Any]) -> dict[str, object]:
     """Return the columns of `storage_table` that follow from a run's sizes."""
-    values = run["learned_decoder_values"] * run["value_bits"] / 8
+    in_basis = run["basis_values"]
+    values = ((run["learned_decoder_values"] - in_basis) * run["value_bits"] + in_basis * run["basis_bits"]) / 8
     indices = 0 if run["degree"] >= run["d_in"] else run["n_latents"] * run["degree"]
     other = run.get("learned_parameters", math.nan) - run["learned_decoder_values"]
     packed = indices * math.ceil(math.log2(run["d_in"])) / 8

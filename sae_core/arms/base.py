@@ -13,13 +13,14 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
+from sae_core.bases import NEURONS, Basis, basis_name, basis_sample, basis_shape, make_basis
 from sae_core.dictionary import Dictionary, drawn_dictionary
 from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.hashed import later
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
-from sae_core.sizes import check_degree, check_sparsity
+from sae_core.sizes import CellError, check_degree, check_sparsity
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
 
 TOPK = "topk"
@@ -57,6 +58,11 @@ class Arm(ABC):
         """When and how far the support changes in training; None where it stays."""
         return None
 
+    @property
+    def sample_tokens(self) -> int:
+        """How many activations `build` wants to look at; 0 where what it builds does not follow the data."""
+        return 0
+
     @abstractmethod
     def sizes(self, d_in: int) -> Sizes:
         """Return the sizes of the SAE for this d_in, without allocating anything.
@@ -75,10 +81,20 @@ class Arm(ABC):
         return Layout(d_in, n_latents, degree)
 
     @abstractmethod
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         """Make an untrained SAE; its support and initial values follow from `seed`. Raises the errors of `sizes`.
 
         Args:
+            scale: the scalar that the SAE multiplies activations with.
+            sample: (`sample_tokens`, d_in) activations in the LM's units; without them, what would follow the data is
+                random.
             support_seed: the seed that the support is drawn from, where that is not `seed`; an arm that draws no
                 support (`draws_support`) has no use for it.
         """
@@ -107,12 +123,19 @@ class DerivedArm(Arm):
         """The arm whose trained SAE this one starts from."""
 
     @abstractmethod
-    def derive(self, trained: SAE) -> SAE:
-        """Make a new SAE from the trained one of `starts_from`, which stays as it is."""
+    def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
+        """Make a new SAE from the trained one of `starts_from`, which stays as it is; see `build` for the arguments."""
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         """Derive the SAE from an untrained one of `starts_from`."""
-        return self.derive(self.starts_from.build(d_in, seed, scale, support_seed))
+        return self.derive(self.starts_from.build(d_in, seed, scale, sample, support_seed), seed, sample)
 
 
 class TiedArm(Arm):
@@ -130,7 +153,12 @@ class TiedArm(Arm):
 
     @property
     def label(self) -> str:
-        return self.name if self.encoder == TOPK else f"{self.name}+{self.encoder}"
+        return self.untrained_label if self.encoder == TOPK else f"{self.untrained_label}+{self.encoder}"
+
+    @property
+    def untrained_label(self) -> str:
+        """The label less the encoder: `expander@reflections64` where the basis is not the neurons'."""
+        return self.name
 
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(pursuit=None if self.encoder == TOPK else self.encoder)
@@ -140,19 +168,54 @@ class TiedArm(Arm):
 class SparseArm(TiedArm):
     """An arm of left-d-regular atoms: each has exactly `degree` rows that it may use. Abstract.
 
-    `TiedArm` says what `encoder` is.
+    Args:
+        encoder: see `TiedArm`.
+        basis: the coordinates that atoms are sparse in (`sae_core.bases.names`). Where these follow the data, b_dec
+            starts at the activations' mean.
+        always_on: how many of the first coordinates of the basis are kept as they are on every token, beside the k
+            atoms; no atom uses them. With reflections, they are the activations along the first principal directions.
     """
 
     n_latents: int
     degree: int
     k: int
     encoder: str = later(TOPK)
+    basis: str = later(NEURONS)
+    always_on: int = later(0)
+
+    def __post_init__(self):
+        super().__post_init__()
+        checked_basis(self.basis)
+        if self.always_on < 0:
+            raise ValueError(f"sae.always_on={self.always_on} must be at least 0")
+
+    @property
+    def untrained_label(self) -> str:
+        return label_in_basis(self.name, self.basis, self.always_on)
+
+    @property
+    def sample_tokens(self) -> int:
+        return basis_sample(self.basis)
 
     def sizes(self, d_in: int) -> Sizes:
-        return checked_sizes(d_in, self.n_latents, self.degree, self.k)
+        if self.always_on >= d_in:
+            raise CellError(f"sae.always_on={self.always_on} must be in 0..{d_in - 1} (less than d_in)")
+        basis_shape(self.basis, d_in)
+        return checked_sizes(d_in, self.n_latents, self.degree, self.k, self.always_on)
 
     def layout(self, d_in: int) -> Layout:
-        return super().layout(d_in)._replace(support=AS_INDICES)
+        return super().layout(d_in)._replace(support=AS_INDICES, basis=self.basis)
+
+    def make_basis(self, d_in: int, seed: int, sample: torch.Tensor | None) -> Basis:
+        """Make the basis of an SAE, of a sample of activations if there is one; see `Arm.build`."""
+        return make_basis(self.basis, d_in, seed, sample)
+
+    def make_sae(self, dictionary: Dictionary, scale: float, sample: torch.Tensor | None) -> SAE:
+        """Make the untrained SAE of a dictionary, centred at the sample's mean where the basis follows the data."""
+        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, scale)
+        if sample is not None and self.sample_tokens:
+            sae.b_dec.data.copy_(sample.float().mean(0) * scale)
+        return sae
 
 
 class SeededArm(SparseArm):
@@ -163,10 +226,33 @@ class SeededArm(SparseArm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
-        n_latents, degree, k = self.sizes(d_in)
-        dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed, support_seed)
-        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
+        n_latents, degree, _ = self.sizes(d_in)
+        basis = self.make_basis(d_in, seed, sample)
+        dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed, basis, self.always_on, support_seed)
+        return self.make_sae(dictionary, scale, sample)
+
+
+def checked_basis(basis: str) -> str:
+    """Return the name of a basis. Raises ValueError where none has it."""
+    try:
+        return str(basis_name(basis))
+    except ValueError as error:
+        raise ValueError(f"sae.basis={error}") from None
+
+
+def label_in_basis(name: str, basis: str, always_on: int = 0) -> str:
+    """Return an arm's name with its basis: `expander`, `expander@reflections64`, `expander@reflections64_on16`."""
+    if basis == NEURONS and not always_on:
+        return name
+    return f"{name}@{basis}" + (f"_on{always_on}" if always_on else "")
 
 
 def encoder_name(name: str) -> str:
@@ -187,13 +273,13 @@ def tied_encoder(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
     return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
 
 
-def checked_sizes(d_in: int, n_latents: int, degree: int, k: int) -> Sizes:
+def checked_sizes(d_in: int, n_latents: int, degree: int, k: int, always_on: int = 0) -> Sizes:
     """Return the sizes of an SAE with k-sparse codes.
 
     Raises:
         ValueError: n, k or d is out of range.
-        CellError: d > d_in, or n <= 2k; a grid leaves this combination out.
+        CellError: d > d_in - always_on, or n <= 2k; a grid leaves this combination out.
     """
-    check_degree(d_in, degree)
+    check_degree(d_in - always_on, degree)
     check_sparsity(n_latents, k)
     return Sizes(n_latents, degree, k)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked_sizes
+import torch
+
+from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked_basis, checked_sizes, label_in_basis
 from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
+from sae_core.bases import NEURONS, basis_values
 from sae_core.hashed import later
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_degree, check_latents
@@ -27,6 +30,8 @@ class DenseMatched(TiedArm):
                           (m+1)*n' = (d+1)*n + d*n*b/32 with b = ceil(log2 m)
             The bytes of a seeded support are those of its parameters.
         encoder: see `TiedArm`; a pursuit has no encoder bias, so m+1 and d+1 above become m and d.
+        basis: the sparse arm's, whose stored values count as well: R reflections, of R*m values, make n' larger by R.
+            The dense atoms themselves are in no basis.
     """
 
     n_latents: int
@@ -34,21 +39,35 @@ class DenseMatched(TiedArm):
     k: int
     encoder: str = later(TOPK)
     match: str = later(VALUES)
+    basis: str = later(NEURONS)
 
     def __post_init__(self):
         super().__post_init__()
         check_match(self.match)
+        checked_basis(self.basis)
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _name_with_match("dense_matched", self.match)
 
+    @property
+    def untrained_label(self) -> str:
+        return label_in_basis(self.name, self.basis)
+
     def sizes(self, d_in: int) -> Sizes:
         bias = self.encoder == TOPK
-        n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias)
+        others = basis_values(self.basis, d_in)
+        n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias, others)
         return _dense_sizes(d_in, n_latents, self.k)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         return DenseTied(n_latents, k, self.encoder).build(d_in, seed, scale)
 
@@ -80,7 +99,14 @@ class DenseMatchedOwn(Arm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         return DenseWarmTied(n_latents, k).build(d_in, seed, scale)
 
@@ -95,12 +121,15 @@ def _name_with_match(name: str, match: str) -> str:
     return name if match == VALUES else f"{name}_{match}"
 
 
-def matched_latents(d_in: int, n_latents: int, degree: int, match: str, weights: int, bias: bool) -> int:
+def matched_latents(
+    d_in: int, n_latents: int, degree: int, match: str, weights: int, bias: bool, others: int = 0
+) -> int:
     """Return n', the number of dense latents that hold as much as `n_latents` sparse ones; it may round to 0.
 
     Args:
         weights: weights of a dense latent, those of an encoder of its own included.
         bias: whether each latent, dense or sparse, has an encoder bias.
+        others: values that the sparse dictionary stores beside those of its latents.
 
     Raises:
         ValueError: d or n is out of range; a CellError for d > d_in.
@@ -108,8 +137,8 @@ def matched_latents(d_in: int, n_latents: int, degree: int, match: str, weights:
     check_degree(d_in, degree)
     check_latents(n_latents)
     if match == VALUES:
-        return _rounded_quotient(degree * n_latents, d_in)
-    value_bits = 32 * n_latents * (degree + bias)
+        return _rounded_quotient(degree * n_latents + others, d_in)
+    value_bits = 32 * (n_latents * (degree + bias) + others)
     index_bits = n_latents * degree * bits_per_index(d_in) if match == BYTES else 0
     return _rounded_quotient(value_bits + index_bits, 32 * (weights + bias))
 

@@ -29,7 +29,14 @@ class DenseOwn(Arm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         generator = torch.Generator().manual_seed(seed)
         dictionary = DenseDictionary(d_in, n_latents, generator)

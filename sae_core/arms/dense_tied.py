@@ -22,7 +22,14 @@ class DenseTied(TiedArm):
     def sizes(self, d_in: int) -> Sizes:
         return checked_sizes(d_in, self.n_latents, d_in, self.k)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         n_latents, _, k = self.sizes(d_in)
         dictionary = DenseDictionary(d_in, n_latents, torch.Generator().manual_seed(seed))
         return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)

@@ -31,7 +31,14 @@ class PCA(FittedArm):
             raise CellError(f"rank {rank} (d*n/m) must be in 1..{d_in} (d_in): a larger one reconstructs everything")
         return Sizes(rank, d_in, rank)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
         rank, _, k = self.sizes(d_in)
         dictionary = DenseDictionary(d_in, rank, torch.Generator().manual_seed(seed))
         return SAE(dictionary, TiedTopK(dictionary), k, scale)

@@ -16,7 +16,8 @@ from sae_core.supports import top_magnitude_support
 class PrunedRetuned(SparseArm, DerivedArm):
     """A trained dense_tied SAE pruned to each atom's d largest magnitudes, and trained again (paper, section 4).
 
-    It takes twice the training, dense the first time. The support depends on the data, so its indices are stored.
+    In another basis than the neurons', magnitudes are those in the basis. It takes twice the training, dense the first
+    time. The support depends on the data, so its indices are stored.
     """
 
     name = "pruned_retuned"
@@ -26,10 +27,12 @@ class PrunedRetuned(SparseArm, DerivedArm):
         return DenseTied(self.n_latents, self.k, self.encoder)
 
     @torch.no_grad()
-    def derive(self, trained: SAE) -> SAE:
-        atoms = trained.dictionary.unit_values().detach().cpu()
-        support = top_magnitude_support(atoms, self.degree)
-        dictionary = SparseDictionary(trained.dictionary.d_in, support, torch.Generator())
+    def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
+        d_in = trained.dictionary.d_in
+        basis = self.make_basis(d_in, seed, sample)
+        atoms = basis.into(trained.dictionary.unit_values().detach().cpu())
+        support = top_magnitude_support(atoms[:, self.always_on :], self.degree) + self.always_on
+        dictionary = SparseDictionary(d_in, support, torch.Generator(), None, basis, self.always_on)
         dictionary.values.copy_(atoms.gather(1, support))
         encoder = tied_encoder(dictionary, self.encoder)
         if isinstance(encoder, TiedTopK) and isinstance(trained.encoder, TiedTopK):

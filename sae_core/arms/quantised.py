@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from sae_core.arms.base import Arm, DerivedArm, Sizes
-from sae_core.quantised import check_bits, quantised
+from sae_core.quantised import BASIS_BITS, check_bits, quantised
 from sae_core.sae import SAE
 from sae_core.storage import Layout
 
@@ -11,6 +13,8 @@ from sae_core.storage import Layout
 @dataclass(frozen=True)
 class Quantised(DerivedArm):
     """Another arm's trained SAE with its decoder values kept as whole numbers of 8 or 4 bits; no further training.
+
+    The values of a basis are kept as whole numbers of 8 bits.
 
     Args:
         of: the other arm; it stores decoder values in 32 bits, and no encoder weights (`Arm.can_be_quantised`).
@@ -53,7 +57,7 @@ class Quantised(DerivedArm):
         return self.of.sizes(d_in)
 
     def layout(self, d_in: int) -> Layout:
-        return self.of.layout(d_in)._replace(value_bits=self.bits)
+        return self.of.layout(d_in)._replace(value_bits=self.bits, basis_bits=BASIS_BITS)
 
-    def derive(self, trained: SAE) -> SAE:
+    def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
         return quantised(trained, self.bits)

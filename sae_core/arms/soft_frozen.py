@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import Sizes, SparseArm, tied_encoder
-from sae_core.dictionary import Drawn, NearDictionary
+from sae_core.arms.base import Sizes, SparseArm
+from sae_core.dictionary import Drawn, NearDictionary, drawn_support
 from sae_core.hashed import later
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, Layout
-from sae_core.supports import expander_support
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,18 @@ class SoftFrozen(SparseArm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
 
-    def build(self, d_in: int, seed: int, scale: float = 1.0, support_seed: int | None = None) -> SAE:
-        n_latents, degree, k = self.sizes(d_in)
+    def build(
+        self,
+        d_in: int,
+        seed: int,
+        scale: float = 1.0,
+        sample: torch.Tensor | None = None,
+        support_seed: int | None = None,
+    ) -> SAE:
+        n_latents, degree, _ = self.sizes(d_in)
         drawn = Drawn("expander", seed if support_seed is None else support_seed)
-        support = expander_support(d_in, n_latents, degree, drawn.seed)
-        dictionary = NearDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn, self.cosine)
-        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)
+        basis = self.make_basis(d_in, seed, sample)
+        support = drawn_support(drawn, d_in, n_latents, degree, self.always_on)
+        generator = torch.Generator().manual_seed(seed)
+        dictionary = NearDictionary(d_in, support, generator, drawn, self.cosine, basis, self.always_on)
+        return self.make_sae(dictionary, scale, sample)

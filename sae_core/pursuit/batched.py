@@ -57,6 +57,7 @@ def cosamp(dictionary: Dictionary, targets: Tensor, k: int, backend: str = "auto
 def refit(dictionary: Dictionary, targets: Tensor, indices: Tensor, backend: str = "auto") -> Pursuit:
     """Find codes by least squares on given atoms, indices (tokens, k)."""
     kernels, values = get_backend(backend, targets.device), dictionary.unit_values(backend)
+    targets = dictionary.basis.into(targets)
     codes = kernels.refit(targets, indices, values, dictionary.support)
     left = kernels.residual(targets, codes, indices, values, dictionary.support)
     return Pursuit(indices, codes, left.norm(dim=1))
@@ -66,6 +67,7 @@ def refit(dictionary: Dictionary, targets: Tensor, indices: Tensor, backend: str
 def solve(solver: Solver, dictionary: Dictionary, targets: Tensor, k: int, backend: str = "auto") -> Pursuit:
     """Find codes by any solver (see `sae_core.pursuit.solvers`) on the dictionary's atoms."""
     kernels, values = get_backend(backend, targets.device), dictionary.unit_values(backend)
+    targets = dictionary.basis.into(targets)
     codes, indices = solver(kernels, targets, values, dictionary.support, k)
     left = kernels.residual(targets, codes, indices, values, dictionary.support)
     return Pursuit(indices, codes, left.norm(dim=1))

@@ -42,7 +42,7 @@ class Reading:
         self.inference = inference
         self._reader, self._base, self._mask_policy = infer_by(sae, inference), base, mask_policy
         self._watch = Stopwatch(self._reader)
-        self._sums = ReconstructionSums(sae.dictionary.d_in, sae.dictionary.n_latents)
+        self._sums = ReconstructionSums(sae.dictionary.d_in, sae.n_latents)
         self._ce = self._kl = 0.0
         self._real, self._not_ordinary = 0, list[int | None]()
         self._error: Exception | None = None
@@ -156,7 +156,7 @@ def held_out_codes(sae: SAE, clean: CleanPass) -> HeldOutCodes:
     real = windows.mask()
     tokens, window = torch.from_numpy(windows.tokens[real]), torch.from_numpy(np.nonzero(real)[0])
     every, latents = torch.cat(codes), torch.cat(indices)
-    activity = activity_of(every, latents, sae.dictionary.n_latents, tokens, window)
+    activity = activity_of(every, latents, sae.n_latents, tokens, window)
     return HeldOutCodes(latents, every, activity, torch.cat(measured))
 
 

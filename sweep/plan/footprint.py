@@ -31,6 +31,8 @@ class PlannedStorage(NamedTuple):
     learned_parameters: int
     index_bits: int
     value_bits: int
+    basis_values: int
+    basis_bits: int
     artifact_bytes: int  # the exact size of sae.safetensors
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from sae_core.bases import NEURONS
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.plan.steps import MeasuredStep, Setup, StepShape, shape_of
@@ -84,7 +85,8 @@ def shape_in(record: Record) -> StepShape:
     sizes, counts, spec = record["sizes"], record["storage"], record["spec"]
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
-    pursuit = spec["sae"].get("of", spec["sae"]).get("encoder", "topk")
+    arm = spec["sae"].get("of", spec["sae"])
+    pursuit, basis = arm.get("encoder", "topk"), arm.get("basis", NEURONS)
     layout = Layout(
         d_in,
         n,
@@ -93,6 +95,9 @@ def shape_in(record: Record) -> StepShape:
         value_bits=counts.get("value_bits", 32 if values else 0),
         own_encoder=counts["learned_parameters"] > values + n + d_in,
         pursuit=None if pursuit == "topk" else pursuit,
+        basis=basis
+        if counts["index_bits"]
+        else NEURONS,  # a dense dictionary may be as large as sparse atoms in a basis
     )
     return shape_of(layout, sizes["k"], spec["train"]["batch_size"])
 

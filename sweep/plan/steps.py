@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from sae_core.bases import basis_name, make_basis
 from sae_core.dictionary import DenseDictionary, SparseDictionary
 from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.dispatch import backend_name
@@ -46,10 +47,11 @@ class StepShape(NamedTuple):
     batch: int  # tokens
 
     @property
-    def kind(self) -> tuple[bool, bool, str | None, bool]:
+    def kind(self) -> tuple[bool, bool, str | None, bool, str]:
         """The path through the kernels: steps of one kind run the same code."""
         layout = self.layout
-        return layout.support != NO_SUPPORT, layout.own_encoder, layout.pursuit, layout.value_bits == 0
+        frozen = layout.value_bits == 0
+        return layout.support != NO_SUPPORT, layout.own_encoder, layout.pursuit, frozen, basis_name(layout.basis).kind
 
     @property
     def work(self) -> float:
@@ -81,7 +83,7 @@ def setup_of(device: str, backend: str, threads: int) -> Setup:
 def shape_of(layout: Layout, k: int, batch: int) -> StepShape:
     """Return the shape of a training step on `batch` tokens."""
     support = FROM_SEED if layout.support != NO_SUPPORT else NO_SUPPORT
-    return StepShape(layout._replace(support=support), k, batch)
+    return StepShape(layout._replace(support=support, basis_bits=32), k, batch)
 
 
 def estimated_step(shape: StepShape, measured: Mapping[StepShape, MeasuredStep]) -> StepEstimate:
@@ -165,7 +167,8 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
         dictionary = DenseDictionary(m, n, generator)
     else:
         gaps = torch.randint(1, m // degree + 1, (n, degree), generator=generator)
-        dictionary = SparseDictionary(m, gaps.cumsum(1) - 1, generator)
+        basis = make_basis(layout.basis, m, 0)
+        dictionary = SparseDictionary(m, gaps.cumsum(1) - 1, generator, basis=basis)
     if layout.value_bits == 0:
         dictionary.values.requires_grad_(False)
     if layout.own_encoder:
@@ -205,4 +208,5 @@ def as_in_a_worker(threads: int) -> Iterator[None]:
 def training_bytes(shape: StepShape) -> int:
     """Return the bytes that training takes: values, gradients and Adam's two moments, and a batch's scores."""
     layout = shape.layout
-    return 16 * (layout.n_latents * layout.degree + layout.encoder_values) + 12 * shape.batch * layout.n_latents
+    values = layout.n_latents * layout.degree + layout.encoder_values + layout.basis_values
+    return 16 * values + 12 * shape.batch * layout.n_latents

@@ -24,6 +24,7 @@ _DENSE_PRODUCT = 0.0055  # ns a product with a dense atom's value
 _SCANNED = 0.11  # ns a latent, each time that all are searched for the largest
 _CHANGED = 0.19  # ns a correlation that a pick changes
 _SOLVED = 0.26  # ns for each of the k*k*d products of a least-squares solution
+_TURNED = 0.02  # ns a product with a value of a basis
 _DECODED = 0.42  # ns for each of the k*d products that decode a token
 _UPDATED = 5.2  # ns a parameter
 
@@ -72,8 +73,9 @@ def readings_in(measured: Iterable[str]) -> list[str]:
 
 def step_work(layout: Layout, k: int, batch: int) -> float:
     """Return the work of one training step on `batch` tokens, in ns."""
-    values = layout.n_latents * layout.degree + layout.encoder_values
-    a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree
+    values = layout.n_latents * layout.degree + layout.encoder_values + layout.basis_values
+    # The way into a basis and out of it, forward and backward, takes two products with each of its values every time.
+    a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree + 8 * _TURNED * layout.basis_values
     return _STEP + batch * a_token + _UPDATED * values
 
 

@@ -70,7 +70,7 @@ def code_scores(reader: SAE, items: Items) -> Scores:
         indices.append(found[1].cpu().numpy())
     values, columns = np.concatenate(codes), np.concatenate(indices)
     starts = np.arange(len(values) + 1) * values.shape[1]
-    shape = (len(values), reader.dictionary.n_latents)
+    shape = (len(values), reader.n_latents)
     return _scores(items, sparse.csr_matrix((values.ravel(), columns.ravel(), starts), shape=shape), BEST)
 
 

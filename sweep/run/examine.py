@@ -67,7 +67,9 @@ def examine(
     found = held_out_codes(sae, clean)
     activity = found.measured_activity
     if "theory" not in record:
-        record["theory"] = theory.theory_measures(sae.dictionary, found.indices[found.measured][:THEORY_TOKENS])
+        record["theory"] = theory.theory_measures(
+            sae.dictionary, found.indices[found.measured][:THEORY_TOKENS, : sae.k]
+        )
     if "latents" not in record:
         support = sae.dictionary.support
         support = None if support is None else support.cpu()

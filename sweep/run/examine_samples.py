@@ -68,9 +68,9 @@ def sample_codes(job: Job, sae: SAE) -> ReadTokens:
 def _of_latents(sae: SAE, read: ReadTokens) -> dict[str, Any]:
     """Return what is known of the dictionary, and how often its latents fire by the SAE's own encoder."""
     codes, indices, numbers = read
-    activity = activity_of(codes, indices, sae.dictionary.n_latents, numbers, numbers)
+    activity = activity_of(codes, indices, sae.n_latents, numbers, numbers)
     support = None if sae.dictionary.support is None else sae.dictionary.support.cpu()
     return {
-        "theory": theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS]),
+        "theory": theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS, : sae.k]),
         "latents": {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)},
     }

@@ -115,14 +115,14 @@ def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
 
 def _build_sae(job: Job, start: SAE | None, pool: Pool | FedPool, device: torch.device) -> SAE:
     """Return the untrained SAE of the job, or the one that the arm makes of the trained SAE `start`."""
-    arm = job.spec.arm
+    arm, seeds = job.spec.arm, job.spec.seeds
+    sample = _batches(job, pool, torch.device("cpu")).sample(1, count) if (count := arm.sample_tokens) else None
     if start is not None and isinstance(arm, DerivedArm):
-        sae = arm.derive(start)
+        sae = arm.derive(start, seeds.values, sample)
     else:
         # The scale brings the mean norm of activations to sqrt(d_in).
         scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
-        seeds = job.spec.seeds
-        sae = arm.build(pool.d_in, seeds.values, scale, seeds.support)
+        sae = arm.build(pool.d_in, seeds.values, scale, sample, seeds.support)
     sae.backend = job.backend
     return sae.to(device)
 

@@ -17,11 +17,12 @@ object with these entries:
                 differ from the seed; a recovery run has no layer
     sizes       d_in, n_latents, degree and k as they were built
     storage     what the SAE stores (see `sae_core.storage`):
-                learned_decoder_values  number of values, d * n
-                compression             d_in / degree, the paper's m / d
+                learned_decoder_values  number of values, d * n, and those of a basis
+                compression             d_in / degree, the paper's m / d; with a basis, m * n over the count above
                 learned_parameters      number of values, with the encoder's weights and the biases
                 index_bits              bits that the support takes
-                value_bits              bits of one stored decoder value
+                value_bits              bits of one stored value of an atom
+                basis_values, basis_bits  number of a basis' values, and bits of each; missing from older records
                 artifact_bytes          bytes of the file sae.safetensors
     activations what the SAE was trained on: rows, dtype (as stored), and norms, which says what tokens are ordinary and
                 how many are not (`sweep.activations.norms`); missing from older records. There are no norms where all

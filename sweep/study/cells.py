@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from sae_core.arms import CellError
 from sae_core.inference import ENCODER, inference_name
+from sweep.jobs.job import Job
 from sweep.lm.find import ModelNotHereError
 from sweep.plan.merging import ONE_VALUE
 from sweep.plan.plan import Planned, check_budget, make_plan
@@ -41,7 +42,7 @@ class Cells(NamedTuple):
         try:
             plan = make_plan([(overrides, cfg)], self.launch)
             for run in plan.runs:
-                if run.job.spec.synthetic is not None:
+                if isinstance(run.job, Job) and run.job.spec.synthetic is not None:
                     raise ValueError("model=synthetic has no LM, and so no CE recovered to search")
                 check_budget(run.job, self.config.budget_bytes)
         except CellError as error:

@@ -63,7 +63,7 @@ def measure(sae: SAE, inference: str, model: SyntheticModel, samples: HeldOutSam
     """
     reader = infer_by(sae, inference)
     watch, dictionary = Stopwatch(reader), sae.dictionary
-    sums = ReconstructionSums(dictionary.d_in, dictionary.n_latents)
+    sums = ReconstructionSums(dictionary.d_in, sae.n_latents)
     fired: list[Tensor] = []
     negative = done = 0
     for batch in samples.batches():
@@ -79,7 +79,7 @@ def measure(sae: SAE, inference: str, model: SyntheticModel, samples: HeldOutSam
     metrics |= {
         "true_l0": len(samples.firings.sample) / samples.firings.n_samples,
         "negative_codes": negative / max(1, int((latents >= 0).sum())),
-        **feature_measures(latents, dictionary.n_latents, samples.firings, parents),
+        **feature_measures(latents, sae.n_latents, samples.firings, parents),
         **cosine_measures(dictionary, model.features.vectors),
     }
     for name, value in metrics.items():

@@ -132,11 +132,12 @@ def train_step(
     """Do one optimizer step on h (batch, d_in).
 
     Returns:
-        the residual before the step, and each token's squared error (batch,), both detached.
+        the residual before the step, in coordinates of the dictionary's basis, and each token's squared error (batch,),
+        both detached.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    output = sae.residual(h)
+    output = sae.residual_coordinates(h)
     errors = squared_errors(output.residual)
     optimizer.zero_grad(set_to_none=True)
     errors.mean().backward()

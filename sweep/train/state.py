@@ -49,7 +49,7 @@ class TrainingState:
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, betas=betas, fused=fused)
         self.sae, self.config, self.step, self.resampled = sae, config, 0, 0
         self.generator = torch.Generator(device=device).manual_seed(seed)
-        n = sae.dictionary.n_latents
+        n = sae.n_latents
         self.firings = torch.zeros(n, dtype=torch.int64, device=device)  # how often each latent fired since re-aiming
         self.last_fired = torch.zeros(n, dtype=torch.int64, device=device)  # the step at which each latent last fired
         self.reports: list[Progress] = []
@@ -64,8 +64,16 @@ class TrainingState:
         self.last_fired.scatter_reduce_(0, picked, fired * self.step, "amax")
 
     def resample(self, residual: torch.Tensor, errors: torch.Tensor) -> None:
-        """Re-aim dead latents at tokens of the batch that are badly reconstructed."""
-        self.resampled += resample_dead(self.sae, self.firings, residual, errors, self.generator)
+        """Re-aim dead latents at tokens of the batch that are badly reconstructed.
+
+        Args:
+            residual: (batch, d_in), in coordinates of the dictionary's basis.
+            errors: (batch,), the squared length of each.
+        """
+        residual = self.sae.dictionary.basis.out_of(residual)
+        self.resampled += resample_dead(
+            self.sae, self.firings[: self.sae.dictionary.n_latents], residual, errors, self.generator
+        )
         self.firings.zero_()
 
     def regrow(self, h: torch.Tensor, count: int) -> None:

@@ -28,6 +28,27 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     assert parse(Quantised(arm, 4).label) == Arm("expander", pursuit, 4)
 
 
+@pytest.mark.parametrize("encoder", [TOPK, "mp_refit"])
+def test_a_label_names_the_basis_of_its_atoms(encoder):
+    pursuit = None if encoder == TOPK else encoder
+    for basis, always_on, named in (
+        ("reflections64_trained", 0, "reflections64_trained"),
+        ("fourier", 16, "fourier_on16"),
+        ("neurons", 16, "neurons_on16"),
+        ("neurons", 0, None),
+    ):
+        arm = Expander(8, 2, 2, encoder, basis, always_on)
+        spec = {"arm": "expander", "encoder": encoder, "basis": basis, "always_on": always_on}
+        assert parse(arm.label) == described(spec) == Arm("expander", pursuit, None, named)
+        assert parse(Quantised(arm, 4).label) == described({"bits": 4, "of": spec})
+    assert display("expander@reflections64+omp") == "expander in reflections64, trained by omp"
+    assert in_order(["expander+omp", "expander@fourier", "expander"]) == [
+        "expander",
+        "expander+omp",
+        "expander@fourier",
+    ]
+
+
 def test_labels_outside_the_naming_rule_are_names_of_their_own():
     for label in ("my-arm", "my-2-arm", "orbit", "-8bit", "my-xbit", ""):
         assert parse(label) == Arm(label, None, None) and unrounded(label) == label
@@ -35,7 +56,7 @@ def test_labels_outside_the_naming_rule_are_names_of_their_own():
 
 
 def test_variants_share_name_and_hue_with_their_base_arm_and_come_behind_it():
-    assert parse("expander+mp_refit-4bit") == ("expander", "mp_refit", 4) and parse("pca") == ("pca", None, None)
+    assert parse("expander+mp_refit-4bit") == Arm("expander", "mp_refit", 4) and parse("pca") == Arm("pca", None, None)
     assert display("dense_matched_own_bytes-8bit") == "dense own, equal bytes, 8 bits"
     assert display("expander+mp_refit") == "expander, trained by mp_refit" and display("my_arm") == "my_arm"
     assert colour("expander-8bit") == colour("expander") != colour("expander+mp_refit")

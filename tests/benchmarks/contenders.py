@@ -47,6 +47,17 @@ def expander(cell: Cell) -> Call:
     return _our_step(Expander(cell.n_latents, cell.degree, cell.k).build(cell.d_in, 0), cell)
 
 
+def expander_reflections(cell: Cell) -> Call:
+    """Make a training step of our Expander SAE of cell.degree whose atoms are sparse behind 64 fixed reflections."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis="reflections64").build(cell.d_in, 0), cell)
+
+
+def expander_trained_reflections(cell: Cell) -> Call:
+    """Make a training step of our Expander SAE of cell.degree whose 64 reflections are trained too."""
+    basis = "reflections64_trained"
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis=basis).build(cell.d_in, 0), cell)
+
+
 def dense_tied(cell: Cell) -> Call:
     """Make a training step of our SAE of dense tied atoms."""
     return _our_step(DenseTied(cell.n_latents, cell.k).build(cell.d_in, 0), cell)
@@ -206,7 +217,8 @@ def _dense_atoms(cell: Cell) -> torch.Tensor:
 
 
 # By the names that the tables of results have.
-STEPS = {c.__name__: c for c in (expander, dense_tied, sae_lens, sparsify, masked_dense)}
+OURS = (expander, expander_reflections, expander_trained_reflections)
+STEPS = {c.__name__: c for c in (*OURS, dense_tied, sae_lens, sparsify, masked_dense)}
 ENCODES = {c.__name__: c for c in (encode_expander, encode_dense, encode_torch_fp32, encode_torch_bf16)}
 SOLVERS = ("refit", "mp_refit", "gomp16", "gomp4", "omp", "cosamp")
 PURSUITS: dict[str, Callable[[Cell], Call]] = {

@@ -36,6 +36,7 @@ RESULTS = Path(__file__).parent / "results"
 SHAPES = [(512, 4096), (768, 6144), (2048, 16384)]
 WIDE = (2048, 131072)  # only for our expander: dense atoms would take 1 GiB, 4 with their gradient and moments
 DEGREES = (7, 30, 102)
+REFLECTED = ("expander_reflections", "expander_trained_reflections")
 DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
 PEERS = ("sae-lens", "eai-sparsify", "scikit-learn")
 SECONDS = 1.5  # a row is repeated for about this long in each round, but at least MIN_REPEATS times
@@ -49,6 +50,7 @@ def cells(device: str, quick: bool) -> list[tuple[str, Cell]]:
     for d_in, n in SHAPES[:1] if quick else SHAPES:
         cell = Cell(d_in, n, 64, tokens=tokens, device=device)
         rows += [("expander", replace(cell, degree=d)) for d in DEGREES]
+        rows += [(name, cell) for name in REFLECTED]
         rows += [(name, cell) for name in DENSE]
         rows += [("encode_expander", replace(cell, degree=d)) for d in DEGREES]
         rows += [(name, cell) for name in ENCODES if name != "encode_expander"]
@@ -245,7 +247,7 @@ def _draw_steps(axes: Any, table: pd.DataFrame) -> None:
     shapes = list(side[["d_in", "n_latents"]].drop_duplicates().itertuples(index=False))
     names = list(side["name"].drop_duplicates())
     blues = [colormaps["Blues"](tone) for tone in (0.9, 0.7, 0.5)]
-    colours = dict(zip(names, [*blues, *(f"C{i}" for i in (3, 4, 5, 6))], strict=False))
+    colours = dict(zip(names, [*blues, *(f"C{i}" for i in (9, 8, 3, 4, 5, 6))], strict=False))
     for x, shape in enumerate(shapes):
         rows = side[(side["d_in"] == shape.d_in) & (side["n_latents"] == shape.n_latents)]
         at = [x + (i - (len(rows) - 1) / 2) * 0.12 for i in range(len(rows))]

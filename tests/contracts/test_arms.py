@@ -1,6 +1,11 @@
-"""The contract of every arm: it builds the sizes it says, learns, is saved bit-exactly, and stores what it counts."""
+"""The contract of every arm: it builds the sizes it says, learns, is saved bit-exactly, and stores what it counts.
+
+Every arm of sparse atoms meets it in every basis, with both kinds of encoder.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +28,7 @@ from sae_core.arms import (
     Quantised,
     SoftFrozen,
 )
+from sae_core.arms.base import SparseArm
 from sae_core.losses import reconstruction_loss
 from sae_core.storage import count_storage, planned_bytes, planned_counts
 
@@ -59,6 +65,19 @@ ARMS = [
     Quantised(DenseTied(N, K), 4),
     Quantised(Dynamic(N, D, K), 8),
 ]
+SPARSE = [arm for arm in ARMS if isinstance(arm, SparseArm) and arm.encoder in ("topk", "mp_refit")]
+IN_BASES = [
+    *(replace(arm, basis=basis) for arm in SPARSE for basis in ("reflections3", "reflections3_trained", "fourier")),
+    *(replace(arm, basis="reflections3", always_on=2) for arm in SPARSE),
+    Expander(N, D, K, always_on=3),
+    DenseMatched(N, D, K, basis="reflections3"),
+    DenseMatched(N, D, K, basis="reflections3", match="bytes"),
+    Quantised(Expander(N, D, K, basis="reflections3"), 4),
+    Quantised(Dynamic(N, D, K, basis="reflections3_trained", encoder="mp_refit"), 8),
+    Quantised(PrunedRetuned(N, D, K, basis="fourier"), 8),
+    Quantised(Dynamic(N, D, K, basis="reflections3", always_on=2), 8),
+]
+ARMS += IN_BASES
 by_name = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.label)
 
 
@@ -71,8 +90,9 @@ def batch(tokens=64):
 def test_an_arm_builds_the_sizes_it_says(arm):
     sae, sizes = arm.build(M, seed=0), arm.sizes(M)
     assert (sae.dictionary.n_latents, sae.dictionary.degree, sae.k) == sizes
-    out = sae(batch())
-    assert out.reconstruction.shape == (64, M) and out.codes.shape == out.indices.shape == (64, sizes.k)
+    out, used = sae(batch()), sizes.k + sae.dictionary.always_on
+    assert out.reconstruction.shape == (64, M) and out.codes.shape == out.indices.shape == (64, used)
+    assert int(out.indices.max()) < sae.n_latents
 
 
 @by_name
@@ -105,7 +125,7 @@ def test_fast_kernels_give_every_parameter_and_the_input_the_gradient_of_the_ref
             for parameter in sae.parameters():
                 parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.1
         reconstruction_loss(sae.residual(h).residual).backward()
-        gradients.append({"h": h.grad, **{name: p.grad for name, p in sae.named_parameters()}})
+        gradients.append({"h": h.grad, **{name: p.grad for name, p in sae.named_parameters() if p.requires_grad}})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -122,10 +142,11 @@ def test_every_parameter_gets_a_gradient_and_training_lowers_the_loss(arm):
         optimizer.zero_grad()
         loss.backward()
         if not losses:
-            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in sae.parameters())
+            moved = [p for p in sae.parameters() if p.requires_grad]
+            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in moved)
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < (0.95 if isinstance(arm, FrozenRandom) else 0.6) * losses[0]
+    assert losses[-1] < (0.97 if isinstance(arm, FrozenRandom) else 0.65) * losses[0]
 
 
 @by_name
@@ -146,10 +167,13 @@ def test_a_loaded_sae_is_bit_identical_and_its_file_holds_what_is_counted(arm, t
     storage = count_storage(sae)
     header = int.from_bytes((tmp_path / "sae.safetensors").read_bytes()[:8], "little") + 8
     explicit_indices = 0 if storage.index_bits <= 64 else -(-storage.index_bits // 8)
-    values = -(-storage.learned_decoder_values * storage.value_bits // 8)
+    values = -(-(storage.learned_decoder_values - storage.basis_values) * storage.value_bits // 8)
+    values += -(-storage.basis_values * storage.basis_bits // 8)
     others = storage.learned_parameters - storage.learned_decoder_values
     assert n_bytes - header == values + 4 * others + explicit_indices
     assert loaded.dictionary.value_bits == sae.dictionary.value_bits
+    assert loaded.dictionary.basis.name == sae.dictionary.basis.name
+    assert loaded.dictionary.basis.value_bits == sae.dictionary.basis.value_bits
 
 
 @pytest.mark.parametrize("d_in", [M, 29])
@@ -182,3 +206,19 @@ def test_learned_values_and_index_bits_are_counted_as_in_the_paper():
         dict.fromkeys(("expander_balanced", "clustered", "banded", "frozen_random"), 64)
     )
     assert counts["dynamic"].index_bits == counts["pruned_retuned"].index_bits == D * N * 5
+
+
+def test_the_values_of_a_basis_are_counted_with_those_of_the_atoms():
+    counts = {arm.label: count_storage(arm.build(M, 0)) for arm in ARMS}
+    plain, reflected = counts["expander"], counts["expander@reflections3"]
+    assert reflected.learned_decoder_values == plain.learned_decoder_values + 3 * M == D * N + 3 * M
+    assert (reflected.basis_values, reflected.basis_bits, plain.basis_values, plain.basis_bits) == (3 * M, 32, 0, 0)
+    assert reflected.learned_parameters == plain.learned_parameters + 3 * M
+    assert reflected.compression == pytest.approx(M * N / (D * N + 3 * M))
+    assert counts["expander@fourier"] == plain == counts["expander@neurons_on3"]
+    frozen = counts["frozen_random@reflections3"]
+    assert (frozen.learned_decoder_values, frozen.value_bits, frozen.basis_bits) == (3 * M, 0, 32)
+    rounded = counts["expander@reflections3-4bit"]
+    assert (rounded.value_bits, rounded.basis_bits) == (4, 8)
+    matched = counts["dense_matched@reflections3"].learned_decoder_values
+    assert matched == counts["dense_matched"].learned_decoder_values + 3 * M == reflected.learned_decoder_values

@@ -11,6 +11,7 @@ import torch
 
 from sae_core import comparison
 from sae_core.activity import Activity
+from sae_core.arms import Expander
 from sae_core.comparison import best_cosines, best_jaccard, cosine_matches, novelty, unrelated_tokens
 from sae_core.dictionary import DenseDictionary, SparseDictionary
 from sae_core.kernels.reference import densify
@@ -209,6 +210,19 @@ def test_the_best_cosines_are_those_found_over_all_pairs(dictionary, reference, 
         assert found["matches"] == {str(c): pytest.approx(fmean(w >= c for w in wanted)) for c in (0.5, 0.7, 0.9)}
 
 
+@pytest.mark.parametrize("chunk", [60, 1 << 22])
+def test_atoms_of_different_bases_are_compared_in_the_neurons_space(chunk, monkeypatch):
+    monkeypatch.setattr(comparison, "_CHUNK_VALUES", chunk)
+    names = ["neurons", "reflections3_trained", "fourier"]
+    found = [Expander(30, 4, 3, basis=name).build(M, seed).dictionary.double() for seed, name in enumerate(names)]
+    for one in found:
+        for other in [*found, DenseDictionary(M, 25, torch.Generator().manual_seed(0)).double()]:
+            cosines = (one.dense_atoms() @ other.dense_atoms().T).abs()
+            torch.testing.assert_close(best_cosines(one, other), cosines.amax(1).detach())
+            torch.testing.assert_close(best_cosines(other, one), cosines.amax(0).detach())
+    assert float(best_cosines(found[1], found[2]).max()) < 0.999
+
+
 def test_cosines_of_equal_and_of_disjoint_dictionaries_are_1_and_0():
     a = DenseDictionary(M, 25, torch.Generator().manual_seed(0))
     flipped = DenseDictionary(M, 25, torch.Generator().manual_seed(0))
@@ -249,7 +263,7 @@ def test_no_more_than_a_chunk_of_sparse_atoms_is_made_dense_at_once(monkeypatch)
             made.append(dense.numel())
         return dense
 
-    monkeypatch.setattr(comparison, "densify", watched)
+    monkeypatch.setattr("sae_core.dictionary.densify", watched)
     monkeypatch.setattr(comparison, "_CHUNK_VALUES", 400)
     a, b = (SparseDictionary(M, some_support(40, d), torch.Generator().manual_seed(d)) for d in (2, 3))
     dense = DenseDictionary(M, 40, torch.Generator().manual_seed(0))

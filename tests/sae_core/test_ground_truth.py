@@ -182,6 +182,21 @@ def test_no_values_reach_further_than_the_ceiling_and_the_best_values_reach_it()
     assert best["mcc"] == pytest.approx(best["mcc_ceiling"], abs=1e-5)
 
 
+@pytest.mark.parametrize("basis", ["reflections3", "fourier"])
+def test_cosines_are_those_of_the_atoms_in_the_neurons_space(basis):
+    features = torch.nn.functional.normalize(torch.randn(30, 16, generator=torch.Generator().manual_seed(0)))
+    dictionary = Expander(30, 3, 4, basis=basis).build(16, seed=0).dictionary
+    dense = DenseDictionary(16, 30, torch.Generator())
+    plain = Expander(30, 3, 4).build(16, seed=0).dictionary
+    with torch.no_grad():
+        dense.values.copy_(dictionary.dense_atoms())
+        turned = dictionary.basis.into(features)
+    found = cosine_measures(dictionary, features)
+    assert found["mcc"] == pytest.approx(cosine_measures(dense, features)["mcc"], abs=1e-6)
+    assert found["mcc"] < found["mcc_ceiling"] < 0.8
+    assert found == pytest.approx(cosine_measures(plain, turned), abs=1e-6)
+
+
 def test_the_figures_are_those_of_sae_lens_on_the_same_sae_and_data():
     evals = pytest.importorskip("sae_lens.synthetic.evals", reason="extra bench is not installed")
     g = torch.Generator().manual_seed(0)

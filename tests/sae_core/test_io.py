@@ -51,6 +51,50 @@ def test_a_config_that_does_not_fit_its_tensors_is_an_error_that_names_the_folde
         io.load(tmp_path)
 
 
+def in_a_basis(**changes):
+    return {"name": "reflections3", "seed": None, "value_bits": 32, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 1, "always_on": 0},
+        {"format": 3},
+        {"basis": "remove"},
+        {"basis": "reflections3"},
+        {"basis": in_a_basis(name="reflections4")},
+        {"basis": in_a_basis(name="reflections17")},
+        {"basis": in_a_basis(name="pca")},
+        {"basis": in_a_basis(name="fourier")},
+        {"basis": in_a_basis(name=None)},
+        {"basis": in_a_basis(value_bits=8)},
+        {"basis": in_a_basis(value_bits=5)},
+        {"basis": {}},
+        {"always_on": "remove"},
+        {"always_on": -1},
+        {"always_on": 14},
+        {"always_on": 1.0},
+        {"always_on": 3},
+    ],
+)
+def test_a_basis_that_does_not_fit_its_tensors_is_an_error(tmp_path, changes):
+    sae = Expander(64, 3, 4, basis="reflections3", always_on=2).build(16, seed=0)
+    io.save(sae, tmp_path)
+    assert io.load(tmp_path).dictionary.always_on == 2
+    edit_config(tmp_path, **changes)
+    with pytest.raises(io.SAEFileError, match=str(tmp_path)):
+        io.load(tmp_path)
+
+
+def test_files_in_the_neurons_basis_are_those_of_versions_before_bases(tmp_path):
+    io.save(Expander(64, 3, 4).build(16, seed=0), tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["format"] == 1 and not {"basis", "always_on"} & set(config)
+    io.save(Expander(64, 3, 4, basis="fourier").build(16, seed=7), tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["format"] == 2 and config["basis"] == {"name": "fourier", "seed": 7, "value_bits": 32}
+
+
 @pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])
 def test_a_damaged_config_is_an_error(tmp_path, content):
     io.save(DenseWarmTied(64, 4).build(16, seed=0), tmp_path)

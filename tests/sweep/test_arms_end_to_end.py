@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from sae_core import io
 from sweep.store.records import COMPLETE, iterate_records, read_record
@@ -57,6 +58,24 @@ def test_a_derived_dictionary_is_that_of_the_sae_it_starts_from(launched, place)
     values = storage["dynamic"]["learned_decoder_values"]
     assert 0 <= storage["dynamic"]["artifact_bytes"] - storage["dynamic-8bit"]["artifact_bytes"] - 3 * values < 100
     assert storage["frozen_random"]["learned_decoder_values"] == storage["frozen_random"]["value_bits"] == 0
+
+
+def test_a_basis_is_made_of_the_pool_and_counted_and_read_back(place):
+    """A learned support in reflections, rounded; the mean and the principal directions are the pool's."""
+    runs, arguments = place
+    of = ["sae.of.basis=reflections4", "sae.of.always_on=2", "d=5", "k=3"]
+    call("sweep", *arguments, "sae=dynamic_quantised", "eval.inference=[encoder,omp]", *of)
+    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if "@" in r["labels"]["arm"]}
+    assert set(found) == {"dynamic@reflections4_on2", "dynamic@reflections4_on2-8bit"}
+    whole, rounded = (io.load(runs / found[arm]["run_id"]) for arm in sorted(found))
+    d_in = whole.dictionary.d_in
+    for record, bits in zip((found[arm] for arm in sorted(found)), (32, 8), strict=True):
+        assert record["status"] == COMPLETE and record["metrics"]["l0"] == pytest.approx(5, abs=0.01)
+        assert record["storage"]["basis_values"] == 4 * d_in and record["storage"]["basis_bits"] == bits
+    assert rounded.dictionary.basis.vectors.abs().max() == 127
+    q, r = (sae.dictionary.basis.into(torch.eye(d_in)) for sae in (whole, rounded))
+    assert torch.nn.functional.cosine_similarity(q, r).min() > 0.9
+    assert float(whole.b_dec.detach().norm()) > 0
 
 
 def test_curves_and_latents_are_recorded(launched):

@@ -21,6 +21,7 @@ RECOVERY = RecoverySpec(RecoveryConfig(), 64, 3, 4, 0)
 ARMS = {
     "expander": Expander(64, 3, 4),
     "expander by mp_refit": Expander(64, 3, 4, encoder="mp_refit"),
+    "expander in reflections": Expander(64, 3, 4, basis="reflections8", always_on=2),
     "expander_balanced": arms.ExpanderBalanced(64, 3, 4),
     "clustered": arms.Clustered(64, 3, 4),
     "banded": arms.Banded(64, 3, 4),
@@ -40,6 +41,7 @@ ARMS = {
 GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander": "8616133907728a19",
     "expander by mp_refit": "8ca342bedef38b2c",
+    "expander in reflections": "21c04388f96ecae6",  # of 2026-11-26
     "expander_balanced": "bcd1778ea216d115",
     "clustered": "5e72e4a0eaa60b0b",
     "banded": "347619ded152bd06",

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, ExpanderBalanced, FrozenRandom
+from sae_core.arms import DenseMatchedOwn, DenseTied, DenseWarmTied, Expander, ExpanderBalanced, FrozenRandom
 from sweep.jobs.build import build
 from sweep.plan.estimate import _FIXED, Remaining, estimate_run, gather_basis, pass_seconds
 from sweep.plan.footprint import lm_size, planned_storage
@@ -23,7 +23,12 @@ from tests.conftest import ARCHITECTURES, random_model
 from tests.sweep.world import World, composed
 
 OWN_NAMES = ("expander", "dense_warmtied", "frozen_random", "pca", "pruned_retuned", "dynamic_quantised")
-ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {"mp_refit": ["sae=expander", "sae.encoder=mp_refit"]}
+ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {
+    "mp_refit": ["sae=expander", "sae.encoder=mp_refit"],
+    "reflections": ["sae=expander", "sae.basis=reflections3_trained", "sae.always_on=1"],
+    "as large as reflections": ["sae=dense_matched", "sae.basis=reflections3", "k=1", "d=5"],
+    "rounded in a basis": ["sae=expander_quantised", "sae.of.basis=reflections3"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +137,15 @@ def test_a_probe_times_a_step_of_every_kind_and_stays_in_its_budget():
     assert with_probes(huge, {}, "cpu", "auto", 1, budget=60) == {} and time.perf_counter() - started < 1
 
 
-@pytest.mark.parametrize("arm", [FrozenRandom(96, 5, 4), DenseMatchedOwn(960, 5, 4), ExpanderBalanced(96, 7, 4)])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        FrozenRandom(96, 5, 4),
+        DenseMatchedOwn(960, 5, 4),
+        ExpanderBalanced(96, 7, 4),
+        Expander(96, 5, 4, basis="reflections3_trained"),
+    ],
+)
 def test_a_stand_in_computes_as_the_arm_s_own_sae_does(arm):
     own, other = arm.build(24, 0), stand_in(shape(arm, 24))
     assert other.dictionary.values.shape == own.dictionary.values.shape and type(other.encoder) is type(own.encoder)

@@ -48,9 +48,10 @@ def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=ro
 
 
 LEARNED = Dynamic(48, 5, 4, every=40, tokens=200)
+TURNED = Expander(48, 3, 4, basis="reflections3_trained", always_on=2)
 
 
-@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED], ids=lambda a: a.name)
+@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED], ids=lambda a: a.name)
 def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
     whole_reports, reports, curve = [], [], []
     whole = fit(arm, reports=whole_reports)

@@ -1,0 +1,70 @@
+"""The base class of bases, and what their names say."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import nn
+
+NEURONS = "neurons"  # the basis of the LM's own coordinates
+_TRAINED = "_trained"
+
+
+class BasisName(NamedTuple):
+    """The parts of a basis' name, such as `reflections64_trained`."""
+
+    kind: str
+    number: int = 0  # of the kind that has one, such as R reflections
+    trained: bool = False
+
+    def __str__(self) -> str:
+        return self.kind + (str(self.number) if self.number else "") + (_TRAINED if self.trained else "")
+
+
+class Basis(nn.Module):
+    """An orthogonal map Q of R^d_in: the coordinates that atoms are sparse in. Abstract.
+
+    What it stores is one parameter, in `value_bits` bits a value, which asks for no gradient unless the basis is
+    trained with the rest.
+    """
+
+    follows_data: ClassVar[bool] = False  # whether `make` looks at activations
+    needs_seed: ClassVar[bool] = False  # whether a saved one must have its seed to be the same again
+
+    name: BasisName
+    seed: int | None = None  # the seed that it is drawn from, None where none is
+    value_bits: int = 32
+
+    @property
+    def stored(self) -> torch.Tensor | None:
+        """The parameter that holds all that the basis stores; None where a seed regenerates it or it has nothing."""
+        return next(self.parameters(), None)
+
+    @staticmethod
+    def shape(name: BasisName, d_in: int) -> tuple[int, ...]:
+        """Return the shape of `stored`, () where nothing is stored. Raises ValueError where the name asks too much."""
+        return ()
+
+    @classmethod
+    @abstractmethod
+    def make(cls, name: BasisName, d_in: int, seed: int, sample: torch.Tensor | None) -> Basis:
+        """Make the basis called `name`.
+
+        Args:
+            seed: draws whatever is random.
+            sample: (tokens, d_in) activations that a basis which follows the data is made of; None for random ones.
+        """
+
+    @abstractmethod
+    def into(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the coordinates Qx in this basis of each row x of (rows, d_in); gradients reach x and `stored`."""
+
+    @abstractmethod
+    def out_of(self, u: torch.Tensor) -> torch.Tensor:
+        """Return Q^T u of each row u of (rows, d_in), the inverse of `into`; gradients reach u and `stored`."""
+
+    @abstractmethod
+    def multiply_adds(self, d_in: int) -> int:
+        """Return the multiply-adds that `into` takes for one row."""
