@@ -105,17 +105,20 @@ def _against_matched(found: pd.DataFrame, control: pd.DataFrame, what: str) -> p
 def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return CE recovered and artifact_bytes per (model, layer, n, k, arm, d) of arms that were rounded.
 
-    Their float32 runs are among the rows. `base` is the label of the arm that was rounded, `bits` is 32, 8 or 4. Below
-    follow rows with `what` = ROUNDED for the rounded runs whose latents were compared with those before: the share of
-    latents whose activations correlate below .9 with what they were.
+    Their float32 runs are among the rows, where something was rounded at the same model, layer, n and k. `base` is the
+    label of the arm that was rounded, `bits` is 32, 8 or 4. Below follow rows with `what` = ROUNDED for the rounded
+    runs whose latents were compared with those before: the share of latents whose activations correlate below .9 with
+    what they were.
 
     Raises:
         NoRunsError: no run has rounded values.
     """
-    rounded = set(where(runs, runs["bits"] != FLOAT_BITS)["unrounded_arm"])
-    if not rounded:
+    rounded = where(runs, runs["bits"] != FLOAT_BITS)
+    if rounded.empty:
         raise NoRunsError("no run has rounded values (arms such as expander-8bit)")
-    found = renamed(among(runs, "unrounded_arm", list(rounded)), {"unrounded_arm": "base"})
+    beside = runs.merge(part(rounded, CELL).drop_duplicates(), on=CELL)
+    found = among(beside, "unrounded_arm", list(set(rounded["unrounded_arm"])))
+    found = renamed(found, {"unrounded_arm": "base"})
     by = [*_BY, "base", "bits", "artifact_bytes"]
     fidelity = over_seeds(found, by, "ce_recovered")
     fidelity = with_floor(fidelity, runs if control is None else control, "ce_recovered")

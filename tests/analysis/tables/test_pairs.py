@@ -117,6 +117,9 @@ def test_rounded_arms_have_their_float32_runs_beside_them(records):
     cell = "layer == 1 and k == 8 and d == 8 and what == 'ce_recovered'"
     sizes = table.query(cell).set_index("bits")["artifact_bytes"]
     assert sizes[4] < sizes[8] < sizes[32]
+    runs = records.runs
+    partly = bits_table(runs[(runs["bits"] == 32) | (runs["k"] == 8)])
+    assert set(partly["k"]) == {8} < set(table["k"])  # where nothing was rounded there is nothing to compare
 
 
 def test_the_table_of_layers_needs_two_layers(records, recorded):
