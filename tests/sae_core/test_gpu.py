@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
         Expander(999, 7, 12, "mp_refit"),
         Expander(999, 7, 12, "omp"),
         DenseTied(500, 8, "block4"),
+        Expander(999, 7, 12, "mp_refit", "reflections8_trained", 3),
+        Expander(999, 7, 12, basis="fourier"),
     ],
     ids=str,
 )
@@ -49,7 +51,7 @@ def test_a_training_step_never_holds_all_pre_activations():
 
 
 @pytest.mark.parametrize("arm", [Expander(999, 7, 12), DenseTied(500, 8)], ids=str)
-@pytest.mark.parametrize("reading", ["topk", "mp_refit", "omp"])
+@pytest.mark.parametrize("reading", ["topk", "mp_refit", "omp", "nested_floor20"])
 def test_codes_found_in_inference_mode_are_those_of_the_reference(arm, reading):
     h = torch.randn(77, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = []
