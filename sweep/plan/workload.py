@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sae_core.arms.base import TOPK
+from sae_core.bases import basis_name
 from sae_core.inference import ENCODER, REFIT
 from sae_core.pursuit.solvers import block_of, prefixes_of, stops_by_gain
 from sae_core.regrow import SupportSchedule
@@ -24,7 +25,7 @@ _DENSE_PRODUCT = 0.0055  # ns a product with a dense atom's value
 _SCANNED = 0.11  # ns a latent, each time that all are searched for the largest
 _CHANGED = 0.19  # ns a correlation that a pick changes
 _SOLVED = 0.26  # ns for each of the k*k*d products of a least-squares solution
-_TURNED = 0.02  # ns a product with a value of a basis
+_TURNED = 0.02  # ns a product with a value of a basis; of 64 reflections at m=2048
 _DECODED = 0.42  # ns for each of the k*d products that decode a token
 _UPDATED = 5.2  # ns a parameter
 
@@ -74,8 +75,9 @@ def readings_in(measured: Iterable[str]) -> list[str]:
 def step_work(layout: Layout, k: int, batch: int) -> float:
     """Return the work of one training step on `batch` tokens, in ns."""
     values = layout.n_latents * layout.degree + layout.encoder_values + layout.basis_values
-    # The way into a basis and out of it, forward and backward, takes two products with each of its values every time.
-    a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree + 8 * _TURNED * layout.basis_values
+    # The way into a basis takes two products with each of its values; training it, with the way back, as long as eight.
+    turned = (8 if basis_name(layout.basis).trained else 2) * _TURNED * layout.basis_values
+    a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree + turned
     return _STEP + batch * a_token + _UPDATED * values
 
 
