@@ -92,7 +92,7 @@ def examine(
 
 def rounding_between(original: SAE, before: ReadTokens, after: ReadTokens) -> dict[str, float | None]:
     """Return what rounding changed of an SAE's latents, given the codes of the same tokens before and after."""
-    n = original.dictionary.n_latents
+    n = original.n_latents
     return rounding_measures(*(code_matrix(read.codes, read.indices, n) for read in (before, after)))
 
 

@@ -69,6 +69,12 @@ class Read(NamedTuple):
     def dictionary(self) -> Dictionary:
         return self.sae.dictionary
 
+    @property
+    def of_atoms(self) -> ReadTokens:
+        """The codes of atoms alone, without those of coordinates that are always on, which stand behind them."""
+        codes, indices, windows = self.tokens
+        return ReadTokens(codes[:, : self.sae.k], indices[:, : self.sae.k], windows)
+
 
 def seed_pairs(runs: Sequence[Finished]) -> list[Pair]:
     """Return every two runs that differ in all their seeds, or in one of them, and in nothing else.
@@ -142,7 +148,7 @@ def _text_codes(run: Finished, sae: SAE, device: torch.device, say: Say) -> Read
 
 def measure_pair(pair: Pair, first: Read, second: Read) -> dict[str, Any]:
     """Measure how alike the SAEs of a pair are, and put it into the record of the first, in memory and on disk."""
-    found = stability_measures(first.dictionary, first.tokens, second.dictionary, second.tokens)
+    found = stability_measures(first.dictionary, first.of_atoms, second.dictionary, second.of_atoms)
     entry = {"differs": pair.differs, **found}
     _add(pair.first, lambda record: record.setdefault("stability", {}).update({pair.second.run_id: entry}))
     return entry

@@ -176,7 +176,7 @@ def test_the_library_reads_both_files_back_unchanged(both):
     )
     kinds = (wr.ScatterPlot, wr.LinePlot, wr.ParallelCoordinatesPlot)
     found = [panel for block in parsed.blocks if isinstance(block, wr.PanelGrid) for panel in block.panels]
-    assert len(found) == 9 and all(isinstance(panel, kinds) for panel in found)
+    assert len(found) == 10 and all(isinstance(panel, kinds) for panel in found)
     assert found[1].x == wr.SummaryMetric(names.STORED_BYTES) and found[1].log_x is True
 
 

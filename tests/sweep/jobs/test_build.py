@@ -53,7 +53,7 @@ def test_every_file_of_a_group_builds_what_it_names(group):
         default = {"model": ModelConfig, "tracker": TrackerConfig}.get(group)
         built = instantiate(plain, group, default=default)
         if group == "model":
-            named = name in ("embedded", "local", "synthetic") or built.hub_id
+            named = name in ("embedded", "local", "synthetic", "synthsaebench") or built.hub_id
             assert built.name.startswith(name) and named
         elif group == "corpus":
             assert built.label.split(":")[0] == name and type(built).__name__.lower() == f"{name}corpus"
@@ -128,13 +128,13 @@ def test_a_job_says_its_cell_once(tmp_path):
     assert compared.sizes == (1024, 256, 16) and compared.starts_from is None
 
 
-def test_the_main_job_is_twenty_one_runs(tmp_path):
+def test_the_main_job_is_twenty_one_runs_and_their_floor(tmp_path):
     cfg = OmegaConf.load(CONF / "experiment" / "frontier.yaml")
     params = {key: str(value).split(",") for key, value in cfg.hydra.sweeper.params.items()}
     cells = [[f"{key}={value}" for key, value in zip(params, cell, strict=True)] for cell in product(*params.values())]
     plan = make_plan([(c, composed(f"cache_dir={tmp_path}", f"runs_dir={tmp_path}", *c)) for c in cells], "t")
     arms = Counter(run.job.labels["arm"] for run in plan.runs)
-    assert arms == {"expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2}
+    assert arms == {"expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2, "frozen_random": 10}
     assert len(plan.left_out) == 3 and plan.runs[0].job.layers_together == (1,)
 
 
