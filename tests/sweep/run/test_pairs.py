@@ -14,7 +14,7 @@ from sae_core import io
 from sae_core.arms import PCA, DenseTied, Expander, Quantised
 from sae_core.stability import ReadTokens, stability_measures
 from sweep.jobs.spec import Seeds
-from sweep.run.pairs import ALL, Finished, difference, rounded_pairs, seed_pairs
+from sweep.run.pairs import ALL, Finished, Read, difference, rounded_pairs, seed_pairs
 from sweep.store.records import iterate_records, read_record
 from sweep.synthetic.config import SyntheticConfig, held_out_samples
 from sweep.synthetic.model import SyntheticModel
@@ -211,3 +211,14 @@ def test_a_store_without_pairs_says_what_makes_them(place, tmp_path):
         shutil.rmtree(tmp_path / "runs" / record["run_id"])
     done = call("sweep.stability", f"runs_dir={tmp_path / 'runs'}", code=1)
     assert "seed=0,1,2 makes such runs" in done.stderr
+
+
+def test_coordinates_that_are_always_on_are_no_latents_to_find_again():
+    sae = Expander(60, 3, 4, always_on=2).build(20, seed=0)
+    h = torch.randn(80, 20, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        codes, indices = sae.encode(h)
+    read = Read(sae, ReadTokens(codes, indices, torch.arange(80)))
+    assert indices.max() == 61 and read.of_atoms.indices.max() < 60 and read.of_atoms.codes.shape == (80, 4)
+    found = stability_measures(read.dictionary, read.of_atoms, read.dictionary, read.of_atoms)
+    assert found["functional_match"] == pytest.approx(1) and found["pw_mcc"] == pytest.approx(1)
