@@ -192,29 +192,6 @@ class DenseDictionary(Dictionary):
         self.values = nn.Parameter(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
 
 
-def drawn_dictionary(
-    name: str,
-    d_in: int,
-    n_latents: int,
-    degree: int,
-    seed: int,
-    basis: Basis | None = None,
-    always_on: int = 0,
-    support_seed: int | None = None,
-) -> SparseDictionary:
-    """Make a dictionary on the support that `SUPPORTS` calls `name`; support and initial values follow from `seed`.
-
-    Args:
-        support_seed: the seed of the support, where that is another one.
-
-    Raises:
-        ValueError: degree is outside 1..d_in - always_on, or n_latents is below 1.
-    """
-    drawn = Drawn(name, seed if support_seed is None else support_seed)
-    support = drawn_support(drawn, d_in, n_latents, degree, always_on)
-    return SparseDictionary(d_in, support, torch.Generator().manual_seed(seed), drawn, basis, always_on)
-
-
 def drawn_support(drawn: Drawn, d_in: int, n_latents: int, degree: int, always_on: int = 0) -> torch.Tensor:
     """Draw the support that `SUPPORTS` calls `drawn.name`, on the rows from `always_on` on: int64 (n_latents, degree).
 

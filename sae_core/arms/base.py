@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 
 from sae_core.bases import NEURONS, Basis, basis_name, basis_sample, basis_shape, make_basis
-from sae_core.dictionary import Dictionary, drawn_dictionary
+from sae_core.dictionary import Dictionary, Drawn, SparseDictionary, drawn_support
 from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.hashed import later
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
@@ -24,6 +24,16 @@ from sae_core.sizes import CellError, check_degree, check_sparsity
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
 
 TOPK = "topk"
+
+
+class Start(NamedTuple):
+    """What an untrained SAE follows from beside its arm; `Arm.build` says what each is."""
+
+    d_in: int
+    seed: int
+    scale: float
+    sample: torch.Tensor | None
+    support_seed: int
 
 
 class Sizes(NamedTuple):
@@ -80,7 +90,6 @@ class Arm(ABC):
         n_latents, degree, _ = self.sizes(d_in)
         return Layout(d_in, n_latents, degree)
 
-    @abstractmethod
     def build(
         self,
         d_in: int,
@@ -98,6 +107,11 @@ class Arm(ABC):
             support_seed: the seed that the support is drawn from, where that is not `seed`; an arm that draws no
                 support (`draws_support`) has no use for it.
         """
+        return self.make(Start(d_in, seed, scale, sample, seed if support_seed is None else support_seed))
+
+    @abstractmethod
+    def make(self, start: Start) -> SAE:
+        """Make the SAE that `build` describes."""
 
 
 class FittedArm(Arm):
@@ -126,16 +140,9 @@ class DerivedArm(Arm):
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
         """Make a new SAE from the trained one of `starts_from`, which stays as it is; see `build` for the arguments."""
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
+    def make(self, start: Start) -> SAE:
         """Derive the SAE from an untrained one of `starts_from`."""
-        return self.derive(self.starts_from.build(d_in, seed, scale, sample, support_seed), seed, sample)
+        return self.derive(self.starts_from.make(start), start.seed, start.sample)
 
 
 class TiedArm(Arm):
@@ -210,11 +217,18 @@ class SparseArm(TiedArm):
         """Make the basis of an SAE, of a sample of activations if there is one; see `Arm.build`."""
         return make_basis(self.basis, d_in, seed, sample)
 
-    def make_sae(self, dictionary: Dictionary, scale: float, sample: torch.Tensor | None) -> SAE:
+    def draw(self, start: Start, name: str) -> tuple[Basis, Drawn, torch.Tensor]:
+        """Return the basis, and the support that `SUPPORTS` calls `name` with where it is drawn from."""
+        n_latents, degree, _ = self.sizes(start.d_in)
+        drawn = Drawn(name, start.support_seed)
+        support = drawn_support(drawn, start.d_in, n_latents, degree, self.always_on)
+        return self.make_basis(start.d_in, start.seed, start.sample), drawn, support
+
+    def make_sae(self, dictionary: Dictionary, start: Start) -> SAE:
         """Make the untrained SAE of a dictionary, centred at the sample's mean where the basis follows the data."""
-        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, scale)
-        if sample is not None and self.sample_tokens:
-            sae.b_dec.data.copy_(sample.float().mean(0) * scale)
+        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, start.scale)
+        if start.sample is not None and self.sample_tokens:
+            sae.b_dec.data.copy_(start.sample.float().mean(0) * start.scale)
         return sae
 
 
@@ -226,18 +240,11 @@ class SeededArm(SparseArm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, degree, _ = self.sizes(d_in)
-        basis = self.make_basis(d_in, seed, sample)
-        dictionary = drawn_dictionary(self.name, d_in, n_latents, degree, seed, basis, self.always_on, support_seed)
-        return self.make_sae(dictionary, scale, sample)
+    def make(self, start: Start) -> SAE:
+        basis, drawn, support = self.draw(start, self.name)
+        generator = torch.Generator().manual_seed(start.seed)
+        dictionary = SparseDictionary(start.d_in, support, generator, drawn, basis, self.always_on)
+        return self.make_sae(dictionary, start)
 
 
 def checked_basis(basis: str) -> str:

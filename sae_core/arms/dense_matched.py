@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from sae_core.arms.base import TOPK, Arm, Sizes, TiedArm, checked_basis, checked_sizes, label_in_basis
+from sae_core.arms.base import TOPK, Arm, Sizes, Start, TiedArm, checked_basis, checked_sizes, label_in_basis
 from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.bases import NEURONS, basis_values
@@ -60,16 +58,9 @@ class DenseMatched(TiedArm):
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias, others)
         return _dense_sizes(d_in, n_latents, self.k)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, _, k = self.sizes(d_in)
-        return DenseTied(n_latents, k, self.encoder).build(d_in, seed, scale)
+    def make(self, start: Start) -> SAE:
+        n_latents, _, k = self.sizes(start.d_in)
+        return DenseTied(n_latents, k, self.encoder).make(start)
 
 
 @dataclass(frozen=True)
@@ -99,16 +90,9 @@ class DenseMatchedOwn(Arm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, _, k = self.sizes(d_in)
-        return DenseWarmTied(n_latents, k).build(d_in, seed, scale)
+    def make(self, start: Start) -> SAE:
+        n_latents, _, k = self.sizes(start.d_in)
+        return DenseWarmTied(n_latents, k).make(start)
 
 
 def check_match(match: str) -> None:

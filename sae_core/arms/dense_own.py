@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from sae_core.arms.base import Arm, Sizes, checked_sizes
+from sae_core.arms.base import Arm, Sizes, Start, checked_sizes
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import OwnTopK
 from sae_core.sae import SAE
@@ -29,18 +29,11 @@ class DenseOwn(Arm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(own_encoder=True)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, _, k = self.sizes(d_in)
-        generator = torch.Generator().manual_seed(seed)
-        dictionary = DenseDictionary(d_in, n_latents, generator)
-        return SAE(dictionary, OwnTopK(dictionary, self.start, generator), k, scale)
+    def make(self, start: Start) -> SAE:
+        n_latents, _, k = self.sizes(start.d_in)
+        generator = torch.Generator().manual_seed(start.seed)
+        dictionary = DenseDictionary(start.d_in, n_latents, generator)
+        return SAE(dictionary, OwnTopK(dictionary, self.start, generator), k, start.scale)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import TOPK, Sizes, TiedArm, checked_sizes, tied_encoder
+from sae_core.arms.base import TOPK, Sizes, Start, TiedArm, checked_sizes, tied_encoder
 from sae_core.dictionary import DenseDictionary
 from sae_core.hashed import later
 from sae_core.sae import SAE
@@ -22,14 +22,7 @@ class DenseTied(TiedArm):
     def sizes(self, d_in: int) -> Sizes:
         return checked_sizes(d_in, self.n_latents, d_in, self.k)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, _, k = self.sizes(d_in)
-        dictionary = DenseDictionary(d_in, n_latents, torch.Generator().manual_seed(seed))
-        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, scale)
+    def make(self, start: Start) -> SAE:
+        n_latents, _, k = self.sizes(start.d_in)
+        dictionary = DenseDictionary(start.d_in, n_latents, torch.Generator().manual_seed(start.seed))
+        return SAE(dictionary, tied_encoder(dictionary, self.encoder), k, start.scale)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import SparseArm
-from sae_core.dictionary import Drawn, SparseDictionary, drawn_support
+from sae_core.arms.base import SparseArm, Start
+from sae_core.dictionary import SparseDictionary
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
 
@@ -45,17 +45,8 @@ class Dynamic(SparseArm):
     def schedule(self) -> SupportSchedule:
         return SupportSchedule(self.every, self.drop, self.until, self.tokens)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, degree, _ = self.sizes(d_in)
-        drawn = Drawn("expander", seed if support_seed is None else support_seed)
-        support = drawn_support(drawn, d_in, n_latents, degree, self.always_on)
-        basis, generator = self.make_basis(d_in, seed, sample), torch.Generator().manual_seed(seed)
-        dictionary = SparseDictionary(d_in, support, generator, None, basis, self.always_on)
-        return self.make_sae(dictionary, scale, sample)
+    def make(self, start: Start) -> SAE:
+        basis, _, support = self.draw(start, "expander")
+        generator = torch.Generator().manual_seed(start.seed)
+        dictionary = SparseDictionary(start.d_in, support, generator, None, basis, self.always_on)
+        return self.make_sae(dictionary, start)

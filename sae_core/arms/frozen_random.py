@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from sae_core.arms.base import SparseArm
-from sae_core.dictionary import Drawn, FrozenDictionary, drawn_support
+from sae_core.arms.base import SparseArm, Start
+from sae_core.dictionary import FrozenDictionary
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, Layout
 
@@ -25,17 +23,7 @@ class FrozenRandom(SparseArm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED, value_bits=0)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, degree, _ = self.sizes(d_in)
-        drawn = Drawn("expander", seed if support_seed is None else support_seed)
-        basis = self.make_basis(d_in, seed, sample)
-        support = drawn_support(drawn, d_in, n_latents, degree, self.always_on)
-        dictionary = FrozenDictionary(d_in, support, drawn, basis, self.always_on, values_seed=seed)
-        return self.make_sae(dictionary, scale, sample)
+    def make(self, start: Start) -> SAE:
+        basis, drawn, support = self.draw(start, "expander")
+        dictionary = FrozenDictionary(start.d_in, support, drawn, basis, self.always_on, values_seed=start.seed)
+        return self.make_sae(dictionary, start)

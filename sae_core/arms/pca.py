@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import FittedArm, Sizes
+from sae_core.arms.base import FittedArm, Sizes, Start
 from sae_core.arms.dense_matched import VALUES, matched_latents
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import TiedTopK
@@ -31,17 +31,10 @@ class PCA(FittedArm):
             raise CellError(f"rank {rank} (d*n/m) must be in 1..{d_in} (d_in): a larger one reconstructs everything")
         return Sizes(rank, d_in, rank)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        rank, _, k = self.sizes(d_in)
-        dictionary = DenseDictionary(d_in, rank, torch.Generator().manual_seed(seed))
-        return SAE(dictionary, TiedTopK(dictionary), k, scale)
+    def make(self, start: Start) -> SAE:
+        rank, _, k = self.sizes(start.d_in)
+        dictionary = DenseDictionary(start.d_in, rank, torch.Generator().manual_seed(start.seed))
+        return SAE(dictionary, TiedTopK(dictionary), k, start.scale)
 
     @torch.no_grad()
     def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import Sizes, SparseArm
-from sae_core.dictionary import Drawn, NearDictionary, drawn_support
+from sae_core.arms.base import Sizes, SparseArm, Start
+from sae_core.dictionary import NearDictionary
 from sae_core.hashed import later
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, Layout
@@ -32,18 +32,8 @@ class SoftFrozen(SparseArm):
     def layout(self, d_in: int) -> Layout:
         return super().layout(d_in)._replace(support=FROM_SEED)
 
-    def build(
-        self,
-        d_in: int,
-        seed: int,
-        scale: float = 1.0,
-        sample: torch.Tensor | None = None,
-        support_seed: int | None = None,
-    ) -> SAE:
-        n_latents, degree, _ = self.sizes(d_in)
-        drawn = Drawn("expander", seed if support_seed is None else support_seed)
-        basis = self.make_basis(d_in, seed, sample)
-        support = drawn_support(drawn, d_in, n_latents, degree, self.always_on)
-        generator = torch.Generator().manual_seed(seed)
-        dictionary = NearDictionary(d_in, support, generator, drawn, self.cosine, basis, self.always_on)
-        return self.make_sae(dictionary, scale, sample)
+    def make(self, start: Start) -> SAE:
+        basis, drawn, support = self.draw(start, "expander")
+        generator = torch.Generator().manual_seed(start.seed)
+        dictionary = NearDictionary(start.d_in, support, generator, drawn, self.cosine, basis, self.always_on)
+        return self.make_sae(dictionary, start)

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from sae_core.arms import DenseTied, Expander
-from sae_core.dictionary import drawn_dictionary
 from sae_core.kernels.dispatch import get_backend
 from sae_core.kernels.reference import densify
 from sae_core.pursuit.solvers import solver
@@ -168,7 +167,7 @@ def _encode_torch(cell: Cell, dtype: torch.dtype) -> Call:
 
 def pursuit(cell: Cell, name: str) -> Call:
     """Make our pursuit called `name`, on a batch and sparse atoms; `refit` is least squares on given picks."""
-    dictionary = drawn_dictionary("expander", cell.d_in, cell.n_latents, cell.degree, 0).to(cell.device)
+    dictionary = Expander(cell.n_latents, cell.degree, cell.k).build(cell.d_in, 0).dictionary.to(cell.device)
     values, support, x = dictionary.unit_values().detach(), dictionary.support, cell.batch()
     backend = get_backend("auto", torch.device(cell.device))
     if name == "refit":
@@ -212,7 +211,7 @@ def sklearn_omp(cell: Cell) -> Call:
 
 
 def _dense_atoms(cell: Cell) -> torch.Tensor:
-    dictionary = drawn_dictionary("expander", cell.d_in, cell.n_latents, cell.degree, 0)
+    dictionary = Expander(cell.n_latents, cell.degree, cell.k).build(cell.d_in, 0).dictionary
     return densify(dictionary.unit_values().detach(), dictionary.support, cell.d_in).to(cell.device)
 
 

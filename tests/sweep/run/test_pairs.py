@@ -25,7 +25,7 @@ from tests.sweep.test_inference import call
 
 
 class FakeJob:
-    """What `seed_pairs` looks at of a job."""
+    """A stand-in for a job, with the two attributes that `seed_pairs` reads."""
 
     def __init__(self, spec):
         self.spec, self.starts_from = spec, None
