@@ -1,11 +1,15 @@
 """An SAE on disk: `sae.safetensors` (what it stores, nothing else) and `cfg.json` (how to read it).
 
 A support that a seed regenerates is not written; `cfg.json` keeps its name, the seed and a digest of the support, and
-loading checks that the regenerated support has this digest. Any other support is written as packed indices of
-ceil(log2 m) bits each. Values of fewer than 32 bits are packed too, and those of a frozen dictionary, which the seed
-regenerates, are not written. Where atoms are not sparse in the neurons' own basis, or some coordinates are always on,
-`cfg.json` names the basis and the format is 2, which versions older than bases refuse. Files appear by rename, so a
-half-written one never has the final name.
+loading checks that the regenerated support has this digest. Any other support is written as one number for each atom,
+its rank among all sets of so many rows (`sae_core.packing`). Values of fewer than 32 bits are packed too, and those of
+a frozen dictionary, which the seed regenerates, are not written. Files appear by rename, so a half-written one never
+has the final name.
+
+`format` in `cfg.json` is the oldest that says all, so that older versions read what they can and refuse the rest:
+    1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
+    2  the basis is another, or some coordinates are always on: `cfg.json` names both
+    3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
 """
 
 from __future__ import annotations
@@ -20,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -35,15 +38,16 @@ from sae_core.dictionary import (
     drawn_support,
 )
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
+from sae_core.packing import pack_support, pack_values, packed_bytes, unpack_indices, unpack_support, unpack_values
 from sae_core.pursuit.solvers import canonical
 from sae_core.quantised import BASIS_BITS, BITS
 from sae_core.sae import SAE
-from sae_core.storage import bits_per_index
+from sae_core.sizes import bits_per_atom, bits_per_index
 from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, FORMAT_WITH_BASIS = 1, 2
+FORMAT, WITH_BASIS, WITH_RANKS = FORMATS = 1, 2, 3
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -77,16 +81,21 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     dictionary, encoder = sae.dictionary, sae.encoder
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
     if not isinstance(dictionary, FrozenDictionary):
-        tensors["values"] = _packed(dictionary.values, dictionary.value_bits)
+        tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         tensors["b_enc"] = encoder.b_enc
     if isinstance(encoder, OwnTopK):
         tensors["encoder_weight"] = encoder.weight
     if dictionary.basis.stored is not None:
-        tensors["basis"] = _packed(dictionary.basis.stored, dictionary.basis.value_bits)
-    if dictionary.support is not None and dictionary.drawn is None:
+        tensors["basis"] = pack_values(dictionary.basis.stored, dictionary.basis.value_bits)
+    if _writes_support(dictionary):
+        assert dictionary.support is not None
         tensors["support"] = pack_support(dictionary.support, dictionary.d_in)
     return tensors
+
+
+def _writes_support(dictionary: Dictionary) -> bool:
+    return dictionary.support is not None and dictionary.drawn is None
 
 
 def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +121,11 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
     if isinstance(dictionary, FrozenDictionary):
         config["values_seed"] = dictionary.values_seed
     basis = dictionary.basis
-    if not isinstance(basis, Neurons) or dictionary.always_on:
+    ranks = _writes_support(dictionary)
+    if ranks or not isinstance(basis, Neurons) or dictionary.always_on:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
-        config |= {"format": FORMAT_WITH_BASIS, "basis": about_basis, "always_on": dictionary.always_on}
+        config |= {"basis": about_basis, "always_on": dictionary.always_on}
+        config["format"] = WITH_RANKS if ranks else WITH_BASIS
     return config
 
 
@@ -164,16 +175,17 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     _check_kinds(config, file)
     _check_pursuit(config, file)
     _check_basis(config, file)
+    packed = _packed_tensors(config)
     for name, shape in _expected_shapes(config).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
-    if config["sparse"] and config.get("support_seed") is None and "support" not in tensors:
-        raise SAEFileError(f"{file}: there is neither a support nor a seed to draw it from")
+        if (tensors[name].dtype == torch.uint8) != (name in packed):
+            raise SAEFileError(f"{file} asks for another {name} than {tensors[name].dtype}, which {WEIGHTS_FILE} holds")
 
 
 def _check_sizes(config: Any, file: Path) -> None:
-    if not isinstance(config, dict) or config.get("format") not in (FORMAT, FORMAT_WITH_BASIS):
-        raise SAEFileError(f"{file} is not an SAE config of format {FORMAT} or {FORMAT_WITH_BASIS}")
+    if not isinstance(config, dict) or config.get("format") not in FORMATS:
+        raise SAEFileError(f"{file} is not an SAE config of a format in {FORMAT}..{WITH_RANKS}")
     for key in ("d_in", "n_latents", "degree", "k"):
         if type(config.get(key)) is not int:
             raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
@@ -226,19 +238,33 @@ def _is_known(basis: dict[str, Any], d_in: int) -> bool:
 
 
 def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors that a config asks for, by name; a support is checked by its digest instead."""
+    """Return the shapes of the tensors that a config asks for, by name."""
     d_in, n_latents, sparse = config["d_in"], config["n_latents"], config["sparse"]
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
     count = n_latents * (config["degree"] if sparse else d_in)
     shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
     if not frozen:
-        shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (-(-count * bits // 8),)
+        shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
+    if sparse and config.get("support_seed") is None:
+        ranks = config["format"] == WITH_RANKS
+        shapes["support"] = (
+            packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
+            if ranks
+            else packed_bytes(count, bits_per_index(d_in)),
+        )
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
-    if config["format"] == FORMAT_WITH_BASIS and (shape := basis_shape(config["basis"]["name"], d_in)):
+    if config["format"] != FORMAT and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
-        shapes["basis"] = shape if bits == 32 else (-(-math.prod(shape) * bits // 8),)
+        shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
     return shapes
+
+
+def _packed_tensors(config: dict[str, Any]) -> set[str]:
+    """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
+    basis_bits = 32 if config["format"] == FORMAT else config["basis"]["value_bits"]
+    packed = {"support": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
+    return {name for name, is_packed in packed.items() if is_packed}
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
@@ -250,7 +276,7 @@ def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], f
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
         shape = n_latents, dictionary.degree
-        dictionary.values.data = _unpacked(tensors["values"], dictionary.value_bits, shape)
+        dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
@@ -263,7 +289,8 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
         drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
         support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
-        support = unpack_support(tensors["support"], d_in, n_latents, degree)
+        unpack = unpack_support if config["format"] == WITH_RANKS else unpack_indices
+        support = unpack(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
     basis = _load_basis(config, tensors)
@@ -282,7 +309,7 @@ def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Bas
     if basis.stored is not None:
         whole, shape = about["value_bits"] < 32, tuple(basis.stored.shape)
         # The copy lies where a new tensor does: BLAS may round in another way on one that lies somewhere in a file.
-        found = _unpacked(tensors["basis"], about["value_bits"], shape) if whole else tensors["basis"].clone()
+        found = unpack_values(tensors["basis"], about["value_bits"], shape) if whole else tensors["basis"].clone()
         basis.stored.data = found
         basis.value_bits = about["value_bits"]
     return basis
@@ -291,50 +318,6 @@ def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Bas
 def support_digest(support: torch.Tensor) -> str:
     """Return the sha256 of a support's indices as little-endian int64, in hex digits."""
     return hashlib.sha256(support.cpu().numpy().astype("<i8").tobytes()).hexdigest()
-
-
-def pack_support(support: torch.Tensor, d_in: int) -> torch.Tensor:
-    """Pack indices into ceil(log2 d_in) bits each, most significant bit first: uint8 (ceil(n*d*bits / 8),)."""
-    return _pack(support.cpu().numpy(), bits_per_index(d_in))
-
-
-def unpack_support(packed: torch.Tensor, d_in: int, n_latents: int, degree: int) -> torch.Tensor:
-    """Undo `pack_support`: int64 (n_latents, degree)."""
-    indices = _unpack(packed, bits_per_index(d_in), n_latents * degree)
-    return torch.from_numpy(indices.reshape(n_latents, degree))
-
-
-def _packed(values: torch.Tensor, value_bits: int) -> torch.Tensor:
-    """Return values as the file holds them: floats, or packed whole numbers of fewer than 32 bits.
-
-    Whole numbers of b bits are shifted by 2^(b-1), so that none is negative.
-    """
-    if value_bits == 32:
-        return values
-    numbers = values.detach().cpu().numpy().astype(np.int64)
-    return _pack(numbers + 2 ** (value_bits - 1), value_bits)
-
-
-def _unpacked(packed: torch.Tensor, value_bits: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Undo `_packed` for whole numbers: float32 of this shape."""
-    centred = _unpack(packed, value_bits, math.prod(shape)) - 2 ** (value_bits - 1)
-    return torch.from_numpy(centred.astype(np.float32)).view(shape)
-
-
-def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:
-    """Pack whole numbers in 0..2^width - 1 into `width` bits each, most significant bit first.
-
-    Returns:
-        uint8 (ceil(count * width / 8),).
-    """
-    bits = (numbers.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
-    return torch.from_numpy(np.packbits(bits.astype(np.uint8)))
-
-
-def _unpack(packed: torch.Tensor, width: int, count: int) -> np.ndarray:
-    """Undo `_pack`: int64 (count,)."""
-    bits = np.unpackbits(packed.numpy(), count=count * width).reshape(-1, width)
-    return bits.astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
 
 
 @contextmanager

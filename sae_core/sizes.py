@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class CellError(ValueError):
     """The error of a cell, one combination of sizes in a grid, that makes no SAE; the grid leaves it out.
@@ -34,3 +36,13 @@ def check_sparsity(n_latents: int, k: int) -> None:
         raise ValueError(f"k={k} must be in 1..{n_latents} (n)")
     if n_latents <= 2 * k:
         raise CellError(f"n={n_latents} <= 2k={2 * k}: {k}-sparse codes of {n_latents} atoms cannot be unique")
+
+
+def bits_per_index(d_in: int) -> int:
+    """Return ceil(log2 m), the number of bits that name one of m rows."""
+    return max(1, (d_in - 1).bit_length())
+
+
+def bits_per_atom(d_in: int, degree: int) -> int:
+    """Return ceil(log2 C(m, d)), the number of bits that name one set of d of the m rows; 1 where there is one set."""
+    return max(1, (math.comb(d_in, degree) - 1).bit_length())

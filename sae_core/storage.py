@@ -10,7 +10,9 @@ from torch import nn
 
 from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.dictionary import Dictionary
+from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
+from sae_core.sizes import bits_per_atom
 
 SEED_BITS = 64
 NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # the ways in which a support is stored
@@ -22,7 +24,7 @@ class Storage(NamedTuple):
     learned_decoder_values: int  # d*n, the paper's headline count, and the values of a basis
     compression: float  # m/d; with a basis, m*n over the count above
     learned_parameters: int  # decoder values, encoder weights, both biases
-    index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 m) an index; 0 if dense
+    index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
     value_bits: int  # bits of each stored value of an atom; 0 where a seed regenerates them
     basis_values: int  # how many of the decoder values are a basis'
     basis_bits: int  # bits of each of these; 0 where there are none
@@ -53,18 +55,13 @@ def _learned(dictionary: Dictionary) -> bool:
     return isinstance(dictionary.values, nn.Parameter)
 
 
-def bits_per_index(d_in: int) -> int:
-    """Return ceil(log2 m), the number of bits that name one of m rows."""
-    return max(1, math.ceil(math.log2(d_in)))
-
-
 def support_bits(dictionary: Dictionary) -> int:
-    """Return the bits of the stored support: of a seed where one regenerates it, else of packed indices; 0 if dense."""
+    """Return the bits of the stored support: of a seed where one regenerates it, else of ranks; 0 if dense."""
     if dictionary.support is None:
         return 0
     if dictionary.drawn is not None:
         return SEED_BITS
-    return dictionary.support.numel() * bits_per_index(dictionary.d_in)
+    return dictionary.n_latents * bits_per_atom(dictionary.d_in, dictionary.degree)
 
 
 class Layout(NamedTuple):
@@ -99,7 +96,7 @@ class Layout(NamedTuple):
 
 def planned_counts(layout: Layout) -> Storage:
     """Return the counts that `count_storage` will give for the trained SAE."""
-    indices = layout.n_latents * layout.degree * bits_per_index(layout.d_in)
+    indices = layout.n_latents * bits_per_atom(layout.d_in, layout.degree)
     learned, in_basis = layout.decoder_values + layout.basis_values, layout.basis_values
     return Storage(
         learned_decoder_values=learned,
@@ -128,13 +125,13 @@ def planned_bytes(layout: Layout) -> int:
     if layout.basis_values and layout.basis_bits == 32:
         floats["basis"] = basis_shape(layout.basis, m)
     elif layout.basis_values:
-        packed["basis"] = (-(-layout.basis_values * layout.basis_bits // 8),)
+        packed["basis"] = (packed_bytes(layout.basis_values, layout.basis_bits),)
     if layout.support == AS_INDICES:
-        packed["support"] = (-(-n * layout.degree * bits_per_index(m) // 8),)
+        packed["support"] = (packed_bytes(n, bits_per_atom(m, layout.degree)),)
     if layout.value_bits == 32:
         floats["values"] = (n, layout.degree)
     elif layout.value_bits:
-        packed["values"] = (-(-n * layout.degree * layout.value_bits // 8),)
+        packed["values"] = (packed_bytes(n * layout.degree, layout.value_bits),)
     header: dict[str, dict[str, object]] = {}
     end = 0
     wide, narrow = sorted(floats.items()), sorted(packed.items())

@@ -10,8 +10,8 @@ from sae_core.arms.dense_tied import DenseTied
 from sae_core.bases import NEURONS, basis_values
 from sae_core.hashed import later
 from sae_core.sae import SAE
-from sae_core.sizes import CellError, check_degree, check_latents
-from sae_core.storage import Layout, bits_per_index
+from sae_core.sizes import CellError, bits_per_index, check_degree, check_latents
+from sae_core.storage import Layout
 
 VALUES, PARAMETERS, BYTES = "values", "parameters", "bytes"
 
@@ -24,8 +24,9 @@ class DenseMatched(TiedArm):
         match: what is equal; n' is rounded, halves up.
             `values`      learned decoder values: m*n' = d*n
             `parameters`  biases too: (m+1)*n' = (d+1)*n
-            `bytes`       bytes of a data-driven support, whose packed indices are stored beside its values:
-                          (m+1)*n' = (d+1)*n + d*n*b/32 with b = ceil(log2 m)
+            `bytes`       bytes of a data-driven support, with indices of b = ceil(log2 m) bits beside its values:
+                          (m+1)*n' = (d+1)*n + d*n*b/32; files today take fewer (`sae_core.packing`), so that this
+                          dense dictionary is a little larger than the sparse one's file
             The bytes of a seeded support are those of its parameters.
         encoder: see `TiedArm`; a pursuit has no encoder bias, so m+1 and d+1 above become m and d.
         basis: the sparse arm's, whose stored values count as well: R reflections, of R*m values, make n' larger by R.

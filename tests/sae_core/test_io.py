@@ -59,7 +59,7 @@ def in_a_basis(**changes):
     "changes",
     [
         {"format": 1, "always_on": 0},
-        {"format": 3},
+        {"format": 4},
         {"basis": "remove"},
         {"basis": "reflections3"},
         {"basis": in_a_basis(name="reflections4")},

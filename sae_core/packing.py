@@ -1,0 +1,94 @@
+"""Whole numbers packed into bytes, as files of SAEs hold them: supports, and values of few bits.
+
+A support is written as one number for each atom, its rank among all sets of d of the m rows. With the rows
+r_1 < ... < r_d it is C(r_1, 1) + C(r_2, 2) + ... + C(r_d, d), which numbers the sets 0..C(m, d) - 1 (the combinatorial
+number system: Knuth, The art of computer programming 4A, section 7.2.1.3). ceil(log2 C(m, d)) bits hold it: no code of
+fixed length is shorter, and the order of d indices, which means nothing, takes no bits.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from sae_core.sizes import bits_per_atom, bits_per_index
+
+
+def packed_bytes(count: int, width: int) -> int:
+    """Return the bytes that `count` numbers of `width` bits take."""
+    return -(-count * width // 8)
+
+
+def pack_support(support: torch.Tensor, d_in: int) -> torch.Tensor:
+    """Pack each atom's rank into ceil(log2 C(d_in, d)) bits, most significant bit first: uint8 (bytes,).
+
+    Args:
+        support: int (n_latents, degree), each atom's rows sorted and distinct.
+    """
+    counts = _set_counts(d_in, support.shape[1])
+    ranks = [sum(of[row] for of, row in zip(counts, rows, strict=True)) for rows in support.tolist()]
+    width = bits_per_atom(d_in, support.shape[1])
+    whole = -(-width // 8)
+    each = np.frombuffer(b"".join(rank.to_bytes(whole, "big") for rank in ranks), dtype=np.uint8).reshape(-1, whole)
+    return torch.from_numpy(np.packbits(np.unpackbits(each, axis=1)[:, 8 * whole - width :]))
+
+
+def unpack_support(packed: torch.Tensor, d_in: int, n_latents: int, degree: int) -> torch.Tensor:
+    """Undo `pack_support`: int64 (n_latents, degree). Bytes that it did not write give rows that may be no support."""
+    width, counts = bits_per_atom(d_in, degree), _set_counts(d_in, degree)
+    bits = np.unpackbits(packed.numpy(), count=n_latents * width).reshape(n_latents, width)
+    padded = np.pad(bits, ((0, 0), (-width % 8, 0)))
+    support = np.empty((n_latents, degree), dtype=np.int64)
+    for rows, each in zip(support, np.packbits(padded, axis=1), strict=True):
+        rank = int.from_bytes(each.tobytes(), "big")
+        for i in reversed(range(degree)):
+            rows[i] = row = bisect_right(counts[i], rank) - 1
+            rank -= counts[i][row]
+    return torch.from_numpy(support)
+
+
+def _set_counts(d_in: int, degree: int) -> list[list[int]]:
+    """Return C(row, i) for i = 1..degree and each row: the number of sets of i rows that all lie below it."""
+    counts = [list(range(d_in))]
+    while len(counts) < degree:  # C(row, i + 1) is the sum of C(r, i) over r < row
+        counts.append([0, *accumulate(counts[-1][:-1])])
+    return counts
+
+
+def unpack_indices(packed: torch.Tensor, d_in: int, n_latents: int, degree: int) -> torch.Tensor:
+    """Return the support that older files hold as indices of ceil(log2 d_in) bits each: int64 (n_latents, degree)."""
+    indices = _unpack(packed, bits_per_index(d_in), n_latents * degree)
+    return torch.from_numpy(indices.reshape(n_latents, degree))
+
+
+def pack_values(values: torch.Tensor, value_bits: int) -> torch.Tensor:
+    """Return values as a file holds them: floats, or packed whole numbers of fewer than 32 bits.
+
+    Whole numbers of b bits are shifted by 2^(b-1), so that none is negative.
+    """
+    if value_bits == 32:
+        return values
+    numbers = values.detach().cpu().numpy().astype(np.int64)
+    return _pack(numbers + 2 ** (value_bits - 1), value_bits)
+
+
+def unpack_values(packed: torch.Tensor, value_bits: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """Undo `pack_values` for whole numbers: float32 of this shape."""
+    centred = _unpack(packed, value_bits, math.prod(shape)) - 2 ** (value_bits - 1)
+    return torch.from_numpy(centred.astype(np.float32)).view(shape)
+
+
+def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:
+    """Pack whole numbers in 0..2^width - 1 into `width` bits each, most significant bit first: uint8 (bytes,)."""
+    bits = (numbers.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
+    return torch.from_numpy(np.packbits(bits.astype(np.uint8)))
+
+
+def _unpack(packed: torch.Tensor, width: int, count: int) -> np.ndarray:
+    """Undo `_pack`: int64 (count,)."""
+    bits = np.unpackbits(packed.numpy(), count=count * width).reshape(-1, width)
+    return bits.astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
