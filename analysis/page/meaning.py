@@ -11,7 +11,8 @@ from analysis.frames import dicts, groups
 from analysis.output import Options, chosen
 from analysis.page.charts import Choice, chart, x_axis, y_axis
 from analysis.page.encode import encoded
-from analysis.read.records import ALL_SETS, Records
+from analysis.read.records import Records
+from analysis.read.rows import ALL_SETS
 from analysis.tables.floor import LOWER_IS_BETTER
 from analysis.tables.meaning import MEASURES, check_comparable, meaning_table
 from analysis.tables.probing import probing_table

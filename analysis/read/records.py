@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Collection, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
 from analysis import arms
-from analysis.arms import TOPK
 from analysis.frames import dicts
 from analysis.read.comparable import ALL_TOKENS, comparable, of_the_usual_recipe, of_the_usual_seeds
 from analysis.read.load import read_records, say_unreadable
-from analysis.read.sources import URL, NoRunsError, Remote, Source, named
+from analysis.read.rows import ENCODER, numbers, pair_row, probe_rows, recovery_rows, run_row, sample_rows
+from analysis.read.sources import NoRunsError, Remote, Source, named
 from sweep.store.records import RECOVERY, SYNTHETIC, Record
-
-# Fields of an arm that its label or another column holds already.
-_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits", "basis", "always_on")
-ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
-ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
-SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
-_UNRECORDED = {  # for records without them
-    "value_bits": 32,
-    "basis_values": 0,
-    "basis_bits": 0,
-    "artifact_bytes": float("nan"),
-    "mask_policy": ALL_TOKENS,
-}
 
 
 @dataclass(frozen=True)
@@ -134,7 +119,7 @@ class Records:
                 undefined += 1
                 continue
             try:
-                rows.append(_row(record))
+                rows.append(run_row(record))
             except (KeyError, TypeError, ValueError) as error:
                 say_unreadable(f"run {record.get('run_id')}", error)
         if undefined:
@@ -173,7 +158,7 @@ class Records:
             for name, found in record.get("inference", {}).items():
                 if run is not None and "metrics" in found:
                     way = {"inference": name, "reading": run["reading"] if name == ENCODER else name}
-                    rows.append({**run, **_numbers(found["metrics"]), **found["cost"], **way})
+                    rows.append({**run, **numbers(found["metrics"]), **found["cost"], **way})
         if not rows:
             raise NoRunsError(f"{self.named}: no run in it says how its codes were read; run python -m sweep again")
         return pd.DataFrame(rows)
@@ -196,7 +181,7 @@ class Records:
             run = of_run.get(record["run_id"])
             for family, found in (record.get("probing") or {}).items():
                 if run is not None:
-                    rows += [{**run, "family": family, **row} for row in _probe_rows(found, run["reading"])]
+                    rows += [{**run, "family": family, **row} for row in probe_rows(found, run["reading"])]
         if not rows:
             raise NoRunsError(f"{self.named}: no run was probed; python -m sweep.evaluate run=all eval.probing=[code]")
         return pd.DataFrame(rows)
@@ -216,7 +201,7 @@ class Records:
         rows: list[dict[str, object]] = []
         for record in self.records:
             if record.get("kind") == SYNTHETIC:
-                rows += _sample_rows(record)
+                rows += sample_rows(record)
         if not rows:
             raise NoRunsError(
                 f"{self.named}: no SAE of a synthetic model; python -m sweep experiment=meaning/synthetic"
@@ -237,7 +222,7 @@ class Records:
         rows: list[dict[str, object]] = []
         for record in self.records:
             for other, found in (record.get("stability") or {}).items():
-                rows.append({**_UNRECORDED, **_about(record), **_pair(record), **_numbers(found), "other": other})
+                rows.append({**pair_row(record), **numbers(found), "other": other})
         if not rows:
             raise NoRunsError(f"{self.named}: no two runs were compared; python -m sweep.stability compares them")
         return of_the_usual_recipe(pd.DataFrame(rows))
@@ -252,7 +237,7 @@ class Records:
         Raises:
             NoRunsError: there is no synthetic experiment.
         """
-        rows = [row for record in self.records if record.get("kind") == RECOVERY for row in _recovery_rows(record)]
+        rows = [row for record in self.records if record.get("kind") == RECOVERY for row in recovery_rows(record)]
         if not rows:
             raise NoRunsError(
                 f"{self.named}: no synthetic run; python -m sweep experiment=synthetic_recovery makes them"
@@ -290,157 +275,3 @@ def _model(record: Record) -> object:
 
 def _is_over_all_tokens(record: Record) -> bool:
     return _metrics(record).get("mask_policy") == ALL_TOKENS
-
-
-def _recovery_rows(record: Record) -> list[dict[str, object]]:
-    """Return one row per algorithm of a synthetic experiment."""
-    axes, config = record["axes"], record["spec"]["recovery"]
-    cell = {**axes, **{key: config[key] for key in ("mask", "d_in", "noise", "values", "codes", "trials")}}
-    rows: list[dict[str, object]] = []
-    for algorithm in config["algorithms"]:
-        prefix = f"{algorithm}/"
-        measures = {k.removeprefix(prefix): v for k, v in record["metrics"].items() if k.startswith(prefix)}
-        rows.append({**cell, "algorithm": algorithm, **measures})
-    return rows
-
-
-def _probe_rows(found: dict[str, Any], own: str) -> list[dict[str, object]]:
-    """Return the rows of one run and family: per way of reading, each way once, set and number of latents.
-
-    Args:
-        own: the reading that the SAE was trained with.
-    """
-    rows: dict[tuple[object, ...], dict[str, object]] = {}
-    for name, sets in found.get("readings", {}).items():
-        reading = own if name == ENCODER else name
-        for best in next(iter(sets.values()), {}):
-            scored = {
-                one: {
-                    "accuracy": fmean(accuracies[best]),
-                    "raw": fmean(found["raw"][one][best]),
-                    "raw_all": fmean(found["raw"][one]["all"]),
-                }
-                for one, accuracies in sets.items()
-            }
-            scored[ALL_SETS] = {key: fmean(of[key] for of in scored.values()) for key in ("accuracy", "raw", "raw_all")}
-            for one, of in scored.items():
-                rows[reading, one, best] = {"reading": reading, "set": one, "best": int(best), **of}
-    return list(rows.values())
-
-
-def _sample_rows(record: Record) -> list[dict[str, object]]:
-    """Return one row per way of reading the codes of an SAE of a synthetic model, each way once."""
-    model, rows = record["spec"]["synthetic"], dict[str, dict[str, object]]()
-    about = {
-        **_UNRECORDED,
-        **_about(record),
-        "features": _features(model),
-        "finished": record["finished"],
-        "settings": json.dumps(_settings(record["spec"]) | {"synthetic": model}, sort_keys=True),
-        **_training(record),
-    }
-    for name, found in record["inference"].items():
-        reading = str(about["reading"]) if name == ENCODER else name
-        if "metrics" in found:
-            rows[reading] = {**about, **_numbers(found["metrics"]), **found["cost"], "reading": reading}
-    return list(rows.values())
-
-
-def _pair(record: Record) -> dict[str, object]:
-    """Return the columns of `Records.pairs` that the first run's record gives."""
-    spec, model = record["spec"], record["spec"].get("synthetic")
-    settings = {key: value for key, value in _settings(spec).items() if not key.startswith("seeds.")}
-    return {
-        "place": f"after block {record['axes']['layer']}" if model is None else _features(model),
-        "reading": arms.described(spec["sae"]).pursuit or TOPK,
-        "settings": json.dumps(settings | ({} if model is None else {"synthetic": model}), sort_keys=True),
-        "finished": record["finished"],
-    }
-
-
-def _features(model: Record) -> str:
-    """Return which features a synthetic model has, in words."""
-    degree = model["feature_degree"]
-    return "dense features" if degree is None else f"features of {degree} coordinates"
-
-
-def _about(record: Record) -> dict[str, object]:
-    """Return the columns that say what a run's SAE is and stores."""
-    sizes, axes, arm = record["sizes"], record["axes"], arms.described(record["spec"]["sae"])
-    d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(axes["n"])
-    return {
-        "run_id": record["run_id"],
-        **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
-        "base_arm": arm.base,
-        "pursuit": arm.pursuit or "",
-        "reading": arm.pursuit or TOPK,
-        "bits": arm.bits or arms.FLOAT_BITS,
-        "unrounded_arm": record["labels"]["arm"].removesuffix(f"-{arm.bits}bit"),
-        **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},
-        **{key: int(axes[key]) for key in SEED_PARTS if key in axes},
-        "d": float(axes["d"]) if arms.has_degree(arm.base, degree, d_in, n_latents, n) else float("nan"),
-        "d_in": d_in,
-        "n_latents": n_latents,
-        "degree": degree,
-        **record["storage"],
-    }
-
-
-def _row(record: Record) -> dict[str, object]:
-    """Return the row of `Records.everything` for one run."""
-    sizes = record["sizes"]
-    d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(record["axes"]["n"])
-    row = {
-        **_UNRECORDED,
-        **_about(record),
-        **_numbers(record["metrics"]),
-        "seconds": record["timings"]["total"],
-        "finished": record["finished"],
-        "url": record.get(URL, ""),
-        "settings": json.dumps(_settings(record["spec"]), sort_keys=True),
-        "options": json.dumps(_arm_options(record["spec"]["sae"]), sort_keys=True),
-        "pool_tokens": record["spec"]["activations"].get("tokens"),
-        "dense_values": d_in * n,
-        "decoder_compression": d_in * n / (n_latents * degree + record["storage"].get("basis_values", 0)),
-        **_training(record),
-        **{f"rounding_{name}": value for name, value in _numbers(record.get("rounding") or {}).items()},
-        **{key: record.get(key) or {} for key in ("latents", "curves", "theory")},
-    }
-    float(row["ce_recovered"])  # raises for a record without its main measure, which then counts as unreadable
-    return row
-
-
-def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return a record's metrics with NaN in place of those that are undefined or not known."""
-    return {name: float("nan") if value is None else value for name, value in metrics.items()}
-
-
-def _settings(spec: Record) -> dict[str, object]:
-    """Return the settings that determine a result, except for the arm, its sizes, the layer and the seed.
-
-    The seeds of single parts are among them: runs that share one are no independent repetitions of each other.
-    """
-    return {f"seeds.{key}": spec.get(key) for key in SEED_PARTS} | {
-        f"{part}.{key}": value
-        for part in ("activations", "train", "eval")
-        for key, value in (spec.get(part) or {}).items()
-        if (part, key) != ("activations", "layer")
-    }
-
-
-def _arm_options(sae: Record) -> dict[str, object]:
-    """Return the options that no other column holds; those of the arm that was rounded, where one was."""
-    trained = sae.get("of") or sae
-    options = {key: value for key, value in trained.items() if key not in _IN_OTHER_COLUMNS}
-    return {f"sae.{key}": value for key, value in options.items() if not isinstance(value, dict)}
-
-
-def _training(record: Record) -> dict[str, object]:
-    """Return the tokens and seconds that training took, including those of the run that this one was made from."""
-    own, source = record.get("training") or {}, record.get("source") or {}
-    if "tokens" not in own:
-        return {"train_tokens": float("nan"), "train_seconds": float("nan")}
-    return {
-        "train_tokens": float(own["tokens"]) + float(source.get("tokens") or 0),
-        "train_seconds": float(own.get("seconds") or 0) + float(source.get("seconds") or 0),
-    }

@@ -13,7 +13,8 @@ import pandas as pd
 
 from analysis.arms import TOPK
 from analysis.frames import only, part
-from analysis.read.records import ALL_SETS, ENCODER, Records
+from analysis.read.records import Records
+from analysis.read.rows import ALL_SETS, ENCODER
 from analysis.tables.meaning import check_comparable
 
 BEST = 5  # latents of a probe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis.frames import mean_by, only
-from analysis.read.records import ALL_SETS
+from analysis.read.rows import ALL_SETS
 from analysis.read.sources import NoRunsError
 from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL

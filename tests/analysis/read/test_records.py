@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from analysis.frames import dicts, plain
@@ -72,3 +74,16 @@ def test_a_run_whose_ce_recovered_is_undefined_is_left_out_and_counted(recorded,
     found = recorded(over("all", "expander", 2, 0.5), undefined)
     assert found.everything["d"].tolist() == [2.0]
     assert "1 run(s) left out, whose CE recovered is undefined" in capsys.readouterr().err
+
+
+def test_records_that_count_indices_are_counted_as_files_are_written_today(recorded):
+    made = [record("dynamic", 4, 8, seed, 0.7) for seed in (0, 1)]
+    d_in, n = made[0]["sizes"]["d_in"], made[0]["sizes"]["n_latents"]
+    indices, ranks = n * 4 * math.ceil(math.log2(d_in)), n * math.ceil(math.log2(math.comb(d_in, 4)))
+    for older_or_newer, bits in zip(made, (indices, ranks), strict=True):
+        older_or_newer["storage"] |= {"index_bits": bits, "artifact_bytes": 5000 + bits // 8}
+    assert {(row["index_bits"], row["artifact_bytes"]) for row in dicts(recorded(*made).everything)} == {
+        (ranks, 5000 + ranks // 8)
+    }
+    made[0]["storage"].pop("artifact_bytes")
+    assert recorded(*made).everything["artifact_bytes"].isna().tolist() == [True, False]
