@@ -109,14 +109,12 @@ def _vectors(config: SyntheticConfig, g: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _overlap_gradient(vectors: Tensor, allowed: Tensor, rows: int = 1024) -> None:
-    """Put into `vectors.grad` the gradient of sum over i != j of <f_i, f_j>^2 + F * sum over i of (|f_i|^2 - 1)^2."""
-    grad = torch.empty_like(vectors)
-    for first in range(0, len(vectors), rows):
-        part = vectors[first : first + rows]
-        products = part @ vectors.T
-        at = torch.arange(len(part))
-        norms = products[at, first + at].clone()
-        products[at, first + at] = len(vectors) * (norms - 1)
-        grad[first : first + rows] = 4 * products @ vectors
-    vectors.grad = grad * allowed
+def _overlap_gradient(vectors: Tensor, allowed: Tensor) -> None:
+    """Put into `vectors.grad` the gradient of sum over i != j of <f_i, f_j>^2 + F * sum over i of (|f_i|^2 - 1)^2.
+
+    With the features as the rows of V (F, d_in) and s_i = |f_i|^2 it is 4 * (V V^T V + (F * (s - 1) - s) * V). V^T V is
+    made first, since it is the smaller one of the two products where features outnumber dimensions.
+    """
+    norms = vectors.square().sum(1, keepdim=True)
+    own = len(vectors) * (norms - 1) - norms
+    vectors.grad = 4 * allowed * torch.addcmul(vectors @ (vectors.T @ vectors), own, vectors)
