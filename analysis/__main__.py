@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _X = ("compression", "decoder_values", "stored_bytes")
 _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
-_MEASURES = ("ce_recovered", "coverage", "feature_f1", "probing")
+_MEASURES = ("ce_recovered", "ce_recovered_mean", "coverage", "feature_f1", "probing")
 _STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # command with --x and --y: its default x
 _EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or a word for records that ship
 with the project: {SHIPPED[0]} (the LM that ships too), {SHIPPED[1]} (SmolLM2-135M) or {SHIPPED[2]} (known features).
@@ -150,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
             _axis_options(command, _STORAGE_AXES[name])
         if name == "frontier":
             _frontier_options(command)
-        if name == "dominance":
+        if name in ("dominance", "iso_bytes"):
             command.add_argument("--measure", choices=_MEASURES, help=f"what is compared (default: {_MEASURES[0]})")
     command = commands.add_parser("all", help="every figure and table that the records have something for")
     command.set_defaults(act=draw_all)

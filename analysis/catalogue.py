@@ -36,6 +36,7 @@ CATALOGUE = {
     "dominance": Entry(
         "commands", "dominance", "the arm that preserves the most at given stored bytes and multiply-adds"
     ),
+    "iso_bytes": Entry("commands", "iso_bytes", "the best sparse and the best dense dictionary at equal stored bytes"),
     "wins": Entry("commands", "wins", "arm against arm: paired difference, cells won of cells"),
     "matched": Entry("commands", "matched", "expander against dense at equal values, parameters and bytes"),
     "supports": Entry("commands", "supports", "every kind of support, and its difference to the expander's"),

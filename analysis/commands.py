@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from analysis import arms
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.frontier import frontier_figure
+from analysis.draw.iso_bytes import iso_bytes_figure
 from analysis.draw.latents import richest, summary_figure
 from analysis.draw.meaning import meaning_figure
 from analysis.draw.panels import readable
@@ -42,6 +43,7 @@ from analysis.tables.controls import (
 from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
+from analysis.tables.iso_bytes import iso_bytes_table
 from analysis.tables.latents import summary_table
 from analysis.tables.meaning import check_comparable, meaning_table
 from analysis.tables.measures import MEASURES
@@ -128,6 +130,23 @@ def dominance(records: Records, options: Options) -> list[Output]:
     if len(outputs) == 1 and len(shown) == len(table):  # one figure shows every row: both go under one name
         return [outputs[0]._replace(latex=latex)]
     return [Output(name, table, latex=latex), *outputs]
+
+
+def iso_bytes(records: Records, options: Options) -> list[Output]:
+    """Return a figure of sparse against dense at equal bytes per (model, layer, n, k), and one table of all of them.
+
+    Cells where both kinds were measured are drawn. Another measure than CE recovered is added to the names.
+    """
+    measure = MEASURES[options.measure]
+    every = measure.rows(records)
+    table = iso_bytes_table(chosen(every, options), measure.column, every)
+    name = "iso_bytes" + ("" if options.measure == Options.measure else f"-{options.measure}")
+    drawn = [(cell, rows) for cell, rows in groups(table, CELL) if rows["difference"].notna().any()]
+    outputs = [Output(name, table)]
+    for (*panel, k), rows in drawn:
+        one = name if len(drawn) == 1 else f"{_name_with_panel(name, tuple(panel))}-k{k}"
+        outputs.append(Output(one, rows, iso_bytes_figure(rows, measure.label)))
+    return outputs if len(drawn) != 1 else [outputs[1]._replace(table=table)]
 
 
 def dominances(records: Records, options: Options) -> list[Output]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.arms import FROZEN, PCA, SPARSE
+from analysis.arms import FROZEN, PCA, SPARSE, TOPK
 from analysis.frames import groups, only, where
 from analysis.read.sources import NoRunsError
 from analysis.tables.floor import Floor, Score, beside
@@ -32,7 +32,7 @@ from analysis.tables.stats import half_interval
 BUDGETS = ("one-shot expander", "one-shot dense", "unlimited")
 ABOVE, NOT_ABOVE = "above the floor", "not above the floor"
 ONE_SEED, NO_FLOOR = "one seed, cannot be told", "no floor measured"
-_CANDIDATE = ["arm", "n_latents", "degree", "d", "inference", "base_arm"]
+_CANDIDATE = ["arm", "n_latents", "degree", "d", "inference", "base_arm", "reading"]
 
 
 class Candidate(NamedTuple):
@@ -44,6 +44,7 @@ class Candidate(NamedTuple):
     d: float  # the d asked for; NaN for a dense SAE of all n latents
     inference: str  # the way of reading
     base_arm: str  # the arm without pursuit and rounding
+    reading: str  # what finds the codes: topk or a pursuit
     stored: float  # bytes of the SAE file, the largest over its seeds
     cost: float  # multiply-adds a token, the largest number over its seeds
     by_seed: dict[int, float]  # the measure y that is compared, by seed
@@ -51,6 +52,10 @@ class Candidate(NamedTuple):
     @property
     def is_sparse(self) -> bool:
         return self.base_arm in SPARSE
+
+    @property
+    def is_one_shot(self) -> bool:
+        return self.reading == TOPK
 
     def fits(self, level: int, limit: float) -> bool:
         """Return whether it fits the bytes and the multiply-adds; one of unknown cost (NaN) fits no limit but none."""
@@ -63,6 +68,26 @@ class Candidate(NamedTuple):
     def score(self, seeds: Set[int] = frozenset()) -> float:
         """Return the mean of `values`."""
         return mean(self.values(seeds))
+
+    def mean_of(self, seeds: Set[int]) -> Score:
+        """Return the mean of `values` with its interval."""
+        values = self.values(seeds)
+        return Score(mean(values), half_interval(values), len(values))
+
+    def columns(self, role: str, seeds: Set[int]) -> dict[str, object]:
+        """Return its columns in a role: `role` is its arm, `role_d` its d, and so on."""
+        found = self.mean_of(seeds)
+        return {
+            role: self.arm,
+            f"{role}_d": self.d,
+            f"{role}_n_latents": self.n_latents,
+            f"{role}_inference": self.inference,
+            f"{role}_bytes": self.stored,
+            f"{role}_multiply_adds": self.cost,
+            f"{role}_mean": found.mean,
+            f"{role}_half_interval": found.half_interval,
+            f"{role}_seeds": found.seeds,
+        }
 
 
 class _Others(NamedTuple):
@@ -161,12 +186,12 @@ def _outcome(eligible: list[Candidate], random: list[Candidate], seeds: Set[int]
     winner = max(eligible, key=lambda one: one.score(seeds))
     others = [one for one in eligible if one.base_arm != winner.base_arm]
     other_kind = [one for one in eligible if one.is_sparse != winner.is_sparse]
-    row: dict[str, object] = _columns("winner", winner, seeds)
+    row: dict[str, object] = winner.columns("winner", seeds)
     for name, rivals in (("runner_up", others), ("other_kind", other_kind)):
         rival = max(rivals, key=lambda one: one.score(seeds), default=None)
         if rival is not None:
             apart = paired(winner.by_seed, rival.by_seed)
-            row |= _columns(name, rival, seeds) | {
+            row |= rival.columns(name, seeds) | {
                 f"{name}_difference": apart.mean,
                 f"{name}_difference_half_interval": apart.half_interval,
                 f"{name}_difference_seeds": apart.seeds,
@@ -179,8 +204,8 @@ def _against_floor(winner: Candidate, random: list[Candidate], seeds: Set[int]) 
     several = [one for one in random if len(one.values(seeds)) > 1]  # a single seed resolves nothing
     best = max(several or random, key=lambda one: one.score(seeds), default=None)
     if best is None:
-        return {"floor_arm": None, "floor_inference": None, **beside(_score(winner, seeds), None), "verdict": NO_FLOOR}
-    columns = beside(_score(winner, seeds), Floor(best.d, _score(best, seeds)))
+        return {"floor_arm": None, "floor_inference": None, **beside(winner.mean_of(seeds), None), "verdict": NO_FLOOR}
+    columns = beside(winner.mean_of(seeds), Floor(best.d, best.mean_of(seeds)))
     lead = winner.score(seeds) - columns["floor"]
     if winner.base_arm == FROZEN or lead <= 0:
         verdict = NOT_ABOVE
@@ -189,27 +214,6 @@ def _against_floor(winner: Candidate, random: list[Candidate], seeds: Set[int]) 
     else:
         verdict = ABOVE if lead > columns["resolvable"] else NOT_ABOVE
     return {"floor_arm": best.arm, "floor_inference": best.inference, **columns, "verdict": verdict}
-
-
-def _score(one: Candidate, seeds: Set[int]) -> Score:
-    values = one.values(seeds)
-    return Score(mean(values), half_interval(values), len(values))
-
-
-def _columns(role: str, one: Candidate, seeds: Set[int]) -> dict[str, object]:
-    """Return the columns of a candidate in its role: `role` is its arm, `role_d` its d, and so on."""
-    values = one.values(seeds)
-    return {
-        role: one.arm,
-        f"{role}_d": one.d,
-        f"{role}_n_latents": one.n_latents,
-        f"{role}_inference": one.inference,
-        f"{role}_bytes": one.stored,
-        f"{role}_multiply_adds": one.cost,
-        f"{role}_mean": mean(values),
-        f"{role}_half_interval": half_interval(values),
-        f"{role}_seeds": len(values),
-    }
 
 
 def _best_pca(pca: list[Candidate], level: int) -> dict[str, object]:

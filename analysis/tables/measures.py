@@ -67,6 +67,7 @@ def probing_rows(records: Records) -> pd.DataFrame:
 
 MEASURES = {
     "ce_recovered": Measure("CE recovered", "ce_recovered", fidelity_rows),
+    "ce_recovered_mean": Measure("CE recovered, mean ablation", "ce_recovered_mean", fidelity_rows),
     "coverage": Measure("features found (share)", "coverage", feature_rows),
     "feature_f1": Measure("F1 of a feature's best latent", "feature_f1", feature_rows),
     "probing": Measure(f"accuracy of the best {BEST} latents", "accuracy", probing_rows),

@@ -34,7 +34,8 @@ def test_all_writes_every_figure_and_table_of_the_catalogue(drawn, name):
     if name in TABLES | {"dominance", "wins", "latents_summary"}:
         assert f"{name}.tex" in written
     if name not in TABLES:
-        figures = {f"{name}-tiny-L{layer}-n512" for layer in (1, 2)} if name == "dominance" else {name}
+        panels = {"dominance": "n512", "iso_bytes": "n512-k8"}  # these have a figure for each of them
+        figures = {f"{name}-tiny-L{layer}-{panels[name]}" for layer in (1, 2)} if name in panels else {name}
         assert {f"{figure}.{ending}" for figure in figures for ending in ("png", "svg")} <= written
     assert len(pd.read_csv(drawn / f"{name}.csv")) > 0
 
@@ -47,7 +48,7 @@ def test_all_draws_the_frontier_over_each_storage_axis(drawn):
 
 
 def test_dominance_can_be_by_another_measure(drawn, study, tmp_path):
-    for measure in ("coverage", "feature_f1", "probing"):
+    for measure in ("ce_recovered_mean", "coverage", "feature_f1", "probing"):
         table = pd.read_csv(drawn / f"dominance-{measure}.csv")
         assert main(["dominance", "--runs", str(study), "--out", str(tmp_path), "--measure", measure]) == 0
         assert len(table) > 0 and {"winner", "floor", "verdict"} <= set(table)

@@ -17,6 +17,7 @@ from analysis.catalogue import CATALOGUE
 from analysis.draw.floor import FLOOR_ID
 from analysis.frames import among, dicts, groups, only, where
 from analysis.output import Options
+from analysis.tables.iso_bytes import RULES, SIDES
 from analysis.tables.latents import MEASURES
 from analysis.tables.meaning import MEASURES as MEANS
 from tests.analysis.artists import (
@@ -180,6 +181,37 @@ def check_dominance(outputs, records):
             assert len(cells) == len(below.texts) == len(rows) + len(pca)
             said = {text.get_text() for text in below.texts}
             assert all(any(f"{row['winner_mean']:.3f}" in text for text in said) for row in dicts(rows))
+
+
+def check_iso_bytes(outputs, records):
+    """A panel for each rule and kind of values: the best sparse and dense dictionary at each share, named."""
+    whole, *figures = outputs
+    assert {output.name for output in figures} == {
+        f"iso_bytes-tiny-L{layer}-n{N}-k{k}" for layer in (1, 2) for k in (8, 16)
+    }
+    for output in figures:
+        rows, axes = output.table, iter(visible(output.figure))
+        shares = sorted(set(rows["share"]), reverse=True)
+        for values in ("32 bits", "any bits"):
+            for rule in RULES:
+                axis, shown = next(axes), only(rows, values=values, rule=rule)
+                shown = shown.assign(place=[shares.index(share) for share in shown["share"]])
+                expected = [
+                    point
+                    for side in SIDES
+                    for point in columns(
+                        shown.dropna(subset=[f"{side}_mean"]), "place", f"{side}_mean", f"{side}_half_interval"
+                    )
+                ]
+                same(bars(axis), expected)
+                assert len(axis.texts) == len(expected)
+                assert len(patches(axis, FLOOR_ID)) == 1 and axis.get_xlabel().startswith("stored bytes at most")
+    assert sum(len(output.table) for output in figures) == len(whole.table)
+
+
+def patches(axis, gid):
+    """Return the filled areas of an axis with this id."""
+    return [area for area in axis.collections if area.get_gid() == gid]
 
 
 def check_wins(output, records):
@@ -400,6 +432,7 @@ def check_latents_summary(output, records):
     assert [line.get_xdata()[0] for line in nulls] == pytest.approx([0.97] * len(rows))
 
 
+SEVERAL = {"dominance": check_dominance, "iso_bytes": check_iso_bytes}  # of several figures and a table of all
 CHECKS = {
     **{name: lambda output, records, name=name: check_bars(name, output) for name in BARS},
     "frontier": check_frontier,
@@ -429,8 +462,8 @@ def close_figures():
 @pytest.mark.parametrize("name", [name for name in CATALOGUE if name not in TABLES])
 def test_a_figure_draws_the_numbers_of_its_table(records, name):
     outputs = CATALOGUE[name].load()(records, Options())
-    if name == "dominance":
-        check_dominance(outputs, records)
+    if name in SEVERAL:
+        SEVERAL[name](outputs, records)
     else:
         (output,) = outputs
         CHECKS[name](output, records)
