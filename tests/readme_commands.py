@@ -225,6 +225,7 @@ def _on_this_machine(word: str, place: Path) -> str:
 MODULES: dict[str, Callable[[list[str], Path], None]] = {
     "sweep": check_sweep,
     "sweep.evaluate": check_evaluate,
+    "sweep.retry": parsed_by("sweep.retry"),
     "sweep.stability": check_stability,
     "sweep.status": parsed_by("sweep.status"),
     "sweep.sync": parsed_by("sweep.sync"),

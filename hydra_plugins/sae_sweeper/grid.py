@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -34,7 +35,7 @@ class GridSweeper(LaunchingSweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Plan and carry out the grid; exit with 1 if a run is not complete or there is none. Hydra calls this."""
         # Imported here: Hydra imports every plugin module at each start, and these bring torch.
-        from sweep.plan.plan import make_plan
+        from sweep.plan.plan import make_plan, only_failed
         from sweep.plan.report import print_plan
         from sweep.run.once import preflight
         from sweep.workers.start import launch, launch_folder, workers, write_launch
@@ -43,6 +44,8 @@ class GridSweeper(LaunchingSweeper):
         assert self.config is not None and self.launcher is not None
         folder = launch_folder(self.config)
         plan = make_plan(self._cells(arguments), folder.name)
+        if self.config.launch.failed_of is not None:
+            plan = only_failed(plan, Path(self.config.runs_dir).expanduser(), self.config.launch.failed_of)
         if self.config.plan:
             print_plan(plan, workers(self.config, plan.todo))
             return None

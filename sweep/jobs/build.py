@@ -45,7 +45,7 @@ _SETTINGS: dict[str, Any] = {
 # Groups of settings that configs in older records do not have.
 _NEWER_SETTINGS: dict[str, dict[str, Any]] = {
     "cache": {"local": str | None, "logits_bytes": int, "mode": str, "buffer": int},
-    "launch": {"share": int, "workers": int | None, "work": str | None},
+    "launch": {"share": int, "workers": int | None, "fail_fast": bool, "failed_of": str | None, "work": str | None},
 }
 POOL, STREAM = "pool", "stream"  # the values of cache.mode
 _GROUPS = {"model", "corpus", "sae", "train", "eval", "tracker", "recovery"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import reduce
+from pathlib import Path
 from typing import NamedTuple
 
 from omegaconf import DictConfig
@@ -21,6 +22,7 @@ from sweep.jobs.recovery import RecoveryJob
 from sweep.lm.find import ModelNotHereError
 from sweep.plan.footprint import planned_storage
 from sweep.plan.merging import in_words, merged, wishes
+from sweep.store.launches import FAILED, find_launch, states
 from sweep.store.records import COMPLETE, read_record
 
 
@@ -79,6 +81,21 @@ def make_plan(cells: Iterable[tuple[list[str], DictConfig]], launch: str) -> Pla
     if not_here and not runs:
         raise not_here
     return Plan(_with_layers([reduce(joined, cells) for cells in runs.values()]), left_out, _notes(runs.values()))
+
+
+def only_failed(plan: Plan, runs_dir: Path, launch: str) -> Plan:
+    """Return the runs of the plan that failed in an earlier launch, and no cell left out.
+
+    Args:
+        launch: the launch's name, or how it begins.
+
+    Raises:
+        LaunchNotFoundError: there is no such launch, or several.
+    """
+    found = find_launch(runs_dir, launch)
+    failed = {state.run_id for state in states(found, runs_dir) if state.state == FAILED}
+    kept = [run for run in plan.runs if run.job.spec.run_id in failed]
+    return plan._replace(runs=kept, left_out=[])
 
 
 def joined(one: Planned, other: Planned) -> Planned:

@@ -14,13 +14,12 @@ from typing import NamedTuple
 from sweep.jobs.job import AnyJob
 from sweep.store.files import remove_left
 from sweep.store.progress import RunProgress
-from sweep.store.records import COMPLETE, FAILED, SCHEMA, Record, write_record
+from sweep.store.records import COMPLETE, FAILED, LOG, SCHEMA, Record, write_record
 from sweep.store.versions import versions
 from sweep.tracking.outage import Outage, unreachable
 from sweep.tracking.wandb_tracker import FailsafeTracker, NoTracker, Tracker, WandbTracker
 from sweep.train.loop import Stopped
 
-LOG = "run.log"
 STOPPED = "stopped"  # the status of a run that was asked to stop; no record on disk has it
 
 

@@ -86,6 +86,7 @@ RECORD = "record.json"
 CONTEXTS = "contexts.jsonl.gz"  # the strongest contexts of each latent, see `sweep.measures.contexts`
 LOCK = "lock"  # its file lock is held by the process that works on the run
 PROGRESS = "progress.json"  # who works on the run and at which stage; there only while somebody does
+LOG = "run.log"  # what a run has said, tracebacks included
 CHECKPOINT = "checkpoint.pt"  # the state of the training; removed once the run is complete
 CURVE = "curve.jsonl"  # every report of the training; after a resume the same steps may come again
 SENT = "wandb.json"  # the run's address in Weights & Biases once all of it is there, and a hash of the record sent

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sweep.store.records import (
     COMPLETE,
+    LOG,
     PROGRESS,
     RECORD,
     RECOVERY,
@@ -116,7 +117,7 @@ class Display:
         if run_id in self._tasks:
             self._bars.remove_task(self._tasks.pop(run_id).task)
         try:
-            said = outcome(read_record(self._runs_dir, run_id))
+            said = outcome(read_record(self._runs_dir, run_id), run_folder(self._runs_dir, run_id))
         except UnreadableError as error:
             said = str(error)
         count = f"[{self._shown + len(self._ended)}/{self._total}]"
@@ -146,12 +147,12 @@ def _left(shown: _Shown, done: int, total: int, now: float) -> str:
     return f"{_clock((now - shown.since) / (done - shown.done) * (total - done))} left"
 
 
-def outcome(record: Record | None) -> str:
-    """Return in one line how a run ended; None is a run without a record."""
+def outcome(record: Record | None, folder: Path) -> str:
+    """Return in one line how the run in `folder` ended; None is a run without a record."""
     if record is None:
         return "no record"
     if record["status"] != COMPLETE:
-        return f"failed: {record.get('error', 'unknown error')}"
+        return failure(record, folder)
     metrics, seconds = record["metrics"], record["timings"]["total"]
     if record.get("kind") == RECOVERY:
         best = max((value, name) for name, value in metrics.items() if name.endswith("/exact_recovery"))
@@ -161,6 +162,11 @@ def outcome(record: Record | None) -> str:
     recovered = metrics["ce_recovered"]
     share = "undefined" if recovered is None else f"{recovered:.4f}"
     return f"CE recovered {share}, FVU {metrics['fvu']:.4f}, {seconds:.0f} s"
+
+
+def failure(record: Record, folder: Path) -> str:
+    """Return in one line why the run in `folder` failed, and which file has the traceback."""
+    return f"failed: {record.get('error', 'unknown error')} (traceback: {folder / LOG})"
 
 
 def _record_time(runs_dir: Path, run_id: str) -> int | None:

@@ -64,6 +64,7 @@ def write_launch(folder: Path, runs: Sequence[Planned], left_out: Sequence[LeftO
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "command": " ".join(sys.argv[1:]),
+        "arguments": sys.argv[1:],
         "code": code_hash(),
         "study": study,
         "runs": listed,
@@ -171,7 +172,8 @@ def _start(
     share = len(left) if _streamed(left) else OmegaConf.select(master, "launch.share") or 1
     jobs = [[*_shared_overrides(master), f"launch.work={quoted(str(work))}"]] * count
     try:
-        write_work(work, folder.name, share, [_settings(run, threads) for run in left])
+        fail_fast = bool(OmegaConf.select(master, "launch.fail_fast"))
+        write_work(work, folder.name, share, [_settings(run, threads) for run in left], fail_fast)
         ended = launcher.launch(jobs, initial_job_idx=number * _MOST_WORKERS)
     except (ValueError, HydraException, OmegaConfBaseException):  # a setting is wrong, and stays so
         raise

@@ -15,8 +15,9 @@ from sweep.jobs.recovery import RecoveryJob
 from sweep.plan.outliers import outlier_lines
 from sweep.plan.plan import LeftOut, Planned, left_out_lines
 from sweep.store.metric_names import PROBING
-from sweep.store.records import COMPLETE, Record, read_record
+from sweep.store.records import COMPLETE, Record, read_record, run_folder
 from sweep.store.versions import other_versions, versions
+from sweep.workers.display import failure
 
 NOT_FINISHED = "not finished"
 Records = Mapping[str, Record | None]  # by run id
@@ -187,4 +188,5 @@ def _unfinished(run: Planned, record: Record | None, cells: list[str], why: Mapp
     which = f"{run_id} {run.job.title}"
     if record is None or run_id in why:
         return [*cells, NOT_FINISHED], f"{NOT_FINISHED}: {which}" + (f": {why[run_id]}" if run_id in why else "")
-    return [*cells, record["status"]], f"failed: {which}: {record.get('error', 'unknown error')}"
+    said = failure(record, run_folder(run.job.runs_dir, run_id))
+    return [*cells, record["status"]], said.replace("failed:", f"failed: {which}:", 1)

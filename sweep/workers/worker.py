@@ -31,17 +31,21 @@ from sweep.store.files import write_json
 from sweep.store.records import COMPLETE, FAILED, Record, read_record
 
 _POLL = 0.5  # seconds between looks at runs that others have in hand
+NOT_BEGUN = "launch.fail_fast=true, and a run had failed"
 
 
-def write_work(file: Path, launch: str, share: int, settings: Sequence[dict[str, Any]]) -> None:
+def write_work(
+    file: Path, launch: str, share: int, settings: Sequence[dict[str, Any]], fail_fast: bool = False
+) -> None:
     """Write the list that workers take runs from.
 
     Args:
         launch: the launch's name.
         share: how many runs a worker may train at a time on the same batches.
+        fail_fast: whether no run begins after one has failed; those under way are finished.
         settings: each run's whole config, so that files edited meanwhile change nothing.
     """
-    about = {"launch": launch, "folder": os.getcwd(), "share": share, "controller": os.getpid()}
+    about = {"launch": launch, "folder": os.getcwd(), "share": share, "fail_fast": fail_fast, "controller": os.getpid()}
     write_json(file, {**about, "runs": list(settings)})
 
 
@@ -50,7 +54,8 @@ def work(file: Path) -> dict[str, str]:
 
     Runs that use the same batches are trained together, up to the list's `share` at a time. A run that another process
     has in hand is waited for at the end, because that process may be killed. A run that has failed in this launch is
-    not tried again. A worker whose controller is killed finishes the run that it is on, then exits.
+    not tried again. A worker whose controller is killed finishes the run that it is on, then exits. Where the list says
+    so, no run begins after one has failed, in this worker or in another.
     """
     warnings.simplefilter("ignore", BackendWarning)  # the controller has given this warning already
     listed = json.loads(file.read_text())
@@ -58,11 +63,16 @@ def work(file: Path) -> dict[str, str]:
     orphaned = _orphaned(listed["controller"])
     left: list[AnyJob] = [build(_config(settings), listed["launch"]) for settings in listed["runs"]]
     why: dict[str, str] = {}
+    stopped = file.with_suffix(".stopped")  # is there once a run has failed, where that ends the launch
     while left and not orphaned():
+        if stopped.exists():
+            return why | {job.spec.run_id: NOT_BEGUN for job in left if not _nothing_to_do(job, why)}
         with ExitStack() as locks:
             mine = _take(left, listed["share"], why, locks)
             if mine:
                 why |= _carry_out(mine)
+                if listed["fail_fast"] and any(_has_failed(job, why) for job in mine):
+                    stopped.touch()
             elif left:
                 time.sleep(_POLL)
     if orphaned():
@@ -141,6 +151,11 @@ def _next_run(job: AnyJob, why: dict[str, str]) -> AnyJob:
 def _nothing_to_do(job: AnyJob, why: dict[str, str]) -> bool:
     """Tell whether this launch has nothing more to do about `job`, with a record or without."""
     return job.spec.run_id in why or settled(job, read_record(job.runs_dir, job.spec.run_id))
+
+
+def _has_failed(job: AnyJob, why: dict[str, str]) -> bool:
+    record = read_record(job.runs_dir, job.spec.run_id)
+    return job.spec.run_id in why or (record is not None and record["status"] == FAILED)
 
 
 def _same_batches(one: AnyJob, other: AnyJob) -> bool:
