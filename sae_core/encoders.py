@@ -73,7 +73,8 @@ class ByPursuit(nn.Module):
     """An encoder that finds codes by the pursuit called `name` (`sae_core.pursuit.solvers`); stores nothing.
 
     Codes carry no gradient. Under the squared error that is exact for a pursuit that ends in least squares: at the
-    optimum on the picked atoms, moving the codes changes the loss by nothing to first order (envelope theorem).
+    optimum on the picked atoms, moving the codes changes the loss by nothing to first order (envelope theorem). For
+    `mp_cg{T}`, which comes near that optimum, it is nearly the gradient.
     """
 
     def __init__(self, name: str):

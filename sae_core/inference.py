@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.pursuit.reference import STEPS
-from sae_core.pursuit.solvers import NAMES, block_of, canonical, prefixes_of, stops_by_gain
+from sae_core.pursuit.solvers import NAMES, block_of, canonical, prefixes_of, steps_of, stops_by_gain
 from sae_core.sae import SAE
 
 ENCODER, ONE_SHOT, REFIT = "encoder", "topk", "refit"
@@ -70,6 +70,7 @@ def multiply_adds(sae: SAE) -> int:
         one-shot      e
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
+        mp_cg{T}      mp, k*d for what it leaves, and 2*k*d + 2*m + 3*k a step
         refit         k(k+1)/2*d products among the picks, k^3/6 to factorise, 2 * (k^2 + 2*k*d) to solve and correct
         mp_floor{P}, nested_floor{P}
                       counted for k picks in each of their groups of atoms, and a refit after each group
@@ -99,6 +100,8 @@ def _pursuit_cost(sae: SAE, name: str) -> int:
         return STEPS * (all_atoms + 4 * k * degree)
     if name == "cosamp":
         return STEPS * (all_atoms + _refit_cost(sae, min(3 * k, sae.dictionary.n_latents)) + _refit_cost(sae, k))
+    if steps := steps_of(name):
+        return _matching_cost(sae) + k * degree + steps * (2 * k * degree + 2 * sae.dictionary.d_in + 3 * k)
     block = block_of(name)
     sizes = [min(k, done + block) for done in range(0, k, block)]
     each = 1 if block == 1 else 2  # a step subtracts all picks; in blocks it also correlates them with the residual

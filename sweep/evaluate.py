@@ -22,8 +22,8 @@ from sweep.workers.table import print_table
 USAGE = """python -m sweep.evaluate run=ID[,ID...] eval.inference=[omp,refit,...] [KEY=VALUE ...]
 
   run=all            every finished run under runs_dir
-  eval.inference=[]  encoder, topk, refit, omp, gomp{L}, mp, mp_refit, mp_floor{P}, nested_floor{P}, niht,
-                     cosamp (sae_core/inference.py)
+  eval.inference=[]  encoder, topk, refit, omp, gomp{L}, mp, mp_refit, mp_cg{T},
+                     mp_floor{P}, nested_floor{P}, niht, cosamp (sae_core/inference.py)
   eval.novelty=true  compare latents with the dense_tied SAE of the same layer, n and k, which is trained if missing
   eval.contexts=5    write each latent's strongest contexts, for python -m analysis latents run=ID
   KEY=VALUE          a setting that changes no result: runs_dir (runs), cache_dir, device, backend, threads, and where

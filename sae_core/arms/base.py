@@ -150,7 +150,7 @@ class TiedArm(Arm):
 
     `encoder` names what finds the codes, in training and after it: `topk` is the paper's one-shot encoder, the k
     largest entries of W^T h; any other name is a pursuit that ends in least squares, such as `mp_refit`, `omp` or
-    `gomp4` (`sae_core.pursuit.solvers`).
+    `gomp4`, or nearly so, such as `mp_cg1` (`sae_core.pursuit.solvers`).
     """
 
     encoder: str

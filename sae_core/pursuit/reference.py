@@ -14,7 +14,8 @@ Where the definitions of the literature leave a choice, ours are:
 - A target that is not finite has NaN codes, on the atoms of lowest index.
 
 Sources: OMP, Pati et al. 1993 and the paper, section 3; generalised OMP, Wang, Kwon & Shim 2012; matching pursuit,
-Mallat & Zhang 1993; NIHT, Blumensath & Davies 2010; CoSaMP, Needell & Tropp 2009.
+Mallat & Zhang 1993; steps of conjugate gradients for least squares, Blumensath & Davies 2008, Gradient pursuits; NIHT,
+Blumensath & Davies 2010; CoSaMP, Needell & Tropp 2009.
 """
 
 from __future__ import annotations
@@ -79,6 +80,33 @@ def matching_pursuit(atoms: Tensor, y: Tensor, k: int, signed: bool = True, refi
         residual = residual - code * atoms[best]
         picked, codes = torch.cat([picked, best[None]]), torch.cat([codes, code[None]])
     return _padded(atoms, y, picked, least_squares(atoms, y, picked) if refit else codes, k)
+
+
+def corrected_matching_pursuit(atoms: Tensor, y: Tensor, k: int, steps: int) -> Pursuit:
+    """Find codes by matching pursuit, then take `steps` steps of conjugate gradients on all its picks."""
+    found = matching_pursuit(atoms, y, k, refit=False)
+    made = found.codes != 0  # a target that is not finite has NaN codes, which stay
+    picked = found.indices[made]
+    return _padded(atoms, y, picked, conjugate_gradients(atoms, y, picked, found.codes[made], steps), k)
+
+
+def conjugate_gradients(atoms: Tensor, y: Tensor, picked: Tensor, codes: Tensor, steps: int) -> Tensor:
+    """Return codes after `steps` steps from `codes` towards the least ||y - codes @ atoms[picked]||.
+
+    They end early where the gradient is within rounding * ||y|| of 0.
+    """
+    chosen = atoms[picked]
+    gradient = chosen @ (y - codes @ chosen)
+    direction = gradient
+    for _ in range(steps):
+        if _exhausted(gradient, y):
+            break
+        image = direction @ chosen
+        codes = codes + (gradient @ gradient) / (image @ image) * direction
+        new = chosen @ (y - codes @ chosen)
+        direction = new + (new @ new) / (gradient @ gradient) * direction
+        gradient = new
+    return codes
 
 
 def nested_pursuit(atoms: Tensor, y: Tensor, k: int, floor: float, prefixes: Sequence[int]) -> Pursuit:

@@ -2,6 +2,7 @@
 
     omp                OMP, one atom a step              mp         matching pursuit
     gomp{L}, block{L}  generalised OMP, L atoms a step   mp_refit   the same, ended with one least squares
+    mp_cg{T}           mp, ended with T steps of conjugate gradients towards least squares
     niht               normalised iterative thresholding cosamp     compressive sampling matching pursuit
     mp_floor{P}        mp_refit that stops at a pick that explains less than P thousandths of the target's energy
     nested_floor{P}    the same among the first n / 32 atoms, then among those up to n / 8, then among the rest
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from sae_core.kernels.dispatch import Backend
+from sae_core.pursuit.corrected import corrected_matching_pursuit
 from sae_core.pursuit.nested import nested_pursuit
 from sae_core.pursuit.thresholding import cosamp, niht
 
@@ -25,9 +27,11 @@ Solver = Callable[[Backend, Tensor, Tensor, Tensor | None, int], tuple[Tensor, T
 """(backend, x (tokens, d_in), unit values, support, k) -> (codes, indices), each (tokens, k)."""
 
 NAMES = (
-    "omp, gomp{L} (or block{L}), mp, mp_refit, each also with _magnitude, mp_floor{P}, nested_floor{P}, niht, cosamp"
+    "omp, gomp{L} (or block{L}), mp, mp_refit, each also with _magnitude, mp_cg{T}, mp_floor{P}, nested_floor{P}, "
+    "niht, cosamp"
 )
 _BLOCK = re.compile(r"(?:gomp|block)([1-9][0-9]*)(_magnitude)?")
+_STEPPING = re.compile(r"mp_cg([1-9][0-9]?)")
 _STOPPING = re.compile(r"(mp|nested)_floor([1-9][0-9]{0,2})")
 _PREFIXES = (32, 8, 1)  # n_latents over these are the prefixes of nested_floor{P}
 
@@ -43,6 +47,7 @@ def canonical(name: str) -> str:
         name = (f"gomp{block[1]}" if block[1] != "1" else "omp") + (block[2] or "")
     elif (
         not _STOPPING.fullmatch(name)
+        and not _STEPPING.fullmatch(name)
         and name not in ("niht", "cosamp")
         and name.removesuffix("_magnitude") not in ("omp", "mp", "mp_refit")
     ):
@@ -53,7 +58,7 @@ def canonical(name: str) -> str:
 def ends_in_least_squares(name: str) -> bool:
     """Return whether a pursuit's codes minimise the error on its picks, so that training may ignore their gradient.
 
-    Raises ValueError where no pursuit has this name.
+    Those of `mp_cg{T}` do so nearly, and count. Raises ValueError where no pursuit has this name.
     """
     return not canonical(name).startswith("niht") and canonical(name) not in ("mp", "mp_magnitude")
 
@@ -63,6 +68,8 @@ def solver(name: str) -> Solver:
     name = canonical(name)
     if stops_by_gain(name):
         return _stopping_solver(name)
+    if steps := steps_of(name):
+        return _corrected_solver(steps)
     signed, base = not name.endswith("_magnitude"), name.removesuffix("_magnitude")
     if base in ("niht", "cosamp"):
         return niht if base == "niht" else cosamp
@@ -75,6 +82,12 @@ def block_of(name: str) -> int:
     """Return how many atoms a step of OMP or generalised OMP picks."""
     block = _BLOCK.fullmatch(canonical(name))
     return int(block[1]) if block else 1
+
+
+def steps_of(name: str) -> int:
+    """Return how many steps of conjugate gradients end a pursuit; most take none."""
+    stepping = _STEPPING.fullmatch(name)
+    return int(stepping[1]) if stepping else 0
 
 
 def stops_by_gain(name: str) -> bool:
@@ -95,6 +108,11 @@ def gomp_solver(block: int, signed: bool) -> Solver:
 def matching_pursuit_solver(signed: bool, refit: bool) -> Solver:
     """Return matching pursuit, ended with least squares on the picks if `refit`."""
     return lambda backend, x, values, support, k: backend.matching_pursuit(x, values, support, k, signed, refit)
+
+
+def _corrected_solver(steps: int) -> Solver:
+    """Return the pursuit called `mp_cg{T}`, of T steps."""
+    return lambda backend, x, values, support, k: corrected_matching_pursuit(backend, x, values, support, k, steps)
 
 
 def _stopping_solver(name: str) -> Solver:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from sae_core.arms.base import TOPK
 from sae_core.bases import basis_name
 from sae_core.inference import ENCODER, REFIT
-from sae_core.pursuit.solvers import block_of, prefixes_of, stops_by_gain
+from sae_core.pursuit.solvers import block_of, prefixes_of, steps_of
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import NO_SUPPORT, Layout
 from sweep.store.metric_names import PROBING
@@ -99,21 +99,24 @@ def codes_work(layout: Layout, k: int, inference: str) -> float:
     products = layout.n_latents * (layout.d_in if layout.own_encoder else layout.degree)
     scan = _SCANNED * layout.n_latents
     look = products * (_SPARSE_PRODUCT if sparse else _DENSE_PRODUCT) + scan
-    solve = _SOLVED * k * k * layout.degree
+    solve, step = _SOLVED * k * k * layout.degree, _DECODED * (2 * k * layout.degree + layout.d_in)
     name = (layout.pursuit or TOPK) if inference in (ENCODER, REFIT) else inference
     name = name.removesuffix("_magnitude")
     if inference == REFIT:
         return codes_work(layout, k, ENCODER) + solve
     if name == TOPK:
         return look
-    if name in ("mp", "mp_refit") or stops_by_gain(name):
-        changed = layout.degree**2 * layout.n_latents / layout.d_in
-        search = look + k * (_CHANGED * changed + scan) if sparse else k * look
-        return search + (0 if name == "mp" else len(prefixes_of(name, layout.n_latents)) * solve)
     if name == "niht":
         return _NIHT_ROUNDS * look
     if name == "cosamp":
         return _COSAMP_ROUNDS * (look + solve)
+    if name.startswith(("mp", "nested")):
+        changed = layout.degree**2 * layout.n_latents / layout.d_in
+        search = look + k * (_CHANGED * changed + scan) if sparse else k * look
+        if name == "mp":
+            return search
+        steps = steps_of(name)
+        return search + (steps * step if steps else len(prefixes_of(name, layout.n_latents)) * solve)
     return -(-k // block_of(name)) * look + solve * k / 8
 
 

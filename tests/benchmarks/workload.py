@@ -23,7 +23,7 @@ from sweep.plan.steps import StepShape, as_in_a_worker, probe, shape_of
 from sweep.plan.workload import step_work
 
 TOKENS, K = 256, 32
-PURSUITS = (None, "mp_refit", "omp", "gomp4")  # None: the one-shot encoder
+PURSUITS = (None, "mp_refit", "omp", "gomp4", "mp_cg2")  # None: the one-shot encoder
 WIDTHS, LATENTS, DEGREES = (64, 256, 1024), (512, 2048, 8192), (3, 15, 60)
 QUICK_WIDTHS, QUICK_LATENTS, QUICK_DEGREES = (64, 256), (512, 2048), (3, 15)
 

@@ -23,9 +23,11 @@ PURSUITS = {
     "mp": lambda b, x, v, s, k: b.matching_pursuit(x, v, s, k, True, False),
     "mp_refit": lambda b, x, v, s, k: b.matching_pursuit(x, v, s, k, True, True),
     "mp_magnitude": lambda b, x, v, s, k: b.matching_pursuit(x, v, s, k, False, False),
+    "mp_cg2": solver("mp_cg2"),
     "mp_floor50": solver("mp_floor50"),
     "nested_floor20": solver("nested_floor20"),
 }
+INEXACT = ("mp", "mp_magnitude", "mp_cg2")  # their codes are not those of least squares
 each_backend = pytest.mark.parametrize("backend", FAST)
 each_pursuit = pytest.mark.parametrize("name", PURSUITS)
 # Each is (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one
@@ -83,7 +85,7 @@ def test_picks_and_residual_are_those_of_the_reference(backend, name, tokens, d_
 
 
 @pytest.mark.skipif("gpu" not in HERE, reason="no Triton")
-@pytest.mark.parametrize("name", ["omp", "gomp3_magnitude", "mp_refit"])
+@pytest.mark.parametrize("name", ["omp", "gomp3_magnitude", "mp_refit", "mp_cg2"])
 def test_pursuits_composed_of_gpu_kernels_are_those_of_the_reference(name):
     x, values, support = problem(2, 12, 20, 3)
     wanted = PURSUITS[name](reference, x, values, support, 4)
@@ -205,7 +207,7 @@ def test_picks_among_many_atoms_are_those_of_the_reference(backend, name, degree
 
 
 @each_backend
-@pytest.mark.parametrize("name", [name for name in PURSUITS if name not in ("mp", "mp_magnitude")])
+@pytest.mark.parametrize("name", [name for name in PURSUITS if name not in INEXACT])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("degree", [3, 9, None])
 def test_the_error_is_at_most_twice_that_of_plain_pytorch(backend, name, dtype, degree):

@@ -51,7 +51,7 @@ def test_a_training_step_never_holds_all_pre_activations():
 
 
 @pytest.mark.parametrize("arm", [Expander(999, 7, 12), DenseTied(500, 8)], ids=str)
-@pytest.mark.parametrize("reading", ["topk", "mp_refit", "omp", "nested_floor20"])
+@pytest.mark.parametrize("reading", ["topk", "mp_refit", "omp", "mp_cg2", "nested_floor20"])
 def test_codes_found_in_inference_mode_are_those_of_the_reference(arm, reading):
     h = torch.randn(77, 200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = []

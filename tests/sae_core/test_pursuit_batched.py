@@ -55,6 +55,10 @@ CALLS = {
         lambda d, x, k: batched.matching_pursuit(d, x, k),
         lambda a, y, k: reference.matching_pursuit(a, y, k),
     ),
+    "mp_cg3": (
+        lambda d, x, k: batched.solve(solvers.solver("mp_cg3"), d, x, k),
+        lambda a, y, k: reference.corrected_matching_pursuit(a, y, k, 3),
+    ),
     "mp_floor80": (
         lambda d, x, k: batched.solve(solvers.solver("mp_floor80"), d, x, k),
         lambda a, y, k: reference.nested_pursuit(a, y, k, 0.08, [N]),
@@ -122,6 +126,7 @@ ONE_NAMES = {
     "block1_magnitude": "omp_magnitude",
     "block16_magnitude": "gomp16_magnitude",
     "mp_refit": "mp_refit",
+    "mp_cg12": "mp_cg12",
     "mp_floor10": "mp_floor10",
     "nested_floor10": "nested_floor10",
     "niht": "niht",
@@ -142,6 +147,10 @@ def test_a_pursuit_of_several_names_is_recorded_under_one(name, one_name):
         "OMP",
         "niht_magnitude",
         "mp_refit_refit",
+        "mp_cg0",
+        "mp_refit_cg1",
+        "mp_magnitude_cg1",
+        "niht_cg1",
         "mp_floor0",
         "nested",
         "nested_floor1000",
@@ -173,6 +182,44 @@ def test_the_gradient_is_that_of_the_least_squares_optimum():
     left = x - atoms @ torch.linalg.solve(atoms.mT @ atoms, atoms.mT @ x)
     left.square().sum((1, 2)).mean().backward()
     torch.testing.assert_close(ours, (sae.dictionary.values.grad, sae.b_dec.grad))
+
+
+@kinds
+def test_enough_steps_of_conjugate_gradients_are_least_squares(kind):
+    d = dictionary(kind)
+    found, wanted = (batched.solve(solvers.solver(name), d, targets(), K) for name in ("mp_cg12", "mp_refit"))
+    assert torch.equal(found.indices.sort(1).values, wanted.indices.sort(1).values)
+    torch.testing.assert_close(found.residual_norm, wanted.residual_norm)
+
+
+@kinds
+def test_each_step_lowers_what_is_left(kind):
+    d = dictionary(kind)
+    left = [batched.solve(solvers.solver(f"mp_cg{steps}"), d, targets(), K).residual_norm for steps in (1, 2, 3)]
+    plain = batched.solve(solvers.solver("mp"), d, targets(), K).residual_norm
+    assert (left[0] < plain).all() and (left[1] < left[0]).all() and (left[2] <= left[1]).all()
+
+
+def test_the_gradient_that_ignores_codes_is_nearly_autograd_s_through_the_steps():
+    """The more steps there are the nearer it comes: at least squares it is exact (envelope theorem)."""
+    sae, gaps = Expander(N, 5, K, encoder="mp_cg1").build(M, seed=0).double(), []
+    atoms = densify(sae.dictionary.unit_values(), sae.dictionary.support, M)
+    for steps in (1, 4, 8):
+        read = infer_by(sae, f"mp_cg{steps}")
+        sae.zero_grad()
+        output = read.residual(targets())
+        reconstruction_loss(output.residual).backward()
+        ours = sae.dictionary.values.grad.clone()
+        sae.zero_grad()
+        start = infer_by(sae, "mp").residual(targets())
+        codes = [
+            reference.conjugate_gradients(atoms, y, row, code, steps)
+            for y, row, code in zip(targets(), start.indices, start.codes.detach(), strict=True)
+        ]
+        left = targets() - torch.stack([c @ atoms[row] for c, row in zip(codes, start.indices, strict=True)])
+        left.square().sum(1).mean().backward(retain_graph=True)
+        gaps.append(float((ours - sae.dictionary.values.grad).norm() / ours.norm()))
+    assert gaps[0] < 0.2 and gaps[1] < 0.1 * gaps[0] and gaps[2] < 1e-4
 
 
 @pytest.mark.parametrize("n, lengths", [(2048, [64, 256, 2048]), (20, [2, 20]), (3, [3])])
@@ -207,6 +254,7 @@ def test_every_inference_reads_codes_from_every_sae_and_better_ones_fit_better(a
             "gomp4",
             "mp",
             "mp_refit",
+            "mp_cg2",
             "mp_floor5",
             "nested_floor5",
             "niht",
@@ -217,7 +265,7 @@ def test_every_inference_reads_codes_from_every_sae_and_better_ones_fit_better(a
             errors[name] = float((h - other(h).reconstruction).norm())
             assert multiply_adds(other) > 0
     assert errors["refit"] <= errors["encoder"] + 1e-3 and errors["omp"] < errors["gomp4"] < errors["topk"]
-    assert errors["mp_refit"] < errors["mp"]
+    assert errors["mp_refit"] < errors["mp_cg2"] < errors["mp"]
     assert multiply_adds(infer_by(sae, "gomp4")) < multiply_adds(infer_by(sae, "omp"))
 
 
@@ -232,4 +280,7 @@ def test_multiply_adds_are_those_counted_by_hand():
     assert multiply_adds(infer_by(sae, "mp_floor10")) == N * 5 + K * changed + refit
     assert multiply_adds(infer_by(sae, "nested_floor10")) == N * 5 + K * changed + 3 * refit
     assert multiply_adds(infer_by(sae, "refit")) == N * 5 + refit
+    step = 2 * K * 5 + 2 * M + 3 * K
+    assert multiply_adds(infer_by(sae, "mp_cg1")) == N * 5 + K * changed + K * 5 + step
+    assert multiply_adds(infer_by(sae, "mp_cg3")) == N * 5 + K * changed + K * 5 + 3 * step
     assert multiply_adds(DenseWarmTied(N, K).build(M, seed=0)) == N * M

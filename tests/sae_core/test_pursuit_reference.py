@@ -41,6 +41,7 @@ ALGORITHMS = {
     "gomp": lambda a, y, k: reference.gomp(a, y, k, 4),
     "mp": lambda a, y, k: reference.matching_pursuit(a, y, k, refit=False),
     "mp_refit": lambda a, y, k: reference.matching_pursuit(a, y, k),
+    "corrected": lambda a, y, k: reference.corrected_matching_pursuit(a, y, k, 12),
     "mp_floor": lambda a, y, k: reference.nested_pursuit(a, y, k, 1e-4, [N]),
     "nested": lambda a, y, k: reference.nested_pursuit(a, y, k, 1e-4, [N // 3, N]),
     "niht": reference.niht,

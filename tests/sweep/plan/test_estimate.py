@@ -177,6 +177,8 @@ def test_work_grows_with_latents_batch_width_and_pursuit():
     floor, nested = (codes_work(layout, 8, name) for name in ("mp_floor20", "nested_floor20"))
     assert mp == floor < nested
     assert all(codes_work(layout, 8, name) > 0 for name in ("encoder", "mp_magnitude", "niht", "cosamp", "gomp4"))
+    plain, one, two = (codes_work(layout, 8, name) for name in ("mp", "mp_cg1", "mp_cg2"))
+    assert plain < one < two and two - one == pytest.approx(one - plain)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
