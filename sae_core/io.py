@@ -28,7 +28,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sae_core.bases import BASES, Basis, Neurons, basis_name, basis_shape, make_basis
+from sae_core.bases import BASES, BASIS_BITS, Basis, Neurons, basis_name, basis_shape, make_basis
 from sae_core.dictionary import (
     DenseDictionary,
     Dictionary,
@@ -40,7 +40,7 @@ from sae_core.dictionary import (
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.packing import pack_support, pack_values, packed_bytes, unpack_indices, unpack_support, unpack_values
 from sae_core.pursuit.solvers import canonical
-from sae_core.quantised import BASIS_BITS, BITS
+from sae_core.quantised import BITS
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
 from sae_core.supports import SUPPORTS

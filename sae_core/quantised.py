@@ -1,7 +1,7 @@
 """Atoms of whole numbers, which take fewer bits per value.
 
 An atom is used at unit norm, so its whole numbers need no scale beside them: a file holds `bits` bits per value only.
-So it is with the vectors of a basis' reflections, of which the direction alone counts; these always have 8 bits.
+How the values of a basis are rounded is the basis' own matter (`Basis.round_values`); these always have 8 bits.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import torch
 from scipy.sparse import csc_array
 
 from sae_core.correlation import correlations, fires
+from sae_core.rounding import whole_numbers
 from sae_core.sae import SAE
 
 BITS = (4, 8)
-BASIS_BITS = 8
-_CLIPS = torch.linspace(0.3, 1.0, 29)  # shares of the largest magnitude that become the largest whole number
 
 
 def check_bits(bits: int) -> None:
@@ -39,10 +38,7 @@ def quantised(sae: SAE, bits: int) -> SAE:
     other = copy.deepcopy(sae)
     other.dictionary.values.copy_(whole_numbers(sae.dictionary.values, bits))
     other.dictionary.value_bits = bits
-    basis = other.dictionary.basis
-    if basis.stored is not None:
-        basis.stored.copy_(whole_numbers(basis.stored, BASIS_BITS))
-        basis.value_bits = BASIS_BITS
+    other.dictionary.basis.round_values()
     return other
 
 
@@ -70,20 +66,3 @@ def rounding_measures(before: csc_array, after: csc_array) -> dict[str, float | 
         "silenced": float((alive_before & ~alive_after)[alive].mean()) if known else None,
         "dead": float((~alive).mean()),
     }
-
-
-def whole_numbers(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return each row of values (n, d) as whole numbers in -q..q, q = 2^(bits-1) - 1, in values' dtype.
-
-    The row v becomes clamp(round(q * v / (c * max |v|))), c being the share in `_CLIPS` that gives the largest cosine
-    to v: with few bits it pays to clip the largest values.
-    """
-    largest = 2 ** (bits - 1) - 1
-    values = values / values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
-    best, cosine = torch.zeros_like(values), values.new_full((len(values), 1), -1.0)
-    for clip in _CLIPS.flip(0).tolist():  # no clipping comes first, so that it wins a tie
-        rounded = (values * (largest / clip)).round().clamp(-largest, largest)
-        found = torch.cosine_similarity(rounded.double(), values.double()).to(values.dtype)[:, None]
-        better = found > cosine
-        best, cosine = torch.where(better, rounded, best), torch.where(better, found, cosine)
-    return best

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from sae_core.arms.base import Arm, DerivedArm, Sizes
-from sae_core.quantised import BASIS_BITS, check_bits, quantised
+from sae_core.bases import BASIS_BITS
+from sae_core.quantised import check_bits, quantised
 from sae_core.sae import SAE
 from sae_core.storage import Layout
 

@@ -5,7 +5,7 @@ Q^T a on x it can do with the sparse atoms a on Qx: kernels and pursuits stay as
 m*m appears. That is double sparsity (Rubinstein, Zibulevsky and Elad 2010). `BASES` has every basis by its name.
 """
 
-from sae_core.bases.base import NEURONS, Basis, BasisName
+from sae_core.bases.base import BASIS_BITS, NEURONS, Basis, BasisName
 from sae_core.bases.fourier import Fourier
 from sae_core.bases.names import BASES, basis_name, basis_sample, basis_shape, basis_values, make_basis
 from sae_core.bases.neurons import Neurons
@@ -13,6 +13,7 @@ from sae_core.bases.reflections import Reflections
 
 __all__ = [
     "BASES",
+    "BASIS_BITS",
     "NEURONS",
     "Basis",
     "BasisName",

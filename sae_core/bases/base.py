@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 NEURONS = "neurons"  # the basis of the LM's own coordinates
+BASIS_BITS = 8  # of each value of a basis whose values were rounded
 _TRAINED = "_trained"
 
 
@@ -27,7 +28,7 @@ class Basis(nn.Module):
     """An orthogonal map Q of R^d_in: the coordinates that atoms are sparse in. Abstract.
 
     What it stores is one parameter, in `value_bits` bits a value, which asks for no gradient unless the basis is
-    trained with the rest.
+    trained with the rest. Below 32 bits the parameter holds whole numbers, and nothing is stored beside them.
     """
 
     follows_data: ClassVar[bool] = False  # whether `make` looks at activations
@@ -68,3 +69,17 @@ class Basis(nn.Module):
     @abstractmethod
     def multiply_adds(self, d_in: int) -> int:
         """Return the multiply-adds that `into` takes for one row."""
+
+    def whole_numbers(self) -> torch.Tensor:
+        """Return `stored` as whole numbers of BASIS_BITS bits that make nearly the same Q, in its shape and dtype.
+
+        A basis that stores values has a way of its own to do so.
+        """
+        raise NotImplementedError(f"{self.name} stores nothing that could be rounded")
+
+    @torch.no_grad()
+    def round_values(self) -> None:
+        """Keep what is stored as whole numbers of BASIS_BITS bits from now on, if it is not kept so already."""
+        if self.stored is not None and self.value_bits > BASIS_BITS:
+            self.stored.copy_(self.whole_numbers())
+            self.value_bits = BASIS_BITS

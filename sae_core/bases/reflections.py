@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sae_core.bases.base import Basis, BasisName
+from sae_core.bases.base import BASIS_BITS, Basis, BasisName
+from sae_core.bases.principal import principal_directions
+from sae_core.rounding import whole_numbers
 from sae_core.sizes import CellError
-
-_EXTRA, _ROUNDS = 8, 6  # of the randomised search for principal directions
 
 
 class Reflections(Basis):
@@ -55,6 +55,10 @@ class Reflections(Basis):
         count = self.name.number
         return 2 * count * d_in + count * (count + 1) // 2
 
+    def whole_numbers(self) -> torch.Tensor:
+        """Round each vector by itself (`sae_core.rounding`); its length does not matter."""
+        return whole_numbers(self.vectors, BASIS_BITS)
+
     def _reflect(self, x: torch.Tensor, transposed: bool) -> torch.Tensor:
         """Return x - x V T V^T, or with T transposed, for the rows x."""
         vectors = self.vectors
@@ -74,21 +78,3 @@ def reflections_onto(directions: torch.Tensor) -> torch.Tensor:
     vectors = packed.tril(-1)
     vectors.diagonal().fill_(1.0)
     return vectors.T.to(directions.dtype).contiguous()
-
-
-@torch.no_grad()
-def principal_directions(sample: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """Return the `count` directions of the largest variance in `sample` (tokens, d_in): float32 (d_in, count).
-
-    They are found by a randomised search with power iterations (Halko, Martinsson and Tropp 2011, algorithm 4.4), which
-    takes thin products only. Directions in which the sample has no variance are arbitrary.
-    """
-    h = sample.detach().cpu().float()
-    h = h - h.mean(0)
-    width = min(count + _EXTRA, h.shape[1])
-    found = torch.randn(h.shape[1], width, generator=torch.Generator().manual_seed(seed))
-    for _ in range(_ROUNDS):
-        found = torch.linalg.qr(h.T @ (h @ torch.linalg.qr(found).Q)).Q
-    within = (h @ found).double()
-    _, turned = torch.linalg.eigh(within.T @ within)
-    return found @ turned.flip(1)[:, :count].float()

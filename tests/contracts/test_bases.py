@@ -12,7 +12,7 @@ import torch
 from sae_core.arms import CellError, Dynamic, Expander, SoftFrozen
 from sae_core.bases import BASES, Reflections, basis_name, basis_values, make_basis
 from sae_core.bases.names import SAMPLE_TOKENS, basis_sample
-from sae_core.bases.reflections import principal_directions
+from sae_core.bases.principal import principal_directions
 from sae_core.inference import infer_by, multiply_adds
 from sae_core.losses import reconstruction_loss
 

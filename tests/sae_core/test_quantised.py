@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sae_core.arms import DenseWarmTied, Expander
-from sae_core.quantised import quantised, whole_numbers
+from sae_core.quantised import quantised
+from sae_core.rounding import whole_numbers
 
 
 @pytest.mark.parametrize("bits, largest, cosine", [(8, 127, 0.9999), (4, 7, 0.985)])
