@@ -6,7 +6,9 @@ m*m appears. That is double sparsity (Rubinstein, Zibulevsky and Elad 2010). `BA
 """
 
 from sae_core.bases.base import BASIS_BITS, NEURONS, Basis, BasisName
+from sae_core.bases.butterfly import Butterfly
 from sae_core.bases.fourier import Fourier
+from sae_core.bases.monarch import Monarch
 from sae_core.bases.names import BASES, basis_name, basis_sample, basis_shape, basis_values, make_basis
 from sae_core.bases.neurons import Neurons
 from sae_core.bases.reflections import Reflections
@@ -17,7 +19,9 @@ __all__ = [
     "NEURONS",
     "Basis",
     "BasisName",
+    "Butterfly",
     "Fourier",
+    "Monarch",
     "Neurons",
     "Reflections",
     "basis_name",

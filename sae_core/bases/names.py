@@ -3,6 +3,8 @@
 neurons           the LM's own coordinates; the default
 reflections{R}    R Householder reflections onto the pool's R principal directions: R*m values, fixed
 reflections{R}_trained   the same, trained with the rest
+monarch           two block-diagonal factors that follow the pool: about m*sqrt(m) values, fixed; monarch_trained
+butterfly         levels of rotations of two coordinates that follow the pool, fixed; butterfly_trained
 fourier           random signs and a fast transform, from the seed: the control
 """
 
@@ -14,14 +16,24 @@ import re
 import torch
 
 from sae_core.bases.base import Basis, BasisName
+from sae_core.bases.butterfly import Butterfly
 from sae_core.bases.fourier import Fourier
+from sae_core.bases.monarch import Monarch
 from sae_core.bases.neurons import Neurons
 from sae_core.bases.reflections import Reflections
 
-NAMES = "neurons, reflections{R}, reflections{R}_trained, fourier"
-BASES: dict[str, type[Basis]] = {"neurons": Neurons, "reflections": Reflections, "fourier": Fourier}
+NAMES = (
+    "neurons, reflections{R}, reflections{R}_trained, monarch, monarch_trained, butterfly, butterfly_trained, fourier"
+)
+BASES: dict[str, type[Basis]] = {
+    "neurons": Neurons,
+    "reflections": Reflections,
+    "monarch": Monarch,
+    "butterfly": Butterfly,
+    "fourier": Fourier,
+}
 SAMPLE_TOKENS = 16384  # activations that a basis which follows the data is made of
-_NAME = re.compile(r"(neurons|fourier)|(reflections)([1-9][0-9]*)(_trained)?")
+_NAME = re.compile(r"(?:(neurons|fourier)|(?:(reflections)([1-9][0-9]*)|(monarch|butterfly))(_trained)?)")
 
 
 def basis_name(name: str) -> BasisName:
@@ -29,8 +41,8 @@ def basis_name(name: str) -> BasisName:
     found = _NAME.fullmatch(name)
     if found is None:
         raise ValueError(f"{name} is no basis: choose from {NAMES}")
-    plain, kind, count, trained = found.groups()
-    return BasisName(plain) if plain else BasisName(kind, int(count), trained is not None)
+    plain, counted, count, uncounted, trained = found.groups()
+    return BasisName(plain or counted or uncounted, int(count or 0), trained is not None)
 
 
 def basis_shape(name: str, d_in: int) -> tuple[int, ...]:

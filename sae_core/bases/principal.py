@@ -23,3 +23,18 @@ def principal_directions(sample: torch.Tensor, count: int, seed: int) -> torch.T
     within = (h @ found).double()
     _, turned = torch.linalg.eigh(within.T @ within)
     return found @ turned.flip(1)[:, :count].float()
+
+
+@torch.no_grad()
+def principal_rows(sample: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """Return the `count` first principal directions, each as long as the sample's deviation along it.
+
+    These few rows stand for all of `sample` (tokens, d_in): they have nearly its covariance, which is the sum of the
+    rows' outer products.
+
+    Returns:
+        float64 (count, d_in).
+    """
+    directions = principal_directions(sample, count, seed).double()
+    deviations = (sample.detach().cpu().double() @ directions).std(0, correction=0)
+    return directions.T * deviations[:, None]

@@ -69,16 +69,23 @@ ARMS = [
     Quantised(Dynamic(N, D, K), 8),
 ]
 SPARSE = [arm for arm in ARMS if isinstance(arm, SparseArm) and arm.encoder in ("topk", "mp_refit")]
+STRUCTURED = ("monarch", "monarch_trained", "butterfly", "butterfly_trained")
 IN_BASES = [
     *(replace(arm, basis=basis) for arm in SPARSE for basis in ("reflections3", "reflections3_trained", "fourier")),
     *(replace(arm, basis="reflections3", always_on=2) for arm in SPARSE),
+    *(Expander(N, D, K, encoder, basis) for encoder in ("topk", "mp_refit") for basis in STRUCTURED),
+    Dynamic(N, D, K, basis="butterfly_trained", always_on=2),
+    FrozenRandom(N, D, K, basis="monarch"),
     Expander(N, D, K, always_on=3),
     DenseMatched(N, D, K, basis="reflections3"),
     DenseMatched(N, D, K, basis="reflections3", match="bytes"),
+    DenseMatched(N, D, K, basis="monarch"),
     Quantised(Expander(N, D, K, basis="reflections3"), 4),
     Quantised(Dynamic(N, D, K, basis="reflections3_trained", encoder="mp_refit"), 8),
     Quantised(PrunedRetuned(N, D, K, basis="fourier"), 8),
     Quantised(Dynamic(N, D, K, basis="reflections3", always_on=2), 8),
+    Quantised(Expander(N, D, K, basis="monarch"), 8),
+    Quantised(Expander(N, D, K, basis="butterfly_trained"), 4),
 ]
 ARMS += IN_BASES
 by_name = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.label)
@@ -179,7 +186,7 @@ def test_a_loaded_sae_is_bit_identical_and_its_file_holds_what_is_counted(arm, t
     assert loaded.dictionary.basis.value_bits == sae.dictionary.basis.value_bits
 
 
-@pytest.mark.parametrize("d_in", [M, 29])
+@pytest.mark.parametrize("d_in", [M, 27])
 @by_name
 def test_storage_is_known_to_the_byte_before_anything_is_built(arm, d_in, tmp_path):
     sae, layout = arm.build(d_in, seed=3), arm.layout(d_in)
@@ -222,6 +229,8 @@ def test_the_values_of_a_basis_are_counted_with_those_of_the_atoms():
     assert counts["expander@fourier"] == plain == counts["expander@neurons_on3"]
     frozen = counts["frozen_random@reflections3"]
     assert (frozen.learned_decoder_values, frozen.value_bits, frozen.basis_bits) == (3 * M, 0, 32)
+    monarch, butterfly = counts["expander@monarch"], counts["expander@butterfly_trained"]
+    assert (monarch.basis_values, butterfly.basis_values) == (M * (4 + 6 - 2) // 2, 2 * 5 * M // 2)
     rounded = counts["expander@reflections3-4bit"]
     assert (rounded.value_bits, rounded.basis_bits) == (4, 8)
     matched = counts["dense_matched@reflections3"].learned_decoder_values

@@ -10,14 +10,28 @@ import pytest
 import torch
 
 from sae_core.arms import CellError, Dynamic, Expander, SoftFrozen
-from sae_core.bases import BASES, Reflections, basis_name, basis_values, make_basis
+from sae_core.bases import BASES, Butterfly, Monarch, Reflections, basis_name, basis_values, make_basis
+from sae_core.bases.base import BASIS_BITS
+from sae_core.bases.blocks import cayley, skew_values
+from sae_core.bases.monarch import block_widths
 from sae_core.bases.names import SAMPLE_TOKENS, basis_sample
 from sae_core.bases.principal import principal_directions
 from sae_core.inference import infer_by, multiply_adds
 from sae_core.losses import reconstruction_loss
 
 M, N, K, D = 18, 60, 4, 5
-NAMES = ["neurons", "reflections1", "reflections4", "reflections4_trained", "reflections18", "fourier"]
+NAMES = [
+    "neurons",
+    "reflections1",
+    "reflections4",
+    "reflections4_trained",
+    "reflections18",
+    "monarch",
+    "monarch_trained",
+    "butterfly",
+    "butterfly_trained",
+    "fourier",
+]
 READINGS = ["encoder", "topk", "refit", "mp", "mp_refit", "omp", "omp_magnitude", "gomp2", "niht", "cosamp"]
 by_name = pytest.mark.parametrize("name", NAMES)
 
@@ -30,13 +44,52 @@ def sample(tokens=400, d_in=M, seed=0):
 
 
 def matrix(basis, d_in=M):
-    """Q as a matrix (d_in, d_in), made without the basis' own arithmetic where it is made of reflections."""
-    if not isinstance(basis, Reflections):
-        return basis.into(torch.eye(d_in, dtype=torch.float64)).T
-    product = torch.eye(d_in, dtype=torch.float64)
-    for v in basis.vectors.double():
-        product = product @ (torch.eye(d_in, dtype=torch.float64) - 2 * v.outer(v) / (v @ v))
-    return product.T
+    """Q as a matrix (d_in, d_in), made without the basis' own arithmetic where it stores values of 32 bits."""
+    if isinstance(basis, Reflections):
+        product = identity(d_in)
+        for v in basis.vectors.double():
+            product = product @ (identity(d_in) - 2 * v.outer(v) / (v @ v))
+        return product.T
+    if isinstance(basis, Monarch):
+        return monarch_matrix(basis)
+    if isinstance(basis, Butterfly):
+        product = identity(d_in)
+        for angles in basis.angles.double():
+            product = level_matrix(angles, d_in) @ product
+        return product
+    return basis.into(identity(d_in)).T
+
+
+def identity(d_in):
+    return torch.eye(d_in, dtype=torch.float64)
+
+
+def monarch_matrix(basis):
+    (short, long), values = basis.widths, iter(basis.values.double())
+
+    def block(width):
+        skew = torch.zeros(width, width, dtype=torch.float64)
+        for i in range(width):
+            for j in range(i):
+                skew[i, j] = next(values)
+        skew = skew - skew.T
+        return (identity(width) - skew) @ torch.linalg.inv(identity(width) + skew)
+
+    first = torch.block_diag(*(block(long) for _ in range(short)))
+    second = torch.block_diag(*(block(short) for _ in range(long)))
+    permutation = identity(short * long)[torch.arange(short * long).view(short, long).T.flatten()]
+    return second @ permutation @ first
+
+
+def level_matrix(angles, d_in):
+    """A level of a butterfly: coordinate i is turned with coordinate i + ceil(d_in / 2)."""
+    turn, far = torch.zeros(d_in, d_in, dtype=torch.float64), -(-d_in // 2)
+    for i, angle in enumerate(angles):
+        turn[2 * i, i], turn[2 * i, i + far] = angle.cos(), angle.sin()
+        turn[2 * i + 1, i], turn[2 * i + 1, i + far] = -angle.sin(), angle.cos()
+    if d_in % 2:
+        turn[d_in - 1, d_in // 2] = 1
+    return turn
 
 
 def test_every_kind_of_basis_is_tested():
@@ -47,7 +100,7 @@ def test_every_kind_of_basis_is_tested():
 def test_a_basis_is_orthogonal_and_its_two_ways_are_inverse(name):
     basis, x = make_basis(name, M, 0, sample()).double(), sample(7).double()
     q = matrix(basis)
-    torch.testing.assert_close(q @ q.T, torch.eye(M, dtype=torch.float64))
+    torch.testing.assert_close(q @ q.T, identity(M))
     torch.testing.assert_close(basis.into(x), x @ q.T)
     torch.testing.assert_close(basis.out_of(x), x @ q)
     torch.testing.assert_close(basis.out_of(basis.into(x)), x)
@@ -78,13 +131,21 @@ def test_lengths_stay_in_each_dtype(name, dtype, tolerance):
         torch.testing.assert_close(out.norm(dim=1), x.norm(dim=1), rtol=tolerance, atol=0)
 
 
-@pytest.mark.parametrize("name", ["reflections1", "fourier", "neurons"])
-@pytest.mark.parametrize("d_in", [1, 2, 7, 64, 97])
+ODD_SIZES = [
+    *((name, d_in) for name in ("reflections1", "fourier", "neurons") for d_in in (1, 2, 7, 64, 97)),
+    *(("butterfly_trained", d_in) for d_in in (2, 3, 7, 12, 64, 97, 128)),
+    *(("monarch_trained", d_in) for d_in in (2, 3, 7, 16, 22, 60)),
+]
+
+
+@pytest.mark.parametrize("name, d_in", ODD_SIZES)
 def test_any_number_of_coordinates_will_do(name, d_in):
     basis, x = make_basis(name, d_in, 0, sample(30, d_in)).double(), sample(5, d_in).double()
     torch.testing.assert_close(basis.out_of(basis.into(x)), x)
     q = matrix(basis, d_in)
-    torch.testing.assert_close(q @ q.T, torch.eye(d_in, dtype=torch.float64))
+    torch.testing.assert_close(q @ q.T, identity(d_in))
+    torch.testing.assert_close(basis.into(x), x @ q.T)
+    torch.testing.assert_close(basis.out_of(x), x @ q)
 
 
 @by_name
@@ -129,7 +190,7 @@ def test_a_few_reflections_leave_the_other_coordinates_nearly_the_neurons():
 def test_a_sample_smaller_than_the_number_of_directions_still_makes_a_basis():
     basis = make_basis("reflections6", M, 0, sample(3)).double()
     q = matrix(basis)
-    torch.testing.assert_close(q @ q.T, torch.eye(M, dtype=torch.float64))
+    torch.testing.assert_close(q @ q.T, identity(M))
 
 
 @pytest.mark.parametrize("length", [1e-3, 1.0, 1e3])
@@ -137,6 +198,89 @@ def test_the_length_of_a_vector_changes_nothing(length):
     basis, x = make_basis("reflections4", M, 0, sample()).double(), sample(5).double()
     other = Reflections(basis.vectors.detach() * length)
     torch.testing.assert_close(other.into(x), basis.into(x))
+
+
+@by_name
+def test_rounded_values_are_whole_numbers_that_make_nearly_the_same_orthogonal_map(name):
+    basis, x = make_basis(name, M, 0, sample()).double(), sample(50).double()
+    before = basis.into(x)
+    basis.round_values()
+    if basis.stored is None:
+        assert basis.value_bits == 32 and torch.equal(basis.into(x), before)
+        return
+    stored = basis.stored.detach().clone()
+    assert basis.value_bits == BASIS_BITS and torch.equal(stored, stored.round())
+    assert float(stored.min()) >= -128 and float(stored.max()) <= 127
+    q = basis.into(identity(M)).T
+    torch.testing.assert_close(q @ q.T, identity(M))
+    torch.testing.assert_close(basis.out_of(x), x @ q)
+    assert 0 < float((basis.into(x) - before).detach().norm() / before.detach().norm()) < 0.04
+    basis.round_values()
+    assert torch.equal(basis.stored, stored)
+
+
+@pytest.mark.parametrize("name", ["monarch", "butterfly"])
+@pytest.mark.parametrize("factor, error", [(4, 0.06), (1000, 2)])
+def test_values_of_any_size_make_an_orthogonal_map_and_can_be_rounded(name, factor, error):
+    basis, x = make_basis(name, M, 0, sample()).double(), sample(50).double()
+    with torch.no_grad():
+        basis.stored.mul_(factor)
+    before = basis.into(x)
+    basis.round_values()
+    for out in (before, basis.into(x)):
+        torch.testing.assert_close(out.norm(dim=1), x.norm(dim=1))
+    assert float((basis.into(x) - before).detach().norm() / before.detach().norm()) < error
+
+
+@pytest.mark.parametrize("name, d_in", [("monarch", 12), ("monarch", 16), ("butterfly", 16), ("butterfly", 12)])
+def test_a_single_direction_becomes_a_single_coordinate_mostly_the_first(name, d_in):
+    g = torch.Generator().manual_seed(0)
+    direction = torch.nn.functional.normalize(torch.randn(d_in, generator=g), dim=0)
+    basis = make_basis(name, d_in, 0, 5 * torch.randn(500, 1, generator=g) * direction + 1)
+    found = basis.into(direction[None]).detach()[0].abs()
+    torch.testing.assert_close(float(found.max()), 1.0, atol=1e-5, rtol=0)
+    assert int(found.argmax()) == 0 or (name, d_in) == ("butterfly", 12)
+
+
+@pytest.mark.parametrize("name", ["monarch", "butterfly"])
+def test_the_start_finds_the_directions_of_data_made_by_such_a_map(name):
+    """Independent coordinates of unequal variance, put through a random map of the same form."""
+    d_in = 64
+    deviations = torch.logspace(0, -4, d_in)
+    h = make_basis(name, d_in, 1).out_of(
+        torch.randn(4000, d_in, generator=torch.Generator().manual_seed(0)) * deviations
+    )
+
+    def gathered(basis):
+        energy = basis.into(h).square().mean(0)
+        return float(energy.sort(descending=True).values[: d_in // 10].sum() / energy.sum())
+
+    best = float(deviations.square()[: d_in // 10].sum() / deviations.square().sum())
+    assert gathered(make_basis(name, d_in, 0, h)) > 0.95 * best > 2 * gathered(make_basis(name, d_in, 5))
+
+
+def test_the_widths_of_monarch_s_blocks_are_as_near_each_other_as_can_be():
+    widths = {256: (16, 16), 576: (24, 24), 768: (24, 32), 2048: (32, 64), 2304: (48, 48), 5120: (64, 80), 18: (3, 6)}
+    assert {d_in: block_widths(d_in) for d_in in widths} == widths
+    for d_in in (1, 11, 97, 509, 2 * 487):
+        with pytest.raises(CellError, match=rf"p\*q = {d_in} \(d_in\)"):
+            Expander(N, 1, K, basis="monarch").sizes(d_in)
+    with pytest.raises(CellError, match="at least 2 coordinates"):
+        Expander(N, 1, K, basis="butterfly").sizes(1)
+    assert basis_values("monarch", 256) == 256 * 15 and basis_values("monarch_trained", 2048) == 2048 * 47
+    assert basis_values("butterfly", 256) == 256 * 8 and basis_values("butterfly_trained", 97) == 48 * 14
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 8, 33])
+def test_some_signs_of_the_rows_make_every_value_of_an_orthogonal_block_at_most_1(width):
+    g = torch.Generator().manual_seed(width)
+    drawn = torch.linalg.qr(torch.randn(20, width, width, generator=g, dtype=torch.float64)).Q
+    permuted = identity(width)[torch.randperm(width, generator=g)]
+    blocks = torch.cat((drawn, torch.stack((identity(width), -identity(width), permuted, -permuted))))
+    values, signs = skew_values(blocks)
+    assert values.shape == (24, width * (width - 1) // 2) and bool((signs.abs() == 1).all())
+    assert not values.numel() or float(values.abs().max()) <= 1 + 1e-5
+    torch.testing.assert_close(cayley(values, width), signs[:, :, None] * blocks)
 
 
 def sae_in(name, encoder="topk", always_on=0, arm=Expander):
@@ -208,7 +352,7 @@ def test_every_gradient_of_the_loss_is_that_of_dense_atoms(name, encoder, backen
 
 
 @pytest.mark.parametrize("encoder", ["topk", "mp_refit"])
-@pytest.mark.parametrize("name", ["neurons", "reflections4", "reflections4_trained", "fourier"])
+@pytest.mark.parametrize("name", ["neurons", "reflections4", "reflections4_trained", "monarch", "butterfly", "fourier"])
 def test_coordinates_that_are_always_on_are_kept_and_count_among_the_codes(name, encoder):
     sae, h = sae_in(name, encoder, always_on=3), sample(20).double()
     dictionary = sae.dictionary
@@ -229,10 +373,11 @@ def test_coordinates_that_are_always_on_are_kept_and_count_among_the_codes(name,
     assert bool(left.norm() < without.residual(h).residual.norm())
 
 
-def test_training_leaves_trained_reflections_orthogonal_and_fixed_ones_as_they_were():
-    for name in ("reflections4_trained", "reflections4"):
+@pytest.mark.parametrize("kind", ["reflections4", "monarch", "butterfly"])
+def test_training_leaves_a_trained_basis_orthogonal_and_a_fixed_one_as_it_was(kind):
+    for name in (f"{kind}_trained", kind):
         sae, h = Expander(N, D, K, basis=name).build(M, 0, 0.5, sample()), sample(256)
-        before = sae.dictionary.basis.vectors.detach().clone()
+        before = sae.dictionary.basis.stored.detach().clone()
         optimizer = torch.optim.Adam(sae.parameters(), lr=3e-2, fused=True)
         losses = []
         for _ in range(40):
@@ -243,16 +388,16 @@ def test_training_leaves_trained_reflections_orthogonal_and_fixed_ones_as_they_w
             losses.append(loss.item())
         basis = sae.dictionary.basis
         q = matrix(basis.double())
-        torch.testing.assert_close(q @ q.T, torch.eye(M, dtype=torch.float64), atol=1e-10, rtol=0)
+        torch.testing.assert_close(q @ q.T, identity(M), atol=1e-10, rtol=0)
         x = sample(9).double()
         torch.testing.assert_close(basis.out_of(basis.into(x)), x)
-        assert torch.equal(basis.vectors.float(), before) == (name == "reflections4")
+        assert torch.equal(basis.stored.float(), before) == (name == kind)
         assert losses[-1] < 0.85 * losses[0]
 
 
 def test_b_dec_starts_at_the_mean_where_the_basis_follows_the_data_only():
     h = sample()
-    for name, centred in (("reflections4", True), ("fourier", False), ("neurons", False)):
+    for name, centred in (("reflections4", True), ("monarch", True), ("fourier", False), ("neurons", False)):
         sae = Expander(N, D, K, basis=name).build(M, 0, 0.5, h if basis_sample(name) else None)
         torch.testing.assert_close(sae.b_dec.detach(), h.mean(0) * 0.5 if centred else torch.zeros(M))
     assert Expander(N, D, K, basis="reflections4").sample_tokens == SAMPLE_TOKENS
@@ -277,11 +422,13 @@ def test_the_way_into_the_basis_is_counted_once():
     for reading in ("encoder", "omp", "mp_refit", "refit"):
         plain, turned_too = (infer_by(sae_in(name), reading) for name in ("neurons", "reflections4"))
         assert multiply_adds(turned_too) - multiply_adds(plain) == 2 * 4 * M + 10
-        assert multiply_adds(infer_by(sae_in("fourier"), reading)) - multiply_adds(plain) == M * 6
+        for name, more in (("fourier", M * 6), ("monarch", M * (3 + 6)), ("butterfly", 4 * 10 * M // 2)):
+            assert multiply_adds(infer_by(sae_in(name), reading)) - multiply_adds(plain) == more
 
 
 @pytest.mark.parametrize(
-    "wrong", ["reflections", "reflections0", "reflections-1", "reflections4_train", "pca", "Fourier", ""]
+    "wrong",
+    ["reflections", "reflections0", "reflections-1", "reflections4_train", "monarch4", "fourier_trained", "pca", ""],
 )
 def test_a_name_that_no_basis_has_is_refused_with_the_choice(wrong):
     with pytest.raises(ValueError, match=rf"sae.basis={wrong} is no basis: choose from neurons, reflections\{{R\}}"):

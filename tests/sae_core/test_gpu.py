@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
         DenseTied(500, 8, "block4"),
         Expander(999, 7, 12, "mp_refit", "reflections8_trained", 3),
         Expander(999, 7, 12, basis="fourier"),
+        Expander(999, 7, 12, basis="monarch_trained"),
+        Expander(999, 7, 12, basis="butterfly_trained"),
     ],
     ids=str,
 )

@@ -65,6 +65,8 @@ def in_a_basis(**changes):
         {"basis": in_a_basis(name="reflections4")},
         {"basis": in_a_basis(name="reflections17")},
         {"basis": in_a_basis(name="pca")},
+        {"basis": in_a_basis(name="monarch")},
+        {"basis": in_a_basis(name="butterfly")},
         {"basis": in_a_basis(name="fourier")},
         {"basis": in_a_basis(name=None)},
         {"basis": in_a_basis(value_bits=8)},

@@ -41,7 +41,8 @@ def dense_gradient(sae, h):
 
 @pytest.mark.parametrize("encoder", ["topk", "mp_refit"])
 @pytest.mark.parametrize(
-    "basis, always_on", [("neurons", 0), ("reflections4_trained", 0), ("fourier", 0), ("fourier", 3)]
+    "basis, always_on",
+    [("neurons", 0), ("reflections4_trained", 0), ("butterfly_trained", 0), ("fourier", 0), ("fourier", 3)],
 )
 def test_the_smallest_entries_give_way_to_those_of_the_largest_gradients(encoder, basis, always_on):
     sae, h = sae_and_batch(encoder, basis=basis, always_on=always_on)
