@@ -57,6 +57,26 @@ def expander_trained_reflections(cell: Cell) -> Call:
     return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis=basis).build(cell.d_in, 0), cell)
 
 
+def expander_monarch(cell: Cell) -> Call:
+    """Make a training step of our Expander SAE of cell.degree whose atoms are sparse behind a fixed Monarch matrix."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis="monarch").build(cell.d_in, 0), cell)
+
+
+def expander_trained_monarch(cell: Cell) -> Call:
+    """Make a training step of our Expander SAE of cell.degree whose Monarch matrix is trained too."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis="monarch_trained").build(cell.d_in, 0), cell)
+
+
+def expander_butterfly(cell: Cell) -> Call:
+    """Make a training step of our Expander SAE of cell.degree whose atoms are sparse behind a fixed butterfly."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis="butterfly").build(cell.d_in, 0), cell)
+
+
+def expander_trained_butterfly(cell: Cell) -> Call:
+    """Make a training step of our Expander SAE of cell.degree whose butterfly is trained too."""
+    return _our_step(Expander(cell.n_latents, cell.degree, cell.k, basis="butterfly_trained").build(cell.d_in, 0), cell)
+
+
 def dense_tied(cell: Cell) -> Call:
     """Make a training step of our SAE of dense tied atoms."""
     return _our_step(DenseTied(cell.n_latents, cell.k).build(cell.d_in, 0), cell)
@@ -216,8 +236,18 @@ def _dense_atoms(cell: Cell) -> torch.Tensor:
 
 
 # By the names that the tables of results have.
-OURS = (expander, expander_reflections, expander_trained_reflections)
-STEPS = {c.__name__: c for c in (*OURS, dense_tied, sae_lens, sparsify, masked_dense)}
+IN_BASES = {
+    c.__name__: c
+    for c in (
+        expander_reflections,
+        expander_trained_reflections,
+        expander_monarch,
+        expander_trained_monarch,
+        expander_butterfly,
+        expander_trained_butterfly,
+    )
+}
+STEPS = {c.__name__: c for c in (expander, *IN_BASES.values(), dense_tied, sae_lens, sparsify, masked_dense)}
 ENCODES = {c.__name__: c for c in (encode_expander, encode_dense, encode_torch_fp32, encode_torch_bf16)}
 SOLVERS = ("refit", "mp_refit", "gomp16", "gomp4", "omp", "cosamp")
 PURSUITS: dict[str, Callable[[Cell], Call]] = {

@@ -30,13 +30,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from tests.benchmarks.contenders import CONTENDERS, ENCODES, Cell
+from tests.benchmarks.contenders import CONTENDERS, ENCODES, IN_BASES, Cell
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [(512, 4096), (768, 6144), (2048, 16384)]
 WIDE = (2048, 131072)  # only for our expander: dense atoms would take 1 GiB, 4 with their gradient and moments
 DEGREES = (7, 30, 102)
-REFLECTED = ("expander_reflections", "expander_trained_reflections")
 DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
 PEERS = ("sae-lens", "eai-sparsify", "scikit-learn")
 SECONDS = 1.5  # a row is repeated for about this long in each round, but at least MIN_REPEATS times
@@ -50,7 +49,7 @@ def cells(device: str, quick: bool) -> list[tuple[str, Cell]]:
     for d_in, n in SHAPES[:1] if quick else SHAPES:
         cell = Cell(d_in, n, 64, tokens=tokens, device=device)
         rows += [("expander", replace(cell, degree=d)) for d in DEGREES]
-        rows += [(name, cell) for name in REFLECTED]
+        rows += [(name, cell) for name in IN_BASES]
         rows += [(name, cell) for name in DENSE]
         rows += [("encode_expander", replace(cell, degree=d)) for d in DEGREES]
         rows += [(name, cell) for name in ENCODES if name != "encode_expander"]
