@@ -25,7 +25,7 @@ _DENSE_PRODUCT = 0.0055  # ns a product with a dense atom's value
 _SCANNED = 0.11  # ns a latent, each time that all are searched for the largest
 _CHANGED = 0.19  # ns a correlation that a pick changes
 _SOLVED = 0.26  # ns for each of the k*k*d products of a least-squares solution
-_TURNED = 0.02  # ns a product with a value of a basis; of 64 reflections at m=2048
+_TURNED = {"reflections": 0.02, "monarch": 0.05, "butterfly": 0.4}  # ns a product with a basis' value; m=2048
 _DECODED = 0.42  # ns for each of the k*d products that decode a token
 _UPDATED = 5.2  # ns a parameter
 
@@ -76,7 +76,8 @@ def step_work(layout: Layout, k: int, batch: int) -> float:
     """Return the work of one training step on `batch` tokens, in ns."""
     values = layout.n_latents * layout.degree + layout.encoder_values + layout.basis_values
     # The way into a basis takes two products with each of its values; training it, with the way back, as long as eight.
-    turned = (8 if basis_name(layout.basis).trained else 2) * _TURNED * layout.basis_values
+    basis = basis_name(layout.basis)
+    turned = (8 if basis.trained else 2) * _TURNED.get(basis.kind, 0) * layout.basis_values
     a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree + turned
     return _STEP + batch * a_token + _UPDATED * values
 
