@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
 from sweep.jobs.overrides import quoting_hint, unreadable, without_interpolations
+from sweep.jobs.words import ADDED, hydra_words
 from sweep.machine.workers import register_resolvers
 from sweep.store.versions import code_hash
 
@@ -84,6 +85,7 @@ def main() -> None:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # Hydra wants -m first
     warnings.formatwarning = _one_line_warning
     with one_line_errors():
+        sys.argv[1:] = hydra_words(sys.argv[1:])
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors reach us instead of being printed by it
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -138,6 +140,8 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
         texts.append(str(cause))
         cause = cause.__cause__
     unknown = re.search(r"Could not override '([^']+)'", "\n".join(texts))
+    if unknown and unknown[1] in ADDED:
+        return "zip(...), grid(...) and experiments joined by a + are for grids, not for searches"
     if unknown:
         return f"unknown key {unknown[1]}; python -m sweep --help lists the keys"
     if isinstance(error, OverrideParseException):

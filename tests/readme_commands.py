@@ -28,6 +28,7 @@ from sweep.embedded import WEIGHTS
 from sweep.evaluate import main as evaluate
 from sweep.jobs.build import build
 from sweep.jobs.compose import Composer
+from sweep.jobs.words import hydra_words
 from sweep.stability import main as stability
 from sweep.study.config import search_config
 from sweep.study.space import space_from
@@ -184,7 +185,7 @@ def compose(arguments: list[str], place: Path) -> Iterator[DictConfig]:
     """Yield the config of each cell of `python -m sweep`, as Hydra and our sweepers compose it."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    multirun = {"-m", "--multirun"}
+    multirun, arguments = {"-m", "--multirun"}, hydra_words(arguments)
     overrides = [_on_this_machine(word, place) for word in arguments if word not in multirun]
     overrides += [f"runs_dir={place / 'runs'}", f"cache_dir={place / 'cache'}"]
     master = hydra.compose_config("config", overrides, run_mode=RunMode.MULTIRUN, with_log_configuration=False)
@@ -193,15 +194,14 @@ def compose(arguments: list[str], place: Path) -> Iterator[DictConfig]:
         OmegaConf.set_struct(one, False)
         del one["hydra"]
         return iter([one])
-    given = {key: value for key, value in master.hydra.sweeper.items() if key not in ("_target_", "params", "grids")}
-    params: Any = OmegaConf.to_container(master.hydra.sweeper.params or OmegaConf.create({}))
+    given: Any = OmegaConf.to_container(master.hydra.sweeper, resolve=True)
+    del given["_target_"]
     tasks, loader = list(master.hydra.overrides.task), hydra.config_loader
     if "sampler" in given:
-        return _trials(given, params, tasks, loader, master)
+        return _trials(given, given.pop("params") or {}, tasks, loader, master)
     from hydra_plugins.sae_sweeper.grid import GridSweeper  # here: Hydra imports its plugins anew when it is set up
 
-    grids: Any = OmegaConf.to_container(master.hydra.sweeper.grids or OmegaConf.create([]))
-    sweeper: Any = GridSweeper(params, grids)
+    sweeper: Any = GridSweeper(**given)
     sweeper.hydra_context, sweeper.config = SimpleNamespace(config_loader=loader), master
     return (cell for _, cell in sweeper._cells(tasks))
 

@@ -6,31 +6,37 @@ cells out, shows progress, and ends with a table whatever became of single runs.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.sae_sweeper.launching import LaunchingSweeper
-from sweep.jobs.compose import Composer
+from sweep.jobs.grid import Lists, cells
+from sweep.jobs.overrides import key_of
 
 
 class GridSweeper(LaunchingSweeper):
-    """Runs every cell of a grid. The command line wins over what an experiment file lists: see `selected`.
+    """Runs every cell of a grid (`sweep.jobs.grid`).
 
     Args:
-        params: {key: comma-separated choices}; the grid has every combination of them.
-        grids: several such sets, each combined with `params`; their cells make one sweep.
+        params, grids, zips, sets: what to combine, see `sweep.jobs.grid.Lists`.
+        experiments: the names of several experiments, whose cells make one sweep; none where there is one at most.
     """
 
-    def __init__(self, params: dict[str, str] | None = None, grids: list[dict[str, Any]] | None = None):
+    def __init__(
+        self,
+        params: dict[str, str] | None = None,
+        grids: list[dict[str, Any]] | None = None,
+        zips: list[str] | None = None,
+        sets: list[str] | None = None,
+        experiments: list[str] | None = None,
+    ):
         super().__init__()
-        self._params = dict(params or {})
-        self._grids = [dict(grid) for grid in grids or [{}]]
+        self._lists = Lists(dict(params or {}), [dict(grid) for grid in grids or [{}]], zips or (), sets or ())
+        self._experiments = list(experiments or [])
 
     def sweep(self, arguments: list[str]) -> Any:
         """Plan and carry out the grid; exit with 1 if a run is not complete or there is none. Hydra calls this."""
@@ -61,67 +67,25 @@ class GridSweeper(LaunchingSweeper):
         return None
 
     def _cells(self, arguments: list[str]) -> Iterator[tuple[list[str], DictConfig]]:
-        """Yield (overrides that distinguish the cell, composed config) of every cell, in the order of the lists."""
+        """Yield (overrides that distinguish the cell, composed config) of every cell of every experiment asked for."""
         assert self.hydra_context is not None and self.config is not None
         loader = self.hydra_context.config_loader
-        compose = Composer(loader, self.config)
-        choices = {argument: choices_of(argument, loader) for argument in arguments}
-        given = {_key(argument): {choice.split("=", 1)[-1] for choice in choices[argument]} for argument in arguments}
-        for grid, chosen in selected(self._grids, given):
-            listed = {**self._params, **grid}
-            params = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
-            others = [choices[argument] for argument in arguments if _key(argument) not in chosen]
-            fixed = {values[0] for values in others if len(values) == 1}
-            for combination in itertools.product(*(choices_of(param, loader) for param in params), *others):
-                apart = [override for override in combination if override not in fixed]
-                yield apart or list(combination), compose(combination)
+        if not self._experiments:
+            yield from cells(self.config, self._lists, arguments, loader)
+        for name in self._experiments:
+            own = [argument if key_of(argument) != "experiment" else f"experiment={name}" for argument in arguments]
+            master = self._composed(own)
+            settings = cast(dict[str, Any], OmegaConf.to_container(master.hydra.sweeper, resolve=True))
+            lists = self._lists._replace(params=settings["params"] or {}, grids=settings["grids"] or [{}])
+            for overrides, cell in cells(master, lists, own, loader):
+                yield [f"experiment={name}", *overrides], cell
 
-
-def selected(grids: list[dict[str, Any]], given: dict[str, set[str]]) -> list[tuple[dict[str, Any], set[str]]]:
-    """Return the grids to run, each with its keys that the command line selected from.
-
-    If every value that the command line gives a key is listed by some grid, the key selects: each grid keeps the given
-    values that it lists, and a grid that lists none of them is dropped. Otherwise the given values replace the listed.
-    So `model=embedded` picks that LM's grid with its layers and sizes, and `model=local` runs every grid on the user's
-    own. Keys select in the order in which grids list them.
-
-    Args:
-        grids: {key: comma-separated choices} of each grid.
-        given: the values that the command line gives, by key.
-    """
-    left: list[tuple[dict[str, Any], set[str]]] = [(grid, set()) for grid in grids]
-    order = list(dict.fromkeys(key for grid in grids for key in grid))
-    for key in sorted(given.keys() & set(order), key=order.index):
-        listed = [choices_of(f"{key}={grid[key]}") if key in grid else None for grid, _ in left]
-        known = {choice.split("=", 1)[1] for choices in listed for choice in choices or []}
-        if not given[key] <= known:
-            continue
-        kept: list[tuple[dict[str, Any], set[str]]] = []
-        for (grid, chosen), choices in zip(left, listed, strict=True):
-            values = [choice.split("=", 1)[1] for choice in choices or []]
-            values = [value for value in values if value in given[key]]
-            if choices is None:
-                kept.append((grid, chosen))
-            elif values:
-                kept.append(({**grid, key: ",".join(values)}, {*chosen, key}))
-        left = kept
-    return left
-
-
-def choices_of(argument: str, loader: ConfigLoader | None = None) -> list[str]:
-    """Return `key=a,b` as the overrides `key=a` and `key=b`, and anything else as it is.
-
-    Args:
-        loader: needed for `key=glob(*)`.
-    """
-    (override,) = OverridesParser.create(config_loader=loader).parse_overrides([argument])
-    if not override.is_sweep_override():
-        return [argument]
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
-
-
-def _key(argument: str) -> str:
-    return argument.split("=", 1)[0].lstrip("+~")
+    def _composed(self, arguments: list[str]) -> DictConfig:
+        """Compose this sweeper's own config anew for another experiment; that of a search lacks `experiments`."""
+        assert self.hydra_context is not None and self.config is not None
+        overrides = [*cast(list[str], OmegaConf.to_container(self.config.hydra.overrides.hydra)), *arguments]
+        loader, name = self.hydra_context.config_loader, self.config.hydra.job.config_name
+        return loader.load_configuration(name, overrides, RunMode.MULTIRUN)
 
 
 def _one_per_lm_and_text(jobs: list[Any]) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hydra_plugins.sae_sweeper.grid import choices_of, selected
+from sweep.jobs.grid import choices_of, selected
 from sweep.store.records import COMPLETE, iterate_records
 from tests.sweep.test_inference import call
 from tests.sweep.world import World
@@ -72,3 +72,46 @@ def test_an_axis_that_makes_no_new_run_is_carried_out_too(tmp_path, model_folder
     assert [sorted(record["inference"]) for record in records] == [["encoder", "topk"]] * 2
     assert [record["latents"]["contexts"] for record in records] == [2, 2]
     assert "note: 6 cell(s) ask for more of another cell's run" in out and "by topk" in out
+
+
+def planned(world, *words, code=0):
+    """Return the (arm, d, n, seed) of every run that a sweep would make, or the line that says why it makes none."""
+    found, out, err = world.sweep(*words, "plan=true", "train.steps=20")
+    assert found == code, err
+    if code:
+        assert err.count("\n") == 1
+        return err
+    rows = [line.split() for line in out.splitlines() if line.rstrip().endswith("to do") and "runs:" not in line]
+    return [(row[1], int(row[2]), int(row[4]), int(row[6])) for row in rows]
+
+
+def test_axes_move_together_and_several_grids_make_one_sweep(tmp_path, model_folders, text_file):
+    world = World(tmp_path, model_folders["gpt_neox"], text_file)
+    world.common = [word for word in world.common if not word.startswith(("d=", "n=64"))]
+    assert planned(world, "zip(d=2,3 n=64,48)", "seed=0,1") == [
+        ("expander", d, n, seed) for d, n in ((2, 64), (3, 48)) for seed in (0, 1)
+    ]
+    several = planned(
+        world, "grid(sae=expander zip(d=2,3 n=64,48))", "grid(sae=frozen_random,banded d=4 n=64)", "seed=1"
+    )
+    assert several == [
+        ("expander", 2, 64, 1),
+        ("expander", 3, 48, 1),
+        ("frozen_random", 4, 64, 1),
+        ("banded", 4, 64, 1),
+    ]
+    assert "d is given twice" in planned(world, "zip(d=2,3 n=64,48)", "d=4,5", code=1)
+    assert "all axes must have as many values" in planned(world, "zip(d=2,3 n=64)", code=1)
+    searched = planned(world, "hydra/sweeper=optuna_frontier", "zip(d=2,3 n=64,48)", code=1)
+    assert "for grids, not for searches" in searched
+
+
+def test_joined_experiments_are_one_sweep_of_the_runs_of_both(tmp_path, model_folders, text_file):
+    world = World(tmp_path, model_folders["gpt_neox"], text_file)
+    world.common = [word for word in world.common if not word.startswith(("d=", "k=", "hydra/launcher"))]
+    small = ["seed=0", "d=2", "k=4"]
+    alone = [planned(world, f"experiment={name}", *small) for name in ("frontier", "seeds")]
+    joined = planned(world, "experiment=frontier+seeds", *small)
+    assert joined == list(dict.fromkeys([*alone[0], *alone[1]])) and alone[0] != alone[1]
+    refused = planned(world, "experiment=frontier+search", *small, code=1)
+    assert "for grids, not for searches" in refused
