@@ -19,7 +19,7 @@ from analysis.arms import PCA, base
 from analysis.frames import groups, part, where
 from analysis.tables.pairs import CELL
 
-MANY = 24  # panels: up to so many, all are drawn, whatever they hold
+MANY = 24  # panels: beyond so many, those of a single point are left out even where no panel has more
 MOST = 60  # panels: a figure never has more
 _COLUMNS = 5  # panels side by side, where they do not stand as a table
 
@@ -27,15 +27,16 @@ _COLUMNS = 5  # panels side by side, where they do not stand as a table
 def readable(name: str, table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
     """Return the rows of `table` to draw in the figure `name`, which has a panel per (model, layer, n, k).
 
-    Up to MANY panels, these are all rows. Beyond, only panels with two points or more are kept, and of more than MOST
-    such panels those with the most points. A point is an arm and its size; PCA stands in every panel and does not
-    count. With `notes`, a line on standard error names the number of panels left out.
+    Panels with a single point are left out where another has more: a point is no frontier. Beyond MANY panels they are
+    left out in any case, and of more than MOST panels those with the most points are kept. A point is an arm and its
+    size; PCA stands in every panel and does not count. With `notes`, a line on standard error names the number of
+    panels left out.
     """
     cell_of_row = pd.MultiIndex.from_frame(part(table, CELL))
     points = {cell: _count_points(rows) for cell, rows in groups(table, CELL)}
-    if len(points) <= MANY:
-        return table
     several = [cell for cell, count in points.items() if count > 1]
+    if len(several) == len(points) <= MOST or (not several and len(points) <= MANY):
+        return table
     kept = sorted(several, key=lambda cell: -points[cell])[:MOST]
     if notes and len(kept) < len(points):
         left_out = f"note: {name}: {len(points) - len(kept)} of {len(points)} panels are in the CSV only"

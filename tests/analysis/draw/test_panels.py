@@ -23,6 +23,13 @@ def test_few_panels_are_all_drawn(capsys):
     assert readable("frontier", few) is few and capsys.readouterr().err == ""
 
 
+def test_a_panel_of_a_single_point_is_left_out_where_another_has_more(capsys):
+    shown = readable("frontier", table({8: 3, 16: 1, 32: 2}))
+    assert set(shown["k"]) == {8, 32} and "1 of 3 panels are in the CSV only" in capsys.readouterr().err
+    full = table({8: 3, 16: 2})
+    assert readable("frontier", full) is full and capsys.readouterr().err == ""
+
+
 def test_of_many_panels_only_those_with_two_points_or_more_are_drawn(capsys):
     shown = readable("frontier", table({k: 1 + (k < 3) for k in range(MANY + 1)}))
     assert set(shown["k"]) == {0, 1, 2}
