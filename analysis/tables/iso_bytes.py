@@ -61,7 +61,8 @@ def iso_bytes_table(
       retained_half_interval and retained_seeds; also retained_dense, the dense one's;
     - the columns of `analysis.tables.floor.beside` for the sparse one, beside the best random dictionary that fits.
 
-    All means are over the seeds that most candidates have.
+    All means are over the seeds that most candidates have, and a dictionary that lacks some of them is the best only
+    where all lack some.
 
     Args:
         readings: one row per run and way of finding its codes (`analysis.read.records.Records.readings`).
@@ -115,9 +116,13 @@ def _rows(kinds: _Kinds, dense_bytes: int, seeds: Set[int]) -> list[dict[str, ob
 
 
 def _best(found: Sequence[Candidate], seeds: Set[int], rule: str = ANY, limit: float = np.inf) -> Candidate | None:
-    """Return the best that the rule and so many multiply-adds allow, None where there is none."""
+    """Return the best that the rule and so many multiply-adds allow, None where there is none.
+
+    One that lacks some of `seeds` counts only where all do: the best of single runs owes its place to luck in part.
+    """
     allowed = [one for one in found if one.cost <= limit and (rule != ONE_SHOT or one.is_one_shot)]
-    return max(allowed, key=lambda one: one.score(seeds), default=None)
+    whole = [one for one in allowed if seeds <= one.by_seed.keys()]
+    return max(whole or allowed, key=lambda one: one.score(seeds), default=None)
 
 
 def _outcome(

@@ -75,3 +75,12 @@ def test_a_level_without_a_rival_says_so(table):
 
 def test_what_stays_near_a_random_dictionary_is_no_candidate(table):
     assert "soft_frozen" not in set(table["sparse"])
+
+
+def test_a_single_run_wins_only_where_there_is_nothing_else(recorded):
+    made = [made_record("expander", seed, 0.70, 50) for seed in (0, 1)] + [made_record("banded", 0, 0.9, 50)]
+    made += [made_record("clustered", 0, 0.8, 100)] + [dense("dense_matched", seed, 0.6, 50, 16) for seed in (0, 1)]
+    found = iso_bytes_table(recorded(*made).readings).set_index(["values", "share", "rule"])
+    assert found.loc[(FLOATS, 50, ONE_SHOT), "sparse"] == "expander"
+    assert found.loc[(FLOATS, 100, ONE_SHOT), "sparse"] == "clustered"
+    assert found.loc[(FLOATS, 100, ONE_SHOT), "sparse_seeds"] == 1
