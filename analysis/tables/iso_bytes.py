@@ -83,13 +83,19 @@ def iso_bytes_table(
         found = candidates(panel, y)
         dense = candidates(among(panel, "base_arm", [*DENSE, *MATCHED]), y)
         kinds = _Kinds([one for one in found if one.is_sparse], dense, random.get(cell, []))
-        seeds = Counter(frozenset(one.by_seed) for one in found).most_common(1)[0][0] if found else frozenset[int]()
+        seeds = _usual_seeds(found)
         place = dict(zip(CELL, cell, strict=True))
         for values in VALUES:
             compared = kinds if values == ANY_BITS else _Kinds(*map(_of_32_bits, kinds))
             found = _rows(compared, 4 * (d_in * n + n + d_in), seeds)
             rows += [{**place, "values": values, **row} for row in found]
     return pd.DataFrame(rows)
+
+
+def _usual_seeds(found: list[Candidate]) -> frozenset[int]:
+    """Return the seeds that most have, the larger set where two are as frequent."""
+    counts = Counter(frozenset(one.by_seed) for one in found)
+    return max(counts, key=lambda seeds: (counts[seeds], len(seeds)), default=frozenset())
 
 
 def _of_32_bits(found: list[Candidate]) -> list[Candidate]:
