@@ -25,7 +25,7 @@ from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.draw.stability import stability_figure
 from analysis.draw.three_axes import three_axes_figure
 from analysis.draw.wins import wins_figure
-from analysis.frames import among, dicts, groups, mean_by, part, plain, where
+from analysis.frames import among, column, dicts, groups, mean_by, part, plain, where
 from analysis.latex.latents import latents_latex
 from analysis.latex.verdicts import dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, rows_to_draw
@@ -141,7 +141,7 @@ def iso_bytes(records: Records, options: Options) -> list[Output]:
     every = measure.rows(records)
     table = iso_bytes_table(chosen(every, options), measure.column, every)
     name = "iso_bytes" + ("" if options.measure == Options.measure else f"-{options.measure}")
-    drawn = [(cell, rows) for cell, rows in groups(table, CELL) if rows["difference"].notna().any()]
+    drawn = [(cell, rows) for cell, rows in groups(table, CELL) if column(rows, "difference").notna().any()]
     outputs = [Output(name, table)]
     for (*panel, k), rows in drawn:
         one = name if len(drawn) == 1 else f"{_name_with_panel(name, tuple(panel))}-k{k}"

@@ -207,11 +207,11 @@ def _trained_elsewhere(to_do: Search, asked: Asked) -> int | None:
 
 def _tell_from_store(to_do: Search, asked: Asked) -> None:
     """End a trial whose run the run store has already."""
-    record = _record(asked)
+    record, folder = _record(asked), run_folder(asked.job.runs_dir, asked.job.spec.run_id)
     outcome = outcome_of(record, to_do.asking.config)
     _tell(to_do, asked, outcome._replace(marks={**outcome.marks, "from_store": True}), record)
     to_do.tally.from_store += 1
-    _say(f"{_count(to_do)} {asked.job.title}: from the run store: {in_words(record)}")
+    _say(f"{_count(to_do)} {asked.job.title}: from the run store: {in_words(record, folder)}")
     if outcome.state == TrialState.FAIL:
         _count_failure(to_do, outcome.marks["error"])
 
