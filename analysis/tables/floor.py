@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.arms import FROZEN, PCA, base
+from analysis.arms import FROZEN, PCA, SPARSE, base, parse
 from analysis.frames import column, dicts, only, where
 from analysis.tables.pairs import CELL
 from analysis.tables.stats import over_seeds, t_quantile
@@ -37,10 +37,11 @@ class Score(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """The score of a random dictionary, and the d that it has."""
+    """The score of a random dictionary, and the d and basis that it has."""
 
     d: float
     score: Score
+    basis: str | None = None  # None for the neurons'
 
 
 Floors = dict[tuple[object, ...], list[Floor]]  # by cell and way of reading
@@ -58,7 +59,8 @@ def with_floor(
     """Return `table` with the columns of FLOOR:
 
         floor                what `frozen_random` scores in the same cell `by`, read in the same way: the better of
-                             those trained one-shot and by a pursuit, at the same d where there is one, else at any d
+                             those trained one-shot and by a pursuit, in the same basis and at the same d where there is
+                             one, else in the neurons' basis, at any d
         floor_half_interval  of its 95 % interval
         floor_d              the d of that random dictionary
         above_floor          (mean - floor) / (1 - floor); where low values are good, (floor - mean) / floor
@@ -80,7 +82,7 @@ def with_floor(
     for row in dicts(table):
         options = [] if base(row["arm"]) == PCA else floors.get((*(row[key] for key in by), row["reading"]), [])
         own = Score(row[mean], row[half], row["seeds"])
-        found.append(beside(own, best_floor(options, row["d"], name), name))
+        found.append(beside(own, best_floor(options, row["d"], name, _basis(row["arm"])), name))
     columns = pd.DataFrame(found, columns=FLOOR, index=table.index, dtype=float)
     return pd.concat([table.drop(columns=FLOOR, errors="ignore"), columns], axis=1)
 
@@ -92,15 +94,28 @@ def measured_floors(control: pd.DataFrame, y: str, by: Sequence[str]) -> Floors:
     found: Floors = {}
     for row in dicts(over_seeds(frozen, [*by, "reading", "arm", "d"], y)) if len(frozen) else []:
         score = Score(row["mean"], row["half_interval"], row["seeds"])
-        found.setdefault((*(row[key] for key in by), row["reading"]), []).append(Floor(row["d"], score))
+        found.setdefault((*(row[key] for key in by), row["reading"]), []).append(
+            Floor(row["d"], score, _basis(row["arm"]))
+        )
     return found
 
 
-def best_floor(options: Sequence[Floor], d: float, measure: str) -> Floor | None:
-    """Return the best of the random dictionaries with this d, or of all where none has it; None where there is none."""
-    same = [one for one in options if one.d == d]
+def best_floor(options: Sequence[Floor], d: float, measure: str, basis: str | None = None) -> Floor | None:
+    """Return the best of the random dictionaries that are most like an arm's; None where there is none.
+
+    These are the ones in its basis, else in the neurons', else all; and of these the ones with its d, else all. A basis
+    follows the data and stores values, so that a random dictionary behind one knows more than another does.
+    """
+    alike = [one for one in options if one.basis == basis] or [one for one in options if one.basis is None] or options
+    same = [one for one in alike if one.d == d]
     better = min if measure in LOWER_IS_BETTER else max
-    return better(same or options, key=lambda one: one.score.mean, default=None)
+    return better(same or alike, key=lambda one: one.score.mean, default=None)
+
+
+def _basis(label: str) -> str | None:
+    """Return the basis that the atoms of an arm are sparse in; None for the neurons', and for dense atoms."""
+    arm = parse(label)
+    return arm.basis if arm.base in SPARSE else None
 
 
 def beside(own: Score, floor: Floor | None, measure: str = "") -> dict[str, float]:

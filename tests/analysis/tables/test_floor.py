@@ -81,3 +81,11 @@ def test_a_difference_to_a_dense_sae_stands_beside_that_of_a_random_dictionary(r
         made.append(record("dense_matched", 8, 16, seed, 0.85 + more, degree=M, n_latents=64))
     (found,) = dicts(matched_table(recorded(*made).readings))
     assert found["mean"] == pytest.approx(-0.05) and found["floor"] == pytest.approx(-0.255)
+
+
+def test_the_floor_has_the_basis_of_the_arm_where_one_was_measured(recorded):
+    arms = ("expander", "expander@reflections2", "expander@fourier", "dense_matched@reflections2")
+    made = [record(arm, 8, 16, 0, 0.9) for arm in arms]
+    made += [record("frozen_random", 8, 16, 0, 0.6), record("frozen_random@reflections2", 8, 16, 0, 0.8)]
+    table = frontier_table(recorded(*made).runs)
+    assert [row(table, arm=arm)["floor"] for arm in arms] == pytest.approx([0.6, 0.8, 0.6, 0.6])
