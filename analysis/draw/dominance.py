@@ -28,8 +28,8 @@ _BUDGET_STYLES: dict[str, tuple[Any, str]] = {  # line and marker
     "unlimited": ("-", "o"),
 }
 _HOW_TO_READ = (
-    "in a cell: the winner, its size, how it is read, its {measure}; then the best of the other kind (dense or sparse)"
-    " minus the winner, same seeds, ±95 %;\ngrey: no better than the best random dictionary that fits, as far as these"
+    "in a cell: the winner (R: reflections), its size, how it is read, its {measure}; then the best of the other kind"
+    " (dense or sparse) minus the winner, same seeds, ±95 %;\ngrey: no better than the best random dictionary that fits, as far as these"
     " seeds can tell, which one seed cannot"
 )
 _PALE = "0.87"  # a cell whose winner is not above the floor
@@ -155,7 +155,8 @@ def _cell_text(row: dict[str, Any]) -> str:
 def _short_name(label: str) -> str:
     arm = arms.parse(label)
     name = arm.base.replace("dense_matched", "dense_m.").replace("_parameters", "_par").replace("_", " ")
-    return name + (f" {arm.basis}" if arm.basis else "") + (f" {arm.bits}-bit" if arm.bits else "")
+    basis = f" {arm.basis.replace('reflections', 'R')}" if arm.basis else ""  # the whole name would not fit a cell
+    return name + basis + (f" {arm.bits}-bit" if arm.bits else "")
 
 
 def _reading(row: dict[str, Any]) -> str:
