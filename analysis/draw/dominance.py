@@ -29,8 +29,8 @@ _BUDGET_STYLES: dict[str, tuple[Any, str]] = {  # line and marker
 }
 _HOW_TO_READ = (
     "in a cell: the winner (R: reflections), its size, how it is read, its {measure}; then the best of the other kind"
-    " (dense or sparse) minus the winner, same seeds, ±95 %;\ngrey: no better than the best random dictionary that fits,"
-    " as far as these seeds can tell, which one seed cannot"
+    " (dense or sparse) minus the winner, same seeds, ±95 %;\ngrey: no better than the best random dictionary that"
+    " fits, as far as these seeds can tell, which one seed cannot"
 )
 _PALE = "0.87"  # a cell whose winner is not above the floor
 _CELL = (0.96, 0.92)  # width and height of a cell; the distance between two is 1
