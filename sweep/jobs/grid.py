@@ -47,11 +47,12 @@ def cells(master: DictConfig, lists: Lists, arguments: Sequence[str], loader: Co
     for text in lists.sets or [""]:
         overrides, zips = apart(split(text))
         together = [zipped(inside, listed_by) for inside in (*lists.zips, *zips)]
-        taken = _keys_once([*(key_of(word) for word in overrides), *_keys(together)], given)
+        own_keys = [key_of(word) for word in overrides]
+        taken = _keys_once([*own_keys, *_keys(together)], given)
         for grid, chosen in selected(lists.grids, given):
             listed = {key: value for key, value in {**lists.params, **grid}.items() if key not in taken}
             moving = [*together, *(zipped(inside, listed_by) for inside in _texts(listed.pop(_ZIP, [])))]
-            _keys_once(_keys(moving), {} if taken else given)
+            _keys_once([*own_keys, *_keys(moving)], given)
             own = [f"{key}={value}" for key, value in listed.items() if key not in given or key in chosen]
             others = [choices[argument] for argument in arguments if key_of(argument) not in chosen]
             fixed = {values[0] for values in others if len(values) == 1}
