@@ -122,7 +122,7 @@ def dominance(records: Records, options: Options) -> list[Output]:
     cells = pd.MultiIndex.from_frame(part(readable("dominance", readings), CELL))
     shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
     panels = groups(shown, MODEL_LAYER_N)
-    name = "dominance" + ("" if options.measure == Options.measure else f"-{options.measure}")
+    name = _name_with_measure("dominance", options)
     names = [name if len(panels) == 1 else _name_with_panel(name, panel) for panel, _ in panels]
     figures = [dominance_figure(rows, measure.label) for _, rows in panels]
     outputs = [Output(one, rows, figure) for one, (_, rows), figure in zip(names, panels, figures, strict=True)]
@@ -140,7 +140,7 @@ def iso_bytes(records: Records, options: Options) -> list[Output]:
     measure = MEASURES[options.measure]
     every = measure.rows(records)
     table = iso_bytes_table(chosen(every, options), measure.column, every)
-    name = "iso_bytes" + ("" if options.measure == Options.measure else f"-{options.measure}")
+    name = _name_with_measure("iso_bytes", options)
     drawn = [(cell, rows) for cell, rows in groups(table, CELL) if column(rows, "difference").notna().any()]
     outputs = [Output(name, table)]
     for (*panel, k), rows in drawn:
@@ -165,6 +165,10 @@ def dominances(records: Records, options: Options) -> list[Output]:
     if not outputs:
         raise reasons[0]
     return outputs
+
+
+def _name_with_measure(name: str, options: Options) -> str:
+    return name + ("" if options.measure == Options.measure else f"-{options.measure}")
 
 
 def _name_with_panel(name: str, panel: tuple[Any, ...]) -> str:

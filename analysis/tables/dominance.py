@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Set
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -127,13 +127,8 @@ def dominance_table(
     Raises:
         NoRunsError: no record has artifact_bytes.
     """
-    known = where(readings, readings["artifact_bytes"].notna())
-    if known.empty:
-        raise NoRunsError("no record says how large its SAE file is")
-    rows: list[dict[str, object]] = []
-    frozen = only(readings if control is None else control, base_arm=FROZEN)
-    frozen = where(frozen, frozen["artifact_bytes"].notna())
-    random = {cell: candidates(found, y) for cell, found in groups(frozen, CELL)}
+    known, rows = of_known_size(readings), list[dict[str, object]]()
+    random = random_candidates(readings if control is None else control, y)
     is_pca = known["base_arm"] == PCA
     pca = {panel: candidates(found, y) for panel, found in groups(where(known, is_pca), MODEL_LAYER_N)}
     for cell, panel in groups(where(known, ~is_pca), CELL):
@@ -142,6 +137,20 @@ def dominance_table(
         found = _panel_rows(candidates(panel, y), others, dense_cost)
         rows += [{**dict(zip(CELL, cell, strict=True)), **row} for row in found]
     return pd.DataFrame(rows)
+
+
+def of_known_size(readings: pd.DataFrame) -> pd.DataFrame:
+    """Return the readings of runs whose file's size is known. Raises NoRunsError where there is none."""
+    known = where(readings, readings["artifact_bytes"].notna())
+    if known.empty:
+        raise NoRunsError("no record says how large its SAE file is")
+    return known
+
+
+def random_candidates(readings: pd.DataFrame, y: str) -> dict[tuple[Any, ...], list[Candidate]]:
+    """Return the random dictionaries of known size, by (model, layer, n, k)."""
+    frozen = only(readings, base_arm=FROZEN)
+    return {cell: candidates(rows, y) for cell, rows in groups(where(frozen, frozen["artifact_bytes"].notna()), CELL)}
 
 
 def candidates(panel: pd.DataFrame, y: str) -> list[Candidate]:

@@ -23,10 +23,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.arms import CONTROLS, DENSE, FROZEN, MATCHED, parse
-from analysis.frames import among, groups, only, where
-from analysis.read.sources import NoRunsError
-from analysis.tables.dominance import Candidate, candidates
+from analysis.arms import CONTROLS, DENSE, MATCHED, parse
+from analysis.frames import groups, where
+from analysis.tables.dominance import Candidate, candidates, of_known_size, random_candidates
 from analysis.tables.floor import Floor, beside
 from analysis.tables.pairs import CELL, paired
 from analysis.tables.stats import half_interval
@@ -72,23 +71,19 @@ def iso_bytes_table(
     Raises:
         NoRunsError: no record says how large its SAE file is.
     """
-    known = where(readings, readings["artifact_bytes"].notna())
-    if known.empty:
-        raise NoRunsError("no record says how large its SAE file is")
-    floors = known if control is None else where(control, control["artifact_bytes"].notna())
-    random = {cell: candidates(rows, y) for cell, rows in groups(only(floors, base_arm=FROZEN), CELL)}
+    random = random_candidates(readings if control is None else control, y)
     rows: list[dict[str, object]] = []
+    known = of_known_size(readings)
     for cell, panel in groups(where(known, ~known["base_arm"].isin(CONTROLS)), CELL):
         d_in, n = (int(panel[key].iloc[0]) for key in ("d_in", "n"))
         found = candidates(panel, y)
-        dense = candidates(among(panel, "base_arm", [*DENSE, *MATCHED]), y)
+        dense = [one for one in found if one.base_arm in (*DENSE, *MATCHED)]
         kinds = _Kinds([one for one in found if one.is_sparse], dense, random.get(cell, []))
-        seeds = _usual_seeds(found)
-        place = dict(zip(CELL, cell, strict=True))
+        place, seeds = dict(zip(CELL, cell, strict=True)), _usual_seeds(found)
         for values in VALUES:
             compared = kinds if values == ANY_BITS else _Kinds(*map(_of_32_bits, kinds))
-            found = _rows(compared, 4 * (d_in * n + n + d_in), seeds)
-            rows += [{**place, "values": values, **row} for row in found]
+            for row in _rows(compared, 4 * (d_in * n + n + d_in), seeds):
+                rows.append({**place, "values": values, **row})
     return pd.DataFrame(rows)
 
 
@@ -144,11 +139,9 @@ def _outcome(
         row |= one.columns(side, seeds) if one else dict[str, object]()
     apart = paired(sparse.by_seed, dense.by_seed) if sparse and dense else paired({}, {})
     row |= dict(zip(("difference", "difference_half_interval", "difference_seeds"), apart, strict=True))
-    for name, one in (("retained", sparse), ("retained_dense", dense)):
-        ratios = _ratios(one, full)
-        row[name] = mean(ratios) if ratios else np.nan
-        if name == "retained":
-            row |= {"retained_half_interval": half_interval(ratios), "retained_seeds": len(ratios)}
+    ratios, of_dense = _ratios(sparse, full), _ratios(dense, full)
+    row |= {"retained": mean(ratios) if ratios else np.nan, "retained_half_interval": half_interval(ratios)}
+    row |= {"retained_seeds": len(ratios), "retained_dense": mean(of_dense) if of_dense else np.nan}
     if sparse is None or floor is None:
         return row | {"floor": np.nan}
     return row | beside(sparse.mean_of(seeds), Floor(floor.d, floor.mean_of(seeds)))

@@ -152,7 +152,7 @@ def outcome(record: Record | None, folder: Path) -> str:
     if record is None:
         return "no record"
     if record["status"] != COMPLETE:
-        return failure(record, folder)
+        return f"failed: {failure(record, folder)}"
     metrics, seconds = record["metrics"], record["timings"]["total"]
     if record.get("kind") == RECOVERY:
         best = max((value, name) for name, value in metrics.items() if name.endswith("/exact_recovery"))
@@ -166,7 +166,7 @@ def outcome(record: Record | None, folder: Path) -> str:
 
 def failure(record: Record, folder: Path) -> str:
     """Return in one line why the run in `folder` failed, and which file has the traceback."""
-    return f"failed: {record.get('error', 'unknown error')} (traceback: {folder / LOG})"
+    return f"{record.get('error', 'unknown error')} (traceback: {folder / LOG})"
 
 
 def _record_time(runs_dir: Path, run_id: str) -> int | None:

@@ -188,5 +188,5 @@ def _unfinished(run: Planned, record: Record | None, cells: list[str], why: Mapp
     which = f"{run_id} {run.job.title}"
     if record is None or run_id in why:
         return [*cells, NOT_FINISHED], f"{NOT_FINISHED}: {which}" + (f": {why[run_id]}" if run_id in why else "")
-    said = failure(record, run_folder(run.job.runs_dir, run_id))
-    return [*cells, record["status"]], said.replace("failed:", f"failed: {which}:", 1)
+    why_failed = failure(record, run_folder(run.job.runs_dir, run_id))
+    return [*cells, record["status"]], f"failed: {which}: {why_failed}"
