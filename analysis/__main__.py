@@ -104,6 +104,15 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def summary(args: argparse.Namespace) -> int:
+    """Print the frontier in four sentences."""
+    from analysis.read.records import Records
+    from analysis.summary import summary as sentences
+
+    print("\n".join(sentences(_chosen_records(Records.read(_source(args)), args))))
+    return 0
+
+
 def pack(args: argparse.Namespace) -> int:
     """Write the records as one file and print how many they are."""
     from analysis.read.packing import pack as pack_records
@@ -158,6 +167,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("report", help="one HTML file to look around in: figures, tables, latents, runs")
     command.set_defaults(act=report)
     _drawing_options(command)
+    command = commands.add_parser("summary", help="the frontier in four sentences, made of the records")
+    command.set_defaults(act=summary, out=None)
+    _source_options(command)
+    _choice_options(command)
     _latents_parser(commands.add_parser("latents", help="the texts at which latents fire, as a page to read"))
     command = commands.add_parser("pack", help="write the records as one file that --runs takes")
     command.set_defaults(act=pack)
@@ -170,6 +183,11 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
     _source_options(command)
     command.add_argument("--out", type=Path, default=Path("figures"), help="where to write (default: figures)")
     command.add_argument("--arms", default="", metavar="A,B,C", help=_ARMS_HELP)
+    _choice_options(command)
+    command.set_defaults(x=None, y=_Y[0], published=False, pareto=False, measure=_MEASURES[0])
+
+
+def _choice_options(command: argparse.ArgumentParser) -> None:
     for key in ("layer", "k"):
         command.add_argument(
             f"--{key}", type=int, nargs="+", default=[], help=f"only runs of this {key}, or of several"
@@ -180,7 +198,6 @@ def _drawing_options(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="only runs in this CSV's column run_id, such as a search's trials.csv",
     )
-    command.set_defaults(x=None, y=_Y[0], published=False, pareto=False, measure=_MEASURES[0])
 
 
 def _source_options(command: argparse.ArgumentParser) -> None:

@@ -109,9 +109,18 @@ def display(label: str) -> str:
     """Return the arm's name for people."""
     arm = parse(label)
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
-    name += f" in {arm.basis}" if arm.basis else ""
+    name += f" {_in_words(arm.basis)}" if arm.basis else ""
     name += f", trained by {arm.pursuit}" if arm.pursuit else ""
     return name + (f", {arm.bits} bits" if arm.bits else "")
+
+
+def _in_words(basis: str) -> str:
+    """Return a basis for people: `behind 64 trained reflections`, `in fourier`, with the coordinates always on."""
+    name, _, always_on = basis.partition("_on")
+    kind, trained = name.removesuffix("_trained"), name.endswith("_trained")
+    number = kind.removeprefix("reflections")
+    words = f"behind {number} {'trained ' * trained}reflections" if number.isdecimal() else f"in {name}"
+    return words + (f", {always_on} always on" if always_on else "")
 
 
 def colour(label: str) -> str:

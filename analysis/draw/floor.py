@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.arms import FROZEN, PCA, SPARSE, TOPK, base
+from analysis.arms import FROZEN, PCA, SPARSE, TOPK, base, parse
 from analysis.frames import column, groups, only, where
 from analysis.tables.floor import LOWER_IS_BETTER
 
@@ -67,6 +67,8 @@ def draw_floors(
 def _lines(known: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """Return the rows of each line over the column `x`; none where a level says all that is known."""
     same_d = where(known, known["arm"].map(base).isin(SPARSE) & (known["d"] == known["floor_d"]))
+    in_neurons = where(same_d, [parse(arm).basis is None for arm in same_d["arm"]])
+    same_d = same_d if in_neurons.empty else in_neurons  # a random dictionary in another basis is another floor
     places = (known if same_d.empty and x not in _SIZES else same_d).drop_duplicates([x, "floor_d"]).sort_values(x)
     if x in _SIZES:
         return [places] if len(places) > 1 else []

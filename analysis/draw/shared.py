@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple, cast
 
 import matplotlib
@@ -39,6 +40,7 @@ LABELS = {
 _STORAGE = ("artifact_bytes", "learned_decoder_values")  # x axes on which the floor is a level
 _NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
 _DPI = 130
+_LEGEND_WIDTH = 34  # characters
 _SMALL = 0.02  # a difference in CE recovered: scales are linear up to here
 D_LABEL = "d: non-zero values per atom"
 
@@ -214,8 +216,11 @@ def panel_title(panel: Sequence[object], k: object = None) -> str:
 
 
 def legend(figure: Figure, handles: Iterable[Artist]) -> None:
-    """Put one legend for all panels into the right margin."""
-    figure.legend(handles=list(handles), fontsize=8.5, frameon=False, loc="outside right upper")
+    """Put one legend for all panels into the right margin; long names take several lines."""
+    entries = list(handles)
+    names = [str(entry.get_label()) for entry in entries]
+    labels = [name if "\n" in name else fill(name, _LEGEND_WIDTH) for name in names]
+    figure.legend(entries, labels, fontsize=8.5, frameon=False, loc="outside right upper")
 
 
 def log_ticks(axis: Axes, values: pd.Series) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pandas as pd
 
-from analysis.arms import CONTROLS, DENSE, PCA, SPARSE
-from analysis.frames import among, dicts, mean_by, part, plain, where
+from analysis.arms import CONTROLS, DENSE, FLOAT_BITS, PCA, SPARSE, parse
+from analysis.frames import among, dicts, groups, part, where
 from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL, MODEL_LAYER_N, all_differences, retained
 from analysis.tables.stats import over_seeds
@@ -22,7 +24,8 @@ Y_AXES = {
     "fvu": "fraction of variance unexplained",
 }
 REFERENCE_ARMS = DENSE  # they have no d, hence one point per k: a level to reach
-_ALWAYS = ("expander", "dense_matched", "dense_tied", "dense_warmtied", PCA)
+_ONE_SHOT = ("expander", "dense_matched", *DENSE[:2], PCA)
+_BY_PURSUIT = ("expander", "dense_matched")
 
 
 def frontier_table(
@@ -58,17 +61,34 @@ def at_every_k(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable_arms(runs: pd.DataFrame) -> list[str]:
-    """Return the arms that a figure shows by default: the expander, dense arms, PCA, and the best other support.
+    """Return the arms that a figure shows by default, which answer what preserves the most at a given size.
 
-    The best other support has the highest mean paired difference to the expander over the cells that both have. Random
-    dictionaries are none of these: figures draw them as the floor.
+    They are the expander and dense dictionaries of as many values, each trained one-shot and by the pursuit that trained
+    most expanders; the full dense dictionaries; PCA; and the best other sparse arm: in the cell (model, layer, n, k, d)
+    that most of these share with the one-shot expander it has the highest mean. Random dictionaries are none of these:
+    figures draw them as the floor.
     """
-    others = sorted(set(among(plain(runs), "arm", SPARSE)["arm"]) - {"expander", *CONTROLS})
+    always = [*_ONE_SHOT, *(f"{arm}+{pursuit}" for pursuit in _main_pursuit(runs) for arm in _BY_PURSUIT)]
+    sparse = where(runs, runs["base_arm"].isin(SPARSE) & ~runs["base_arm"].isin(CONTROLS) & (runs["bits"] == FLOAT_BITS))
+    others = [arm for arm in sorted(set(sparse["arm"])) if _unlike_expander(arm)]
     best: list[str] = []
     apart = all_differences(runs, others, ["expander"], "ce_recovered")
     if len(apart):
-        means = mean_by(apart, ["arm"], ["mean"])
-        best = [max(dicts(means), key=lambda row: row["mean"])["arm"]]
+        _, together = max(groups(apart, [*CELL, "d"]), key=lambda cell: len(cell[1]))
+        best = [max(dicts(together), key=lambda row: row["mean"])["arm"]]
     elif len(among(runs, "arm", ["expander"])) == 0:
         best = others
-    return [*_ALWAYS, *best]
+    return [*always, *best]
+
+
+def _main_pursuit(runs: pd.DataFrame) -> list[str]:
+    """Return the pursuit that trained most expanders, the first by name of those that trained as many; or none."""
+    names = [parse(arm) for arm in among(runs, "base_arm", ["expander"])["arm"]]
+    counts = Counter(arm.pursuit for arm in names if arm.pursuit and not arm.basis and not arm.bits)
+    return sorted(counts, key=lambda name: (-counts[name], name))[:1]
+
+
+def _unlike_expander(label: str) -> bool:
+    """Return whether more than the encoder sets an arm apart from the expander: its support or its basis."""
+    arm = parse(label)
+    return arm.base != "expander" or arm.basis is not None

@@ -41,7 +41,9 @@ def test_a_label_names_the_basis_of_its_atoms(encoder):
         spec = {"arm": "expander", "encoder": encoder, "basis": basis, "always_on": always_on}
         assert parse(arm.label) == described(spec) == Arm("expander", pursuit, None, named)
         assert parse(Quantised(arm, 4).label) == described({"bits": 4, "of": spec})
-    assert display("expander@reflections64+omp") == "expander in reflections64, trained by omp"
+    assert display("expander@reflections64+omp") == "expander behind 64 reflections, trained by omp"
+    assert display("expander@reflections32_trained_on16") == "expander behind 32 trained reflections, 16 always on"
+    assert display("dynamic@monarch") == "dynamic support in monarch"
     assert in_order(["expander+omp", "expander@fourier", "expander"]) == [
         "expander",
         "expander+omp",

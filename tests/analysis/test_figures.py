@@ -35,7 +35,7 @@ from tests.analysis.artists import (
 from tests.analysis.synthetic import DENSE, N
 
 TABLES = {"table1", "table2", "table3", "table7", "table10"}  # commands without a figure
-FRONTIER = ("expander", "dense_matched", "pca", "pruned_retuned")  # the frontier's arms beside the dense ones
+FRONTIER = ("expander", "dense_matched", "expander+mp_refit", "dense_matched+mp_refit", "pca", "pruned_retuned")  # the frontier's arms beside the dense ones
 LEVELS = ("dense_tied", "dense_warmtied")
 LEARNED = ("expander", "dense_matched", "dense_tied", "dense_warmtied", "pruned_retuned")
 READ = (*LEARNED, "frozen_random")  # base arms whose codes are read
