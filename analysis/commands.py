@@ -200,7 +200,7 @@ def _readings_to_draw(table: pd.DataFrame, records: Records, options: Options) -
     if options.arms:
         wanted = set(chosen(table, options)["arm"])
         return where(table, [arm in wanted or arms.base(arm) == arms.FROZEN for arm in table["arm"]])
-    return readable_readings(table, [*readable_arms(records.runs), arms.FROZEN], records.readings)
+    return readable_readings(table, readable_arms(records.runs))
 
 
 def certificates(records: Records, options: Options) -> list[Output]:

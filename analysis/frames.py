@@ -12,7 +12,7 @@ from analysis.arms import FLOAT_BITS, in_order
 
 def where(rows: pd.DataFrame, keep: Any) -> pd.DataFrame:
     """Return the rows where the boolean `keep` holds."""
-    return cast(pd.DataFrame, rows[keep])
+    return cast(pd.DataFrame, rows.loc[keep])  # rows[[]] would be no column in place of no row
 
 
 def only(rows: pd.DataFrame, **equal: object) -> pd.DataFrame:

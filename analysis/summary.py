@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import CONTROLS, PCA, SPARSE, TOPK, display, parse
-from analysis.frames import dicts, groups, only, where
+from analysis.frames import column, dicts, groups, only, where
 from analysis.read.records import Records
 from analysis.tables.frontier import frontier_table
 from analysis.tables.pairs import CELL
@@ -43,7 +43,7 @@ def summary(records: Records) -> list[str]:
 
 def _title(cell: tuple[Any, ...], table: pd.DataFrame) -> str:
     model, layer, n, k = cell
-    seeds = int(table["seeds"].max())
+    seeds = int(column(table, "seeds").max())
     intervals = "one seed, so no intervals" if seeds == 1 else f"up to {seeds} seeds, 95 % intervals"
     return f"CE recovered of {model} after block {layer}, n={n}, k={k} ({intervals}; 1: as the LM itself, 0: as zeros)"
 
@@ -54,7 +54,7 @@ def _size(table: pd.DataFrame) -> str:
         return "no trained dictionary was measured."
     best = _best(table)
     found = [f"of all, {_named(best)} preserves the most, {_mean(best)}"]
-    sizes = sorted(set(where(table, table["arm"].map(_is_sparse))["x"]))
+    sizes = sorted(set(_of_kind(table, sparse=True)["x"]))
     for size in dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1]) if len(sizes) > _LEVELS else sizes):
         small = where(table, table["x"] * _NEARLY >= size)
         found.append(f"1/{size:.2g}: {_named(_best(small))}, {_mean(_best(small))}")
@@ -72,9 +72,8 @@ def _cost(table: pd.DataFrame) -> str:
 
 
 def _duel(how: str, table: pd.DataFrame) -> str:
-    """Return at how many sizes of dense dictionaries the best sparse one of that size preserves more, and by how much."""
-    is_sparse = table["arm"].map(_is_sparse)
-    sparse, dense = where(table, is_sparse), where(table, ~is_sparse)
+    """Return at how many sizes of dense dictionaries a sparse one of that size preserves more, and by how much."""
+    sparse, dense = _of_kind(table, sparse=True), _of_kind(table, sparse=False)
     gains: list[float] = []
     for size in sorted(set(dense["x"])):
         fits = where(sparse, (sparse["x"] * _NEARLY >= size))
@@ -84,22 +83,24 @@ def _duel(how: str, table: pd.DataFrame) -> str:
     if not gains:
         return f"{how}, no sparse dictionary has the size of a dense one."
     won = sum(gain > 0 for gain in gains)
-    return f"{how}, sparse beats dense of equal size {won} of {len(gains)} times ({min(gains):+.3f} to {max(gains):+.3f})."
+    return (
+        f"{how}, sparse beats dense of equal size {won} of {len(gains)} times ({min(gains):+.3f} to {max(gains):+.3f})."
+    )
 
 
 def _floor(table: pd.DataFrame) -> str:
     """Return what a random dictionary preserves, per way of reading, and what training adds to it."""
-    sparse = where(table, table["arm"].map(_is_sparse))
+    sparse = _of_kind(table, sparse=True)
     known = where(sparse, sparse["floor"].notna())
     if known.empty:
         return "no random dictionary was measured, so nobody can say what training added: add sae=frozen_random."
     parts: list[str] = []
     for (reading,), rows in groups(known, ["reading"]):
-        gains = rows["mean"] - rows["floor"]
+        gains = column(rows, "mean") - column(rows, "floor")
         how = "one-shot" if reading == TOPK else f"by {reading}"
-        scores, added = _span(rows["floor"]), _span(gains)
+        scores, added = _span(column(rows, "floor")), _span(gains)
         parts.append(f"read {how} {scores}, training adds {added}")
-    unclear = int((known["mean"] - known["floor"] <= known["resolvable"]).sum())
+    unclear = sum(row["mean"] - row["floor"] <= row["resolvable"] for row in dicts(known))
     doubt = f" {unclear} of {len(known)} are not above it with these seeds." if unclear else ""
     return f"a random dictionary, which stores one bias vector, preserves: {'; '.join(parts)}.{doubt}"
 
@@ -110,11 +111,13 @@ def _next(table: pd.DataFrame, cell: tuple[Any, ...]) -> str:
     of = f"python -m sweep -m layer={layer} k={k}"
     labels = [parse(arm) for arm in table["arm"]]
     if not any(arm.pursuit for arm in labels):
-        return f"train by pursuit, which reads sparse atoms better: {of} sae=expander,frozen_random sae.encoder=mp_refit"
+        return (
+            f"train by pursuit, which reads sparse atoms better: {of} sae=expander,frozen_random sae.encoder=mp_refit"
+        )
     if not any(arm.base == "dynamic" and arm.basis for arm in labels):
         arms = "sae=dynamic,frozen_random sae.basis=reflections64 sae.encoder=mp_refit"
         return f"learn the support, in a basis of principal directions: {of} {arms}"
-    if table["seeds"].max() < 3:
+    if int(column(table, "seeds").max()) < 3:
         return "more seeds, for intervals: the same command with seed=0,1,2"
     return "what latents stand for, which fidelity does not tell: python -m sweep experiment=meaning/synthetic"
 
@@ -125,6 +128,10 @@ def _best(table: pd.DataFrame) -> dict[str, Any]:
 
 def _is_sparse(arm: str) -> bool:
     return parse(arm).base in SPARSE
+
+
+def _of_kind(table: pd.DataFrame, sparse: bool) -> pd.DataFrame:
+    return where(table, [_is_sparse(arm) == sparse for arm in table["arm"]])
 
 
 def _named(row: dict[str, Any]) -> str:

@@ -63,13 +63,15 @@ def at_every_k(runs: pd.DataFrame) -> pd.DataFrame:
 def readable_arms(runs: pd.DataFrame) -> list[str]:
     """Return the arms that a figure shows by default, which answer what preserves the most at a given size.
 
-    They are the expander and dense dictionaries of as many values, each trained one-shot and by the pursuit that trained
-    most expanders; the full dense dictionaries; PCA; and the best other sparse arm: in the cell (model, layer, n, k, d)
-    that most of these share with the one-shot expander it has the highest mean. Random dictionaries are none of these:
-    figures draw them as the floor.
+    They are the expander and dense dictionaries of as many values, each trained one-shot and by the pursuit that
+    trained most expanders; the full dense dictionaries; PCA; and the best other sparse arm. That one has the highest
+    mean in the cell (model, layer, n, k, d) that most of these arms share with the one-shot expander. Random
+    dictionaries are none of these: figures draw them as the floor.
     """
     always = [*_ONE_SHOT, *(f"{arm}+{pursuit}" for pursuit in _main_pursuit(runs) for arm in _BY_PURSUIT)]
-    sparse = where(runs, runs["base_arm"].isin(SPARSE) & ~runs["base_arm"].isin(CONTROLS) & (runs["bits"] == FLOAT_BITS))
+    sparse = where(
+        runs, runs["base_arm"].isin(SPARSE) & ~runs["base_arm"].isin(CONTROLS) & (runs["bits"] == FLOAT_BITS)
+    )
     others = [arm for arm in sorted(set(sparse["arm"])) if _unlike_expander(arm)]
     best: list[str] = []
     apart = all_differences(runs, others, ["expander"], "ce_recovered")

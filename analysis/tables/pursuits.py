@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.arms import FLOAT_BITS, PCA
-from analysis.frames import among, dicts, only, where
+from analysis.arms import DENSE, FROZEN, PCA, parse
+from analysis.frames import among, dicts, only
 from analysis.read.sources import NoRunsError
 from analysis.tables.floor import with_floor
 from analysis.tables.stats import half_interval, over_seeds
@@ -35,16 +35,15 @@ def amortisation_table(rows: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFr
     return with_floor(table, rows, y)
 
 
-def readable_readings(table: pd.DataFrame, bases: list[str], readings: pd.DataFrame) -> pd.DataFrame:
+def readable_readings(table: pd.DataFrame, labels: list[str]) -> pd.DataFrame:
     """Return the rows of `table` that a figure of readings shows by default, or all rows where there are none of these.
 
-    They are of the base arms `bases`, trained in any way and not rounded; PCA has no codes to read.
-
-    Args:
-        readings: the readings that `table` was made from, which have the arms' parts.
+    They are of the arms `labels`, and of random and full dense dictionaries trained in the same ways; PCA has no codes
+    to read.
     """
-    unrounded = among(only(readings, bits=FLOAT_BITS), "base_arm", bases)
-    drawn = among(table, "arm", list(set(where(unrounded, unrounded["base_arm"] != PCA)["arm"])))
+    pursuits = {arm.pursuit for arm in map(parse, labels) if arm.base == "expander" and arm.pursuit}
+    trained = [f"{arm}+{pursuit}" for pursuit in sorted(pursuits) for arm in (FROZEN, *DENSE)]
+    drawn = among(table, "arm", [label for label in (*labels, FROZEN, *trained) if label != PCA])
     return table if drawn.empty else drawn
 
 

@@ -35,10 +35,18 @@ from tests.analysis.artists import (
 from tests.analysis.synthetic import DENSE, N
 
 TABLES = {"table1", "table2", "table3", "table7", "table10"}  # commands without a figure
-FRONTIER = ("expander", "dense_matched", "expander+mp_refit", "dense_matched+mp_refit", "pca", "pruned_retuned")  # the frontier's arms beside the dense ones
+FRONTIER = (
+    "expander",
+    "dense_matched",
+    "expander+mp_refit",
+    "dense_matched+mp_refit",
+    "pca",
+    "pruned_retuned",
+)  # the frontier's arms beside the dense ones
 LEVELS = ("dense_tied", "dense_warmtied")
-LEARNED = ("expander", "dense_matched", "dense_tied", "dense_warmtied", "pruned_retuned")
-READ = (*LEARNED, "frozen_random")  # base arms whose codes are read
+LEARNED = (*FRONTIER, "dense_tied", "dense_warmtied")
+TRAINED_BY_PURSUIT = tuple(f"{arm}+mp_refit" for arm in ("dense_tied", "dense_warmtied", "frozen_random"))
+READ = (*(arm for arm in LEARNED if arm != "pca"), "frozen_random", *TRAINED_BY_PURSUIT)  # arms whose codes are read
 
 
 class Bars(NamedTuple):
@@ -240,7 +248,7 @@ def readings(table, panel):
     Rounded arms are not shown, nor one-shot readings of dictionaries trained by pursuit, which would set every scale.
     """
     rows = only(table, **panel._asdict())
-    rows = among(rows, "arm", [*READ, "expander+mp_refit", "dense_tied+mp_refit", "dense_matched+mp_refit"])
+    rows = among(rows, "arm", READ)
     return where(rows, ~(rows["arm"].str.endswith("+mp_refit") & (rows["inference"] == "topk")))
 
 
@@ -384,7 +392,7 @@ def check_learning_curves(output, records):
         rows = among(where(rows, rows["d"].isna() | (rows["d"] == 8)), "arm", LEARNED)
         same(points(axis), columns(rows, "tokens", "mean"))
         bands = [band for band in axis.collections if band.get_gid() != FLOOR_ID]
-        assert len(data_lines(axis)) == len(bands) == 5 and axis.get_xlabel() == "training tokens"
+        assert len(data_lines(axis)) == len(bands) == 7 and axis.get_xlabel() == "training tokens"
         random = only(output.table, what=names[label], arm="frozen_random", d=8, **panel_of(axis)._asdict())
         same(floor_points(axis), columns(random, "tokens", "mean"))
         first = rows.sort_values(["arm", "tokens"]).iloc[0]

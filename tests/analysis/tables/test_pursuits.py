@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from analysis.frames import where
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.pursuits import (
@@ -90,9 +91,11 @@ def test_recovery_is_a_mean_over_seeds_and_kept_apart_from_saes(runs, capsys):
 
 def test_a_figure_shows_arms_of_both_ways_of_training_and_none_rounded(records):
     table = amortisation_table(records.readings)
-    shown = set(readable_readings(table, ["expander", "dense_tied", "pca"], records.readings)["arm"])
-    assert shown == {"expander", "expander+mp_refit", "dense_tied", "dense_tied+mp_refit"}
-    assert len(readable_readings(table, ["no such arm"], records.readings)) == len(table)
+    shown = set(readable_readings(table, ["expander", "expander+mp_refit", "dense_tied", "pca"])["arm"])
+    assert shown == {"expander", "expander+mp_refit", "dense_tied", "dense_tied+mp_refit", "frozen_random"}
+    assert set(readable_readings(table, ["no such arm"])["arm"]) == {"frozen_random"}
+    without = where(table, ~table["arm"].str.startswith("frozen"))
+    assert len(readable_readings(without, ["no such arm"])) == len(without)
 
 
 def test_records_without_synthetic_runs_are_an_error(recorded):

@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+import sweep.launch  # noqa: F401  (registers the resolver of the folders' names)
 from sweep.machine.workers import (
     Workers,
     default_worker_count,
