@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from sae_core.dictionary import Dictionary
 from sae_core.encoders import Encoder, OwnTopK
-from sae_core.kernels.dispatch import get_backend
+from sae_core.kernels.dispatch import Backend, get_backend
 
 
 class SAEOutput(NamedTuple):
@@ -76,7 +76,7 @@ class SAE(nn.Module):
 
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices) of h (tokens, d_in), each (tokens, k + R); R coordinates are always on."""
-        return self._encode(self._coordinates(h), self._atoms())
+        return self._encode(self.coordinates(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return the reconstruction (tokens, d_in), in the input's units, that `encode`'s result makes."""
@@ -85,7 +85,7 @@ class SAE(nn.Module):
     def forward(self, h: torch.Tensor) -> SAEOutput:
         """Encode and decode h (tokens, d_in); the atoms are normalised once for both."""
         atoms = self._atoms()
-        codes, indices = self._encode(self._coordinates(h), atoms)
+        codes, indices = self._encode(self.coordinates(h), atoms)
         return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
 
     def residual(self, h: torch.Tensor) -> SAEResidual:
@@ -102,20 +102,22 @@ class SAE(nn.Module):
         They are as long as the residual, so that their loss is the same, and so is its gradient. Training uses them:
         it saves the way out of the basis, and with a basis that stays fixed there is no way back through it either.
         """
-        atoms, u, dictionary = self._atoms(), self._coordinates(h), self.dictionary
-        codes, indices = self._pick(u, atoms)
-        left = self._kernels().residual(u, codes, indices, atoms, dictionary.support)
+        atoms, u, dictionary = self._atoms(), self.coordinates(h), self.dictionary
+        codes, indices = self.pick(u, atoms)
+        left = self.kernels.residual(u, codes, indices, atoms, dictionary.support)
         if dictionary.always_on:
             left = torch.cat((torch.zeros_like(left[:, : dictionary.always_on]), left[:, dictionary.always_on :]), 1)
-        return SAEResidual(left, *self._with_always_on(u, codes, indices))
+        return SAEResidual(left, *self.with_always_on(u, codes, indices))
 
-    def _kernels(self):
+    @property
+    def kernels(self) -> Backend:
+        """The backend that computes on this SAE's device."""
         return get_backend(self.backend, self.b_dec.device)
 
     def _atoms(self) -> torch.Tensor:
         return self.dictionary.unit_values(self.backend)
 
-    def _coordinates(self, h: torch.Tensor) -> torch.Tensor:
+    def coordinates(self, h: torch.Tensor) -> torch.Tensor:
         """Return Qx = s * Qh - Q b_dec, the centred activations' coordinates in the dictionary's basis: (tokens, d_in).
 
         Activations are turned before they are centred, so that the gradient of b_dec turns one row and not all.
@@ -127,12 +129,13 @@ class SAE(nn.Module):
         return _Centre.apply(turned, self.scale, basis.into(shift.view(1, -1)).view(-1))  # type: ignore[return-value]
 
     def _encode(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._with_always_on(u, *self._pick(u, atoms))
+        return self.with_always_on(u, *self.pick(u, atoms))
 
-    def _pick(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.encoder(u, atoms, self.dictionary.support, self.k, self._kernels())
+    def pick(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes, indices), each (tokens, k), of coordinates u on unit atoms (n_latents, degree)."""
+        return self.encoder(u, atoms, self.dictionary.support, self.k, self.kernels)
 
-    def _with_always_on(
+    def with_always_on(
         self, u: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the coordinates that are always on to the codes of the atoms picked, and the latents that they are."""
@@ -144,7 +147,7 @@ class SAE(nn.Module):
 
     def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
         dictionary, k = self.dictionary, self.k
-        scaled = self._kernels().decode(codes[:, :k], indices[:, :k], atoms, dictionary.support, dictionary.d_in)
+        scaled = self.kernels.decode(codes[:, :k], indices[:, :k], atoms, dictionary.support, dictionary.d_in)
         if dictionary.always_on:
             scaled = torch.cat((codes[:, k:], scaled[:, dictionary.always_on :]), 1)
         return (dictionary.basis.out_of(scaled) + self.b_dec) / self.scale

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from sae_core.losses import squared_errors
+from sae_core.gradients import loss_gradients
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE, SAEResidual
 from sweep.train.config import TrainConfig, TrainingError
@@ -137,13 +137,10 @@ def train_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    output = sae.residual_coordinates(h)
-    errors = squared_errors(output.residual)
-    optimizer.zero_grad(set_to_none=True)
-    errors.mean().backward()
+    output, errors = loss_gradients(sae, h)
     torch.nn.utils.clip_grad_norm_(sae.parameters(), grad_clip)
     optimizer.step()
-    return SAEResidual(*(part.detach() for part in output)), errors.detach()
+    return output, errors
 
 
 def _mean_loss(losses: list[torch.Tensor], done: int) -> float:
