@@ -112,6 +112,18 @@ def check_python(arguments: list[str], place: Path) -> None:
         raise RottenError(f"no rule knows python -m {module}")
 
 
+def check_eval(arguments: list[str], place: Path) -> None:
+    """Check the command whose output the shell is told to run: eval "$(...)"."""
+    (asked,) = arguments
+    program, *given = shlex.split(asked.removeprefix("$(").removesuffix(")"))
+    PROGRAMS[program](given, place)
+
+
+def without_arguments(arguments: list[str], place: Path) -> None:
+    if arguments:
+        raise RottenError(f"{shlex.join(arguments)}: this command takes no arguments")
+
+
 def by_other_programs(arguments: list[str], place: Path) -> None:
     """Accept a command of a program that is not ours."""
 
@@ -224,6 +236,7 @@ def _on_this_machine(word: str, place: Path) -> str:
 
 MODULES: dict[str, Callable[[list[str], Path], None]] = {
     "sweep": check_sweep,
+    "sweep.completion": without_arguments,
     "sweep.evaluate": check_evaluate,
     "sweep.retry": parsed_by("sweep.retry"),
     "sweep.stability": check_stability,
@@ -235,6 +248,7 @@ MODULES: dict[str, Callable[[list[str], Path], None]] = {
 PROGRAMS: dict[str, Callable[[list[str], Path], None]] = {
     "make": check_make,
     "pip": check_pip,
+    "eval": check_eval,
     "python": check_python,
     "source": by_other_programs,
     "wandb": by_other_programs,
