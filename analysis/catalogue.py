@@ -37,6 +37,7 @@ CATALOGUE = {
         "commands", "dominance", "the arm that preserves the most at given stored bytes and multiply-adds"
     ),
     "iso_bytes": Entry("commands", "iso_bytes", "the best sparse and the best dense dictionary at equal stored bytes"),
+    "iso_storage": Entry("commands", "iso_storage", "more atoms or fuller ones, at equal decoder values"),
     "wins": Entry("commands", "wins", "arm against arm: paired difference, cells won of cells"),
     "matched": Entry("commands", "matched", "expander against dense at equal values, parameters and bytes"),
     "supports": Entry("commands", "supports", "every kind of support, and its difference to the expander's"),

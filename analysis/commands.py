@@ -44,6 +44,7 @@ from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, frontier_table, readable_arms
 from analysis.tables.iso_bytes import iso_bytes_table
+from analysis.tables.iso_storage import iso_storage_table
 from analysis.tables.latents import summary_table
 from analysis.tables.meaning import check_comparable, meaning_table
 from analysis.tables.measures import MEASURES
@@ -322,6 +323,14 @@ def layers(records: Records, options: Options) -> list[Output]:
     x_label = "layer (residual stream after this block)"
     figure = lines_figure(shown, "at_layer", x_label, _styles_by_degree(shown), ["arm", "d"], log_x=False)
     return [Output("layers", table, figure)]
+
+
+def iso_storage(records: Records, options: Options) -> list[Output]:
+    """Return CE recovered against the number of atoms, of sparse dictionaries with as many decoder values."""
+    table = iso_storage_table(chosen(records.runs, options), records.runs)
+    # The number of atoms is the axis: in place of n, a panel's title has the values that d*n atoms share.
+    shown = table.assign(n=[f"{values:,} / d" for values in table["values"]], what="ce_recovered")
+    return [Output("iso_storage", table, lines_figure(shown, "n_latents", "n: atoms, of d = d*n / n values each"))]
 
 
 def seeds(records: Records, options: Options) -> list[Output]:

@@ -14,6 +14,7 @@ from sae_core.inference import ENCODER, REFIT
 from sae_core.pursuit.solvers import block_of, prefixes_of, steps_of
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import NO_SUPPORT, Layout
+from sae_core.theory import MANY, SOME
 from sweep.store.metric_names import PROBING
 
 # Factors of a training step. They are fitted to 72 steps of 256 tokens on one core (m=64..1024, n=512..8192, d=3..60
@@ -123,7 +124,8 @@ def codes_work(layout: Layout, k: int, inference: str) -> float:
 
 def examination_work(layout: Layout, k: int, tokens: int) -> float:
     """Return the work of finding codes once more and of comparing the atoms (`sae_core.theory`), in ns."""
-    pairs = layout.n_latents**2
+    n = layout.n_latents
+    pairs = n * (n if n <= MANY else SOME)
     atoms = _DENSE_PAIR * pairs if layout.support == NO_SUPPORT else _ATOM_SETS + _SPARSE_PAIR * pairs
     return tokens * codes_work(layout, k, ENCODER) + atoms
 

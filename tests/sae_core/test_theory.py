@@ -46,6 +46,20 @@ def test_pairs_that_share_two_rows_are_counted_as_by_a_walk_over_all_pairs(degre
     assert theory.pairs_sharing_two_rows(dictionary) == wanted
 
 
+@pytest.mark.parametrize("dictionary", [sparse(3), DenseDictionary(M, N, torch.Generator().manual_seed(0)).double()])
+def test_of_very_many_atoms_some_are_compared_with_all_and_the_record_says_so(dictionary, monkeypatch):
+    whole, pairs = theory.babel(dictionary, 3), theory.pairs_sharing_two_rows(dictionary)
+    monkeypatch.setattr(theory, "MANY", N - 1)
+    monkeypatch.setattr(theory, "SOME", 15)
+    some = theory.babel(dictionary, 3)
+    assert (some <= whole + 1e-12).all() and float(some[0]) > 0.5 * float(whole[0])
+    assert theory.pairs_sharing_two_rows(dictionary) == pytest.approx(pairs, rel=0.6)
+    found = theory.theory_measures(dictionary, torch.arange(12).view(3, 4))
+    assert found["coherence"]["kind"] == found["babel"]["kind"] == "bound" and found["flatness_max"]["kind"] == "exact"
+    if dictionary.support is not None:
+        assert found["pairs_sharing_two_rows"]["kind"] == "estimate"
+
+
 def test_flatness_is_one_for_equal_entries_and_sqrt_d_for_a_single_one():
     dictionary = sparse(4)
     with torch.no_grad():
