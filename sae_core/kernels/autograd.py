@@ -9,6 +9,8 @@ three sums that a backend offers, over the k active latents of each token only:
 
 A tied weight is an input of both; autograd adds its two contributions, and the unit norm passes their sum on.
 
+Atoms that use only the first rows are dense on these: a backend is given that part of x, and sees nothing of the rest.
+
 Pursuits have no gradient: where their codes minimise the loss on the picked atoms, moving the codes changes nothing to
 first order (the envelope theorem), and decode's gradient to the values is the whole gradient.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -28,7 +31,7 @@ class Kernels(Protocol):
     """The six functions of a backend, on contiguous tensors of one device and float dtype; no gradients are tracked.
 
     Shapes: x, y (tokens, d_in); values (n_latents, degree); support int64 of that shape, rows in 0..d_in-1, or None
-    for dense atoms; bias (n_latents,); weights and indices (tokens, k), indices in 0..n_latents-1.
+    for dense atoms, of degree d_in; bias (n_latents,); weights and indices (tokens, k), indices in 0..n_latents-1.
     """
 
     def encode_topk(
@@ -117,6 +120,7 @@ class Differentiable:
         check_selection(x, values, support, k, bias=bias)
         if bias.shape != values.shape[:1]:
             raise ValueError(f"bias {tuple(bias.shape)} must be ({len(values)},)")
+        x = _used_rows(x, values, support)
         return _EncodeTopK.apply(self.kernels, x, values, support, bias, k)  # type: ignore[return-value]
 
     def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
@@ -128,7 +132,9 @@ class Differentiable:
         """
         check_picks(codes, indices)
         check_atoms(values, support, d_in, codes=codes)
-        return _Decode.apply(self.kernels, None, codes, indices, values, support, d_in)  # type: ignore[return-value]
+        rows = d_in if support is not None else values.shape[1]
+        out: Tensor = _Decode.apply(self.kernels, None, codes, indices, values, support, rows)  # type: ignore[assignment]
+        return out if rows == d_in else F.pad(out, (0, d_in - rows))
 
     def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """Compute what `reference.residual` defines; raises the errors of `decode`."""
@@ -136,12 +142,16 @@ class Differentiable:
         check_atoms(values, support, x.shape[-1], codes=codes, x=x)
         if x.ndim != 2 or len(x) != len(codes):
             raise ValueError(f"x {tuple(x.shape)} must be ({len(codes)}, d_in), as many tokens as codes")
-        return _Decode.apply(self.kernels, x, codes, indices, values, support, x.shape[1])  # type: ignore[return-value]
+        used = _used_rows(x, values, support)
+        rows = used.shape[1]
+        left: Tensor = _Decode.apply(self.kernels, used, codes, indices, values, support, rows)  # type: ignore[assignment]
+        return left if rows == x.shape[1] else torch.cat((left, x[:, rows:]), 1)
 
     @torch.no_grad()
     def atom_products(self, y: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """Compute what `Kernels.atom_products` defines, without a gradient. Raises ValueError for a wrong shape."""
         check_targets(y, indices, values, support)
+        y = _used_rows(y, values, support)
         return self.kernels.atom_products(
             y.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
         )
@@ -158,7 +168,7 @@ class Differentiable:
         check_selection(x, values, support, k)
         if block < 1:
             raise ValueError(f"block={block} must be at least 1")
-        x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
+        x, values, support = _used_rows(x, values, support).contiguous(), values.contiguous(), _contiguous(support)
         codes, indices = self.pursuits.gomp(x, values, support, k, min(block, k), signed)
         return _nan_if_atoms_are_not_finite(codes, values), indices
 
@@ -172,7 +182,7 @@ class Differentiable:
             ValueError: a tensor is of a wrong shape, dtype or device, or k is outside 1..n_latents.
         """
         check_selection(x, values, support, k)
-        x, values, support = x.contiguous(), values.contiguous(), _contiguous(support)
+        x, values, support = _used_rows(x, values, support).contiguous(), values.contiguous(), _contiguous(support)
         codes, indices = self.pursuits.matching_pursuit(x, values, support, k, signed, refit)
         return _nan_if_atoms_are_not_finite(codes, values), indices
 
@@ -185,7 +195,8 @@ class Differentiable:
             IndexError: a pick is no latent.
         """
         check_targets(x, indices, values, support)
-        x, indices, values, support = x.contiguous(), indices.contiguous(), values.contiguous(), _contiguous(support)
+        x, indices = _used_rows(x, values, support).contiguous(), indices.contiguous()
+        values, support = values.contiguous(), _contiguous(support)
         return _nan_if_atoms_are_not_finite(self.pursuits.refit(x, indices, values, support), values)
 
     def unit_norm(self, values: Tensor) -> Tensor:
@@ -200,6 +211,11 @@ def _nan_if_atoms_are_not_finite(codes: Tensor, values: Tensor) -> Tensor:
     A search that merely skipped such an atom would make a diverged dictionary look healthy.
     """
     return codes.masked_fill(~torch.isfinite(values).all(), float("nan"))
+
+
+def _used_rows(x: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+    """Return the rows of x that atoms without a support use, the first `degree`: (tokens, degree); else all."""
+    return x if support is not None else x[:, : values.shape[1]]
 
 
 def _contiguous(support: Tensor | None) -> Tensor | None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 def check_atoms(values: Tensor, support: Tensor | None, d_in: int, **floats: Tensor) -> None:
     """Raise ValueError unless values and support make atoms in R^d_in, and `floats` are of their dtype and device."""
-    if values.ndim != 2 or not values.is_floating_point() or (support is None and values.shape[1] != d_in):
-        columns = "degree" if support is not None else f"d_in={d_in}"
+    if values.ndim != 2 or not values.is_floating_point() or (support is None and values.shape[1] > d_in):
+        columns = "degree" if support is not None else f"at most d_in={d_in}"
         raise ValueError(f"values {tuple(values.shape)} of {values.dtype} must be floats (n_latents, {columns})")
     if support is not None and (
         support.shape != values.shape or support.dtype != torch.int64 or support.device != values.device

@@ -1,12 +1,13 @@
 """The definition of every operation: dense, differentiable by autograd, in any dtype. Never used in training.
 
-Shapes: x (tokens, d_in), values (n_latents, degree), support (n_latents, degree) or None for dense atoms
-(degree = d_in), bias (n_latents,), codes and indices (tokens, k).
+Shapes: x (tokens, d_in), values (n_latents, degree), support (n_latents, degree) or None for atoms that use the first
+`degree` rows (all d_in of them where atoms are dense), bias (n_latents,), codes and indices (tokens, k).
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from sae_core.pursuit import reference as pursuit
 
@@ -14,7 +15,7 @@ from sae_core.pursuit import reference as pursuit
 def densify(values: torch.Tensor, support: torch.Tensor | None, d_in: int) -> torch.Tensor:
     """Return the atoms as a dense (n_latents, d_in) matrix."""
     if support is None:
-        return values
+        return values if values.shape[1] == d_in else F.pad(values, (0, d_in - values.shape[1]))
     return values.new_zeros(len(values), d_in).scatter(1, support, values)
 
 

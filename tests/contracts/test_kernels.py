@@ -15,7 +15,8 @@ from sae_core.supports import expander_support
 
 CPU = torch.device("cpu")
 FAST = [name for name in BACKENDS if name != "reference" and why_unavailable(name, CPU) is None]
-# Each is (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=1, d=m, k=1, k=n, one token.
+# Each is (tokens, d_in, n_latents, degree, k): odd sizes, d=1, d=m, k=1, k=n, one token. A degree of None makes dense
+# atoms, and one of -5 atoms that are dense on the first 5 rows.
 SHAPES = [
     (7, 13, 29, 3, 5),
     (33, 16, 64, 1, 4),
@@ -26,15 +27,17 @@ SHAPES = [
     (17, 9, 21, None, 4),
     (4, 7, 12, None, 12),
     (3, 70_001, 11, 2, 4),  # more rows than 16 bits count
+    (8, 13, 19, -5, 4),
+    (5, 6, 15, -1, 3),
 ]
 
 
 def problem(tokens, d_in, n_latents, degree, dtype=torch.float64, seed=0):
-    """Random inputs of encode_topk: x, values, support (None for dense atoms), bias."""
+    """Random inputs of encode_topk: x, values, support (None where atoms use the first rows), bias."""
     g = torch.Generator().manual_seed(seed)
-    support = None if degree is None else expander_support(d_in, n_latents, degree, seed)
+    support = None if degree is None or degree < 0 else expander_support(d_in, n_latents, degree, seed)
     x = torch.randn(tokens, d_in, generator=g, dtype=torch.float64).to(dtype)
-    values = torch.randn(n_latents, degree or d_in, generator=g, dtype=torch.float64).to(dtype)
+    values = torch.randn(n_latents, abs(degree or d_in), generator=g, dtype=torch.float64).to(dtype)
     bias = torch.randn(n_latents, generator=g, dtype=torch.float64).to(dtype)
     return x, values, support, bias
 
@@ -86,7 +89,7 @@ def test_decode_and_every_gradient_are_those_of_the_reference(backend, tokens, d
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("degree", [1, 3, None])
+@pytest.mark.parametrize("degree", [1, 3, -6, None])
 def test_residual_unit_norm_and_every_gradient_are_those_of_the_reference(backend, degree):
     """This is the whole objective: both uses of a tied weight, its norm, and an upstream gradient of the codes too."""
     x, values, support, bias = problem(9, 16, 30, degree)
@@ -106,7 +109,7 @@ def test_residual_unit_norm_and_every_gradient_are_those_of_the_reference(backen
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("degree", [3, None])
+@pytest.mark.parametrize("degree", [3, -4, None])
 def test_gradients_are_those_of_finite_differences(backend, degree):
     x, values, support, bias = problem(2, 6, 7, degree)
     for tensor in (x, values, bias):
@@ -131,7 +134,7 @@ def test_ties_pick_distinct_latents_of_equal_value(backend, degree):
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("degree", [3, None])
+@pytest.mark.parametrize("degree", [3, -4, None])
 def test_results_do_not_read_uninitialised_memory(backend, degree, monkeypatch):
     empty, empty_like = torch.empty, torch.empty_like
 
@@ -154,7 +157,7 @@ def test_results_do_not_read_uninitialised_memory(backend, degree, monkeypatch):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("degree", [7, None])
+@pytest.mark.parametrize("degree", [7, -9, None])
 def test_the_error_is_at_most_twice_that_of_plain_pytorch(backend, dtype, degree):
     """Both are held against float64, on the backend's own picks, because rounding may change which latents win."""
     x, values, support, bias = problem(64, 48, 96, degree)

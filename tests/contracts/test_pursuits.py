@@ -30,8 +30,9 @@ PURSUITS = {
 INEXACT = ("mp", "mp_magnitude", "mp_cg2")  # their codes are not those of least squares
 each_backend = pytest.mark.parametrize("backend", FAST)
 each_pursuit = pytest.mark.parametrize("name", PURSUITS)
-# Each is (tokens, d_in, n_latents, degree or None for dense atoms, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one
-# token, and degrees below and above d_in / 24, from where on making correlations anew is cheaper than changing them.
+# Each is (tokens, d_in, n_latents, degree, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token, and degrees below
+# and above d_in / 24, from where on making correlations anew is cheaper than changing them. A degree of None makes dense
+# atoms, and one of -6 atoms that are dense on the first 6 rows.
 SHAPES = [
     (7, 26, 29, 3, 5),
     (5, 11, 17, 11, 3),
@@ -43,15 +44,16 @@ SHAPES = [
     (4, 7, 12, None, 12),
     (40, 150, 300, 5, 12),
     (3, 70_001, 40, 2, 4),  # more rows than 16 bits count
+    (9, 13, 22, -6, 4),
 ]
 
 
 def problem(tokens, d_in, n_latents, degree, dtype=torch.float64, seed=0):
-    """Random targets, the values of unit atoms, and their support (None for dense atoms)."""
+    """Random targets, the values of unit atoms, and their support (None where atoms use the first rows)."""
     g = torch.Generator().manual_seed(seed)
-    support = None if degree is None else expander_support(d_in, n_latents, degree, seed)
+    support = None if degree is None or degree < 0 else expander_support(d_in, n_latents, degree, seed)
     x = torch.randn(tokens, d_in, generator=g, dtype=torch.float64)
-    values = torch.randn(n_latents, degree or d_in, generator=g, dtype=torch.float64)
+    values = torch.randn(n_latents, abs(degree or d_in), generator=g, dtype=torch.float64)
     return x.to(dtype), torch.nn.functional.normalize(values, dim=1).to(dtype), support
 
 
@@ -95,7 +97,7 @@ def test_pursuits_composed_of_gpu_kernels_are_those_of_the_reference(name):
 
 
 @each_backend
-@pytest.mark.parametrize("degree", [3, None])
+@pytest.mark.parametrize("degree", [3, -8, None])
 @pytest.mark.parametrize("kind", ["random", "twice", "beyond_rank"])
 def test_refit_is_least_squares_on_any_picks(backend, degree, kind):
     x, values, support = problem(35, 13, 40, degree)
