@@ -142,7 +142,7 @@ def _shuffled(atoms: Tensor, generator: torch.Generator) -> Tensor:
 
 def _cosines(ours: Dictionary, atoms: Tensor, theirs: Dictionary, others: Tensor) -> Tensor:
     """Return |cosine| of atoms given by their entries on the supports of two dictionaries: (n, n')."""
-    columns = _dense(theirs, others).T
+    columns = _seen_from(ours, theirs, others).T
     parts = [_dense(ours, atoms, slice(first, first + size)) @ columns for first, size in _chunks(ours, theirs)]
     return torch.cat(parts).abs()
 
@@ -152,12 +152,21 @@ def _reachable(free: Dictionary, fixed: Dictionary) -> float:
 
     The best unit vector on a support has the cosine sqrt(sum of v^2 over the support) with a unit vector v.
     """
-    if free.support is None:
+    if free.degree == free.d_in:
         return 1.0
-    squares = _dense(fixed, _atoms(fixed)).square().T
-    ones = torch.ones(free.support.shape)
+    squares = _seen_from(free, fixed, _atoms(fixed)).square().T
+    ones = torch.ones(free.values.shape)
     parts = [_dense(free, ones, slice(first, first + size)) @ squares for first, size in _chunks(free, fixed)]
     return assigned_mean(torch.cat(parts).clamp(0, 1).sqrt())
+
+
+def _seen_from(ours: Dictionary, theirs: Dictionary, entries: Tensor) -> Tensor:
+    """Return rows of `theirs` with these entries on its support, in the coordinates of our basis: (rows, d_in).
+
+    Bases differ between seeds where they are trained.
+    """
+    rows = theirs.basis.out_of(_dense(theirs, entries).to(theirs.values))
+    return ours.basis.into(rows.to(ours.values)).detach().float().cpu()
 
 
 def _dense(dictionary: Dictionary, entries: Tensor, part: slice = slice(None)) -> Tensor:
