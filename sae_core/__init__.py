@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_core.arms import (
+        ITDA,
         PCA,
         Banded,
         Clustered,
+        DenseLowRank,
         DenseMatched,
         DenseMatchedOwn,
         DenseRandInit,
@@ -46,10 +48,12 @@ if TYPE_CHECKING:
     from sae_core.sae import SAE
 
 __all__ = [
+    "ITDA",
     "PCA",
     "SAE",
     "Banded",
     "Clustered",
+    "DenseLowRank",
     "DenseMatched",
     "DenseMatchedOwn",
     "DenseRandInit",

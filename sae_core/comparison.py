@@ -169,7 +169,7 @@ def _products(dictionary: Dictionary, other: Dictionary):
     atoms, support = dictionary.unit_values(), dictionary.support
     size = max(1, _CHUNK_VALUES // max(dictionary.n_latents, dictionary.d_in))
     for first in range(0, other.n_latents, size):
-        some = dictionary.basis.into(other.dense_atoms(slice(first, first + size)).to(atoms))
+        some = dictionary.coordinates(other.dense_atoms(slice(first, first + size)).to(atoms))
         if support is None:
             yield (atoms @ some.T).abs_()
         else:

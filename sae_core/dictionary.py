@@ -25,9 +25,11 @@ class Drawn(NamedTuple):
 class Dictionary(nn.Module):
     """Atoms as `values` (n_latents, degree) and, where atoms are sparse, the rows of their values.
 
-    Abstract: use `SparseDictionary`, `NearDictionary`, `FrozenDictionary` or `DenseDictionary`. An atom is its values
-    scaled to unit l2 norm; the gradient flows through the norm. `value_bits` below 32 says that values are whole
-    numbers of so many bits (`sae_core.quantised`), which is how they are stored.
+    Without a `support` atoms use the first `degree` rows, which are all of them where atoms are dense.
+
+    Abstract: use `SparseDictionary`, `NearDictionary`, `FrozenDictionary`, `DenseDictionary` or `ActivationDictionary`.
+    An atom is its values scaled to unit l2 norm; the gradient flows through the norm. `value_bits` below 32 says that
+    values are whole numbers of so many bits (`sae_core.quantised`), which is how they are stored.
 
     Rows are coordinates in `basis`: atom j, seen from outside, is Q^T w_j (`dense_atoms`). Whoever works with values
     and support first takes activations `into` the basis. The first `always_on` rows are in no atom's support: there the
@@ -35,7 +37,7 @@ class Dictionary(nn.Module):
     """
 
     values: torch.Tensor  # a parameter where values are learned
-    support: torch.Tensor | None  # int64 (n_latents, degree), None where atoms are dense
+    support: torch.Tensor | None  # int64 (n_latents, degree), None where atoms use the first rows
     drawn: Drawn | None  # name and seed of the support, None where no seed regenerates it
     d_in: int
     basis: Basis
@@ -50,6 +52,21 @@ class Dictionary(nn.Module):
     def degree(self) -> int:
         return self.values.shape[1]
 
+    @property
+    def rows(self) -> int:
+        """How many of the first rows hold all that atoms use: fewer than d_in in a dictionary of low rank."""
+        return self.d_in if self.support is not None else self.degree
+
+    def coordinates(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the coordinates in the basis of each x (tokens, d_in), those that atoms use: (tokens, `rows`)."""
+        return self.basis.into(x) if self.rows == self.d_in else self.basis.leading(x, self.rows)
+
+    def coordinates_multiply_adds(self) -> int:
+        """Return the multiply-adds that `coordinates` takes for one row."""
+        if self.rows == self.d_in:
+            return self.basis.multiply_adds(self.d_in)
+        return self.basis.leading_multiply_adds(self.d_in, self.rows)
+
     def unit_values(self, backend: str = "auto") -> torch.Tensor:
         """Return the atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
         return get_backend(backend, self.values.device).unit_norm(self.values)
@@ -62,8 +79,9 @@ class Dictionary(nn.Module):
     @torch.no_grad()
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
         """Aim `latents` (r,) at `directions` (r, d_in): restricted to the support, unit norm, / sqrt(degree)."""
+        directions = self.coordinates(directions)
         if self.support is not None:
-            directions = self.basis.into(directions).gather(1, self.support[latents])
+            directions = directions.gather(1, self.support[latents])
         self.values[latents] = nn.functional.normalize(directions, dim=1) / self.degree**0.5
 
     def constrain(self) -> None:
@@ -179,17 +197,50 @@ class FrozenDictionary(Dictionary):
 
 
 class DenseDictionary(Dictionary):
-    """Atoms that use every row: degree = d_in. Initial values are N(0, 1) / sqrt(d_in).
+    """Atoms that use every row, degree = d_in, or all of the first `rank` rows of a basis, degree = rank.
+
+    Initial values are N(0, 1) / sqrt(degree).
+
+    Args:
+        rank: how many rows atoms use; d_in unless given.
+        basis: the basis whose rows they are; the neurons' unless given.
+
+    Raises:
+        ValueError: n_latents is below 1, or the rank outside 1..d_in.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        n_latents: int,
+        generator: torch.Generator,
+        rank: int | None = None,
+        basis: Basis | None = None,
+    ):
+        super().__init__()
+        check_latents(n_latents)
+        degree = d_in if rank is None else rank
+        check_degree(d_in, degree)
+        self.d_in, self.support, self.drawn, self.basis = d_in, None, None, basis or Neurons()
+        self.values = nn.Parameter(torch.randn(n_latents, degree, generator=generator) / degree**0.5)
+
+
+class ActivationDictionary(DenseDictionary):
+    """Dense atoms that are activations of a pool, each with its number in it.
+
+    Args:
+        tokens: how many activations, the first of the pool, atoms are chosen from.
 
     Raises:
         ValueError: n_latents is below 1.
     """
 
-    def __init__(self, d_in: int, n_latents: int, generator: torch.Generator):
-        super().__init__()
-        check_latents(n_latents)
-        self.d_in, self.support, self.drawn, self.basis = d_in, None, None, Neurons()
-        self.values = nn.Parameter(torch.randn(n_latents, d_in, generator=generator) / d_in**0.5)
+    sources: torch.Tensor  # int64 (n_latents,), in 0..tokens-1; 0 before they are chosen
+
+    def __init__(self, d_in: int, n_latents: int, generator: torch.Generator, tokens: int):
+        super().__init__(d_in, n_latents, generator)
+        self.tokens = tokens
+        self.register_buffer("sources", torch.zeros(n_latents, dtype=torch.int64))
 
 
 def drawn_support(drawn: Drawn, d_in: int, n_latents: int, degree: int, always_on: int = 0) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sae_core.dictionary import Dictionary
 from sae_core.kernels.dispatch import Backend
-from sae_core.pursuit.solvers import canonical, solver
+from sae_core.pursuit.solvers import canonical, solver, stops_by_gain
 
 
 class TiedTopK(nn.Module):
@@ -111,3 +111,9 @@ class Refitted(nn.Module):
 
 
 Encoder = TiedTopK | OwnTopK | ByPursuit | Refitted
+
+
+def looks_at_energy(encoder: Encoder) -> bool:
+    """Return whether an encoder looks at all of a token's energy, also at what no atom of a low rank reaches."""
+    picks = encoder.encoder if isinstance(encoder, Refitted) else encoder
+    return isinstance(picks, ByPursuit) and stops_by_gain(picks.name)

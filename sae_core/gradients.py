@@ -51,6 +51,8 @@ def _kernels_to_write_out(sae: SAE) -> Kernels | None:
     backend, basis = sae.kernels, {id(p) for p in sae.dictionary.basis.parameters()}
     if not isinstance(backend, Differentiable) or type(sae.encoder) not in (TiedTopK, ByPursuit):
         return None
+    if sae.dictionary.rows < sae.dictionary.d_in:  # of a low rank
+        return None
     if any((id(p) in basis) == p.requires_grad or p.dtype not in _FLOATS for p in sae.parameters()):
         return None
     return backend.kernels

@@ -229,7 +229,7 @@ def cosine_measures(dictionary: Dictionary, features: Tensor) -> dict[str, float
         reach[part] = (allowed @ features.square().T).clamp(0, 1).sqrt()
     return {
         "mcc": assigned_mean(cosines),
-        "mcc_ceiling": 1.0 if support is None else assigned_mean(reach),
+        "mcc_ceiling": 1.0 if dictionary.degree == dictionary.d_in else assigned_mean(reach),
         "cosine_uniqueness": len(cosines.argmax(1).unique()) / len(atoms),
     }
 

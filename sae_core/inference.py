@@ -8,7 +8,7 @@ omp, gomp4, mp_refit, ...   by any pursuit of `sae_core.pursuit.solvers`
 
 from __future__ import annotations
 
-from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
+from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, looks_at_energy
 from sae_core.pursuit.reference import STEPS
 from sae_core.pursuit.solvers import NAMES, block_of, canonical, prefixes_of, steps_of, stops_by_gain
 from sae_core.sae import SAE
@@ -76,9 +76,13 @@ def multiply_adds(sae: SAE) -> int:
                       counted for k picks in each of their groups of atoms, and a refit after each group
         niht, cosamp  counted for the most steps that they may take (STEPS)
 
-    The way into the dictionary's basis is taken once (`sae_core.bases`), and comes on top.
+    The way into the dictionary's basis is taken once (`sae_core.bases`), and comes on top. It is R*m for a dictionary
+    of rank R, whose d is R, unless a pursuit stops by its gain, for which it needs each token's energy.
     """
-    return sae.dictionary.basis.multiply_adds(sae.dictionary.d_in) + _codes_cost(sae)
+    dictionary = sae.dictionary
+    whole = looks_at_energy(sae.encoder)
+    turned = dictionary.basis.multiply_adds(dictionary.d_in) if whole else dictionary.coordinates_multiply_adds()
+    return turned + _codes_cost(sae)
 
 
 def _codes_cost(sae: SAE) -> int:

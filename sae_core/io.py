@@ -10,6 +10,7 @@ has the final name.
     1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
     2  the basis is another, or some coordinates are always on: `cfg.json` names both
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
+    6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sae_core.bases import BASES, BASIS_BITS, Basis, Neurons, basis_name, basis_shape, make_basis
+from sae_core.bases import BASES, BASIS_BITS, NEURONS, Basis, Neurons, basis_name, basis_shape, make_basis
 from sae_core.dictionary import (
+    ActivationDictionary,
     DenseDictionary,
     Dictionary,
     Drawn,
@@ -38,7 +40,16 @@ from sae_core.dictionary import (
     drawn_support,
 )
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
-from sae_core.packing import pack_support, pack_values, packed_bytes, unpack_indices, unpack_support, unpack_values
+from sae_core.packing import (
+    pack_sources,
+    pack_support,
+    pack_values,
+    packed_bytes,
+    unpack_indices,
+    unpack_sources,
+    unpack_support,
+    unpack_values,
+)
 from sae_core.pursuit.solvers import canonical
 from sae_core.quantised import BITS
 from sae_core.sae import SAE
@@ -47,7 +58,7 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS = FORMATS = 1, 2, 3
+FORMAT, WITH_BASIS, WITH_RANKS, DENSE_KINDS = FORMATS = 1, 2, 3, 6
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -88,6 +99,8 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
         tensors["encoder_weight"] = encoder.weight
     if dictionary.basis.stored is not None:
         tensors["basis"] = pack_values(dictionary.basis.stored, dictionary.basis.value_bits)
+    if isinstance(dictionary, ActivationDictionary):
+        tensors["sources"] = pack_sources(dictionary.sources, dictionary.tokens)
     if _writes_support(dictionary):
         assert dictionary.support is not None
         tensors["support"] = pack_support(dictionary.support, dictionary.d_in)
@@ -120,13 +133,21 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["support_sha256"] = support_digest(dictionary.support)
     if isinstance(dictionary, FrozenDictionary):
         config["values_seed"] = dictionary.values_seed
-    basis = dictionary.basis
-    ranks = _writes_support(dictionary)
-    if ranks or not isinstance(basis, Neurons) or dictionary.always_on:
+    basis, ranks, dense_kind = dictionary.basis, _writes_support(dictionary), _is_dense_kind(dictionary)
+    if ranks or dense_kind or not isinstance(basis, Neurons) or dictionary.always_on:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
-        config["format"] = WITH_RANKS if ranks else WITH_BASIS
+        config["format"] = DENSE_KINDS if dense_kind else WITH_RANKS if ranks else WITH_BASIS
+    if isinstance(dictionary, ActivationDictionary):
+        config["source_tokens"] = dictionary.tokens
     return config
+
+
+def _is_dense_kind(dictionary: Dictionary) -> bool:
+    """Tell whether atoms without a support are other than dense ones in the neurons' basis that were trained."""
+    activations = isinstance(dictionary, ActivationDictionary)
+    in_a_basis = dictionary.rows < dictionary.d_in or not isinstance(dictionary.basis, Neurons)
+    return dictionary.support is None and (activations or in_a_basis)
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = "auto") -> SAE:
@@ -175,6 +196,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     _check_kinds(config, file)
     _check_pursuit(config, file)
     _check_basis(config, file)
+    _check_sources(config, file)
     packed = _packed_tensors(config)
     for name, shape in _expected_shapes(config).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
@@ -185,7 +207,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
 
 def _check_sizes(config: Any, file: Path) -> None:
     if not isinstance(config, dict) or config.get("format") not in FORMATS:
-        raise SAEFileError(f"{file} is not an SAE config of a format in {FORMAT}..{WITH_RANKS}")
+        raise SAEFileError(f"{file} is not an SAE config of a format among {', '.join(map(str, FORMATS))}")
     for key in ("d_in", "n_latents", "degree", "k"):
         if type(config.get(key)) is not int:
             raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
@@ -218,13 +240,24 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config names a known basis of sparse atoms, or is of a format that names none."""
+    """Raise SAEFileError unless the config names a known basis of its atoms, or is of a format that names none."""
     if config["format"] == FORMAT:
         return
-    basis, always_on = config.get("basis"), config.get("always_on")
-    fits = type(always_on) is int and 0 <= always_on <= config["d_in"] - config["degree"]
-    if not (config["sparse"] and fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
+    basis, always_on, dense = config.get("basis"), config.get("always_on"), config["format"] == DENSE_KINDS
+    most = config["d_in"] - config["degree"]
+    fits = type(always_on) is int and 0 <= always_on <= (min(most, 0) if dense else most) and config["sparse"] != dense
+    if not (fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
         raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
+
+
+def _check_sources(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says of how many activations dense atoms are some, or nothing of it."""
+    tokens = config.get("source_tokens")
+    if tokens is None:
+        return
+    whole = config["format"] == DENSE_KINDS and config["degree"] == config["d_in"] and type(tokens) is int
+    if not (whole and tokens > 0 and config["basis"]["name"] == NEURONS):
+        raise SAEFileError(f"{file}: source_tokens={tokens} makes no SAE whose atoms are activations")
 
 
 def _is_known(basis: dict[str, Any], d_in: int) -> bool:
@@ -241,7 +274,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors that a config asks for, by name."""
     d_in, n_latents, sparse = config["d_in"], config["n_latents"], config["sparse"]
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
-    count = n_latents * (config["degree"] if sparse else d_in)
+    count = n_latents * (config["degree"] if sparse or config["format"] == DENSE_KINDS else d_in)
     shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
     if not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
@@ -252,6 +285,8 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             if ranks
             else packed_bytes(count, bits_per_index(d_in)),
         )
+    if tokens := config.get("source_tokens"):
+        shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
     if config["format"] != FORMAT and (shape := basis_shape(config["basis"]["name"], d_in)):
@@ -263,23 +298,29 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def _packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
     basis_bits = 32 if config["format"] == FORMAT else config["basis"]["value_bits"]
-    packed = {"support": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
+    packed = {"support": True, "sources": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
     return {name for name, is_packed in packed.items() if is_packed}
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
-    d_in, n_latents = config["d_in"], config["n_latents"]
-    if config["sparse"]:
-        dictionary = _load_sparse(config, tensors, folder)
-    else:
-        dictionary = DenseDictionary(d_in, n_latents, torch.Generator())
+    dictionary = _load_sparse(config, tensors, folder) if config["sparse"] else _load_dense(config, tensors)
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
-        shape = n_latents, dictionary.degree
+        shape = config["n_latents"], dictionary.degree
         dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
+
+
+def _load_dense(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Dictionary:
+    d_in, n_latents = config["d_in"], config["n_latents"]
+    if tokens := config.get("source_tokens"):
+        dictionary = ActivationDictionary(d_in, n_latents, torch.Generator(), tokens)
+        dictionary.sources = unpack_sources(tensors["sources"], tokens, n_latents)
+        return dictionary
+    rank = config["degree"] if config["format"] == DENSE_KINDS else None
+    return DenseDictionary(d_in, n_latents, torch.Generator(), rank, _load_basis(config, tensors))
 
 
 def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:

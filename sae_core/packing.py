@@ -1,4 +1,4 @@
-"""Whole numbers packed into bytes, as files of SAEs hold them: supports, and values of few bits.
+"""Whole numbers packed into bytes, as files of SAEs hold them: supports, values of few bits, numbers of activations.
 
 A support is written as one number for each atom, its rank among all sets of d of the m rows. With the rows
 r_1 < ... < r_d it is C(r_1, 1) + C(r_2, 2) + ... + C(r_d, d), which numbers the sets 0..C(m, d) - 1 (the combinatorial
@@ -80,6 +80,16 @@ def unpack_values(packed: torch.Tensor, value_bits: int, shape: tuple[int, ...])
     """Undo `pack_values` for whole numbers: float32 of this shape."""
     centred = _unpack(packed, value_bits, math.prod(shape)) - 2 ** (value_bits - 1)
     return torch.from_numpy(centred.astype(np.float32)).view(shape)
+
+
+def pack_sources(sources: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Pack numbers of activations, in 0..tokens - 1, into ceil(log2 tokens) bits each: uint8 (bytes,)."""
+    return _pack(sources.cpu().numpy(), bits_per_index(tokens))
+
+
+def unpack_sources(packed: torch.Tensor, tokens: int, n_latents: int) -> torch.Tensor:
+    """Undo `pack_sources`: int64 (n_latents,)."""
+    return torch.from_numpy(_unpack(packed, bits_per_index(tokens), n_latents))
 
 
 def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:

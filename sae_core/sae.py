@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from sae_core.dictionary import Dictionary
-from sae_core.encoders import Encoder, OwnTopK
+from sae_core.encoders import Encoder, OwnTopK, looks_at_energy
 from sae_core.kernels.dispatch import Backend, get_backend
 
 
@@ -32,8 +33,9 @@ class SAEResidual(NamedTuple):
 class SAE(nn.Module):
     """A sparse autoencoder: h_hat = (W c + b_dec) / s with k-sparse codes c of x = s * h - b_dec.
 
-    W = Q^T A, with atoms A that are sparse in the dictionary's basis Q: codes are found of Qx on A. The coordinates of
-    Qx that are always on, R of them, come behind the k codes, as the latents n_latents - R..n_latents - 1.
+    W = Q^T A, with atoms A that are sparse in the dictionary's basis Q, or dense in its first coordinates: codes are
+    found of Qx on A. The coordinates of Qx that are always on, R of them, come behind the k codes, as the latents
+    n_latents - R..n_latents - 1.
 
     Args:
         dictionary: the atoms W.
@@ -76,7 +78,7 @@ class SAE(nn.Module):
 
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices) of h (tokens, d_in), each (tokens, k + R); R coordinates are always on."""
-        return self._encode(self.coordinates(h), self._atoms())
+        return self._encode(self._looked_at(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return the reconstruction (tokens, d_in), in the input's units, that `encode`'s result makes."""
@@ -85,7 +87,7 @@ class SAE(nn.Module):
     def forward(self, h: torch.Tensor) -> SAEOutput:
         """Encode and decode h (tokens, d_in); the atoms are normalised once for both."""
         atoms = self._atoms()
-        codes, indices = self._encode(self.coordinates(h), atoms)
+        codes, indices = self._encode(self._looked_at(h), atoms)
         return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
 
     def residual(self, h: torch.Tensor) -> SAEResidual:
@@ -118,15 +120,23 @@ class SAE(nn.Module):
         return self.dictionary.unit_values(self.backend)
 
     def coordinates(self, h: torch.Tensor) -> torch.Tensor:
-        """Return Qx = s * Qh - Q b_dec, the centred activations' coordinates in the dictionary's basis: (tokens, d_in).
+        """Return Qx, the centred activations' coordinates in the dictionary's basis: (tokens, d_in)."""
+        return self._centred(h, self.dictionary.basis.into)
+
+    def _looked_at(self, h: torch.Tensor) -> torch.Tensor:
+        """Return the coordinates of x that codes are found of: those that atoms use, or all for the encoder's sake."""
+        return self.coordinates(h) if looks_at_energy(self.encoder) else self._centred(h, self.dictionary.coordinates)
+
+    def _centred(self, h: torch.Tensor, into: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """Return Qx = s * Qh - Q b_dec, the centred activations' coordinates that `into` gives: (tokens, coordinates).
 
         Activations are turned before they are centred, so that the gradient of b_dec turns one row and not all.
         """
         if h.ndim != 2 or h.shape[1] != self.dictionary.d_in:
             raise ValueError(f"h of shape {tuple(h.shape)} must be (tokens, {self.dictionary.d_in})")
-        basis, shift = self.dictionary.basis, self.b_dec
-        turned = basis.into(h.to(shift.dtype))
-        return _Centre.apply(turned, self.scale, basis.into(shift.view(1, -1)).view(-1))  # type: ignore[return-value]
+        shift = self.b_dec
+        turned = into(h.to(shift.dtype))
+        return _Centre.apply(turned, self.scale, into(shift.view(1, -1)).view(-1))  # type: ignore[return-value]
 
     def _encode(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.with_always_on(u, *self.pick(u, atoms))

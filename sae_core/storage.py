@@ -9,10 +9,10 @@ from typing import NamedTuple
 from torch import nn
 
 from sae_core.bases import NEURONS, basis_shape, basis_values
-from sae_core.dictionary import Dictionary
+from sae_core.dictionary import ActivationDictionary, Dictionary
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
-from sae_core.sizes import bits_per_atom
+from sae_core.sizes import bits_per_atom, bits_per_index
 
 SEED_BITS = 64
 NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # the ways in which a support is stored
@@ -28,6 +28,7 @@ class Storage(NamedTuple):
     value_bits: int  # bits of each stored value of an atom; 0 where a seed regenerates them
     basis_values: int  # how many of the decoder values are a basis'
     basis_bits: int  # bits of each of these; 0 where there are none
+    source_bits: int  # bits that say which activations of the pool the atoms are; 0 where they are none
 
 
 def count_storage(sae: SAE) -> Storage:
@@ -43,6 +44,7 @@ def count_storage(sae: SAE) -> Storage:
         value_bits=dictionary.value_bits if _learned(dictionary) else 0,
         basis_values=in_basis,
         basis_bits=dictionary.basis.value_bits if in_basis else 0,
+        source_bits=source_bits(dictionary),
     )
 
 
@@ -64,6 +66,13 @@ def support_bits(dictionary: Dictionary) -> int:
     return dictionary.n_latents * bits_per_atom(dictionary.d_in, dictionary.degree)
 
 
+def source_bits(dictionary: Dictionary) -> int:
+    """Return the bits that say which activations of a pool the atoms are, ceil(log2 tokens) an atom; else 0."""
+    if not isinstance(dictionary, ActivationDictionary):
+        return 0
+    return dictionary.n_latents * bits_per_index(dictionary.tokens)
+
+
 class Layout(NamedTuple):
     """A description of what an SAE will store, known from its arm's sizes before anything is built."""
 
@@ -76,6 +85,7 @@ class Layout(NamedTuple):
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
     basis_bits: int = 32  # of each value that the basis stores
+    source_tokens: int = 0  # the activations that atoms are chosen from, where atoms are activations
 
     @property
     def decoder_values(self) -> int:
@@ -86,6 +96,11 @@ class Layout(NamedTuple):
     def basis_values(self) -> int:
         """Number of stored values of the basis."""
         return basis_values(self.basis, self.d_in)
+
+    @property
+    def source_bits(self) -> int:
+        """Bits that say which activations the atoms are."""
+        return self.n_latents * bits_per_index(self.source_tokens) if self.source_tokens else 0
 
     @property
     def encoder_values(self) -> int:
@@ -106,6 +121,7 @@ def planned_counts(layout: Layout) -> Storage:
         value_bits=layout.value_bits,
         basis_values=in_basis,
         basis_bits=layout.basis_bits if in_basis else 0,
+        source_bits=layout.source_bits,
     )
 
 
@@ -128,6 +144,8 @@ def planned_bytes(layout: Layout) -> int:
         packed["basis"] = (packed_bytes(layout.basis_values, layout.basis_bits),)
     if layout.support == AS_INDICES:
         packed["support"] = (packed_bytes(n, bits_per_atom(m, layout.degree)),)
+    if layout.source_tokens:
+        packed["sources"] = (packed_bytes(layout.source_bits, 1),)
     if layout.value_bits == 32:
         floats["values"] = (n, layout.degree)
     elif layout.value_bits:

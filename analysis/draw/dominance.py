@@ -141,7 +141,9 @@ def _draw_cell(
 
 def _cell_text(row: dict[str, Any]) -> str:
     sparse = arms.base(row["winner"]) in arms.SPARSE
-    size = f"d = {row['winner_d']:.0f}" if sparse else f"n' = {row['winner_n_latents']}"
+    low_rank = arms.base(row["winner"]) == arms.LOW_RANK
+    by_d = f"{'rank' if low_rank else 'd ='} {row['winner_d']:.0f}"
+    size = by_d if sparse or low_rank else f"n' = {row['winner_n_latents']}"
     lines = [_short_name(row["winner"]), size, f"by {_reading(row)}", f"{row['winner_mean']:.3f}"]
     difference, half = (row.get(f"other_kind_difference{part}", math.nan) for part in ("", "_half_interval"))
     if not math.isnan(difference):

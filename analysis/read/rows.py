@@ -14,7 +14,7 @@ from analysis.read.sources import URL
 from sweep.store.records import Record
 
 # Fields of an arm that its label or another column holds already.
-_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits", "basis", "always_on")
+_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on")
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
 SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
@@ -22,6 +22,7 @@ _UNRECORDED: dict[str, object] = {  # for records without them
     "value_bits": 32,
     "basis_values": 0,
     "basis_bits": 0,
+    "source_bits": 0,
     "artifact_bytes": float("nan"),
     "mask_policy": ALL_TOKENS,
 }

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.arms import LOW_RANK
 from analysis.frames import groups, only, part, renamed, sorted_by_arm
 from analysis.read.sources import NoRunsError
 from analysis.tables.floor import FLOOR
@@ -40,7 +41,8 @@ def _sizes(run: dict[str, Any]) -> dict[str, object]:
     """Return the columns of `storage_table` that follow from a run's sizes."""
     in_basis = run["basis_values"]
     values = ((run["learned_decoder_values"] - in_basis) * run["value_bits"] + in_basis * run["basis_bits"]) / 8
-    indices = 0 if run["degree"] >= run["d_in"] else run["n_latents"] * run["degree"]
+    dense = run["degree"] >= run["d_in"] or run["base_arm"] == LOW_RANK
+    indices = 0 if dense else run["n_latents"] * run["degree"]
     other = run.get("learned_parameters", math.nan) - run["learned_decoder_values"]
     packed = indices * math.ceil(math.log2(run["d_in"])) / 8
     return {

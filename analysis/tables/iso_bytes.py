@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.arms import CONTROLS, DENSE, MATCHED, parse
+from analysis.arms import CONTROLS, DENSE, MATCHED, RIVALS, parse
 from analysis.frames import groups, where
 from analysis.tables.dominance import Candidate, candidates, of_known_size, random_candidates
 from analysis.tables.floor import Floor, beside
@@ -77,7 +77,7 @@ def iso_bytes_table(
     for cell, panel in groups(where(known, ~known["base_arm"].isin(CONTROLS)), CELL):
         d_in, n = (int(panel[key].iloc[0]) for key in ("d_in", "n"))
         found = candidates(panel, y)
-        dense = [one for one in found if one.base_arm in (*DENSE, *MATCHED)]
+        dense = [one for one in found if one.base_arm in (*DENSE, *MATCHED, *RIVALS)]
         kinds = _Kinds([one for one in found if one.is_sparse], dense, random.get(cell, []))
         place, seeds = dict(zip(CELL, cell, strict=True)), _usual_seeds(found)
         for values in VALUES:

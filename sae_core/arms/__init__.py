@@ -7,6 +7,7 @@ the arms.
 from sae_core.arms.banded import Banded
 from sae_core.arms.base import TOPK, Arm, Sizes
 from sae_core.arms.clustered import Clustered
+from sae_core.arms.dense_low_rank import DenseLowRank
 from sae_core.arms.dense_matched import DenseMatched, DenseMatchedOwn
 from sae_core.arms.dense_own import DenseRandInit, DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
@@ -14,6 +15,7 @@ from sae_core.arms.dynamic import Dynamic
 from sae_core.arms.expander import Expander
 from sae_core.arms.expander_balanced import ExpanderBalanced
 from sae_core.arms.frozen_random import FrozenRandom
+from sae_core.arms.itda import ITDA
 from sae_core.arms.pca import PCA
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
@@ -21,12 +23,14 @@ from sae_core.arms.soft_frozen import SoftFrozen
 from sae_core.sizes import CellError
 
 __all__ = [
+    "ITDA",
     "PCA",
     "TOPK",
     "Arm",
     "Banded",
     "CellError",
     "Clustered",
+    "DenseLowRank",
     "DenseMatched",
     "DenseMatchedOwn",
     "DenseRandInit",

@@ -119,12 +119,20 @@ class FittedArm(Arm):
 
     by_gradient = False
 
+    def fit_tokens(self, pool_tokens: int) -> int:
+        """Return how many of a pool's activations `fit` looks at: all, unless an arm overrides it."""
+        return pool_tokens
+
+    @abstractmethod
+    def fit_products(self, pool_tokens: int, d_in: int) -> int:
+        """Return about how many multiply-adds `fit` takes."""
+
     @abstractmethod
     def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
-        """Find the parameters of `sae`, in place, from all activations of a pool.
+        """Find the parameters of `sae`, in place, from the activations of a pool.
 
         Args:
-            batches: activations (tokens, d_in) in the LM's units.
+            batches: activations (tokens, d_in) in the LM's units, always in the same order.
         """
 
 
@@ -227,8 +235,8 @@ class SparseArm(TiedArm):
     def make_sae(self, dictionary: Dictionary, start: Start) -> SAE:
         """Make the untrained SAE of a dictionary, centred at the sample's mean where the basis follows the data."""
         sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, start.scale)
-        if start.sample is not None and self.sample_tokens:
-            sae.b_dec.data.copy_(start.sample.float().mean(0) * start.scale)
+        if self.sample_tokens:
+            start_at_mean(sae, start)
         return sae
 
 
@@ -245,6 +253,12 @@ class SeededArm(SparseArm):
         generator = torch.Generator().manual_seed(start.seed)
         dictionary = SparseDictionary(start.d_in, support, generator, drawn, basis, self.always_on)
         return self.make_sae(dictionary, start)
+
+
+def start_at_mean(sae: SAE, start: Start) -> None:
+    """Let b_dec start at the mean of the sample of activations, if there is one."""
+    if start.sample is not None:
+        sae.b_dec.data.copy_(start.sample.float().mean(0) * start.scale)
 
 
 def checked_basis(basis: str) -> str:

@@ -36,6 +36,10 @@ class PCA(FittedArm):
         dictionary = DenseDictionary(start.d_in, rank, torch.Generator().manual_seed(start.seed))
         return SAE(dictionary, TiedTopK(dictionary), k, start.scale)
 
+    def fit_products(self, pool_tokens: int, d_in: int) -> int:
+        """Count the second moments, then the eigenvectors."""
+        return 2 * pool_tokens * d_in**2 + 20 * d_in**3
+
     @torch.no_grad()
     def fit(self, sae: SAE, batches: Iterable[torch.Tensor]) -> None:
         """Make b_dec the mean and atoms the directions of largest variance; moments are summed in float64."""

@@ -2,7 +2,8 @@
 
 An atom that is sparse in a basis Q is Q^T a for a sparse a. Since Q is orthogonal, all that an SAE does with atoms
 Q^T a on x it can do with the sparse atoms a on Qx: kernels and pursuits stay as they are, and nothing of size m*n or
-m*m appears. That is double sparsity (Rubinstein, Zibulevsky and Elad 2010). `BASES` has every basis by its name.
+m*m appears. That is double sparsity (Rubinstein, Zibulevsky and Elad 2010). Dense atoms of low rank lie in the first
+coordinates of a basis (`sae_core.arms.dense_low_rank`). `BASES` has every basis by its name.
 """
 
 from sae_core.bases.base import BASIS_BITS, NEURONS, Basis, BasisName

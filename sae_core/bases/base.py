@@ -70,6 +70,14 @@ class Basis(nn.Module):
     def multiply_adds(self, d_in: int) -> int:
         """Return the multiply-adds that `into` takes for one row."""
 
+    def leading(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """Return the first `count` of the coordinates that `into` gives: (rows, count)."""
+        return self.into(x)[:, :count]
+
+    def leading_multiply_adds(self, d_in: int, count: int) -> int:
+        """Return the multiply-adds that `leading` takes for one row, once for all rows aside."""
+        return self.multiply_adds(d_in)
+
     def whole_numbers(self) -> torch.Tensor:
         """Return `stored` as whole numbers of BASIS_BITS bits that make nearly the same Q, in its shape and dtype.
 

@@ -50,6 +50,13 @@ class Reflections(Basis):
     def out_of(self, u: torch.Tensor) -> torch.Tensor:
         return self._reflect(u, transposed=True)
 
+    def leading(self, x: torch.Tensor, count: int) -> torch.Tensor:
+        """Take products with the first `count` rows of Q, which are made first; for few rows these cost less."""
+        return x @ self.out_of(torch.eye(count, x.shape[1], dtype=x.dtype, device=x.device)).T
+
+    def leading_multiply_adds(self, d_in: int, count: int) -> int:
+        return count * d_in
+
     def multiply_adds(self, d_in: int) -> int:
         """Count 2*R*m for the two products and R(R+1)/2 for T."""
         count = self.name.number

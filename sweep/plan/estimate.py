@@ -148,8 +148,8 @@ def _training(job: Job, setup: Setup, basis: Basis) -> tuple[float, str]:
     fits = basis.past.fits.get((setup, arm.label, shape))
     if fits:
         return median(fits), counted_records(len(fits))
-    if isinstance(arm, FittedArm):  # PCA: second moments, then eigenvectors
-        products = 2 * job.spec.activations.tokens * job.info.d_model**2 + 20 * job.info.d_model**3
+    if isinstance(arm, FittedArm):
+        products = arm.fit_products(job.spec.activations.tokens, job.info.d_model)
         return _FIXED + products / _lm_rate(job, basis), "scaled"
     return _FIXED + _DRAW_VALUE * shape.layout.n_latents * shape.layout.degree, "guessed"
 

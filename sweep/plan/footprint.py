@@ -33,6 +33,7 @@ class PlannedStorage(NamedTuple):
     value_bits: int
     basis_values: int
     basis_bits: int
+    source_bits: int
     artifact_bytes: int  # the exact size of sae.safetensors
 
 

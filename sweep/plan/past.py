@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from sae_core.arms.dense_low_rank import low_rank_basis
 from sae_core.bases import NEURONS
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
@@ -86,7 +87,7 @@ def shape_in(record: Record) -> StepShape:
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
     arm = spec["sae"].get("of", spec["sae"])
-    pursuit, basis = arm.get("encoder", "topk"), arm.get("basis", NEURONS)
+    pursuit = arm.get("encoder", "topk")
     layout = Layout(
         d_in,
         n,
@@ -95,11 +96,16 @@ def shape_in(record: Record) -> StepShape:
         value_bits=counts.get("value_bits", 32 if values else 0),
         own_encoder=counts["learned_parameters"] > values + n + d_in,
         pursuit=None if pursuit == "topk" else pursuit,
-        basis=basis
-        if counts["index_bits"]
-        else NEURONS,  # a dense dictionary may be as large as sparse atoms in a basis
+        basis=_basis_in(arm, sparse=counts["index_bits"] > 0),
     )
     return shape_of(layout, sizes["k"], spec["train"]["batch_size"])
+
+
+def _basis_in(arm: Record, sparse: bool) -> str:
+    """Return the basis of the arm that a record's spec describes."""
+    if "rank" in arm:
+        return low_rank_basis(arm["rank"])
+    return arm.get("basis", NEURONS) if sparse else NEURONS  # a dense one may only be as large as one in a basis
 
 
 def _steps_in(record: Record, shape: StepShape) -> float:

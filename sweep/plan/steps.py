@@ -163,11 +163,11 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
     """Return an SAE that computes as long as one of this shape does; its support is quickly drawn, not uniform."""
     layout, generator = shape.layout, torch.Generator().manual_seed(0)
     n, m, degree = layout.n_latents, layout.d_in, layout.degree
+    basis = make_basis(layout.basis, m, 0)
     if layout.support == NO_SUPPORT:
-        dictionary = DenseDictionary(m, n, generator)
+        dictionary = DenseDictionary(m, n, generator, degree, basis)
     else:
         gaps = torch.randint(1, m // degree + 1, (n, degree), generator=generator)
-        basis = make_basis(layout.basis, m, 0)
         dictionary = SparseDictionary(m, gaps.cumsum(1) - 1, generator, basis=basis)
     if layout.value_bits == 0:
         dictionary.values.requires_grad_(False)

@@ -203,7 +203,7 @@ def _record_training(job: Job, record: Record, pool: Pool | FedPool, training: T
         steps, tokens = recipe.steps, recipe.steps * recipe.batch_size
         record["timings"]["train_tokens_per_second"] = round(tokens / training.seconds)
     else:
-        steps, tokens = 0, pool.tokens if isinstance(arm, FittedArm) else 0
+        steps, tokens = 0, arm.fit_tokens(pool.tokens) if isinstance(arm, FittedArm) else 0
     record["training"] = {"steps": steps, "tokens": tokens, "seconds": seconds}
     if arm.schedule is not None:
         record["training"]["exchanged"] = training.exchanged

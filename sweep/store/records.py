@@ -23,6 +23,7 @@ object with these entries:
                 index_bits              bits that the support takes
                 value_bits              bits of one stored value of an atom
                 basis_values, basis_bits  number of a basis' values, and bits of each; missing from older records
+                source_bits             bits that say which activations the atoms are; missing from older records
                 artifact_bytes          bytes of the file sae.safetensors
     activations what the SAE was trained on: rows, dtype (as stored), and norms, which says what tokens are ordinary and
                 how many are not (`sweep.activations.norms`); missing from older records. There are no norms where all

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from analysis.arms import Arm, colour, described, display, in_order, parse, unrounded
+from analysis.arms import LOW_RANK, RIVALS, Arm, colour, described, display, has_degree, in_order, parse, unrounded
 from analysis.read.load import read_records
-from sae_core.arms import TOPK
+from sae_core.arms import ITDA, TOPK, DenseLowRank
 from sae_core.arms.expander import Expander
 from sae_core.arms.quantised import Quantised
+from sae_core.hashed import hashed_fields
 from sweep.store.records import RECOVERY
 
 
@@ -26,6 +27,16 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     arm = Expander(n_latents=8, degree=2, k=2, encoder=encoder)
     assert parse(arm.label) == Arm("expander", pursuit, None)
     assert parse(Quantised(arm, 4).label) == Arm("expander", pursuit, 4)
+
+
+@pytest.mark.parametrize(
+    "arm", [DenseLowRank(64, 5, 4), DenseLowRank(64, 5, 4, "omp"), ITDA(64, 4), ITDA(64, 4, "omp")]
+)
+def test_dense_atoms_of_other_kinds_are_known_by_their_labels(arm):
+    spec = {"arm": arm.name, **hashed_fields(arm)}
+    assert parse(arm.label) == described(spec) and arm.name in RIVALS
+    assert has_degree(arm.name, arm.sizes(16).degree, 16, 64, 64) == (arm.name == LOW_RANK)
+    assert display(arm.label).startswith("dense, low rank" if arm.name == LOW_RANK else "activations as atoms (ITDA)")
 
 
 @pytest.mark.parametrize("encoder", [TOPK, "mp_refit"])

@@ -107,6 +107,14 @@ def test_a_basis_is_orthogonal_and_its_two_ways_are_inverse(name):
 
 
 @by_name
+@pytest.mark.parametrize("count", [1, 4, M])
+def test_the_leading_coordinates_are_the_first_of_all(name, count):
+    basis, x = make_basis(name, M, 0, sample()).double(), sample(7).double()
+    torch.testing.assert_close(basis.leading(x, count), basis.into(x)[:, :count])
+    assert basis.leading_multiply_adds(M, count) in (basis.multiply_adds(M), count * M)
+
+
+@by_name
 def test_every_gradient_is_that_of_the_matrix(name):
     upstream = torch.randn(7, M, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     for way in ("into", "out_of"):

@@ -30,9 +30,9 @@ PURSUITS = {
 INEXACT = ("mp", "mp_magnitude", "mp_cg2")  # their codes are not those of least squares
 each_backend = pytest.mark.parametrize("backend", FAST)
 each_pursuit = pytest.mark.parametrize("name", PURSUITS)
-# Each is (tokens, d_in, n_latents, degree, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token, and degrees below
-# and above d_in / 24, from where on making correlations anew is cheaper than changing them. A degree of None makes dense
-# atoms, and one of -6 atoms that are dense on the first 6 rows.
+# Each is (tokens, d_in, n_latents, degree, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token, and degrees
+# below and above d_in / 24, from where on making correlations anew is cheaper than changing them. A degree of None
+# makes dense atoms, and one of -6 atoms that are dense on the first 6 rows.
 SHAPES = [
     (7, 26, 29, 3, 5),
     (5, 11, 17, 11, 3),

@@ -26,13 +26,14 @@ def place(tmp_path_factory, model_folders, text_file):
 def launched(place):
     """Launch arms that start from other runs, which nobody asked for; give all records by arm and seed."""
     runs, arguments = place
-    arms = "pruned_retuned,dynamic_quantised,pca,frozen_random"
+    arms = "pruned_retuned,dynamic_quantised,pca,frozen_random,dense_low_rank,itda"
     call("sweep", "-m", *arguments, f"sae={arms}", "eval.novelty=true", "eval.contexts=2", "d=5")
     return {(r["labels"]["arm"], r["axes"]["seed"]): r for _, r in iterate_records(runs)}
 
 
 def test_needed_runs_are_trained_once_and_are_runs_of_their_own(launched):
-    asked = {("pruned_retuned", 0), ("dynamic-8bit", 0), ("pca", 0), ("frozen_random", 0)}
+    names = ("pruned_retuned", "dynamic-8bit", "pca", "frozen_random", "dense_low_rank", "itda+mp_magnitude")
+    asked = {(name, 0) for name in names}
     needed = {("dense_tied", 0), ("dense_tied", 1), ("dynamic", 0)}
     assert set(launched) == asked | needed
     assert {record["status"] for record in launched.values()} == {COMPLETE}
@@ -58,6 +59,19 @@ def test_a_derived_dictionary_is_that_of_the_sae_it_starts_from(launched, place)
     values = storage["dynamic"]["learned_decoder_values"]
     assert 0 <= storage["dynamic"]["artifact_bytes"] - storage["dynamic-8bit"]["artifact_bytes"] - 3 * values < 100
     assert storage["frozen_random"]["learned_decoder_values"] == storage["frozen_random"]["value_bits"] == 0
+
+
+def test_dense_atoms_of_other_kinds_are_made_of_the_pool_and_read_back(launched, place):
+    runs, _ = place
+    low_rank, itda = launched["dense_low_rank", 0], launched["itda+mp_magnitude", 0]
+    whole = io.load(runs / low_rank["run_id"])
+    assert low_rank["sizes"]["degree"] == whole.dictionary.degree == 5 and whole.b_dec.norm() > 0
+    assert low_rank["storage"]["basis_values"] == 5 * whole.dictionary.d_in
+    assert low_rank["inference"]["encoder"]["cost"]["multiply_adds"] == 5 * (whole.dictionary.d_in + 64)
+    rows = itda["activations"]["rows"]
+    sources = io.load(runs / itda["run_id"]).dictionary.sources
+    assert len(sources.unique()) == 64 and int(sources.max()) < rows == itda["training"]["tokens"]
+    assert itda["storage"]["source_bits"] == 64 * 16 and itda["training"]["steps"] == 0
 
 
 def test_a_basis_is_made_of_the_pool_and_counted_and_read_back(place):

@@ -99,7 +99,7 @@ def test_table2_counts_the_bytes_of_values_indices_and_biases(recorded):
     arms = [record("expander", 8, 8, 0, 0.8), record("dense_tied", 8, 8, 0, 0.9, degree=M)]
     four, frozen = record("expander-4bit", 8, 8, 0, 0.8), record("frozen_random", 8, 8, 0, 0.5, values=0)
     four["storage"]["value_bits"], frozen["storage"]["value_bits"] = 4, 0
-    found = recorded(*arms, four, frozen)
+    found = recorded(*arms, four, frozen, record("dense_low_rank", 8, 8, 0, 0.7))
     table = storage_table(found.runs).set_index("arm")
     values, indices, biases = 8 * N * 4 / 1024, 8 * N, (N + M) * 4 / 1024
     row = table.loc["expander"]
@@ -108,6 +108,8 @@ def test_table2_counts_the_bytes_of_values_indices_and_biases(recorded):
     assert row["file_kib"] == arms[0]["storage"]["artifact_bytes"] / 1024
     dense = table.loc["dense_tied"]
     assert dense["with_int32_indices_kib"] == dense["values_kib"] == M * N * 4 / 1024
+    low_rank = table.loc["dense_low_rank"]  # its atoms have few values and no rows of their own
+    assert low_rank["with_int32_indices_kib"] == low_rank["values_kib"] == values
     assert table.loc["expander-4bit", "values_kib"] == values / 8 and table.loc["frozen_random", "values_kib"] == 0
     assert "expander, 4 bits" in table2(found, Options())[0].latex
 

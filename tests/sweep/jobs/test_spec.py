@@ -35,6 +35,8 @@ ARMS = {
     "dense_matched": DenseMatched(640, 3, 4),
     "dense_matched by bytes": DenseMatched(640, 3, 4, match="bytes"),
     "dense_matched_own": arms.DenseMatchedOwn(640, 3, 4),
+    "dense_low_rank": arms.DenseLowRank(64, 3, 4),
+    "itda": arms.ITDA(64, 4),
     "pca": arms.PCA(64, 3),
     "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
 }
@@ -55,6 +57,8 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "dense_matched": "9033f6e1718bd8e0",
     "dense_matched by bytes": "9d8e9bd1263e80fe",
     "dense_matched_own": "607edd741009f39f",
+    "dense_low_rank": "335bc57cc67eed7e",  # of 2026-11-26
+    "itda": "439f6bebb740be7c",  # of 2026-11-26
     "pca": "148e83046a578e7e",
     "expander at 8 bits": "34067635e29e774d",
 }

@@ -27,6 +27,8 @@ ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {
     "mp_refit": ["sae=expander", "sae.encoder=mp_refit"],
     "reflections": ["sae=expander", "sae.basis=reflections3_trained", "sae.always_on=1"],
     "as large as reflections": ["sae=dense_matched", "sae.basis=reflections3", "k=1", "d=5"],
+    "low rank": ["sae=dense_low_rank", "sae.encoder=mp_refit"],
+    "itda": ["sae=itda", "sae.tokens=500"],
     "rounded in a basis": ["sae=expander_quantised", "sae.of.basis=reflections3"],
 }
 
