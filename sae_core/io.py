@@ -10,6 +10,7 @@ has the final name.
     1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
     2  the basis is another, or some coordinates are always on: `cfg.json` names both
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
+    4  values have fewer than 4 bits; `cfg.json` names a basis as in the formats 1 to 3, and a support is ranks as in 3
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ from sae_core.dictionary import (
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
 from sae_core.packing import pack_support, pack_values, packed_bytes, unpack_indices, unpack_support, unpack_values
 from sae_core.pursuit.solvers import canonical
-from sae_core.quantised import BITS
+from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
 from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS = FORMATS = 1, 2, 3
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS = FORMATS = 1, 2, 3, 4
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -62,8 +63,11 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
         about: anything else that `cfg.json` should say (model, hook point, ...), under the key "about".
 
     Raises:
-        ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself.
+        ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself. Or its values are
+            still trained to be rounded: end that first (`sae_core.keep_rounded`).
     """
+    if sae.dictionary.rounded_to is not None:
+        raise ValueError("the values of this SAE are still trained to be rounded: call sae_core.keep_rounded first")
     if isinstance(sae.encoder, Refitted):
         raise ValueError("this is a reading of an SAE by refit, which a file cannot hold: save the SAE itself")
     folder = Path(folder)
@@ -126,6 +130,8 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
         config["format"] = WITH_RANKS if ranks else WITH_BASIS
+    if dictionary.value_bits < 4:
+        config["format"] = WITH_FEW_BITS
     return config
 
 
@@ -185,7 +191,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
 
 def _check_sizes(config: Any, file: Path) -> None:
     if not isinstance(config, dict) or config.get("format") not in FORMATS:
-        raise SAEFileError(f"{file} is not an SAE config of a format in {FORMAT}..{WITH_RANKS}")
+        raise SAEFileError(f"{file} is not an SAE config of a format in {FORMATS[0]}..{FORMATS[-1]}")
     for key in ("d_in", "n_latents", "degree", "k"):
         if type(config.get(key)) is not int:
             raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
@@ -200,7 +206,8 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
     if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
         raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
-    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or bits not in (32, *BITS):
+    known = bits in (32, *STORED_GRIDS) and (bits < 4) == (config["format"] == WITH_FEW_BITS)
+    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
     if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
@@ -219,12 +226,17 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config names a known basis of sparse atoms, or is of a format that names none."""
-    if config["format"] == FORMAT:
+    if not _names_basis(config):
         return
     basis, always_on = config.get("basis"), config.get("always_on")
     fits = type(always_on) is int and 0 <= always_on <= config["d_in"] - config["degree"]
     if not (config["sparse"] and fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
         raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
+
+
+def _names_basis(config: dict[str, Any]) -> bool:
+    """Tell whether a config says what its basis is; the others have that of the neurons."""
+    return config["format"] in (WITH_BASIS, WITH_RANKS) or (config["format"] > WITH_RANKS and "basis" in config)
 
 
 def _is_known(basis: dict[str, Any], d_in: int) -> bool:
@@ -246,7 +258,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
     if sparse and config.get("support_seed") is None:
-        ranks = config["format"] == WITH_RANKS
+        ranks = config["format"] >= WITH_RANKS
         shapes["support"] = (
             packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
             if ranks
@@ -254,7 +266,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         )
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
-    if config["format"] != FORMAT and (shape := basis_shape(config["basis"]["name"], d_in)):
+    if _names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
         shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
     return shapes
@@ -262,7 +274,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
-    basis_bits = 32 if config["format"] == FORMAT else config["basis"]["value_bits"]
+    basis_bits = config["basis"]["value_bits"] if _names_basis(config) else 32
     packed = {"support": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
     return {name for name, is_packed in packed.items() if is_packed}
 
@@ -276,7 +288,10 @@ def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], f
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
         shape = n_latents, dictionary.degree
-        dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
+        try:
+            dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
+        except ValueError as error:
+            raise SAEFileError(f"{folder}: the values are damaged: {error}") from None
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
@@ -289,7 +304,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
         drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
         support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
-        unpack = unpack_support if config["format"] == WITH_RANKS else unpack_indices
+        unpack = unpack_support if config["format"] >= WITH_RANKS else unpack_indices
         support = unpack(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
@@ -302,7 +317,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
 
 
 def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Basis:
-    if config["format"] == FORMAT:
+    if not _names_basis(config):
         return Neurons()
     about = config["basis"]
     basis = make_basis(about["name"], config["d_in"], about["seed"] or 0)

@@ -25,7 +25,7 @@ class Storage(NamedTuple):
     compression: float  # m/d; with a basis, m*n over the count above
     learned_parameters: int  # decoder values, encoder weights, both biases
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
-    value_bits: int  # bits of each stored value of an atom; 0 where a seed regenerates them
+    value_bits: float  # bits of each stored value of an atom; 0 where a seed regenerates them
     basis_values: int  # how many of the decoder values are a basis'
     basis_bits: int  # bits of each of these; 0 where there are none
 
@@ -71,7 +71,7 @@ class Layout(NamedTuple):
     n_latents: int
     degree: int  # d_in where atoms are dense
     support: str = NO_SUPPORT  # or FROM_SEED, AS_INDICES
-    value_bits: int = 32  # 0 where a seed regenerates the values
+    value_bits: float = 32  # 0 where a seed regenerates the values
     own_encoder: bool = False  # whether the encoder has weights of its own
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
