@@ -13,6 +13,7 @@ from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.dynamic import Dynamic
 from sae_core.arms.expander import Expander
 from sae_core.arms.expander_balanced import ExpanderBalanced
+from sae_core.arms.few_bits import FewBits
 from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.pca import PCA
 from sae_core.arms.pruned_retuned import PrunedRetuned
@@ -35,6 +36,7 @@ __all__ = [
     "Dynamic",
     "Expander",
     "ExpanderBalanced",
+    "FewBits",
     "FrozenRandom",
     "PrunedRetuned",
     "Quantised",

@@ -14,6 +14,7 @@ from sae_core.bases import basis_name, make_basis
 from sae_core.dictionary import DenseDictionary, SparseDictionary
 from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.dispatch import backend_name
+from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.machine.gpus import device_from
@@ -171,6 +172,7 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
         dictionary = SparseDictionary(m, gaps.cumsum(1) - 1, generator, basis=basis)
     if layout.value_bits == 0:
         dictionary.values.requires_grad_(False)
+    dictionary.rounded_to = STORED_GRIDS.get(layout.value_bits)
     if layout.own_encoder:
         encoder = OwnTopK(dictionary, "random", generator)
     else:
