@@ -297,7 +297,7 @@ def bits(records: Records, options: Options) -> list[Output]:
     def style(row: dict[str, Any]) -> Style:
         marker, line = _BITS_LOOK.get(row["bits"], ("D", "-."))
         label, after = f"{arms.display(row['base'])}, {row['rounding']}", row["bits"] != arms.FLOAT_BITS
-        return Style(label, arms.colour(row["base"]), marker, line, hollow=after and not row["in_training"])
+        return Style(label, arms.colour(row["base"]), marker, line, hollow=after and not row["how_rounded"])
 
     shown = readable("bits", table)
     x_label = "stored bytes (size of sae.safetensors)"

@@ -10,7 +10,8 @@ has the final name.
     1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
     2  the basis is another, or some coordinates are always on: `cfg.json` names both
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
-    4  values have fewer than 4 bits; `cfg.json` names a basis as in the formats 1 to 3, and a support is ranks as in 3
+    4  values have fewer than 4 bits, or atoms are pieces out of a codebook; `cfg.json` names a basis as in the formats
+       1 to 3, and a support is ranks as in 3
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_core.bases import BASES, BASIS_BITS, Basis, Neurons, basis_name, basis_shape, make_basis
+from sae_core.codebook import ENTRIES, CodebookDictionary, bits_a_value
 from sae_core.dictionary import (
     DenseDictionary,
     Dictionary,
@@ -84,7 +86,9 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     """Return what `sae` stores, by its name in `sae.safetensors`: nothing that a seed regenerates."""
     dictionary, encoder = sae.dictionary, sae.encoder
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
-    if not isinstance(dictionary, FrozenDictionary):
+    if isinstance(dictionary, CodebookDictionary):
+        tensors |= {"codebook": dictionary.codebook, "chosen": dictionary.chosen.to(torch.uint8)}
+    elif not isinstance(dictionary, FrozenDictionary):
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         tensors["b_enc"] = encoder.b_enc
@@ -130,7 +134,9 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
         config["format"] = WITH_RANKS if ranks else WITH_BASIS
-    if dictionary.value_bits < 4:
+    if isinstance(dictionary, CodebookDictionary):
+        config |= {"format": WITH_FEW_BITS, "codebook": dictionary.codebook.shape[1]}
+    elif dictionary.value_bits < 4:
         config["format"] = WITH_FEW_BITS
     return config
 
@@ -206,7 +212,11 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
     if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
         raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
-    known = bits in (32, *STORED_GRIDS) and (bits < 4) == (config["format"] == WITH_FEW_BITS)
+    few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
+    known = bits in (32, *STORED_GRIDS) and (bits < 4) == few
+    if width is not None:
+        fits = few and not sparse and type(width) is int and width > 0
+        known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
     if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
     if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
@@ -255,7 +265,9 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
     count = n_latents * (config["degree"] if sparse else d_in)
     shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
-    if not frozen:
+    if width := config.get("codebook"):
+        shapes |= {"codebook": (ENTRIES, width), "chosen": (n_latents, -(-d_in // width))}
+    elif not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
     if sparse and config.get("support_seed") is None:
         ranks = config["format"] >= WITH_RANKS
@@ -275,12 +287,14 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def _packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
     basis_bits = config["basis"]["value_bits"] if _names_basis(config) else 32
-    packed = {"support": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
+    packed = {"support": True, "chosen": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
     return {name for name, is_packed in packed.items() if is_packed}
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
     d_in, n_latents = config["d_in"], config["n_latents"]
+    if config.get("codebook"):
+        return CodebookDictionary(tensors["codebook"], tensors["chosen"], d_in)
     if config["sparse"]:
         dictionary = _load_sparse(config, tensors, folder)
     else:

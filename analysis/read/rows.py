@@ -112,7 +112,7 @@ def _about(record: Record) -> dict[str, object]:
         "pursuit": arm.pursuit or "",
         "reading": arm.pursuit or TOPK,
         "bits": arm.bits or arms.FLOAT_BITS,
-        "in_training": arm.in_training,
+        "how_rounded": arm.how,
         "unrounded_arm": record["labels"]["arm"].removesuffix(arm.rounding),
         **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},
         **{key: int(axes[key]) for key in SEED_PARTS if key in axes},

@@ -107,9 +107,10 @@ def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.Da
     """Return CE recovered and artifact_bytes per (model, layer, n, k, arm, d) of arms that were rounded.
 
     Their float32 runs are among the rows, where something was rounded at the same model, layer, n and k. `base` is the
-    label of the arm that was rounded; `rounding` says `4 bits`, or `2 bits, trained` where values were rounded in
-    training already. Below follow rows with `what` = ROUNDED for the rounded runs whose latents were compared with
-    those of the values before rounding, or underneath it: the share of latents whose activations correlate below .9.
+    label of the arm that was rounded; `rounding` says `4 bits`, `2 bits, trained` where values were rounded in training
+    already, or `2 bits, product-quantised`. Below follow rows with `what` = ROUNDED for the rounded runs whose latents
+    were compared with those of the values before rounding, or underneath it: the share of latents whose activations
+    correlate below .9.
 
     Raises:
         NoRunsError: no run has rounded values.
@@ -121,7 +122,7 @@ def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.Da
     found = among(beside, "unrounded_arm", list(set(rounded["unrounded_arm"])))
     found = renamed(found, {"unrounded_arm": "base"})
     found = found.assign(rounding=[_rounding_in_words(row) for row in dicts(found)])
-    by = [*_BY, "base", "bits", "in_training", "rounding", "artifact_bytes"]
+    by = [*_BY, "base", "bits", "how_rounded", "rounding", "artifact_bytes"]
     fidelity = over_seeds(found, by, "ce_recovered")
     fidelity = with_floor(fidelity, runs if control is None else control, "ce_recovered")
     tables = [fidelity.assign(what="ce_recovered")]
@@ -131,7 +132,7 @@ def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.Da
 
 
 def _rounding_in_words(row: dict[str, Any]) -> str:
-    return Arm("", None, row["bits"], in_training=row["in_training"]).bits_in_words
+    return Arm("", None, row["bits"], how=row["how_rounded"]).bits_in_words
 
 
 def layers_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:

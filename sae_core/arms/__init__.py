@@ -16,6 +16,7 @@ from sae_core.arms.expander_balanced import ExpanderBalanced
 from sae_core.arms.few_bits import FewBits
 from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.pca import PCA
+from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
 from sae_core.arms.soft_frozen import SoftFrozen
@@ -38,6 +39,7 @@ __all__ = [
     "ExpanderBalanced",
     "FewBits",
     "FrozenRandom",
+    "ProductQuantised",
     "PrunedRetuned",
     "Quantised",
     "Sizes",

@@ -84,7 +84,7 @@ def setup_of(device: str, backend: str, threads: int) -> Setup:
 def shape_of(layout: Layout, k: int, batch: int) -> StepShape:
     """Return the shape of a training step on `batch` tokens."""
     support = FROM_SEED if layout.support != NO_SUPPORT else NO_SUPPORT
-    return StepShape(layout._replace(support=support, basis_bits=32), k, batch)
+    return StepShape(layout._replace(support=support, basis_bits=32, codebook=0), k, batch)
 
 
 def estimated_step(shape: StepShape, measured: Mapping[StepShape, MeasuredStep]) -> StepEstimate:

@@ -21,7 +21,8 @@ object with these entries:
                 compression             d_in / degree, the paper's m / d; with a basis, m * n over the count above
                 learned_parameters      number of values, with the encoder's weights and the biases
                 index_bits              bits that the support takes
-                value_bits              bits of one stored value of an atom; 1.6 where five share a byte
+                value_bits              bits of one stored value of an atom; 1.6 where five share a byte. The
+                                        share of a codebook is counted in
                 basis_values, basis_bits  number of a basis' values, and bits of each; missing from older records
                 artifact_bytes          bytes of the file sae.safetensors
     activations what the SAE was trained on: rows, dtype (as stored), and norms, which says what tokens are ordinary and

@@ -5,8 +5,10 @@ import pytest
 from analysis.arms import Arm, colour, described, display, in_order, parse, unrounded
 from analysis.read.load import read_records
 from sae_core.arms import TOPK
+from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.expander import Expander
 from sae_core.arms.few_bits import FewBits
+from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.quantised import Quantised
 from sweep.store.records import RECOVERY
 
@@ -30,10 +32,14 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     for bits in (2, 1.58):
         assert parse(Quantised(arm, bits).label) == Arm("expander", pursuit, bits)
         trained = FewBits(arm, bits)
-        assert parse(trained.label) == Arm("expander", pursuit, bits, in_training=True)
+        assert parse(trained.label) == Arm("expander", pursuit, bits, how="trained")
         spec = {"arm": trained.name, "bits": bits, "rounded_from": 0.5, "of": {"arm": "expander", "encoder": encoder}}
         assert described(spec) == parse(trained.label) and parse(trained.label).label == trained.label
         assert unrounded(trained.label) == arm.label
+    pieces = ProductQuantised(DenseTied(8, 2, encoder), 2)
+    assert parse(pieces.label) == Arm("dense_tied", pursuit, 2, how="pq") and unrounded(pieces.label) == pieces.of.label
+    spec = {"arm": pieces.name, "bits": 2, "of": {"arm": "dense_tied", "encoder": encoder}}
+    assert described(spec) == parse(pieces.label) and display(pieces.label).endswith("2 bits, product-quantised")
 
 
 @pytest.mark.parametrize("encoder", [TOPK, "mp_refit"])

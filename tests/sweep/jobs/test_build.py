@@ -39,7 +39,7 @@ def job(tmp_path, *overrides):
 def test_every_arm_builds_by_its_own_name(arm, tmp_path):
     built = job(tmp_path, f"sae={arm}", "d=30")
     base, bits = arm, ""
-    for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained")):
+    for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained"), ("_pq", "bit_pq")):
         if arm.endswith(suffix):
             base, bits = arm.removesuffix(suffix), f"-{built.spec.arm.bits}{said}"
     assert built.labels["arm"] == built.spec.arm.name == base + bits

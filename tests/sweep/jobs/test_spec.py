@@ -39,6 +39,7 @@ ARMS = {
     "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
     "expander at 1.58 bits": Quantised(Expander(64, 3, 4), 1.58),
     "expander trained with 2 bits": FewBits(Expander(64, 3, 4), 2),
+    "dense_tied of pieces": arms.ProductQuantised(DenseTied(64, 4), 2),
 }
 GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander": "8616133907728a19",
@@ -61,6 +62,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander at 8 bits": "34067635e29e774d",
     "expander at 1.58 bits": "06c65983a3c31628",  # of 2026-11-26
     "expander trained with 2 bits": "307374d717dd5841",  # of 2026-11-26
+    "dense_tied of pieces": "33d73b603eaeeca9",  # of 2026-11-26
 }
 
 
