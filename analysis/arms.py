@@ -100,7 +100,7 @@ def described(sae: Mapping[str, Any]) -> Arm:
     pursuit = trained.get("encoder", TOPK)
     basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
     named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
-    how = parse(sae["arm"]).how if "of" in sae else ""
+    how = parse(sae.get("arm", "")).how if "of" in sae else ""
     return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"), named, how)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sae_core import io
-from sae_core.arms import Quantised
+from sae_core.arms import ProductQuantised, Quantised
 from sae_core.arms.base import FittedArm
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
@@ -70,8 +70,10 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     start = _starting_sae(job, device, record)
     with _timed(timings, "training"):
         sae, trained = yield from _train(job, folder, start, pool, device, recording)
-    original, rounding = start if isinstance(job.spec.arm, Quantised) else None, job.spec.arm.rounding
-    if rounding is not None:
+    original, rounding = None, job.spec.arm.rounding
+    if isinstance(job.spec.arm, (Quantised, ProductQuantised)):
+        original = start
+    elif rounding is not None:
         original = keep_rounded(sae, rounding.bits)
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)

@@ -76,6 +76,18 @@ def test_values_rounded_in_training_are_what_is_stored_and_are_compared_with_tho
         assert 0.3 < rounding["correlation"] < 1 and 0 < rounding["below_90"] <= 1 and rounding["dead"] < 1
 
 
+def test_a_codebook_is_trained_from_the_dense_sae_and_compared_with_it(place):
+    runs, arguments = place
+    call("sweep", *arguments, "sae=dense_tied_pq", "sae.bits=1", "seed=3")
+    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if r["axes"]["seed"] == 3}
+    dense, cut = found["dense_tied"], found["dense_tied-1bit_pq"]
+    assert cut["source"]["run_id"] == dense["run_id"] and cut["training"]["steps"] == 60
+    dictionary = io.load(runs / cut["run_id"]).dictionary
+    assert dictionary.codebook.shape == (256, 8) and dictionary.chosen.max() < 256
+    assert cut["storage"]["value_bits"] == dictionary.value_bits > 1
+    assert 0.3 < cut["rounding"]["correlation"] < 1
+
+
 def test_a_basis_is_made_of_the_pool_and_counted_and_read_back(place):
     """A learned support in reflections, rounded; the mean and the principal directions are the pool's."""
     runs, arguments = place

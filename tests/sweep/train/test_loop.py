@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, FewBits
+from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, FewBits, ProductQuantised
 from sae_core.rounding import grid_of
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.loop import train
@@ -53,6 +53,7 @@ TURNED = Expander(48, 3, 4, basis="reflections3_trained", always_on=2)
 ROUNDED = FewBits(LEARNED, 2, rounded_from=0.8)  # from step 320 on: after the checkpoint that it goes on from
 SOON_ROUNDED = FewBits(DenseTied(48, 4), 1.58, rounded_from=0.25)
 RESUMED = [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED, ROUNDED, SOON_ROUNDED]
+RESUMED += [ProductQuantised(DenseTied(48, 4), 2)]
 
 
 @pytest.mark.parametrize("arm", RESUMED, ids=lambda a: a.name)
