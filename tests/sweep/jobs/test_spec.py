@@ -61,7 +61,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "pca": "148e83046a578e7e",
     "expander at 8 bits": "34067635e29e774d",
     "expander at 1.58 bits": "06c65983a3c31628",  # of 2026-11-26
-    "expander trained with 2 bits": "307374d717dd5841",  # of 2026-11-26
+    "expander trained with 2 bits": "a18df89c14f9f257",  # of 2026-11-26
     "dense_tied of pieces": "33d73b603eaeeca9",  # of 2026-11-26
 }
 

@@ -27,6 +27,8 @@ ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {
     "mp_refit": ["sae=expander", "sae.encoder=mp_refit"],
     "reflections": ["sae=expander", "sae.basis=reflections3_trained", "sae.always_on=1"],
     "as large as reflections": ["sae=dense_matched", "sae.basis=reflections3", "k=1", "d=5"],
+    "rounded in training": ["sae=dynamic_few_bits", "sae.bits=1.58", "sae.of.basis=reflections3"],
+    "of pieces": ["sae=dense_tied_pq"],
     "rounded in a basis": ["sae=expander_quantised", "sae.of.basis=reflections3"],
 }
 
