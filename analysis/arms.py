@@ -1,13 +1,16 @@
 """The arms as figures and tables show them: families, names for people, and a colour and marker that never change.
 
 A label follows the naming rule of `sae_core.arms`: the base arm's name, then `@basis` where its atoms are sparse in
-another basis than the neurons', then `+pursuit` where a pursuit trained it, then `-8bit` where its decoder values were
-rounded to 8 bits, as in `expander@reflections64+mp_refit-4bit`. `Arm.label` writes a label
-and `parse` reads one. An arm that is not listed here is drawn too, under its own name.
+another basis than the neurons', then `+pursuit` where a pursuit trained it, then what its values take where that is
+fewer than 32 bits, as in `expander@reflections64+mp_refit-4bit`: `-4bit` where they were rounded to 4 bits after
+training, `-2bit_trained` where they were trained rounded to 2 bits, `-2bit_pq` where atoms are pieces out of a codebook
+(product quantisation) that take 2 bits a value. `Arm.label` writes a label and `parse` reads one. An arm that is not
+listed here is drawn too, under its own name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -36,6 +39,7 @@ PCA, FROZEN = "pca", "frozen_random"
 CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
+_HOW = {"trained": "trained", "pq": "product-quantised"}  # ends of labels that say how values got few bits: in words
 _NEURONS = "neurons"  # the basis of an arm whose label names none
 TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm
 
@@ -63,20 +67,34 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
 }
 
 
+_ROUNDED = re.compile(rf"(?P<trained>.+)-(?P<bits>[0-9]+(\.[0-9]+)?)bit(_(?P<how>{'|'.join(_HOW)}))?")
+
+
 class Arm(NamedTuple):
     """The parts that an arm's label is made of."""
 
     base: str  # the arm's name without basis, pursuit and rounding
     pursuit: str | None  # the pursuit that trained it; None for the one-shot encoder
-    bits: int | None  # bits that each decoder value was rounded to; None where they were not rounded
+    bits: float | None  # bits that each decoder value was rounded to; None where they were not rounded
     basis: str | None = None  # the basis of its atoms, with the coordinates always on; None for the neurons'
+    how: str = ""  # a key of `_HOW`; empty where values were rounded after training, or not at all
 
     @property
     def label(self) -> str:
         """The label that records and figures know the arm by."""
         basis = f"@{self.basis}" if self.basis else ""
         pursuit = f"+{self.pursuit}" if self.pursuit else ""
-        return self.base + basis + pursuit + (f"-{self.bits}bit" if self.bits else "")
+        return self.base + basis + pursuit + self.rounding
+
+    @property
+    def rounding(self) -> str:
+        """The end of the label that says what values were rounded to; empty where they were not."""
+        return f"-{self.bits}bit" + (f"_{self.how}" if self.how else "") if self.bits else ""
+
+    @property
+    def bits_in_words(self) -> str:
+        """What values were rounded to: `4 bits`, or `2 bits, trained`; empty where they were not."""
+        return f"{self.bits:g} bits" + (f", {_HOW[self.how]}" if self.how else "") if self.bits else ""
 
 
 def described(sae: Mapping[str, Any]) -> Arm:
@@ -85,17 +103,19 @@ def described(sae: Mapping[str, Any]) -> Arm:
     pursuit = trained.get("encoder", TOPK)
     basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
     named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
-    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"), named)
+    how = parse(sae.get("arm", "")).how if "of" in sae else ""
+    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"), named, how)
 
 
 def parse(label: str) -> Arm:
     """Return the parts of a label: the inverse of `Arm.label`, for places that have the label but no record."""
-    trained, dash, rounding = label.rpartition("-")
-    bits = rounding.removesuffix("bit")
-    rounded = bool(trained and dash) and rounding != bits and bits.isdecimal()
-    start, _, pursuit = (trained if rounded else label).partition("+")
+    rounded = _ROUNDED.fullmatch(label)
+    start, _, pursuit = (rounded["trained"] if rounded else label).partition("+")
     base, _, basis = start.partition("@")
-    return Arm(base, pursuit or None, int(bits) if rounded else None, basis or None)
+    if rounded is None:
+        return Arm(base, pursuit or None, None, basis or None)
+    bits = float(rounded["bits"]) if "." in rounded["bits"] else int(rounded["bits"])
+    return Arm(base, pursuit or None, bits, basis or None, rounded["how"] or "")
 
 
 def base(label: str) -> str:
@@ -105,7 +125,7 @@ def base(label: str) -> str:
 
 def unrounded(label: str) -> str:
     """Return the label of the arm that was rounded, or `label` itself where none was."""
-    return parse(label)._replace(bits=None).label
+    return parse(label)._replace(bits=None, how="").label
 
 
 def display(label: str) -> str:
@@ -114,7 +134,7 @@ def display(label: str) -> str:
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
     name += f" {_in_words(arm.basis)}" if arm.basis else ""
     name += f", trained by {arm.pursuit}" if arm.pursuit else ""
-    return name + (f", {arm.bits} bits" if arm.bits else "")
+    return name + (f", {arm.bits_in_words}" if arm.bits else "")
 
 
 def _in_words(basis: str) -> str:
@@ -153,10 +173,10 @@ def in_order(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels in this module's order: variants behind their base arm, unknown arms last."""
     order = list(_DRAWN)
 
-    def place(label: str) -> tuple[int, str, str, str, int]:
+    def place(label: str) -> tuple[int, str, str, str, float, str]:
         arm = parse(label)
         rank = order.index(arm.base) if arm.base in order else len(order)
-        return rank, arm.base, arm.basis or "", arm.pursuit or "", -(arm.bits or FLOAT_BITS)
+        return rank, arm.base, arm.basis or "", arm.pursuit or "", -(arm.bits or FLOAT_BITS), arm.how
 
     return sorted(set(labels), key=place)
 

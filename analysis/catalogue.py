@@ -42,7 +42,7 @@ CATALOGUE = {
     "matched": Entry("commands", "matched", "expander against dense at equal values, parameters and bytes"),
     "supports": Entry("commands", "supports", "every kind of support, and its difference to the expander's"),
     "masks": Entry("commands", "masks", "expander, clustered and pruned supports: CE recovered and dead latents"),
-    "bits": Entry("commands", "bits", "arms at 32, 8 and 4 bits against stored bytes"),
+    "bits": Entry("commands", "bits", "arms at 32 and fewer bits a value against stored bytes"),
     "amortisation": Entry("commands", "amortisation", "what reading codes by pursuit adds, and what it costs"),
     "throughput": Entry(
         "commands", "throughput", "tokens a second against relative error, for each way of reading codes"

@@ -63,7 +63,14 @@ from analysis.tables.stability import stability_table
 from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
 
-_BITS_LOOK = {32: ("o", "-"), 8: ("s", "--"), 4: ("^", ":")}  # bits of a value: marker, line
+_BITS_LOOK = {  # bits of a value: marker, line
+    32: ("o", "-"),
+    8: ("s", "--"),
+    4: ("^", ":"),
+    2: ("v", "-."),
+    1.58: ("<", "--"),
+    1: (">", ":"),
+}
 
 
 def frontier(records: Records, options: Options, notes: bool = True) -> list[Output]:
@@ -282,18 +289,21 @@ def matched(records: Records, options: Options) -> list[Output]:
 
 
 def bits(records: Records, options: Options) -> list[Output]:
-    """Return CE recovered of arms at 32, 8 and 4 bits, and the latents that rounding changes, against stored bytes."""
+    """Return CE recovered of arms at 32 and fewer bits, and the latents that rounding changes, against stored bytes.
+
+    Hollow markers are of values that were rounded after training, filled ones of those that were trained so.
+    """
     table = bits_table(chosen(records.runs, options), records.runs)
 
     def style(row: dict[str, Any]) -> Style:
         marker, line = _BITS_LOOK.get(row["bits"], ("D", "-."))
-        label = f"{arms.display(row['base'])}, {row['bits']} bits"
-        return Style(label, arms.colour(row["base"]), marker, line, hollow=row["bits"] != arms.FLOAT_BITS)
+        label, after = f"{arms.display(row['base'])}, {row['rounding']}", row["bits"] != arms.FLOAT_BITS
+        return Style(label, arms.colour(row["base"]), marker, line, hollow=after and not row["how_rounded"])
 
     shown = readable("bits", table)
     x_label = "stored bytes (size of sae.safetensors)"
     titles = {ROUNDED: "latents changed by rounding\n(share with correlation < .9)"}
-    return [Output("bits", table, _lines(shown, "artifact_bytes", x_label, style, ["base", "bits"], titles=titles))]
+    return [Output("bits", table, _lines(shown, "artifact_bytes", x_label, style, ["base", "rounding"], titles=titles))]
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:

@@ -6,6 +6,7 @@
                          `sae_core.arms` says what each of the other arms makes
     SAE                  an SAE: `residual`, `encode`, `decode`, and all that a torch module has
     reconstruction_loss  the loss that training minimises
+    keep_rounded         ends the training of an SAE whose values are rounded while they are trained (`FewBits`)
     save, load           write an SAE into a folder, read it back; SAEFileError where the folder holds none
     infer_by             the same SAE with its codes found in another way, such as "omp"
     omp, gomp            codes of any targets on a dictionary: orthogonal matching pursuit, one or several atoms a step
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
         Dynamic,
         Expander,
         ExpanderBalanced,
+        FewBits,
         FrozenRandom,
+        ProductQuantised,
         PrunedRetuned,
         Quantised,
         SoftFrozen,
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from sae_core.io import SAEFileError, load, save
     from sae_core.losses import reconstruction_loss
     from sae_core.pursuit.batched import cosamp, gomp, matching_pursuit, niht, omp
+    from sae_core.quantised import keep_rounded
     from sae_core.sae import SAE
 
 __all__ = [
@@ -62,7 +66,9 @@ __all__ = [
     "Dynamic",
     "Expander",
     "ExpanderBalanced",
+    "FewBits",
     "FrozenRandom",
+    "ProductQuantised",
     "PrunedRetuned",
     "Quantised",
     "SAEFileError",
@@ -70,6 +76,7 @@ __all__ = [
     "cosamp",
     "gomp",
     "infer_by",
+    "keep_rounded",
     "load",
     "matching_pursuit",
     "niht",
@@ -82,6 +89,7 @@ _ARMS = "sae_core.arms"  # defines every name that has no other module here
 _MODULES = {
     "SAE": "sae_core.sae",
     "infer_by": "sae_core.inference",
+    "keep_rounded": "sae_core.quantised",
     "reconstruction_loss": "sae_core.losses",
     **dict.fromkeys(("SAEFileError", "load", "save"), "sae_core.io"),
     **dict.fromkeys(("cosamp", "gomp", "matching_pursuit", "niht", "omp"), "sae_core.pursuit.batched"),

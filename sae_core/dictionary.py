@@ -11,6 +11,7 @@ from torch import nn
 from sae_core.bases import Basis, Neurons
 from sae_core.kernels.dispatch import get_backend
 from sae_core.kernels.reference import densify
+from sae_core.rounding import Grid, straight_through
 from sae_core.sizes import check_degree, check_latents
 from sae_core.supports import SUPPORTS
 
@@ -29,7 +30,8 @@ class Dictionary(nn.Module):
 
     Abstract: use `SparseDictionary`, `NearDictionary`, `FrozenDictionary`, `DenseDictionary` or `ActivationDictionary`.
     An atom is its values scaled to unit l2 norm; the gradient flows through the norm. `value_bits` below 32 says that
-    values are whole numbers of so many bits (`sae_core.quantised`), which is how they are stored.
+    values are whole numbers of so many bits (`sae_core.quantised`), which is how they are stored. Values that are to
+    become such are trained as floats, and atoms are made of what they round to (`rounded_to`).
 
     Rows are coordinates in `basis`: atom j, seen from outside, is Q^T w_j (`dense_atoms`). Whoever works with values
     and support first takes activations `into` the basis. The first `always_on` rows are in no atom's support: there the
@@ -42,7 +44,8 @@ class Dictionary(nn.Module):
     d_in: int
     basis: Basis
     always_on: int = 0
-    value_bits: int = 32
+    value_bits: float = 32
+    rounded_to: Grid | None = None  # what values are rounded to where they are used, while they are trained so
 
     @property
     def n_latents(self) -> int:
@@ -69,12 +72,15 @@ class Dictionary(nn.Module):
 
     def unit_values(self, backend: str = "auto") -> torch.Tensor:
         """Return the atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
-        return get_backend(backend, self.values.device).unit_norm(self.values)
+        return get_backend(backend, self.values.device).unit_norm(self._rounded(self.values))
 
     def dense_atoms(self, part: slice = slice(None)) -> torch.Tensor:
         """Return some atoms, of unit norm, in the LM's own coordinates: (atoms, d_in)."""
-        unit = get_backend("auto", self.values.device).unit_norm(self.values[part])
+        unit = get_backend("auto", self.values.device).unit_norm(self._rounded(self.values[part]))
         return self.basis.out_of(densify(unit, None if self.support is None else self.support[part], self.d_in))
+
+    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
+        return values if self.rounded_to is None else straight_through(values, self.rounded_to)
 
     @torch.no_grad()
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:

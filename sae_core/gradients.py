@@ -4,7 +4,8 @@ With u = Qx (tokens, m), unit atoms a_i on their supports, codes c and residual 
 L = mean_t ||r_t||^2 over B tokens has, with g = 2 r / B,
 
     dL/dc_j  = -<a_(i_j), g_t>                                    0 for a pursuit (the envelope theorem)
-    dL/da_i  = sum over the picks of i of  dL/dc * u_t - c * g_t  on the support; then through the unit norm
+    dL/da_i  = sum over the picks of i of  dL/dc * u_t - c * g_t  on the support; then through the unit norm, and
+                                                                  the rounding of values that are trained at few bits
     dL/db_i  = sum over the picks of i of  dL/dc                  the encoder's bias
     dL/db    = -Q^T (sum_t g_t + sum_i dL/db_i a_i)               the decoder's bias: of all tokens at once
 
@@ -18,9 +19,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sae_core.codebook import CodebookDictionary
 from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.kernels.autograd import Differentiable, Kernels
 from sae_core.losses import squared_errors
+from sae_core.rounding import on_grid
 from sae_core.sae import SAE, SAEResidual
 
 _FLOATS = (torch.float32, torch.float64)
@@ -46,12 +49,12 @@ def _kernels_to_write_out(sae: SAE) -> Kernels | None:
     """Return the kernels for the module's formulas; None where these do not hold.
 
     They hold for a tied encoder whose picks are not refitted, float32 or float64 parameters that are all trained, and a
-    basis that stays as it is.
+    basis that stays as it is. Dictionaries of low rank and those of pieces out of a codebook are left to autograd.
     """
     backend, basis = sae.kernels, {id(p) for p in sae.dictionary.basis.parameters()}
     if not isinstance(backend, Differentiable) or type(sae.encoder) not in (TiedTopK, ByPursuit):
         return None
-    if sae.dictionary.rows < sae.dictionary.d_in:  # of a low rank
+    if sae.dictionary.rows < sae.dictionary.d_in or isinstance(sae.dictionary, CodebookDictionary):
         return None
     if any((id(p) in basis) == p.requires_grad or p.dtype not in _FLOATS for p in sae.parameters()):
         return None
@@ -62,7 +65,9 @@ def _kernels_to_write_out(sae: SAE) -> Kernels | None:
 def _written_out(sae: SAE, h: Tensor, kernels: Kernels) -> tuple[SAEResidual, Tensor]:
     dictionary, encoder = sae.dictionary, sae.encoder
     support = None if dictionary.support is None else dictionary.support.contiguous()
-    unit, inverse = kernels.unit_norm(dictionary.values.contiguous())
+    values, grid = dictionary.values.contiguous(), dictionary.rounded_to
+    numbers, factor = (values, None) if grid is None else on_grid(values, grid)
+    unit, inverse = kernels.unit_norm(numbers)
     u = sae.coordinates(h)
     codes, picks = sae.pick(u, unit)
     weights = -codes[:, : sae.k]
@@ -79,7 +84,8 @@ def _written_out(sae: SAE, h: Tensor, kernels: Kernels) -> tuple[SAEResidual, Te
         into_atoms += kernels.atom_gradient(into_codes, picks, u, support, dictionary.n_latents)
         into_bias += _weighted_sum(encoder.b_enc.grad, unit, support, dictionary.d_in)
     if isinstance(dictionary.values, nn.Parameter):
-        dictionary.values.grad = kernels.unit_norm_gradient(into_atoms, unit, inverse)
+        into_values = kernels.unit_norm_gradient(into_atoms, unit, inverse)
+        dictionary.values.grad = into_values if factor is None else into_values.mul_(factor)
     sae.b_dec.grad = dictionary.basis.out_of(into_bias.view(1, -1)).view(-1).neg_()
     return SAEResidual(left, *sae.with_always_on(u, codes, picks)), errors
 

@@ -10,6 +10,8 @@ has the final name.
     1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
     2  the basis is another, or some coordinates are always on: `cfg.json` names both
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
+    4  values have fewer than 4 bits, or atoms are pieces out of a codebook; `cfg.json` names a basis as in the formats
+       1 to 3, and a support is ranks as in 3
     6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool
 """
 
@@ -30,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_core.bases import BASES, BASIS_BITS, NEURONS, Basis, Neurons, basis_name, basis_shape, make_basis
+from sae_core.codebook import ENTRIES, CodebookDictionary, bits_a_value
 from sae_core.dictionary import (
     ActivationDictionary,
     DenseDictionary,
@@ -51,14 +54,14 @@ from sae_core.packing import (
     unpack_values,
 )
 from sae_core.pursuit.solvers import canonical
-from sae_core.quantised import BITS
+from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
 from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, DENSE_KINDS = FORMATS = 1, 2, 3, 6
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 6
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -73,8 +76,11 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
         about: anything else that `cfg.json` should say (model, hook point, ...), under the key "about".
 
     Raises:
-        ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself.
+        ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself. Or its values are
+            still trained to be rounded: end that first (`sae_core.keep_rounded`).
     """
+    if sae.dictionary.rounded_to is not None:
+        raise ValueError("the values of this SAE are still trained to be rounded: call sae_core.keep_rounded first")
     if isinstance(sae.encoder, Refitted):
         raise ValueError("this is a reading of an SAE by refit, which a file cannot hold: save the SAE itself")
     folder = Path(folder)
@@ -91,7 +97,9 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     """Return what `sae` stores, by its name in `sae.safetensors`: nothing that a seed regenerates."""
     dictionary, encoder = sae.dictionary, sae.encoder
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
-    if not isinstance(dictionary, FrozenDictionary):
+    if isinstance(dictionary, CodebookDictionary):
+        tensors |= {"codebook": dictionary.codebook, "chosen": dictionary.chosen.to(torch.uint8)}
+    elif not isinstance(dictionary, FrozenDictionary):
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         tensors["b_enc"] = encoder.b_enc
@@ -137,7 +145,13 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
     if ranks or dense_kind or not isinstance(basis, Neurons) or dictionary.always_on:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
-        config["format"] = DENSE_KINDS if dense_kind else WITH_RANKS if ranks else WITH_BASIS
+        config["format"] = WITH_RANKS if ranks else WITH_BASIS
+    if isinstance(dictionary, CodebookDictionary):
+        config |= {"format": WITH_FEW_BITS, "codebook": dictionary.codebook.shape[1]}
+    elif dictionary.value_bits < 4:
+        config["format"] = WITH_FEW_BITS
+    if dense_kind:
+        config["format"] = DENSE_KINDS
     if isinstance(dictionary, ActivationDictionary):
         config["source_tokens"] = dictionary.tokens
     return config
@@ -222,7 +236,12 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
     if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
         raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
-    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or bits not in (32, *BITS):
+    few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
+    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] == DENSE_KINDS)
+    if width is not None:
+        fits = few and not sparse and type(width) is int and width > 0
+        known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
+    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
     if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
@@ -241,13 +260,20 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config names a known basis of its atoms, or is of a format that names none."""
-    if config["format"] == FORMAT:
+    if not _names_basis(config):
         return
     basis, always_on, dense = config.get("basis"), config.get("always_on"), config["format"] == DENSE_KINDS
     most = config["d_in"] - config["degree"]
     fits = type(always_on) is int and 0 <= always_on <= (min(most, 0) if dense else most) and config["sparse"] != dense
     if not (fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
         raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
+
+
+def _names_basis(config: dict[str, Any]) -> bool:
+    """Tell whether a config says what its basis is; the others have that of the neurons."""
+    return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS) or (
+        config["format"] == WITH_FEW_BITS and "basis" in config
+    )
 
 
 def _check_sources(config: dict[str, Any], file: Path) -> None:
@@ -276,10 +302,12 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
     count = n_latents * (config["degree"] if sparse or config["format"] == DENSE_KINDS else d_in)
     shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
-    if not frozen:
+    if width := config.get("codebook"):
+        shapes |= {"codebook": (ENTRIES, width), "chosen": (n_latents, -(-d_in // width))}
+    elif not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
     if sparse and config.get("support_seed") is None:
-        ranks = config["format"] == WITH_RANKS
+        ranks = config["format"] >= WITH_RANKS
         shapes["support"] = (
             packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
             if ranks
@@ -289,7 +317,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
-    if config["format"] != FORMAT and (shape := basis_shape(config["basis"]["name"], d_in)):
+    if _names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
         shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
     return shapes
@@ -297,17 +325,23 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
-    basis_bits = 32 if config["format"] == FORMAT else config["basis"]["value_bits"]
-    packed = {"support": True, "sources": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
+    basis_bits = config["basis"]["value_bits"] if _names_basis(config) else 32
+    values_packed = config.get("value_bits", 32) < 32
+    packed = {"support": True, "sources": True, "chosen": True, "values": values_packed, "basis": basis_bits < 32}
     return {name for name, is_packed in packed.items() if is_packed}
 
 
 def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
+    if config.get("codebook"):
+        return CodebookDictionary(tensors["codebook"], tensors["chosen"], config["d_in"])
     dictionary = _load_sparse(config, tensors, folder) if config["sparse"] else _load_dense(config, tensors)
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
         shape = config["n_latents"], dictionary.degree
-        dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
+        try:
+            dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
+        except ValueError as error:
+            raise SAEFileError(f"{folder}: the values are damaged: {error}") from None
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
@@ -330,7 +364,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
         drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
         support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
-        unpack = unpack_support if config["format"] == WITH_RANKS else unpack_indices
+        unpack = unpack_support if config["format"] >= WITH_RANKS else unpack_indices
         support = unpack(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
@@ -343,7 +377,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
 
 
 def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Basis:
-    if config["format"] == FORMAT:
+    if not _names_basis(config):
         return Neurons()
     about = config["basis"]
     basis = make_basis(about["name"], config["d_in"], about["seed"] or 0)

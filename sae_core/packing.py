@@ -15,12 +15,17 @@ from itertools import accumulate
 import numpy as np
 import torch
 
+from sae_core.rounding import STORED_GRIDS
 from sae_core.sizes import bits_per_atom, bits_per_index
 
+_DIGITS = 5  # numbers of three values that one byte holds: 3^5 = 243
+_TERNARY_BITS = 8 / _DIGITS
+_POWERS = 3 ** np.arange(_DIGITS - 1, -1, -1)
 
-def packed_bytes(count: int, width: int) -> int:
-    """Return the bytes that `count` numbers of `width` bits take."""
-    return -(-count * width // 8)
+
+def packed_bytes(count: int, width: float) -> int:
+    """Return the bytes that `count` numbers of `width` bits take: whole bits, or 1.6 for five numbers a byte."""
+    return -(-count // _DIGITS) if width == _TERNARY_BITS else -(-count * int(width) // 8)
 
 
 def pack_support(support: torch.Tensor, d_in: int) -> torch.Tensor:
@@ -65,21 +70,47 @@ def unpack_indices(packed: torch.Tensor, d_in: int, n_latents: int, degree: int)
     return torch.from_numpy(indices.reshape(n_latents, degree))
 
 
-def pack_values(values: torch.Tensor, value_bits: int) -> torch.Tensor:
+def pack_values(values: torch.Tensor, value_bits: float) -> torch.Tensor:
     """Return values as a file holds them: floats, or packed whole numbers of fewer than 32 bits.
 
-    Whole numbers of b bits are shifted by 2^(b-1), so that none is negative.
+    Whole numbers of 8 and 4 bits are shifted by 2^(b-1), so that none is negative. Those of fewer bits are counted from
+    the grid's least number on (`sae_core.rounding.GRIDS`); of three numbers, five make a byte, as digits of base 3.
     """
     if value_bits == 32:
         return values
-    numbers = values.detach().cpu().numpy().astype(np.int64)
-    return _pack(numbers + 2 ** (value_bits - 1), value_bits)
+    shift, distance = _numbering(value_bits)
+    counted = (values.detach().cpu().numpy().astype(np.int64) + shift) // distance
+    return _pack_digits(counted) if value_bits == _TERNARY_BITS else _pack(counted, int(value_bits))
 
 
-def unpack_values(packed: torch.Tensor, value_bits: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """Undo `pack_values` for whole numbers: float32 of this shape."""
-    centred = _unpack(packed, value_bits, math.prod(shape)) - 2 ** (value_bits - 1)
-    return torch.from_numpy(centred.astype(np.float32)).view(shape)
+def unpack_values(packed: torch.Tensor, value_bits: float, shape: tuple[int, ...]) -> torch.Tensor:
+    """Undo `pack_values` for whole numbers: float32 of this shape. Raises ValueError for a byte that is wrong."""
+    shift, distance = _numbering(value_bits)
+    count = math.prod(shape)
+    counted = _unpack_digits(packed, count) if value_bits == _TERNARY_BITS else _unpack(packed, int(value_bits), count)
+    return torch.from_numpy((counted * distance - shift).astype(np.float32)).view(shape)
+
+
+def _numbering(value_bits: float) -> tuple[int, int]:
+    """Return (shift, distance): a whole number v of so many bits is packed as (v + shift) / distance."""
+    grid = STORED_GRIDS[value_bits]
+    if value_bits >= 4:
+        return 2 ** (int(value_bits) - 1), 1
+    return grid.largest, 2 if grid.odd else 1
+
+
+def _pack_digits(numbers: np.ndarray) -> torch.Tensor:
+    """Pack numbers in 0..2 as digits of base 3, five a byte, most significant digit first: uint8 (bytes,)."""
+    padded = np.pad(numbers.ravel(), (0, -numbers.size % _DIGITS)).reshape(-1, _DIGITS)
+    return torch.from_numpy((padded @ _POWERS).astype(np.uint8))
+
+
+def _unpack_digits(packed: torch.Tensor, count: int) -> np.ndarray:
+    """Undo `_pack_digits`: int64 (count,). Raises ValueError for a byte that five digits cannot make."""
+    whole = packed.numpy().astype(np.int64)
+    if len(whole) and whole.max() >= 3**_DIGITS:
+        raise ValueError(f"a byte of {whole.max()} is not in 0..{3**_DIGITS - 1}, as five digits of base 3 are")
+    return (whole[:, None] // _POWERS % 3).reshape(-1)[:count]
 
 
 def pack_sources(sources: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Atoms of whole numbers, which take fewer bits per value.
+"""Atoms of whole numbers, which take fewer bits per value: rounded after training, or in it.
 
 An atom is used at unit norm, so its whole numbers need no scale beside them: a file holds `bits` bits per value only.
 How the values of a basis are rounded is the basis' own matter (`Basis.round_values`); these always have 8 bits.
@@ -13,33 +13,47 @@ import torch
 from scipy.sparse import csc_array
 
 from sae_core.correlation import correlations, fires
-from sae_core.rounding import whole_numbers
+from sae_core.rounding import grid_of, straight_through, whole_numbers
 from sae_core.sae import SAE
-
-BITS = (4, 8)
-
-
-def check_bits(bits: int) -> None:
-    """Raise ValueError unless values can be kept in `bits` bits."""
-    if bits not in BITS:
-        raise ValueError(f"bits={bits} must be {' or '.join(map(str, BITS))}")
 
 
 @torch.no_grad()
-def quantised(sae: SAE, bits: int) -> SAE:
+def quantised(sae: SAE, bits: float) -> SAE:
     """Return a copy of `sae` whose dictionary holds whole numbers of `bits` bits; biases stay as they are.
 
     Raises:
-        ValueError: `bits` is neither 4 nor 8, or the encoder has weights of its own.
+        ValueError: `sae_core.rounding.GRIDS` has no such `bits`, or the encoder has weights of its own.
     """
-    check_bits(bits)
+    grid = grid_of(bits)
     if not sae.tied:
         raise ValueError("only an SAE whose encoder is tied can be quantised; this one's has weights of its own")
     other = copy.deepcopy(sae)
-    other.dictionary.values.copy_(whole_numbers(sae.dictionary.values, bits))
-    other.dictionary.value_bits = bits
-    other.dictionary.basis.round_values()
+    _keep(other, whole_numbers(sae.dictionary.values, bits), grid.stored_bits)
     return other
+
+
+@torch.no_grad()
+def keep_rounded(sae: SAE, bits: float) -> SAE:
+    """End the training of an SAE whose values are rounded where they are used; return a copy with those of before.
+
+    From now on the dictionary of `sae` holds the whole numbers that it rounded its values to. The copy uses the float
+    values underneath, which the straight-through gradient has moved, as they are.
+
+    Raises:
+        ValueError: `sae_core.rounding.GRIDS` has no such `bits`.
+    """
+    grid = grid_of(bits)
+    sae.dictionary.rounded_to = None
+    underneath = copy.deepcopy(sae)
+    _keep(sae, straight_through(sae.dictionary.values, grid), grid.stored_bits)
+    return underneath
+
+
+def _keep(sae: SAE, numbers: torch.Tensor, stored_bits: float) -> None:
+    """Put whole numbers into the dictionary of `sae`, and round its basis."""
+    sae.dictionary.values.copy_(numbers)
+    sae.dictionary.value_bits = stored_bits
+    sae.dictionary.basis.round_values()
 
 
 def rounding_measures(before: csc_array, after: csc_array) -> dict[str, float | None]:

@@ -9,12 +9,14 @@ from typing import NamedTuple
 from torch import nn
 
 from sae_core.bases import NEURONS, basis_shape, basis_values
+from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
 
 SEED_BITS = 64
+_OF_ATOMS = ("dictionary.values", "dictionary.codebook")  # parameters
 NO_SUPPORT, FROM_SEED, AS_INDICES = "none", "seed", "indices"  # the ways in which a support is stored
 
 
@@ -25,7 +27,7 @@ class Storage(NamedTuple):
     compression: float  # m/d; with a basis, m*n over the count above
     learned_parameters: int  # decoder values, encoder weights, both biases
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
-    value_bits: int  # bits of each stored value of an atom; 0 where a seed regenerates them
+    value_bits: float  # bits of an atom's value, with its share of a codebook; 0 where a seed regenerates values
     basis_values: int  # how many of the decoder values are a basis'
     basis_bits: int  # bits of each of these; 0 where there are none
     source_bits: int  # bits that say which activations of the pool the atoms are; 0 where they are none
@@ -36,10 +38,12 @@ def count_storage(sae: SAE) -> Storage:
     dictionary = sae.dictionary
     stored = dictionary.basis.stored
     in_basis = 0 if stored is None else stored.numel()
+    decoder_values = dictionary.n_latents * dictionary.degree if _learned(dictionary) else 0
+    others = sum(p.numel() for name, p in sae.named_parameters() if name not in _OF_ATOMS)
     return Storage(
-        learned_decoder_values=(dictionary.values.numel() if _learned(dictionary) else 0) + in_basis,
+        learned_decoder_values=decoder_values + in_basis,
         compression=_compression(dictionary.d_in, dictionary.n_latents, dictionary.degree, in_basis),
-        learned_parameters=sum(p.numel() for p in sae.parameters()),
+        learned_parameters=decoder_values + others,
         index_bits=support_bits(dictionary),
         value_bits=dictionary.value_bits if _learned(dictionary) else 0,
         basis_values=in_basis,
@@ -54,7 +58,7 @@ def _compression(d_in: int, n_latents: int, degree: int, in_basis: int) -> float
 
 
 def _learned(dictionary: Dictionary) -> bool:
-    return isinstance(dictionary.values, nn.Parameter)
+    return isinstance(dictionary, CodebookDictionary) or isinstance(dictionary.values, nn.Parameter)
 
 
 def support_bits(dictionary: Dictionary) -> int:
@@ -80,12 +84,13 @@ class Layout(NamedTuple):
     n_latents: int
     degree: int  # d_in where atoms are dense
     support: str = NO_SUPPORT  # or FROM_SEED, AS_INDICES
-    value_bits: int = 32  # 0 where a seed regenerates the values
+    value_bits: float = 32  # 0 where a seed regenerates the values
     own_encoder: bool = False  # whether the encoder has weights of its own
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
     basis_bits: int = 32  # of each value that the basis stores
     source_tokens: int = 0  # the activations that atoms are chosen from, where atoms are activations
+    codebook: int = 0  # values of a piece, where atoms are made of pieces out of a codebook
 
     @property
     def decoder_values(self) -> int:
@@ -146,7 +151,10 @@ def planned_bytes(layout: Layout) -> int:
         packed["support"] = (packed_bytes(n, bits_per_atom(m, layout.degree)),)
     if layout.source_tokens:
         packed["sources"] = (packed_bytes(layout.source_bits, 1),)
-    if layout.value_bits == 32:
+    if layout.codebook:
+        floats["codebook"] = (ENTRIES, layout.codebook)
+        packed["chosen"] = (n, -(-m // layout.codebook))
+    elif layout.value_bits == 32:
         floats["values"] = (n, layout.degree)
     elif layout.value_bits:
         packed["values"] = (packed_bytes(n * layout.degree, layout.value_bits),)

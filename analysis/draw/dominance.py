@@ -158,7 +158,8 @@ def _short_name(label: str) -> str:
     arm = arms.parse(label)
     name = arm.base.replace("dense_matched", "dense_m.").replace("_parameters", "_par").replace("_", " ")
     basis = f" {arm.basis.replace('reflections', 'R')}" if arm.basis else ""  # the whole name would not fit a cell
-    return name + basis + (f" {arm.bits}-bit" if arm.bits else "")
+    bits = f" {arm.bits}-bit" if arm.bits else ""
+    return name + basis + (bits.replace(" ", "\n") + f" {arm.how}" if arm.how else bits)
 
 
 def _reading(row: dict[str, Any]) -> str:

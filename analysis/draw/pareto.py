@@ -153,8 +153,8 @@ def _size_text(row: dict[str, Any], panel: pd.DataFrame) -> str:
     for name in ("k",) if smaller else ("d", "k", "n"):
         if not math.isnan(row[name]) and _varies(panel, name):
             words.append(f"{name}={row[name]:.0f}")
-    bits = arms.parse(row["arm"]).bits
-    words += [f"{bits} bits"] if bits else []
+    rounding = arms.parse(row["arm"]).bits_in_words
+    words += [rounding] if rounding else []
     return ", ".join(words or [f"k={row['k']:.0f}"])
 
 
@@ -169,8 +169,9 @@ def _handles(table: pd.DataFrame) -> list[Artist]:
         shown.setdefault(arms.unrounded(arm), []).append(arm)
     handles: list[Artist] = [Line2D([], [], color=_INK, linewidth=1, label="best of any setting", **_ring(size=10))]
     for unrounded, variants in shown.items():
-        bits = [arms.parse(arm).bits or 32 for arm in variants]
-        label = arms.display(unrounded) + (f" ({', '.join(map(str, bits))} bits)" if bits != [32] else "")
+        found = [arms.parse(arm) for arm in variants]
+        bits = [f"{arm.bits or arms.FLOAT_BITS}{f' {arm.how}' if arm.how else ''}" for arm in found]
+        label = arms.display(unrounded) + (f" ({', '.join(bits)} bits)" if any(arm.bits for arm in found) else "")
         handles.append(arm_style(unrounded)._replace(label=label, line="none").handle())
     if any(table["floor"].notna()):
         handles.append(Line2D([], [], color=COLOUR, linestyle="--", label="floor: the best\nrandom dictionary"))

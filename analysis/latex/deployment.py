@@ -33,7 +33,7 @@ def table2(records: Records, options: Options) -> list[Output]:
             "arm": display(row["arm"]),
             "d": whole(row["d"]),
             "n'": whole(row["n_latents"]),
-            "bits": whole(row["value_bits"]),
+            "bits": f"{row['value_bits']:g}",
             **{name: number(row[column], 1) for name, column in _KIB_COLUMNS.items()},
         }
         for row in dicts(table)

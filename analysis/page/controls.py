@@ -130,12 +130,12 @@ def _measure_choice(table: pd.DataFrame) -> Choice:
 
 
 def bits(records: Records, options: Options, shown: list[str]) -> Section:
-    """Return the chart of CE recovered, and of the latents that rounding changes, for values of 32, 8 and 4 bits."""
+    """Return the chart of CE recovered, and of the latents that rounding changes, for values of 32 and fewer bits."""
     table = bits_table(chosen(records.runs, options), records.runs)
     x = [x_axis("artifact_bytes", "stored bytes (size of sae.safetensors)", log=True, unit="bytes")]
-    how = "The same SAEs with values of 32, 8 and 4 bits; further left is smaller. " + _SEEDS
+    how = "SAEs with values of 32 and fewer bits, rounded after training or in it; further left is smaller. " + _SEEDS
     return chart(
-        x, [y_axis()], [*PANEL_CHOICES, _measure_choice(table)], ["base", "bits"], how=how, table=encoded(table)
+        x, [y_axis()], [*PANEL_CHOICES, _measure_choice(table)], ["base", "rounding"], how=how, table=encoded(table)
     )
 
 

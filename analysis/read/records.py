@@ -91,9 +91,9 @@ class Records:
     def everything(self) -> pd.DataFrame:
         """One row per complete run of an SAE, with labels, axes, sizes, storage and metrics as columns, and
 
-        - `base_arm`, `pursuit`, `bits`: the parts of the arm as the record's spec has them: its name without pursuit
-          and rounding, the pursuit that trained it ("" for the one-shot encoder), and the bits of each decoder value
-          (32 where it was not rounded),
+        - `base_arm`, `pursuit`, `bits`, `how_rounded`: the parts of the arm as the record's spec has them: its name
+          without pursuit and rounding, the pursuit that trained it ("" for the one-shot encoder), the bits of each
+          decoder value (32 where it was not rounded), and how (`trained`, `pq`; "" after training),
         - `unrounded_arm`: the label of the arm that was rounded, or the arm's own,
         - `reading`: what finds the codes that the metrics are about: topk or the pursuit that trained the arm,
         - `d`: the d asked for, NaN for arms that have none (full dense ones, PCA),

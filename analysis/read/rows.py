@@ -113,7 +113,8 @@ def _about(record: Record) -> dict[str, object]:
         "pursuit": arm.pursuit or "",
         "reading": arm.pursuit or TOPK,
         "bits": arm.bits or arms.FLOAT_BITS,
-        "unrounded_arm": record["labels"]["arm"].removesuffix(f"-{arm.bits}bit"),
+        "how_rounded": arm.how,
+        "unrounded_arm": record["labels"]["arm"].removesuffix(arm.rounding),
         **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},
         **{key: int(axes[key]) for key in SEED_PARTS if key in axes},
         "d": float(axes["d"]) if arms.has_degree(arm.base, degree, d_in, n_latents, n) else float("nan"),
@@ -182,9 +183,8 @@ def _settings(spec: Record) -> dict[str, object]:
 
 
 def _arm_options(sae: Record) -> dict[str, object]:
-    """Return the options that no other column holds; those of the arm that was rounded, where one was."""
-    trained = sae.get("of") or sae
-    options = {key: value for key, value in trained.items() if key not in _IN_OTHER_COLUMNS}
+    """Return the options that no other column holds; for a rounded arm those of the arm inside it too."""
+    options = {key: value for key, value in {**sae, **(sae.get("of") or {})}.items() if key not in _IN_OTHER_COLUMNS}
     return {f"sae.{key}": value for key, value in options.items() if not isinstance(value, dict)}
 
 

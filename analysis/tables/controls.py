@@ -6,11 +6,12 @@ The column `what` names the measure of a row, so that one table holds all panels
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pandas as pd
 
-from analysis.arms import FLOAT_BITS, FROZEN, MATCHED, SPARSE
-from analysis.frames import among, distinct, mean_by, only, part, plain, renamed, where
+from analysis.arms import FLOAT_BITS, FROZEN, MATCHED, SPARSE, Arm
+from analysis.frames import among, dicts, distinct, mean_by, only, part, plain, renamed, where
 from analysis.read.sources import NoRunsError
 from analysis.tables.floor import MINUS_FROM, with_floor
 from analysis.tables.pairs import CELL, all_differences
@@ -106,9 +107,10 @@ def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.Da
     """Return CE recovered and artifact_bytes per (model, layer, n, k, arm, d) of arms that were rounded.
 
     Their float32 runs are among the rows, where something was rounded at the same model, layer, n and k. `base` is the
-    label of the arm that was rounded, `bits` is 32, 8 or 4. Below follow rows with `what` = ROUNDED for the rounded
-    runs whose latents were compared with those before: the share of latents whose activations correlate below .9 with
-    what they were.
+    label of the arm that was rounded; `rounding` says `4 bits`, `2 bits, trained` where values were rounded in training
+    already, or `2 bits, product-quantised`. Below follow rows with `what` = ROUNDED for the rounded runs whose latents
+    were compared with those of the values before rounding, or underneath it: the share of latents whose activations
+    correlate below .9.
 
     Raises:
         NoRunsError: no run has rounded values.
@@ -119,13 +121,18 @@ def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.Da
     beside = runs.merge(part(rounded, CELL).drop_duplicates(), on=CELL)
     found = among(beside, "unrounded_arm", list(set(rounded["unrounded_arm"])))
     found = renamed(found, {"unrounded_arm": "base"})
-    by = [*_BY, "base", "bits", "artifact_bytes"]
+    found = found.assign(rounding=[_rounding_in_words(row) for row in dicts(found)])
+    by = [*_BY, "base", "bits", "how_rounded", "rounding", "artifact_bytes"]
     fidelity = over_seeds(found, by, "ce_recovered")
     fidelity = with_floor(fidelity, runs if control is None else control, "ce_recovered")
     tables = [fidelity.assign(what="ce_recovered")]
     if ROUNDED in found and not (known := where(found, found[ROUNDED].notna())).empty:
         tables.append(over_seeds(known, by, ROUNDED).assign(what=ROUNDED))
     return pd.concat(tables, ignore_index=True)
+
+
+def _rounding_in_words(row: dict[str, Any]) -> str:
+    return Arm("", None, row["bits"], how=row["how_rounded"]).bits_in_words
 
 
 def layers_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:

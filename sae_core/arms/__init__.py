@@ -14,9 +14,11 @@ from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.dynamic import Dynamic
 from sae_core.arms.expander import Expander
 from sae_core.arms.expander_balanced import ExpanderBalanced
+from sae_core.arms.few_bits import FewBits
 from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.itda import ITDA
 from sae_core.arms.pca import PCA
+from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
 from sae_core.arms.soft_frozen import SoftFrozen
@@ -39,7 +41,9 @@ __all__ = [
     "Dynamic",
     "Expander",
     "ExpanderBalanced",
+    "FewBits",
     "FrozenRandom",
+    "ProductQuantised",
     "PrunedRetuned",
     "Quantised",
     "Sizes",

@@ -19,6 +19,7 @@ from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.hashed import later
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
+from sae_core.rounding import Rounding
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_degree, check_sparsity
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
@@ -47,8 +48,9 @@ class Sizes(NamedTuple):
 class Arm(ABC):
     """A choice of sizes, and of how an SAE of these sizes is made and trained. Abstract.
 
-    `build` makes the SAE that training starts from; a `DerivedArm` makes it by `derive` from another arm's trained one.
-    Then the parameters are trained by gradient while the support follows `schedule`. Where `by_gradient` is False,
+    `build` makes the SAE that training starts from; an arm with `starts_from` makes it by `derive` from that arm's
+    trained one. Then the parameters are trained by gradient while the support follows `schedule`, and values are
+    rounded by `rounding`. Where `by_gradient` is False,
     `fit` finds the parameters of a `FittedArm`, and those of any other arm stay as they are.
     """
 
@@ -66,6 +68,16 @@ class Arm(ABC):
     @property
     def schedule(self) -> SupportSchedule | None:
         """When and how far the support changes in training; None where it stays."""
+        return None
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """How values are rounded while they are trained; None where they are not."""
+        return None
+
+    @property
+    def starts_from(self) -> Arm | None:
+        """The arm whose trained SAE this one starts from; None where it starts from fresh values."""
         return None
 
     @property
@@ -112,6 +124,13 @@ class Arm(ABC):
     @abstractmethod
     def make(self, start: Start) -> SAE:
         """Make the SAE that `build` describes."""
+
+    def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
+        """Make a new SAE from the trained one of `starts_from`, which stays as it is; see `build` for the arguments.
+
+        An arm that starts from another one's SAE has a way of its own to do so.
+        """
+        raise NotImplementedError(f"{self.name} starts from no other arm's SAE")
 
 
 class FittedArm(Arm):

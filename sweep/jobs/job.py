@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.arms import Arm, DenseTied, Sizes
-from sae_core.arms.base import DerivedArm
 from sweep.corpus.documents import Corpus
 from sweep.corpus.windows import WindowConfig
 from sweep.jobs.recovery import RecoveryJob
@@ -116,8 +115,8 @@ class Job:
     @property
     def starts_from(self) -> Job | None:
         """The run whose trained SAE this one starts from; None where the arm starts from fresh values."""
-        arm = self.spec.arm
-        return self.with_arm(arm.starts_from) if isinstance(arm, DerivedArm) else None
+        start = self.spec.arm.starts_from
+        return None if start is None else self.with_arm(start)
 
     @property
     def reference(self) -> Job:

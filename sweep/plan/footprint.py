@@ -30,7 +30,7 @@ class PlannedStorage(NamedTuple):
     compression: float
     learned_parameters: int
     index_bits: int
-    value_bits: int
+    value_bits: float
     basis_values: int
     basis_bits: int
     source_bits: int

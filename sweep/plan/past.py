@@ -110,7 +110,8 @@ def _basis_in(arm: Record, sparse: bool) -> str:
 
 def _steps_in(record: Record, shape: StepShape) -> float:
     """Return how many plain steps would have taken as long as the training of `record`."""
-    arm, schedule = record["spec"]["sae"], None
+    sae, schedule = record["spec"]["sae"], None
+    arm = sae.get("of", sae)
     if "exchanged" in record["training"] or "until" in arm:
         schedule = SupportSchedule(*(arm[key] for key in ("every", "drop", "until", "tokens")))
     return equivalent_steps(record["training"]["steps"], shape.batch, shape.layout.degree, schedule)

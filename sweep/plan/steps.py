@@ -14,6 +14,7 @@ from sae_core.bases import basis_name, make_basis
 from sae_core.dictionary import DenseDictionary, SparseDictionary
 from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.dispatch import backend_name
+from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.machine.gpus import device_from
@@ -83,7 +84,7 @@ def setup_of(device: str, backend: str, threads: int) -> Setup:
 def shape_of(layout: Layout, k: int, batch: int) -> StepShape:
     """Return the shape of a training step on `batch` tokens."""
     support = FROM_SEED if layout.support != NO_SUPPORT else NO_SUPPORT
-    return StepShape(layout._replace(support=support, basis_bits=32, source_tokens=0), k, batch)
+    return StepShape(layout._replace(support=support, basis_bits=32, source_tokens=0, codebook=0), k, batch)
 
 
 def estimated_step(shape: StepShape, measured: Mapping[StepShape, MeasuredStep]) -> StepEstimate:
@@ -171,6 +172,7 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
         dictionary = SparseDictionary(m, gaps.cumsum(1) - 1, generator, basis=basis)
     if layout.value_bits == 0:
         dictionary.values.requires_grad_(False)
+    dictionary.rounded_to = STORED_GRIDS.get(layout.value_bits)
     if layout.own_encoder:
         encoder = OwnTopK(dictionary, "random", generator)
     else:

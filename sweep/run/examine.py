@@ -57,7 +57,7 @@ def examine(
         base: the LM's cross-entropies without the SAE.
         say: told what is being measured.
         load: gives the SAE that novelty compares with.
-        original: for a rounded SAE the one that was rounded, to see what that changed of its latents.
+        original: for a rounded SAE the one of the values before rounding, to see what that changed of its latents.
     """
     yield from _measure_readings(job, sae, clean, base, record, say)
     probe(job, sae, clean.positions, record, say)

@@ -30,7 +30,7 @@ def examine_samples(job: Job, sae: SAE, record: Record, say: RunProgress, origin
     A measurement that fails leaves its error in the record, and the others go on.
 
     Args:
-        original: for a rounded SAE the one that was rounded, to see what that changed of its latents.
+        original: for a rounded SAE the one of the values before rounding, to see what that changed of its latents.
     """
     yield from ()  # nothing is measured together with other runs
     found = record.setdefault("inference", {})

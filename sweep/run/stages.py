@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from sae_core import io
-from sae_core.arms import Quantised
-from sae_core.arms.base import DerivedArm, FittedArm
+from sae_core.arms import ProductQuantised, Quantised
+from sae_core.arms.base import FittedArm
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
+from sae_core.quantised import keep_rounded
 from sae_core.sae import SAE
 from sae_core.storage import count_storage
 from sweep.activations.cache import Pool
@@ -69,10 +70,15 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     start = _starting_sae(job, device, record)
     with _timed(timings, "training"):
         sae, trained = yield from _train(job, folder, start, pool, device, recording)
+    original, rounding = None, job.spec.arm.rounding
+    if isinstance(job.spec.arm, (Quantised, ProductQuantised)):
+        original = start
+    elif rounding is not None:
+        original = keep_rounded(sae, rounding.bits)
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)
     with _timed(timings, "evaluation"):
-        yield from measure(sae, start if isinstance(job.spec.arm, Quantised) else None)
+        yield from measure(sae, original)
     own = record["inference"][ENCODER]
     if "error" in own:
         raise EvaluationError(own["error"])
@@ -117,7 +123,7 @@ def _build_sae(job: Job, start: SAE | None, pool: Pool | FedPool, device: torch.
     """Return the untrained SAE of the job, or the one that the arm makes of the trained SAE `start`."""
     arm, seeds = job.spec.arm, job.spec.seeds
     sample = _batches(job, pool, torch.device("cpu")).sample(1, count) if (count := arm.sample_tokens) else None
-    if start is not None and isinstance(arm, DerivedArm):
+    if start is not None:
         sae = arm.derive(start, seeds.values, sample)
     else:
         # The scale brings the mean norm of activations to sqrt(d_in).
@@ -175,6 +181,7 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool | FedPool, recording:
         folder / CHECKPOINT,
         report,
         job.spec.arm.schedule,
+        job.spec.arm.rounding,
         stop_file(folder, job.launch).exists,
         record["versions"][CODE],
     )

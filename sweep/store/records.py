@@ -21,7 +21,8 @@ object with these entries:
                 compression             d_in / degree, the paper's m / d; with a basis, m * n over the count above
                 learned_parameters      number of values, with the encoder's weights and the biases
                 index_bits              bits that the support takes
-                value_bits              bits of one stored value of an atom
+                value_bits              bits of one stored value of an atom; 1.6 where five share a byte. The
+                                        share of a codebook is counted in
                 basis_values, basis_bits  number of a basis' values, and bits of each; missing from older records
                 source_bits             bits that say which activations the atoms are; missing from older records
                 artifact_bytes          bytes of the file sae.safetensors
@@ -46,8 +47,9 @@ object with these entries:
     stability   where `python -m sweep.stability` found runs that differ in a seed alone: {run_id of the other: how
                 alike the two SAEs are} (`sae_core.stability`), with differs, the seed that differs: all, support,
                 values or order. Of a pair the run whose id comes first has it
-    rounding    for an SAE of rounded values: what that changed of its latents (`sae_core.quantised`); missing from
-                older records until `python -m sweep.stability` adds it
+    rounding    for an SAE of rounded values: what that changed of its latents (`sae_core.quantised`), against the SAE
+                that was rounded or, for values rounded in training, against the float values underneath at its end;
+                missing from older records until `python -m sweep.stability` adds it
     theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
                 estimate or bound
     training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support

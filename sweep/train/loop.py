@@ -10,6 +10,7 @@ import torch
 
 from sae_core.gradients import loss_gradients
 from sae_core.regrow import SupportSchedule
+from sae_core.rounding import Rounding
 from sae_core.sae import SAE, SAEResidual
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.state import Progress, TrainingState
@@ -41,10 +42,11 @@ def train(
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     schedule: SupportSchedule | None = None,
+    rounding: Rounding | None = None,
 ) -> Training:
     """Train one SAE in place, from its first batch to its last. Arguments and errors are those of `training`."""
     stream = Stream(rows, n_rows, seed, config.batch_size, sae.b_dec.device, config.steps)
-    (result,) = drive([training(sae, stream, variance, config, checkpoint, report, schedule)])
+    (result,) = drive([training(sae, stream, variance, config, checkpoint, report, schedule, rounding)])
     if isinstance(result, Exception):
         raise result
     return result
@@ -58,6 +60,7 @@ def training(
     checkpoint: Path | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     schedule: SupportSchedule | None = None,
+    rounding: Rounding | None = None,
     stop: Callable[[], bool] = lambda: False,
     code: str = "",
 ) -> Trainee[Training]:
@@ -72,6 +75,7 @@ def training(
         checkpoint: the file to resume from, if it exists, and to write checkpoints to.
         report: called every LOG_EVERY steps and at the end.
         schedule: how the support changes during training; None where it stays.
+        rounding: when and to what values are rounded while they are trained; None leaves `sae` as it is.
         stop: asked after each report whether to end early.
         code: the hash of the code that this process runs; checkpoints keep it.
 
@@ -91,6 +95,8 @@ def training(
         state.stop_clock()
         delivery = yield BatchRequest(stream, state.step)
         state.start_clock(delivery.seconds)
+        if rounding is not None:
+            sae.dictionary.rounded_to = rounding.grid_at(state.step, config.steps)
         _advance(state, delivery.batch, stream, schedule, losses)
         if state.step % LOG_EVERY and state.step < config.steps:
             continue

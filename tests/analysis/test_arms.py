@@ -5,7 +5,10 @@ import pytest
 from analysis.arms import LOW_RANK, RIVALS, Arm, colour, described, display, has_degree, in_order, parse, unrounded
 from analysis.read.load import read_records
 from sae_core.arms import ITDA, TOPK, DenseLowRank
+from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.expander import Expander
+from sae_core.arms.few_bits import FewBits
+from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.quantised import Quantised
 from sae_core.hashed import hashed_fields
 from sweep.store.records import RECOVERY
@@ -27,6 +30,17 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     arm = Expander(n_latents=8, degree=2, k=2, encoder=encoder)
     assert parse(arm.label) == Arm("expander", pursuit, None)
     assert parse(Quantised(arm, 4).label) == Arm("expander", pursuit, 4)
+    for bits in (2, 1.58):
+        assert parse(Quantised(arm, bits).label) == Arm("expander", pursuit, bits)
+        trained = FewBits(arm, bits)
+        assert parse(trained.label) == Arm("expander", pursuit, bits, how="trained")
+        spec = {"arm": trained.name, "bits": bits, "rounded_from": 0.5, "of": {"arm": "expander", "encoder": encoder}}
+        assert described(spec) == parse(trained.label) and parse(trained.label).label == trained.label
+        assert unrounded(trained.label) == arm.label
+    pieces = ProductQuantised(DenseTied(8, 2, encoder), 2)
+    assert parse(pieces.label) == Arm("dense_tied", pursuit, 2, how="pq") and unrounded(pieces.label) == pieces.of.label
+    spec = {"arm": pieces.name, "bits": 2, "of": {"arm": "dense_tied", "encoder": encoder}}
+    assert described(spec) == parse(pieces.label) and display(pieces.label).endswith("2 bits, product-quantised")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,7 @@ def test_a_label_names_the_basis_of_its_atoms(encoder):
 
 
 def test_labels_outside_the_naming_rule_are_names_of_their_own():
-    for label in ("my-arm", "my-2-arm", "orbit", "-8bit", "my-xbit", ""):
+    for label in ("my-arm", "my-2-arm", "orbit", "-8bit", "my-xbit", "my-2bit_tried", "my-.5bit", ""):
         assert parse(label) == Arm(label, None, None) and unrounded(label) == label
     assert unrounded("my-arm+omp-8bit") == "my-arm+omp"
 
@@ -71,14 +85,20 @@ def test_labels_outside_the_naming_rule_are_names_of_their_own():
 def test_variants_share_name_and_hue_with_their_base_arm_and_come_behind_it():
     assert parse("expander+mp_refit-4bit") == Arm("expander", "mp_refit", 4) and parse("pca") == Arm("pca", None, None)
     assert display("dense_matched_own_bytes-8bit") == "dense own, equal bytes, 8 bits"
+    assert display("dense_tied-1.58bit") == "dense, tied, 1.58 bits"
+    assert display("dense_tied-2bit_trained") == "dense, tied, 2 bits, trained"
     assert display("expander+mp_refit") == "expander, trained by mp_refit" and display("my_arm") == "my_arm"
     assert colour("expander-8bit") == colour("expander") != colour("expander+mp_refit")
     assert colour("my_arm") == colour("my_arm") and len(colour("my_arm")) == 7
     labels = ["zzz", "pca", "dense_tied", "expander-4bit", "expander", "expander-8bit", "expander+omp"]
+    labels += ["expander-1.58bit_trained", "expander-1.58bit", "expander-2bit_trained"]
     assert in_order(labels) == [
         "expander",
         "expander-8bit",
         "expander-4bit",
+        "expander-2bit_trained",
+        "expander-1.58bit",
+        "expander-1.58bit_trained",
         "expander+omp",
         "dense_tied",
         "pca",

@@ -79,7 +79,7 @@ BARS = {
         "artifact_bytes",
         "stored bytes",
         {"ce_recovered": "cross-entropy recovered", "rounding_below_90": "latents changed by rounding"},
-        ("base", "bits"),
+        ("base", "rounding"),
     ),
     "data_efficiency": Bars(
         "pool_tokens", "tokens in the training pool", {"ce_recovered": "cross-entropy recovered"}, ("arm", "d")

@@ -7,7 +7,17 @@ import copy
 import pytest
 import torch
 
-from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, FrozenRandom, SoftFrozen
+from sae_core.arms import (
+    DenseLowRank,
+    DenseTied,
+    DenseWarmTied,
+    Dynamic,
+    Expander,
+    FewBits,
+    FrozenRandom,
+    ProductQuantised,
+    SoftFrozen,
+)
 from sae_core.gradients import loss_gradients
 from sae_core.losses import squared_errors
 from sweep.train.loop import train_step
@@ -24,6 +34,11 @@ ARMS = {
     "frozen by pursuit": FrozenRandom(N, 5, K, "mp_refit"),
     "near random": SoftFrozen(N, 5, K),
     "learned support": Dynamic(N, 5, K, "mp_refit"),
+    "rounded": FewBits(Expander(N, 5, K), 2),
+    "rounded by pursuit": FewBits(Expander(N, 5, K, "mp_refit"), 1.58),
+    "dense, rounded": FewBits(DenseTied(N, K), 1.58),
+    "low rank": DenseLowRank(N, 5, K),
+    "of pieces": ProductQuantised(DenseTied(N, K), 2),
     "dense": DenseTied(N, K),
     "dense by pursuit": DenseTied(N, K, "mp_refit"),
     "dense, own encoder": DenseWarmTied(N, K),
@@ -35,6 +50,8 @@ def started(arm):
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(64, M, generator=generator, dtype=torch.float64) + 0.5
     sae = arm.build(M, 1, 0.7, h.float()).double()
+    if arm.rounding is not None:
+        sae.dictionary.rounded_to = arm.rounding.grid_at(1, 1)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             if "b_" in name:
@@ -94,7 +111,7 @@ def test_an_encoder_that_is_not_trained_keeps_its_bias():
     assert sae.encoder.b_enc.grad is None and sae.b_dec.grad is not None
 
 
-@pytest.mark.parametrize("name", ["expander", "expander by pursuit", "in a fixed basis", "frozen", "dense"])
+@pytest.mark.parametrize("name", ["expander", "expander by pursuit", "in a fixed basis", "frozen", "dense", "rounded"])
 def test_autograd_is_not_used_where_the_gradient_is_known(name, monkeypatch):
     sae, h = started(ARMS[name])
     monkeypatch.delattr(torch.Tensor, "backward")

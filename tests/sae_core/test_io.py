@@ -8,9 +8,10 @@ import socket
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sae_core import io
-from sae_core.arms import DenseWarmTied, Expander
+from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, Quantised
 from sae_core.inference import infer_by
 
 
@@ -60,6 +61,7 @@ def in_a_basis(**changes):
     [
         {"format": 1, "always_on": 0},
         {"format": 4},
+        {"format": 5},
         {"basis": "remove"},
         {"basis": "reflections3"},
         {"basis": in_a_basis(name="reflections4")},
@@ -95,6 +97,57 @@ def test_files_in_the_neurons_basis_are_those_of_versions_before_bases(tmp_path)
     io.save(Expander(64, 3, 4, basis="fourier").build(16, seed=7), tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
     assert config["format"] == 2 and config["basis"] == {"name": "fourier", "seed": 7, "value_bits": 32}
+
+
+FEW = [Expander(64, 3, 4), DenseTied(64, 4, encoder="omp"), Dynamic(64, 3, 4, basis="reflections3", always_on=2)]
+
+
+@pytest.mark.parametrize("bits", [2, 1.58, 1])
+@pytest.mark.parametrize("arm", FEW, ids=lambda arm: arm.label)
+def test_only_files_of_fewer_than_4_bits_are_of_format_4(arm, bits, tmp_path):
+    io.save(Quantised(arm, 4).build(16, seed=0), tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["format"] == (3 if arm is FEW[-1] else 1)
+    sae = Quantised(arm, bits).build(16, seed=0)
+    io.save(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["format"] == 4 and config["value_bits"] == (1.6 if bits == 1.58 else bits)
+    assert ("basis" in config) == (arm is FEW[-1])
+    loaded, h = io.load(tmp_path), torch.randn(20, 16)
+    assert torch.equal(loaded(h).reconstruction, sae(h).reconstruction)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"value_bits": 2},
+        {"value_bits": 1.58},
+        {"value_bits": 3},
+        {"value_bits": 4},
+        {"value_bits": 32},
+        {"value_bits": None},
+        {"value_bits": [1.6]},
+        {"format": 1},
+        {"format": 3},
+        {"frozen": True},
+        {"basis": None},
+    ],
+)
+def test_bits_that_do_not_fit_their_tensors_are_an_error_of_one_line(tmp_path, changes):
+    io.save(Quantised(Expander(64, 3, 4), 1.58).build(16, seed=0), tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(io.SAEFileError, match=str(tmp_path)) as error:
+        io.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_byte_that_no_five_numbers_make_is_an_error(tmp_path):
+    io.save(Quantised(Expander(64, 3, 4), 1.58).build(16, seed=0), tmp_path)
+    tensors = load_file(tmp_path / "sae.safetensors")
+    tensors["values"][7] = 243
+    save_file(tensors, tmp_path / "sae.safetensors")
+    with pytest.raises(io.SAEFileError, match="the values are damaged: a byte of 243 is not in 0..242") as error:
+        io.load(tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sae_core import io
-from sae_core.arms import CellError, DenseLowRank, DenseTied
+from sae_core.arms import CellError, DenseLowRank, DenseTied, Quantised
 from sae_core.comparison import best_cosines
 from sae_core.ground_truth import cosine_measures
 from sae_core.inference import infer_by, multiply_adds
@@ -163,3 +163,12 @@ def test_a_file_whose_config_does_not_fit_is_refused(tmp_path, changes):
     (tmp_path / "cfg.json").write_text(json.dumps(changed))
     with pytest.raises(io.SAEFileError, match=str(tmp_path)):
         io.load(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 1.58])
+def test_a_low_rank_of_few_bits_is_read_back(tmp_path, bits):
+    sae = Quantised(DenseLowRank(N, R, K), bits).build(M, 0)
+    io.save(sae, tmp_path)
+    found, h = io.load(tmp_path), torch.randn(9, M)
+    assert torch.equal(found(h).reconstruction, sae(h).reconstruction)
+    assert found.dictionary.value_bits == sae.dictionary.value_bits < 32

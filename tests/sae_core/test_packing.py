@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from sae_core import io
 from sae_core.arms import Dynamic, Quantised
-from sae_core.packing import pack_support, pack_values, unpack_support, unpack_values
+from sae_core.packing import pack_support, pack_values, packed_bytes, unpack_support, unpack_values
+from sae_core.rounding import STORED_GRIDS
 from sae_core.sizes import bits_per_atom
 from sae_core.supports import expander_support
 
@@ -45,6 +46,31 @@ def test_whole_numbers_come_back(bits):
     packed = pack_values(values, bits)
     assert len(packed) == 2**bits * bits // 8
     assert torch.equal(unpack_values(packed, bits, tuple(values.shape)), values)
+
+
+@pytest.mark.parametrize(
+    "bits, values, expected",
+    [
+        (2, [-3, -1, 1, 3, 3], [0b00011011, 0b11000000]),
+        (1, [-1, 1, 1, -1, 1, 1, 1, 1, 1], [0b01101111, 0b10000000]),
+        (1.6, [1, 1, 1, 1, 1, -1, 0, 1, -1, -1, 0], [242, 0 * 81 + 1 * 27 + 2 * 9 + 0 + 0, 1 * 81]),
+    ],
+)
+def test_numbers_of_few_bits_are_packed_as_is_written_and_come_back(bits, values, expected):
+    packed = pack_values(torch.tensor(values).float(), bits)
+    assert packed.dtype == torch.uint8 and packed.tolist() == expected
+    assert len(packed) == packed_bytes(len(values), bits) == math.ceil(len(values) * bits / 8)
+    assert unpack_values(packed, bits, (1, len(values))).tolist() == [values]
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, 1.6, 1])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 1001])
+def test_any_count_of_numbers_comes_back(bits, count):
+    grid = STORED_GRIDS[bits]
+    numbers = torch.arange(-grid.largest, grid.largest + 1, 2 if grid.odd else 1).float()
+    values = numbers[torch.randint(len(numbers), (count,), generator=torch.Generator().manual_seed(0))]
+    packed = pack_values(values, bits)
+    assert len(packed) == packed_bytes(count, bits) and torch.equal(unpack_values(packed, bits, (count,)), values)
 
 
 @pytest.mark.parametrize("arm", [Dynamic(64, 5, 4), Quantised(Dynamic(64, 5, 4, basis="reflections2"), 8)])

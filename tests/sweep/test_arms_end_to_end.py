@@ -74,12 +74,40 @@ def test_dense_atoms_of_other_kinds_are_made_of_the_pool_and_read_back(launched,
     assert itda["storage"]["source_bits"] == 64 * 16 and itda["training"]["steps"] == 0
 
 
+def test_values_rounded_in_training_are_what_is_stored_and_are_compared_with_those_underneath(place):
+    runs, arguments = place
+    few = ["sae.bits=1.58,2", "d=5", "seed=2", "sae.of.basis=reflections4"]
+    call("sweep", "-m", *arguments, "sae=pruned_retuned_few_bits", *few)
+    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if r["axes"]["seed"] == 2}
+    assert set(found) == {"dense_tied", *(f"pruned_retuned@reflections4-{bits}bit_trained" for bits in (1.58, 2))}
+    dense = found.pop("dense_tied")
+    for record, stored, numbers in zip((found[arm] for arm in sorted(found)), (1.6, 2), (3, 4), strict=True):
+        sae, storage = io.load(runs / record["run_id"]), record["storage"]
+        assert len(sae.dictionary.values.unique()) == numbers and sae.dictionary.basis.value_bits == 8
+        assert storage["value_bits"] == stored == sae.dictionary.value_bits and storage["basis_bits"] == 8
+        assert record["training"]["steps"] == 60 and record["source"]["run_id"] == dense["run_id"]
+        rounding = record["rounding"]
+        assert 0.3 < rounding["correlation"] < 1 and 0 < rounding["below_90"] <= 1 and rounding["dead"] < 1
+
+
+def test_a_codebook_is_trained_from_the_dense_sae_and_compared_with_it(place):
+    runs, arguments = place
+    call("sweep", *arguments, "sae=dense_tied_pq", "sae.bits=1", "seed=3")
+    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if r["axes"]["seed"] == 3}
+    dense, cut = found["dense_tied"], found["dense_tied-1bit_pq"]
+    assert cut["source"]["run_id"] == dense["run_id"] and cut["training"]["steps"] == 60
+    dictionary = io.load(runs / cut["run_id"]).dictionary
+    assert dictionary.codebook.shape == (256, 8) and dictionary.chosen.max() < 256
+    assert cut["storage"]["value_bits"] == dictionary.value_bits > 1
+    assert 0.3 < cut["rounding"]["correlation"] < 1
+
+
 def test_a_basis_is_made_of_the_pool_and_counted_and_read_back(place):
     """A learned support in reflections, rounded; the mean and the principal directions are the pool's."""
     runs, arguments = place
     of = ["sae.of.basis=reflections4", "sae.of.always_on=2", "d=5", "k=3"]
     call("sweep", *arguments, "sae=dynamic_quantised", "eval.inference=[encoder,omp]", *of)
-    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if "@" in r["labels"]["arm"]}
+    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if r["labels"]["arm"].startswith("dynamic@")}
     assert set(found) == {"dynamic@reflections4_on2", "dynamic@reflections4_on2-8bit"}
     whole, rounded = (io.load(runs / found[arm]["run_id"]) for arm in sorted(found))
     d_in = whole.dictionary.d_in
@@ -174,7 +202,8 @@ def test_a_run_that_cannot_be_measured_again_is_said_and_the_others_go_on(place,
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("sae.bits=16", "sae.bits=16"),
+        ("sae.bits=16", "sae.bits=16 must be 8, 4, 2, 1.58 or 1"),
+        ("sae.bits=two", "sae.bits=two must be"),
         ("sae.of.degree=0", "d=0 must be in 1..32"),
         ("sae.of=3", "sae.of=3 must be a group"),
         ("sae.of._target_=nonsense", "sae.of._target_=nonsense is no class"),

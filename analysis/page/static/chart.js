@@ -17,7 +17,7 @@ const KINDS_OF_LINE = {
   // a line's second column: how the legend names a value of it
   d: (value) => `d = ${value}`,
   inference: (value) => `by ${value}`,
-  bits: (value) => `${value} bits`,
+  rounding: (value) => value,
 };
 
 class Chart {

@@ -38,8 +38,11 @@ def job(tmp_path, *overrides):
 @pytest.mark.parametrize("arm", files("sae"))
 def test_every_arm_builds_by_its_own_name(arm, tmp_path):
     built = job(tmp_path, f"sae={arm}", "d=30")
-    bits = f"-{built.spec.arm.bits}bit" if arm.endswith("_quantised") else ""
-    assert built.labels["arm"] == built.spec.arm.name == arm.removesuffix("_quantised") + bits
+    base, bits = arm, ""
+    for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained"), ("_pq", "bit_pq")):
+        if arm.endswith(suffix):
+            base, bits = arm.removesuffix(suffix), f"-{built.spec.arm.bits}{said}"
+    assert built.labels["arm"] == built.spec.arm.name == base + bits
 
 
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])

@@ -7,7 +7,7 @@ from dataclasses import fields, make_dataclass, replace
 import pytest
 
 from sae_core import arms
-from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, Quantised
+from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, FewBits, Quantised
 from sae_core.hashed import changes_no_result, hashed_fields, later
 from sweep.activations.cache import CacheKey
 from sweep.jobs.recovery import RecoveryConfig, RecoverySpec
@@ -39,6 +39,9 @@ ARMS = {
     "itda": arms.ITDA(64, 4),
     "pca": arms.PCA(64, 3),
     "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
+    "expander at 1.58 bits": Quantised(Expander(64, 3, 4), 1.58),
+    "expander trained with 2 bits": FewBits(Expander(64, 3, 4), 2),
+    "dense_tied of pieces": arms.ProductQuantised(DenseTied(64, 4), 2),
 }
 GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander": "8616133907728a19",
@@ -61,6 +64,9 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "itda": "439f6bebb740be7c",  # of 2026-11-26
     "pca": "148e83046a578e7e",
     "expander at 8 bits": "34067635e29e774d",
+    "expander at 1.58 bits": "06c65983a3c31628",  # of 2026-11-26
+    "expander trained with 2 bits": "a18df89c14f9f257",  # of 2026-11-26
+    "dense_tied of pieces": "33d73b603eaeeca9",  # of 2026-11-26
 }
 
 
@@ -101,6 +107,8 @@ def test_the_fields_of_an_arm_inside_another_change_the_run_id():
         Quantised(Expander(64, 3, 4), 4),
         Quantised(Expander(64, 5, 4), 8),
         Quantised(Dynamic(64, 3, 4), 8),
+        FewBits(Expander(64, 3, 4), 8),
+        FewBits(Expander(64, 3, 4), 8, rounded_from=0.25),
         Dynamic(64, 3, 4),
         Dynamic(64, 3, 4, drop=0.1),
         DenseMatched(640, 3, 4),

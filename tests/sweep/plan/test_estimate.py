@@ -29,6 +29,8 @@ ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {
     "as large as reflections": ["sae=dense_matched", "sae.basis=reflections3", "k=1", "d=5"],
     "low rank": ["sae=dense_low_rank", "sae.encoder=mp_refit"],
     "itda": ["sae=itda", "sae.tokens=500"],
+    "rounded in training": ["sae=dynamic_few_bits", "sae.bits=1.58", "sae.of.basis=reflections3"],
+    "of pieces": ["sae=dense_tied_pq"],
     "rounded in a basis": ["sae=expander_quantised", "sae.of.basis=reflections3"],
 }
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.arms import DenseWarmTied, Dynamic, Expander
+from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, FewBits, ProductQuantised
+from sae_core.rounding import grid_of
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.loop import train
 from sweep.train.state import CheckpointError, TrainingState
@@ -40,18 +41,22 @@ def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=ro
         if stop_at is not None and progress.step >= stop_at:
             raise Killed
 
-    found = train(sae, data, 500, VARIANCE, config, 0, checkpoint, report, arm.schedule)
+    found = train(sae, data, 500, VARIANCE, config, 0, checkpoint, report, arm.schedule, arm.rounding)
     if curve is not None:
         curve += found.reports
-        assert found.seconds > 0 and (found.exchanged > 0) == (arm is LEARNED)
+        assert found.seconds > 0 and (found.exchanged > 0) == (arm.schedule is not None)
     return sae
 
 
 LEARNED = Dynamic(48, 5, 4, every=40, tokens=200)
 TURNED = Expander(48, 3, 4, basis="reflections3_trained", always_on=2)
+ROUNDED = FewBits(LEARNED, 2, rounded_from=0.8)  # from step 320 on: after the checkpoint that it goes on from
+SOON_ROUNDED = FewBits(DenseTied(48, 4), 1.58, rounded_from=0.25)
+RESUMED = [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED, ROUNDED, SOON_ROUNDED]
+RESUMED += [ProductQuantised(DenseTied(48, 4), 2)]
 
 
-@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED], ids=lambda a: a.name)
+@pytest.mark.parametrize("arm", RESUMED, ids=lambda a: a.name)
 def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
     whole_reports, reports, curve = [], [], []
     whole = fit(arm, reports=whole_reports)
@@ -64,9 +69,33 @@ def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
     assert curve == whole_reports  # the reports from before the checkpoint are there too
-    if arm is LEARNED:
+    assert whole.dictionary.rounded_to == resumed.dictionary.rounded_to == (arm.rounding and grid_of(arm.bits))
+    if arm.schedule is not None:
         assert torch.equal(whole.dictionary.support, resumed.dictionary.support)
         assert not torch.equal(whole.dictionary.support, arm.build(16, seed=0).dictionary.support)
+
+
+def test_values_are_rounded_from_the_share_of_training_that_is_asked_for():
+    arm, used = FewBits(Expander(48, 3, 4), 2, rounded_from=0.5), []
+    sae = arm.build(16, seed=0)
+    unit_values = sae.dictionary.unit_values
+
+    def watched(backend):
+        used.append(sae.dictionary.rounded_to)
+        return unit_values(backend)
+
+    sae.dictionary.unit_values = watched
+    train(sae, rows, 500, VARIANCE, TrainConfig(steps=9, batch_size=8), 0, rounding=arm.rounding)
+    assert used == [None] * 5 + [grid_of(2)] * 4
+    late = FewBits(Expander(48, 3, 4), 2, rounded_from=0.99).rounding
+    assert [late.grid_at(step, 400) for step in (395, 396, 399)] == [None, grid_of(2), grid_of(2)]
+
+
+def test_before_its_values_are_rounded_an_arm_trains_as_its_plain_form():
+    plain, late = Expander(48, 3, 4), FewBits(Expander(48, 3, 4), 2, rounded_from=0.97)
+    config = TrainConfig(steps=40, batch_size=32)  # the last step alone is rounded
+    atoms = [fit(arm, config).dictionary.values for arm in (plain, late)]
+    assert 0 < (atoms[0] - atoms[1]).abs().max() < 2 * config.lr
 
 
 def test_the_loss_falls_and_fvu_is_the_loss_over_the_variance():
