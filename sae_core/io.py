@@ -10,6 +10,7 @@ has the final name.
     1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
     2  the basis is another, or some coordinates are always on: `cfg.json` names both
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
+    5  the encoder is BatchTopK, and `threshold` is stored; atoms may be dense, and else are as in format 3
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from sae_core.dictionary import (
     SparseDictionary,
     drawn_support,
 )
-from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, inner_encoder
 from sae_core.packing import pack_support, pack_values, packed_bytes, unpack_indices, unpack_support, unpack_values
 from sae_core.pursuit.solvers import canonical
 from sae_core.quantised import BITS
@@ -47,7 +48,7 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS = FORMATS = 1, 2, 3
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_THRESHOLD = FORMATS = 1, 2, 3, 5
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -82,10 +83,13 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
     if not isinstance(dictionary, FrozenDictionary):
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
-    if isinstance(encoder, (TiedTopK, OwnTopK)):
-        tensors["b_enc"] = encoder.b_enc
-    if isinstance(encoder, OwnTopK):
-        tensors["encoder_weight"] = encoder.weight
+    if isinstance(encoder, BatchTopK):
+        tensors["threshold"] = encoder.threshold.float().view(1)
+    inner = inner_encoder(encoder)
+    if isinstance(inner, (TiedTopK, OwnTopK)):
+        tensors["b_enc"] = inner.b_enc
+    if isinstance(inner, OwnTopK):
+        tensors["encoder_weight"] = inner.weight
     if dictionary.basis.stored is not None:
         tensors["basis"] = pack_values(dictionary.basis.stored, dictionary.basis.value_bits)
     if _writes_support(dictionary):
@@ -122,15 +126,18 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["values_seed"] = dictionary.values_seed
     basis = dictionary.basis
     ranks = _writes_support(dictionary)
-    if ranks or not isinstance(basis, Neurons) or dictionary.always_on:
+    newer = ranks or (isinstance(sae.encoder, BatchTopK) and dictionary.support is not None)
+    if newer or not isinstance(basis, Neurons) or dictionary.always_on:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
         config["format"] = WITH_RANKS if ranks else WITH_BASIS
+    if isinstance(sae.encoder, BatchTopK):
+        config |= {"format": WITH_THRESHOLD, "batch_topk": True}
     return config
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = "auto") -> SAE:
-    """Read the SAE that `save` wrote; its reconstructions are bit-identical to those of the saved one.
+    """Read the SAE that `save` wrote, in evaluation mode; its reconstructions are bit-identical to the saved one's.
 
     Args:
         folder: the folder that was given to `save`.
@@ -154,7 +161,7 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
     except ValueError as error:  # a size or scale that no SAE can have
         raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
     sae.b_dec.data = tensors["b_dec"]
-    return sae.to(device)
+    return sae.to(device).eval()
 
 
 def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dictionary: Dictionary) -> Encoder:
@@ -166,6 +173,10 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
         encoder = OwnTopK(dictionary, "random", torch.Generator())
         encoder.weight.data = tensors["encoder_weight"]
     encoder.b_enc.data = tensors["b_enc"]
+    if not config.get("batch_topk"):
+        return encoder
+    encoder = BatchTopK(encoder)
+    encoder.threshold.copy_(tensors["threshold"][0])
     return encoder
 
 
@@ -185,7 +196,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
 
 def _check_sizes(config: Any, file: Path) -> None:
     if not isinstance(config, dict) or config.get("format") not in FORMATS:
-        raise SAEFileError(f"{file} is not an SAE config of a format in {FORMAT}..{WITH_RANKS}")
+        raise SAEFileError(f"{file} is not an SAE config of a format among {', '.join(map(str, FORMATS))}")
     for key in ("d_in", "n_latents", "degree", "k"):
         if type(config.get(key)) is not int:
             raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
@@ -215,16 +226,29 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
         known = False
     if not known:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
+    batch_topk = config.get("batch_topk", False)  # missing in files of the other formats
+    if batch_topk is not (config["format"] == WITH_THRESHOLD) or (batch_topk and pursuit):
+        raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config names a known basis of sparse atoms, or is of a format that names none."""
-    if config["format"] == FORMAT:
+    if not _names_basis(config):
         return
     basis, always_on = config.get("basis"), config.get("always_on")
     fits = type(always_on) is int and 0 <= always_on <= config["d_in"] - config["degree"]
     if not (config["sparse"] and fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
         raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
+
+
+def _names_basis(config: dict[str, Any]) -> bool:
+    """Tell whether a config says which basis atoms are sparse in; dense ones are in none."""
+    return config["format"] != FORMAT and (config["sparse"] or config["format"] < WITH_THRESHOLD)
+
+
+def _has_ranks(config: dict[str, Any]) -> bool:
+    """Tell whether a support that is written is written as ranks."""
+    return config["format"] >= WITH_RANKS
 
 
 def _is_known(basis: dict[str, Any], d_in: int) -> bool:
@@ -246,15 +270,15 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     if not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
     if sparse and config.get("support_seed") is None:
-        ranks = config["format"] == WITH_RANKS
         shapes["support"] = (
             packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
-            if ranks
+            if _has_ranks(config)
             else packed_bytes(count, bits_per_index(d_in)),
         )
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
-    if config["format"] != FORMAT and (shape := basis_shape(config["basis"]["name"], d_in)):
+    shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
+    if _names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
         shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
     return shapes
@@ -262,7 +286,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
-    basis_bits = 32 if config["format"] == FORMAT else config["basis"]["value_bits"]
+    basis_bits = config["basis"]["value_bits"] if _names_basis(config) else 32
     packed = {"support": True, "values": config.get("value_bits", 32) < 32, "basis": basis_bits < 32}
     return {name for name, is_packed in packed.items() if is_packed}
 
@@ -289,7 +313,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
         drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
         support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
-        unpack = unpack_support if config["format"] == WITH_RANKS else unpack_indices
+        unpack = unpack_support if _has_ranks(config) else unpack_indices
         support = unpack(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
@@ -302,7 +326,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
 
 
 def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Basis:
-    if config["format"] == FORMAT:
+    if not _names_basis(config):
         return Neurons()
     about = config["basis"]
     basis = make_basis(about["name"], config["d_in"], about["seed"] or 0)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sae_core.encoders import TiedTopK
+from sae_core.encoders import TiedTopK, inner_encoder
 from sae_core.sae import SAE
 
 _CHUNK_VALUES = 1 << 24  # most entries of the dense gradient that are in memory at once
@@ -86,17 +86,17 @@ def _gradient(sae: SAE, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """
     output, n = sae.residual_coordinates(h), sae.dictionary.n_latents
     x, residual = sae.dictionary.basis.into(h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec), output.residual
-    picks = output.indices[:, : sae.k]
+    picks, found = sae.of_atoms(output.indices), sae.of_atoms(output.codes)
     latents, order = picks.flatten().sort(stable=True)
-    tokens, codes = order // sae.k, output.codes[:, : sae.k].flatten()[order]
-    through_encoder = _along_atoms(sae, picks, residual).flatten()[order]
+    tokens, codes = order // picks.shape[1], found.flatten()[order]
+    through_encoder = _along_atoms(sae, picks, residual).masked_fill_(found == 0, 0.0).flatten()[order]
     size = max(1, _CHUNK_VALUES // sae.dictionary.d_in)
     for first in range(0, n, size):
         low, high = torch.searchsorted(latents, latents.new_tensor([first, first + size])).tolist()
         at = torch.stack((latents[low:high] - first, tokens[low:high]))
         shape = (min(size, n - first), len(h))
         total = _sparse(at, codes[low:high], shape) @ residual
-        if isinstance(sae.encoder, TiedTopK):
+        if isinstance(inner_encoder(sae.encoder), TiedTopK):
             total += _sparse(at, through_encoder[low:high], shape) @ x
         yield slice(first, first + size), total.neg_()
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from sae_core.dictionary import Dictionary
-from sae_core.encoders import Encoder, OwnTopK
+from sae_core.encoders import Encoder, OwnTopK, inner_encoder
 from sae_core.kernels.dispatch import get_backend
 
 
@@ -17,28 +17,29 @@ class SAEOutput(NamedTuple):
     """A reconstruction and the codes that it is made of."""
 
     reconstruction: torch.Tensor  # (tokens, d_in), in the units of the input
-    codes: torch.Tensor  # (tokens, k + R), in scaled units
-    indices: torch.Tensor  # (tokens, k + R), the latents that the codes belong to
+    codes: torch.Tensor  # (tokens, w + R), in scaled units; w = k unless k is an average
+    indices: torch.Tensor  # (tokens, w + R), the latents that the codes belong to
 
 
 class SAEResidual(NamedTuple):
     """The part of an input that an SAE does not reconstruct, and the codes that it used."""
 
     residual: torch.Tensor  # (tokens, d_in), s * (h - h_hat): the loss squares it
-    codes: torch.Tensor  # (tokens, k + R), in scaled units
-    indices: torch.Tensor  # (tokens, k + R), the latents that the codes belong to
+    codes: torch.Tensor  # (tokens, w + R), in scaled units; w = k unless k is an average
+    indices: torch.Tensor  # (tokens, w + R), the latents that the codes belong to
 
 
 class SAE(nn.Module):
     """A sparse autoencoder: h_hat = (W c + b_dec) / s with k-sparse codes c of x = s * h - b_dec.
 
-    W = Q^T A, with atoms A that are sparse in the dictionary's basis Q: codes are found of Qx on A. The coordinates of
-    Qx that are always on, R of them, come behind the k codes, as the latents n_latents - R..n_latents - 1.
+    W = Q^T A, with atoms A that are sparse in the dictionary's basis Q: codes are found of Qx on A. A latent of code 0
+    does not fire. The coordinates of Qx that are always on, R of them, come behind the w codes of atoms (w = k unless
+    the encoder's k is an average: `BatchTopK`), as the latents n_latents - R..n_latents - 1.
 
     Args:
         dictionary: the atoms W.
         encoder: finds the codes.
-        k: active latents per token, in 1..n_latents.
+        k: active latents per token, exactly or on average as the encoder says, in 1..n_latents.
         scale: the scalar s that activations are multiplied with; the output is divided by it.
         backend: the kernels that compute, see `sae_core.kernels.dispatch`.
 
@@ -61,7 +62,7 @@ class SAE(nn.Module):
     @property
     def tied(self) -> bool:
         """Whether the encoder has no weights of its own."""
-        return not isinstance(self.encoder, OwnTopK)
+        return not isinstance(inner_encoder(self.encoder), OwnTopK)
 
     @property
     def n_latents(self) -> int:
@@ -74,8 +75,12 @@ class SAE(nn.Module):
         other.b_dec, other.scale = self.b_dec, self.scale
         return other
 
+    def of_atoms(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the columns of codes or indices that are atoms', without coordinates always on: (tokens, w)."""
+        return codes[:, : codes.shape[1] - self.dictionary.always_on]
+
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (codes, indices) of h (tokens, d_in), each (tokens, k + R); R coordinates are always on."""
+        """Return (codes, indices) of h (tokens, d_in), each (tokens, w + R); R coordinates are always on."""
         return self._encode(self._coordinates(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -143,10 +148,11 @@ class SAE(nn.Module):
         return torch.cat((codes, u[:, :always_on]), 1), torch.cat((indices, latents.expand(len(u), -1)), 1)
 
     def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-        dictionary, k = self.dictionary, self.k
-        scaled = self._kernels().decode(codes[:, :k], indices[:, :k], atoms, dictionary.support, dictionary.d_in)
+        dictionary = self.dictionary
+        picked = self.of_atoms(codes), self.of_atoms(indices)
+        scaled = self._kernels().decode(*picked, atoms, dictionary.support, dictionary.d_in)
         if dictionary.always_on:
-            scaled = torch.cat((codes[:, k:], scaled[:, dictionary.always_on :]), 1)
+            scaled = torch.cat((codes[:, -dictionary.always_on :], scaled[:, dictionary.always_on :]), 1)
         return (dictionary.basis.out_of(scaled) + self.b_dec) / self.scale
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.dictionary import Dictionary
+from sae_core.encoders import BatchTopK
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom
@@ -23,7 +24,7 @@ class Storage(NamedTuple):
 
     learned_decoder_values: int  # d*n, the paper's headline count, and the values of a basis
     compression: float  # m/d; with a basis, m*n over the count above
-    learned_parameters: int  # decoder values, encoder weights, both biases
+    learned_parameters: int  # decoder values, encoder weights, both biases, a BatchTopK's threshold
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
     value_bits: int  # bits of each stored value of an atom; 0 where a seed regenerates them
     basis_values: int  # how many of the decoder values are a basis'
@@ -38,7 +39,7 @@ def count_storage(sae: SAE) -> Storage:
     return Storage(
         learned_decoder_values=(dictionary.values.numel() if _learned(dictionary) else 0) + in_basis,
         compression=_compression(dictionary.d_in, dictionary.n_latents, dictionary.degree, in_basis),
-        learned_parameters=sum(p.numel() for p in sae.parameters()),
+        learned_parameters=sum(p.numel() for p in sae.parameters()) + isinstance(sae.encoder, BatchTopK),
         index_bits=support_bits(dictionary),
         value_bits=dictionary.value_bits if _learned(dictionary) else 0,
         basis_values=in_basis,
@@ -76,6 +77,7 @@ class Layout(NamedTuple):
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
     basis_bits: int = 32  # of each value that the basis stores
+    batch_topk: bool = False  # whether the encoder stores a threshold beside its biases
 
     @property
     def decoder_values(self) -> int:
@@ -89,9 +91,9 @@ class Layout(NamedTuple):
 
     @property
     def encoder_values(self) -> int:
-        """Number of stored encoder weights and encoder biases."""
+        """Number of stored encoder weights, encoder biases and thresholds."""
         weights = self.n_latents * self.d_in if self.own_encoder else 0
-        return weights + (0 if self.pursuit else self.n_latents)
+        return weights + (0 if self.pursuit else self.n_latents) + self.batch_topk
 
 
 def planned_counts(layout: Layout) -> Storage:
@@ -122,6 +124,8 @@ def planned_bytes(layout: Layout) -> int:
         floats["b_enc"] = (n,)
     if layout.own_encoder:
         floats["encoder_weight"] = (n, m)
+    if layout.batch_topk:
+        floats["threshold"] = (1,)
     if layout.basis_values and layout.basis_bits == 32:
         floats["basis"] = basis_shape(layout.basis, m)
     elif layout.basis_values:

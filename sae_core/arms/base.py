@@ -15,7 +15,7 @@ import torch
 
 from sae_core.bases import NEURONS, Basis, basis_name, basis_sample, basis_shape, make_basis
 from sae_core.dictionary import Dictionary, Drawn, SparseDictionary, drawn_support
-from sae_core.encoders import ByPursuit, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, TiedTopK
 from sae_core.hashed import later
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
@@ -23,7 +23,8 @@ from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_degree, check_sparsity
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
 
-TOPK = "topk"
+TOPK, BATCH_TOPK = "topk", "batch_topk"
+ONE_SHOT = (TOPK, BATCH_TOPK)  # the encoders of one product; every other one is a pursuit
 
 
 class Start(NamedTuple):
@@ -149,8 +150,9 @@ class TiedArm(Arm):
     """An arm whose encoder has no weights of its own. Abstract.
 
     `encoder` names what finds the codes, in training and after it: `topk` is the paper's one-shot encoder, the k
-    largest entries of W^T h; any other name is a pursuit that ends in least squares, such as `mp_refit`, `omp` or
-    `gomp4`, or nearly so, such as `mp_cg1` (`sae_core.pursuit.solvers`).
+    largest entries of W^T h; `batch_topk` keeps k a token on average (`sae_core.encoders.BatchTopK`); any other name is
+    a pursuit that ends in least squares, such as `mp_refit`, `omp` or `gomp4`, or nearly so, such as `mp_cg1`
+    (`sae_core.pursuit.solvers`).
     """
 
     encoder: str
@@ -160,7 +162,7 @@ class TiedArm(Arm):
 
     @property
     def label(self) -> str:
-        return self.untrained_label if self.encoder == TOPK else f"{self.untrained_label}+{self.encoder}"
+        return label_with_encoder(self.untrained_label, self.encoder)
 
     @property
     def untrained_label(self) -> str:
@@ -168,7 +170,8 @@ class TiedArm(Arm):
         return self.name
 
     def layout(self, d_in: int) -> Layout:
-        return super().layout(d_in)._replace(pursuit=None if self.encoder == TOPK else self.encoder)
+        pursuit = None if self.encoder in ONE_SHOT else self.encoder
+        return super().layout(d_in)._replace(pursuit=pursuit, batch_topk=self.encoder == BATCH_TOPK)
 
 
 @dataclass(frozen=True)
@@ -262,22 +265,39 @@ def label_in_basis(name: str, basis: str, always_on: int = 0) -> str:
     return f"{name}@{basis}" + (f"_on{always_on}" if always_on else "")
 
 
+def label_with_encoder(name: str, encoder: str) -> str:
+    """Return an arm's name with what finds its codes: `expander`, `expander+batch_topk`, `expander+mp_refit`."""
+    return name if encoder == TOPK else f"{name}+{encoder}"
+
+
 def encoder_name(name: str) -> str:
-    """Return the canonical name of an encoder: `topk` or a pursuit. Raises ValueError unless it can be trained with."""
-    if name == TOPK:
+    """Return the canonical name of an encoder. Raises ValueError unless there is one, and it can be trained with."""
+    if name in ONE_SHOT:
         return name
     try:
         name = canonical(name)
     except ValueError as error:
-        raise ValueError(f"sae.encoder={error}; or topk") from None
+        raise ValueError(f"sae.encoder={error}; or {' or '.join(ONE_SHOT)}") from None
     if not ends_in_least_squares(name):
         raise ValueError(f"sae.encoder={name} does not end in least squares, which its gradient needs: try mp_refit")
     return name
 
 
-def tied_encoder(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
+def one_shot_name(name: str) -> str:
+    """Return the name of an encoder that may have weights of its own. Raises ValueError unless it is one-shot."""
+    if name not in ONE_SHOT:
+        raise ValueError(f"sae.encoder={name} must be {' or '.join(ONE_SHOT)}: a pursuit has no weights of its own")
+    return name
+
+
+def tied_encoder(dictionary: Dictionary, encoder: str) -> Encoder:
     """Make the encoder without weights that `TiedArm` calls `encoder`."""
-    return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
+    return one_shot_encoder(TiedTopK(dictionary), encoder) if encoder in ONE_SHOT else ByPursuit(encoder)
+
+
+def one_shot_encoder(encoder: TiedTopK | OwnTopK, name: str) -> Encoder:
+    """Return an encoder of exactly k latents a token as the one called `name`."""
+    return BatchTopK(encoder) if name == BATCH_TOPK else encoder
 
 
 def checked_sizes(d_in: int, n_latents: int, degree: int, k: int, always_on: int = 0) -> Sizes:

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from sae_core.arms.base import BATCH_TOPK, ONE_SHOT, TOPK
 from sae_core.bases import NEURONS
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
@@ -86,15 +87,16 @@ def shape_in(record: Record) -> StepShape:
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
     arm = spec["sae"].get("of", spec["sae"])
-    pursuit, basis = arm.get("encoder", "topk"), arm.get("basis", NEURONS)
+    encoder, basis = arm.get("encoder", TOPK), arm.get("basis", NEURONS)
     layout = Layout(
         d_in,
         n,
         degree,
         support=FROM_SEED if counts["index_bits"] else NO_SUPPORT,
         value_bits=counts.get("value_bits", 32 if values else 0),
-        own_encoder=counts["learned_parameters"] > values + n + d_in,
-        pursuit=None if pursuit == "topk" else pursuit,
+        own_encoder=counts["learned_parameters"] > values + n + d_in + 1,
+        pursuit=None if encoder in ONE_SHOT else encoder,
+        batch_topk=encoder == BATCH_TOPK,
         basis=basis
         if counts["index_bits"]
         else NEURONS,  # a dense dictionary may be as large as sparse atoms in a basis

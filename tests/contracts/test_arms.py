@@ -30,6 +30,7 @@ from sae_core.arms import (
     SoftFrozen,
 )
 from sae_core.arms.base import SparseArm
+from sae_core.encoders import BatchTopK
 from sae_core.losses import reconstruction_loss
 from sae_core.storage import count_storage, planned_bytes, planned_counts
 
@@ -63,6 +64,10 @@ ARMS = [
     DenseMatchedOwn(N, D, K, match="parameters"),
     DenseMatchedOwn(N, D, K, match="bytes"),
     PCA(N, D),
+    *(arm(N, D, K, encoder="batch_topk") for arm in (Expander, FrozenRandom, Dynamic, PrunedRetuned, DenseMatched)),
+    *(arm(N, K, encoder="batch_topk") for arm in (DenseTied, DenseWarmTied, DenseRandInit)),
+    DenseMatchedOwn(N, D, K, encoder="batch_topk"),
+    Quantised(Dynamic(N, D, K, encoder="batch_topk"), 4),
     Quantised(Expander(N, D, K), 8),
     Quantised(Expander(N, D, K, encoder="mp_refit"), 4),
     Quantised(DenseTied(N, K), 4),
@@ -79,6 +84,7 @@ IN_BASES = [
     Expander(N, D, K, always_on=3),
     DenseMatched(N, D, K, basis="reflections3"),
     DenseMatched(N, D, K, basis="reflections3", match="bytes"),
+    Expander(N, D, K, "batch_topk", "reflections3", always_on=2),
     DenseMatched(N, D, K, basis="monarch"),
     Quantised(Expander(N, D, K, basis="reflections3"), 4),
     Quantised(Dynamic(N, D, K, basis="reflections3_trained", encoder="mp_refit"), 8),
@@ -100,7 +106,8 @@ def batch(tokens=64):
 def test_an_arm_builds_the_sizes_it_says(arm):
     sae, sizes = arm.build(M, seed=0), arm.sizes(M)
     assert (sae.dictionary.n_latents, sae.dictionary.degree, sae.k) == sizes
-    out, used = sae(batch()), sizes.k + sae.dictionary.always_on
+    width = min(BatchTopK.WIDTH * K, sizes.n_latents) if isinstance(sae.encoder, BatchTopK) else sizes.k
+    out, used = sae(batch()), width + sae.dictionary.always_on
     assert out.reconstruction.shape == (64, M) and out.codes.shape == out.indices.shape == (64, used)
     assert int(out.indices.max()) < sae.n_latents
 
@@ -169,10 +176,12 @@ def test_an_input_times_4_and_a_scale_over_4_give_an_output_times_4(arm):
 @by_name
 def test_a_loaded_sae_is_bit_identical_and_its_file_holds_what_is_counted(arm, tmp_path):
     sae = arm.build(M, seed=3, scale=0.7)
+    h = batch()
+    sae.residual(h)  # where the encoder is BatchTopK, its threshold is that of this batch
+    sae.eval()
     n_bytes = io.save(sae, tmp_path)
     assert n_bytes == (tmp_path / "sae.safetensors").stat().st_size
     loaded = io.load(tmp_path)
-    h = batch()
     assert torch.equal(sae(h).reconstruction, loaded(h).reconstruction)
     storage = count_storage(sae)
     header = int.from_bytes((tmp_path / "sae.safetensors").read_bytes()[:8], "little") + 8

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sae_core import io
-from sae_core.arms import DenseWarmTied, Expander
+from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander
 from sae_core.inference import infer_by
 
 
@@ -95,6 +95,25 @@ def test_files_in_the_neurons_basis_are_those_of_versions_before_bases(tmp_path)
     io.save(Expander(64, 3, 4, basis="fourier").build(16, seed=7), tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
     assert config["format"] == 2 and config["basis"] == {"name": "fourier", "seed": 7, "value_bits": 32}
+
+
+@pytest.mark.parametrize("arm", [Expander, Dynamic, DenseTied, DenseWarmTied])
+def test_a_threshold_is_stored_in_a_format_that_older_versions_refuse(tmp_path, arm):
+    sizes = (64, 4) if arm in (DenseTied, DenseWarmTied) else (64, 3, 4)
+    sae = arm(*sizes, encoder="batch_topk").build(16, seed=0)
+    sae.residual(torch.randn(50, 16))
+    io.save(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    again = io.load(tmp_path)
+    assert config["format"] == 5 and config["batch_topk"] is True and not again.encoder.training
+    assert torch.equal(again.encoder.threshold, sae.encoder.threshold) and float(again.encoder.threshold) > 0
+    for changes in ({"format": 3}, {"batch_topk": False}, {"batch_topk": "remove"}, {"batch_topk": 1}):
+        io.save(sae, tmp_path)
+        edit_config(tmp_path, **changes)
+        with pytest.raises(io.SAEFileError, match=str(tmp_path)):
+            io.load(tmp_path)
+    io.save(arm(*sizes).build(16, seed=0), tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "cfg.json").read_text())["format"] == (3 if arm is Dynamic else 1)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])
