@@ -6,6 +6,7 @@
                          `sae_core.arms` says what each of the other arms makes
     SAE                  an SAE: `residual`, `encode`, `decode`, and all that a torch module has
     reconstruction_loss  the loss that training minimises
+    matryoshka_loss      ... of an SAE of nested prefixes
     save, load           write an SAE into a folder, read it back; SAEFileError where the folder holds none
     infer_by             the same SAE with its codes found in another way, such as "omp"
     omp, gomp            codes of any targets on a dictionary: orthogonal matching pursuit, one or several atoms a step
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
         Expander,
         ExpanderBalanced,
         FrozenRandom,
+        Prefix,
         PrunedRetuned,
         Quantised,
         SoftFrozen,
     )
     from sae_core.inference import infer_by
     from sae_core.io import SAEFileError, load, save
-    from sae_core.losses import reconstruction_loss
+    from sae_core.losses import matryoshka_loss, reconstruction_loss
     from sae_core.pursuit.batched import cosamp, gomp, matching_pursuit, niht, omp
     from sae_core.sae import SAE
 
@@ -59,6 +61,7 @@ __all__ = [
     "Expander",
     "ExpanderBalanced",
     "FrozenRandom",
+    "Prefix",
     "PrunedRetuned",
     "Quantised",
     "SAEFileError",
@@ -68,6 +71,7 @@ __all__ = [
     "infer_by",
     "load",
     "matching_pursuit",
+    "matryoshka_loss",
     "niht",
     "omp",
     "reconstruction_loss",
@@ -78,7 +82,7 @@ _ARMS = "sae_core.arms"  # defines every name that has no other module here
 _MODULES = {
     "SAE": "sae_core.sae",
     "infer_by": "sae_core.inference",
-    "reconstruction_loss": "sae_core.losses",
+    **dict.fromkeys(("matryoshka_loss", "reconstruction_loss"), "sae_core.losses"),
     **dict.fromkeys(("SAEFileError", "load", "save"), "sae_core.io"),
     **dict.fromkeys(("cosamp", "gomp", "matching_pursuit", "niht", "omp"), "sae_core.pursuit.batched"),
 }

@@ -10,7 +10,8 @@ has the final name.
     1  atoms are dense, or sparse in the neurons' own basis on a support that a seed draws
     2  the basis is another, or some coordinates are always on: `cfg.json` names both
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
-    5  the encoder is BatchTopK, and `threshold` is stored; atoms may be dense, and else are as in format 3
+    5  the encoder is BatchTopK, and `threshold` is stored, or a seed draws the support of more atoms, of which the SAE
+       has the first (`support_atoms`); atoms may be dense, and else are as in format 3
 """
 
 from __future__ import annotations
@@ -120,19 +121,22 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         "about": about,
     }
     if dictionary.support is not None:
-        config["support_name"], config["support_seed"] = dictionary.drawn or (None, None)
+        config["support_name"], config["support_seed"], atoms = dictionary.drawn or (None, None, None)
+        config |= {} if atoms is None else {"support_atoms": atoms}
         config["support_sha256"] = support_digest(dictionary.support)
     if isinstance(dictionary, FrozenDictionary):
         config["values_seed"] = dictionary.values_seed
     basis = dictionary.basis
     ranks = _writes_support(dictionary)
-    newer = ranks or (isinstance(sae.encoder, BatchTopK) and dictionary.support is not None)
-    if newer or not isinstance(basis, Neurons) or dictionary.always_on:
+    newest = isinstance(sae.encoder, BatchTopK) or "support_atoms" in config
+    if ranks or (newest and dictionary.support is not None) or not isinstance(basis, Neurons) or dictionary.always_on:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
         config["format"] = WITH_RANKS if ranks else WITH_BASIS
-    if isinstance(sae.encoder, BatchTopK):
-        config |= {"format": WITH_THRESHOLD, "batch_topk": True}
+    if newest:
+        config |= {"format": WITH_THRESHOLD, "batch_topk": isinstance(sae.encoder, BatchTopK)}
+    if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
+        config["prefixes"] = list(sae.prefixes)
     return config
 
 
@@ -157,7 +161,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
     _check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder)
     try:
-        sae = SAE(dictionary, _load_encoder(config, tensors, dictionary), config["k"], config["scale"], backend)
+        encoder, prefixes = _load_encoder(config, tensors, dictionary), tuple(config.get("prefixes", ()))
+        sae = SAE(dictionary, encoder, config["k"], config["scale"], backend, prefixes)
     except ValueError as error:  # a size or scale that no SAE can have
         raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
     sae.b_dec.data = tensors["b_dec"]
@@ -184,7 +189,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
     _check_sizes(config, file)
     _check_kinds(config, file)
-    _check_pursuit(config, file)
+    _check_encoder(config, file)
     _check_basis(config, file)
     packed = _packed_tensors(config)
     for name, shape in _expected_shapes(config).items():
@@ -217,8 +222,11 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
 
 
-def _check_pursuit(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config names no pursuit, or a known one for an encoder without weights."""
+def _check_encoder(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config names an encoder and prefixes that there can be, and format 5 where needed.
+
+    A pursuit must be a known one, for an encoder without weights.
+    """
     pursuit = config.get("pursuit")  # missing in files that are older than pursuits
     try:
         known = pursuit is None or (config["tied"] and bool(canonical(pursuit)))
@@ -226,9 +234,17 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
         known = False
     if not known:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
-    batch_topk = config.get("batch_topk", False)  # missing in files of the other formats
-    if batch_topk is not (config["format"] == WITH_THRESHOLD) or (batch_topk and pursuit):
+    batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
+    newest = config["format"] == WITH_THRESHOLD
+    if not isinstance(batch_topk, bool) or newest is not (batch_topk or atoms is not None) or (batch_topk and pursuit):
         raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
+    if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
+        raise SAEFileError(
+            f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
+        )
+    prefixes = config.get("prefixes", [])
+    if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
+        raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
@@ -310,7 +326,8 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
     d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
     drawn, always_on = None, config.get("always_on", 0)
     if config.get("support_seed") is not None:
-        drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
+        name, atoms = config.get("support_name", OLDEST_SUPPORT), config.get("support_atoms")
+        drawn = Drawn(name, config["support_seed"], atoms)
         support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
         unpack = unpack_support if _has_ranks(config) else unpack_indices

@@ -78,6 +78,7 @@ class Layout(NamedTuple):
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
     basis_bits: int = 32  # of each value that the basis stores
     batch_topk: bool = False  # whether the encoder stores a threshold beside its biases
+    prefixes: tuple[int, ...] = ()  # sizes of the prefixes that training looks at one by one, see `sae_core.prefixes`
 
     @property
     def decoder_values(self) -> int:

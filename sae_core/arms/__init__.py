@@ -15,6 +15,7 @@ from sae_core.arms.expander import Expander
 from sae_core.arms.expander_balanced import ExpanderBalanced
 from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.pca import PCA
+from sae_core.arms.prefix import Prefix
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
 from sae_core.arms.soft_frozen import SoftFrozen
@@ -36,6 +37,7 @@ __all__ = [
     "Expander",
     "ExpanderBalanced",
     "FrozenRandom",
+    "Prefix",
     "PrunedRetuned",
     "Quantised",
     "Sizes",

@@ -17,6 +17,7 @@ from sae_core.bases import NEURONS, Basis, basis_name, basis_sample, basis_shape
 from sae_core.dictionary import Dictionary, Drawn, SparseDictionary, drawn_support
 from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, TiedTopK
 from sae_core.hashed import later
+from sae_core.prefixes import checked_parts, label_with_prefixes, prefix_sizes
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE
@@ -153,16 +154,21 @@ class TiedArm(Arm):
     largest entries of W^T h; `batch_topk` keeps k a token on average (`sae_core.encoders.BatchTopK`); any other name is
     a pursuit that ends in least squares, such as `mp_refit`, `omp` or `gomp4`, or nearly so, such as `mp_cg1`
     (`sae_core.pursuit.solvers`).
+
+    `prefixes` are nested prefixes of the latents, each of which is trained to reconstruct by itself, such as
+    `("1/16", "1/4")` (`sae_core.prefixes`): the loss is the sum of theirs and of that of all latents.
     """
 
     encoder: str
+    prefixes: tuple[int | str, ...]
 
     def __post_init__(self):
         object.__setattr__(self, "encoder", encoder_name(self.encoder))
+        object.__setattr__(self, "prefixes", checked_parts(self.prefixes))
 
     @property
     def label(self) -> str:
-        return label_with_encoder(self.untrained_label, self.encoder)
+        return label_with_encoder(label_with_prefixes(self.untrained_label, self.prefixes), self.encoder)
 
     @property
     def untrained_label(self) -> str:
@@ -171,7 +177,9 @@ class TiedArm(Arm):
 
     def layout(self, d_in: int) -> Layout:
         pursuit = None if self.encoder in ONE_SHOT else self.encoder
-        return super().layout(d_in)._replace(pursuit=pursuit, batch_topk=self.encoder == BATCH_TOPK)
+        layout = super().layout(d_in)
+        prefixes = prefix_sizes(self.prefixes, layout.n_latents)
+        return layout._replace(pursuit=pursuit, batch_topk=self.encoder == BATCH_TOPK, prefixes=prefixes)
 
 
 @dataclass(frozen=True)
@@ -179,7 +187,7 @@ class SparseArm(TiedArm):
     """An arm of left-d-regular atoms: each has exactly `degree` rows that it may use. Abstract.
 
     Args:
-        encoder: see `TiedArm`.
+        encoder, prefixes: see `TiedArm`.
         basis: the coordinates that atoms are sparse in (`sae_core.bases.names`). Where these follow the data, b_dec
             starts at the activations' mean.
         always_on: how many of the first coordinates of the basis are kept as they are on every token, beside the k
@@ -192,6 +200,7 @@ class SparseArm(TiedArm):
     encoder: str = later(TOPK)
     basis: str = later(NEURONS)
     always_on: int = later(0)
+    prefixes: tuple[int | str, ...] = later(())
 
     def __post_init__(self):
         super().__post_init__()
@@ -211,6 +220,7 @@ class SparseArm(TiedArm):
         if self.always_on >= d_in:
             raise CellError(f"sae.always_on={self.always_on} must be in 0..{d_in - 1} (less than d_in)")
         basis_shape(self.basis, d_in)
+        prefix_sizes(self.prefixes, self.n_latents)
         return checked_sizes(d_in, self.n_latents, self.degree, self.k, self.always_on)
 
     def layout(self, d_in: int) -> Layout:
@@ -229,7 +239,8 @@ class SparseArm(TiedArm):
 
     def make_sae(self, dictionary: Dictionary, start: Start) -> SAE:
         """Make the untrained SAE of a dictionary, centred at the sample's mean where the basis follows the data."""
-        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, start.scale)
+        prefixes = prefix_sizes(self.prefixes, dictionary.n_latents)
+        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, start.scale, prefixes=prefixes)
         if start.sample is not None and self.sample_tokens:
             sae.b_dec.data.copy_(start.sample.float().mean(0) * start.scale)
         return sae

@@ -22,6 +22,7 @@ from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.bases import NEURONS, basis_values
 from sae_core.hashed import later
+from sae_core.prefixes import prefix_sizes
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, bits_per_index, check_degree, check_latents
 from sae_core.storage import Layout
@@ -44,6 +45,7 @@ class DenseMatched(TiedArm):
         encoder: see `TiedArm`; a pursuit has no encoder bias, so m+1 and d+1 above become m and d.
         basis: the sparse arm's, whose stored values count as well: R reflections, of R*m values, make n' larger by R.
             The dense atoms themselves are in no basis.
+        prefixes: see `TiedArm`; shares are of n'.
     """
 
     n_latents: int
@@ -52,6 +54,7 @@ class DenseMatched(TiedArm):
     encoder: str = later(TOPK)
     match: str = later(VALUES)
     basis: str = later(NEURONS)
+    prefixes: tuple[int | str, ...] = later(())
 
     def __post_init__(self):
         super().__post_init__()
@@ -70,11 +73,13 @@ class DenseMatched(TiedArm):
         bias = self.encoder in ONE_SHOT
         others = basis_values(self.basis, d_in)
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias, others)
-        return _dense_sizes(d_in, n_latents, self.k)
+        sizes = _dense_sizes(d_in, n_latents, self.k)
+        prefix_sizes(self.prefixes, n_latents)
+        return sizes
 
     def make(self, start: Start) -> SAE:
         n_latents, _, k = self.sizes(start.d_in)
-        return DenseTied(n_latents, k, self.encoder).make(start)
+        return DenseTied(n_latents, k, self.encoder, self.prefixes).make(start)
 
 
 @dataclass(frozen=True)

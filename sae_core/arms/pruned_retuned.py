@@ -24,7 +24,7 @@ class PrunedRetuned(SparseArm, DerivedArm):
 
     @property
     def starts_from(self) -> DenseTied:
-        return DenseTied(self.n_latents, self.k, self.encoder)
+        return DenseTied(self.n_latents, self.k, self.encoder, self.prefixes)
 
     @torch.no_grad()
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
@@ -38,6 +38,6 @@ class PrunedRetuned(SparseArm, DerivedArm):
         ours, theirs = inner_encoder(encoder), inner_encoder(trained.encoder)
         if isinstance(ours, TiedTopK) and isinstance(theirs, TiedTopK):
             ours.b_enc.copy_(theirs.b_enc.cpu())
-        sae = SAE(dictionary, encoder, self.k, float(trained.scale), trained.backend)
+        sae = SAE(dictionary, encoder, self.k, float(trained.scale), trained.backend, trained.prefixes)
         sae.b_dec.copy_(trained.b_dec.cpu())
         return sae.to(trained.b_dec.device)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sae_core.arms.base import BATCH_TOPK, ONE_SHOT, TOPK
 from sae_core.bases import NEURONS
+from sae_core.prefixes import prefix_sizes
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.plan.steps import MeasuredStep, Setup, StepShape, shape_of
@@ -86,7 +87,9 @@ def shape_in(record: Record) -> StepShape:
     sizes, counts, spec = record["sizes"], record["storage"], record["spec"]
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
-    arm = spec["sae"].get("of", spec["sae"])
+    arm = spec["sae"]
+    while "of" in arm:
+        arm = arm["of"]
     encoder, basis = arm.get("encoder", TOPK), arm.get("basis", NEURONS)
     layout = Layout(
         d_in,
@@ -97,6 +100,7 @@ def shape_in(record: Record) -> StepShape:
         own_encoder=counts["learned_parameters"] > values + n + d_in + 1,
         pursuit=None if encoder in ONE_SHOT else encoder,
         batch_topk=encoder == BATCH_TOPK,
+        prefixes=prefix_sizes(spec["sae"].get("prefixes", ()), n),
         basis=basis
         if counts["index_bits"]
         else NEURONS,  # a dense dictionary may be as large as sparse atoms in a basis

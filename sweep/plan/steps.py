@@ -53,6 +53,7 @@ class StepShape(NamedTuple):
         layout = self.layout
         frozen = layout.value_bits == 0
         encoder = BATCH_TOPK if layout.batch_topk else layout.pursuit
+        encoder = f"{encoder} on {len(layout.prefixes)} prefixes" if layout.prefixes else encoder
         return layout.support != NO_SUPPORT, layout.own_encoder, encoder, frozen, basis_name(layout.basis).kind
 
     @property
@@ -174,10 +175,10 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
     if layout.value_bits == 0:
         dictionary.values.requires_grad_(False)
     if layout.pursuit:
-        return SAE(dictionary, ByPursuit(layout.pursuit), shape.k, backend=backend)
+        return SAE(dictionary, ByPursuit(layout.pursuit), shape.k, backend=backend, prefixes=layout.prefixes)
     encoder = OwnTopK(dictionary, "random", generator) if layout.own_encoder else TiedTopK(dictionary)
     encoder = BatchTopK(encoder) if layout.batch_topk else encoder
-    return SAE(dictionary, encoder, shape.k, backend=backend)
+    return SAE(dictionary, encoder, shape.k, backend=backend, prefixes=layout.prefixes)
 
 
 def matmul_rate(width: int, device: torch.device, dtype: torch.dtype) -> float:

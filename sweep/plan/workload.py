@@ -80,7 +80,12 @@ def step_work(layout: Layout, k: int, batch: int) -> float:
     basis = basis_name(layout.basis)
     turned = (8 if basis.trained else 2) * _TURNED.get(basis.kind, 0) * layout.basis_values
     decoded = min(BatchTopK.WIDTH * k, layout.n_latents) if layout.batch_topk else k
-    a_token = codes_work(layout, k, ENCODER) + _DECODED * decoded * layout.degree + turned
+    coded = codes_work(layout, k, ENCODER)
+    if layout.prefixes:  # each is decoded by itself, and a pursuit looks for the codes of each anew
+        decoded *= len(layout.prefixes)
+        parts = layout.prefixes[:-1] if layout.pursuit else ()
+        coded += sum(codes_work(layout._replace(n_latents=size), min(k, size), ENCODER) for size in parts)
+    a_token = coded + _DECODED * decoded * layout.degree + turned
     return _STEP + batch * a_token + _UPDATED * values
 
 

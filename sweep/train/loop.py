@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from sae_core.losses import squared_errors
+from sae_core.losses import reconstruction_loss, squared_errors
 from sae_core.regrow import SupportSchedule
 from sae_core.sae import SAE, SAEResidual
 from sweep.train.config import TrainConfig, TrainingError
@@ -141,11 +141,14 @@ def train_step(
         group["lr"] = lr
     output = sae.residual_coordinates(h)
     errors = squared_errors(output.residual)
+    loss = errors.mean()
+    for shorter in output.shorter:  # as `sae_core.losses.matryoshka_loss`, with the errors of each token kept
+        loss = loss + reconstruction_loss(shorter.residual)
     optimizer.zero_grad(set_to_none=True)
-    errors.mean().backward()
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(sae.parameters(), grad_clip)
     optimizer.step()
-    return SAEResidual(*(part.detach() for part in output)), errors.detach()
+    return SAEResidual(output.residual.detach(), output.codes.detach(), output.indices), errors.detach()
 
 
 def _mean_loss(losses: list[torch.Tensor], done: int) -> float:

@@ -25,13 +25,14 @@ from sae_core.arms import (
     Expander,
     ExpanderBalanced,
     FrozenRandom,
+    Prefix,
     PrunedRetuned,
     Quantised,
     SoftFrozen,
 )
 from sae_core.arms.base import SparseArm
 from sae_core.encoders import BatchTopK
-from sae_core.losses import reconstruction_loss
+from sae_core.losses import matryoshka_loss
 from sae_core.storage import count_storage, planned_bytes, planned_counts
 
 M, N, K, D = 24, 96, 4, 5
@@ -68,6 +69,15 @@ ARMS = [
     *(arm(N, K, encoder="batch_topk") for arm in (DenseTied, DenseWarmTied, DenseRandInit)),
     DenseMatchedOwn(N, D, K, encoder="batch_topk"),
     Quantised(Dynamic(N, D, K, encoder="batch_topk"), 4),
+    *(Expander(N, D, K, encoder, prefixes=("1/8", "1/2")) for encoder in ("topk", "batch_topk", "mp_refit")),
+    *(arm(N, K, prefixes=(20, 50)) for arm in (DenseTied, DenseWarmTied)),
+    DenseMatched(N, D, K, prefixes=("1/2",)),
+    Dynamic(N, D, K, prefixes=("1/4",)),
+    PrunedRetuned(N, D, K, prefixes=("1/4",)),
+    *(Prefix(arm(N, D, K), "1/4") for arm in (ExpanderBalanced, Banded, Dynamic, SoftFrozen, FrozenRandom)),
+    Prefix(Expander(N, D, K, "batch_topk", prefixes=("1/8", "1/2")), 48),
+    Prefix(DenseRandInit(N, K), 30),
+    Quantised(Prefix(Dynamic(N, D, K), 48), 8),
     Quantised(Expander(N, D, K), 8),
     Quantised(Expander(N, D, K, encoder="mp_refit"), 4),
     Quantised(DenseTied(N, K), 4),
@@ -85,6 +95,9 @@ IN_BASES = [
     DenseMatched(N, D, K, basis="reflections3"),
     DenseMatched(N, D, K, basis="reflections3", match="bytes"),
     Expander(N, D, K, "batch_topk", "reflections3", always_on=2),
+    Expander(N, D, K, "batch_topk", "reflections3", always_on=2, prefixes=("1/4",)),
+    Expander(N, D, K, "mp_refit", "reflections3", always_on=2, prefixes=("1/4",)),
+    Prefix(Expander(N, D, K, basis="reflections3", always_on=2), "1/2"),
     DenseMatched(N, D, K, basis="monarch"),
     Quantised(Expander(N, D, K, basis="reflections3"), 4),
     Quantised(Dynamic(N, D, K, basis="reflections3_trained", encoder="mp_refit"), 8),
@@ -141,7 +154,7 @@ def test_fast_kernels_give_every_parameter_and_the_input_the_gradient_of_the_ref
         with torch.no_grad():
             for parameter in sae.parameters():
                 parameter += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.1
-        reconstruction_loss(sae.residual(h).residual).backward()
+        matryoshka_loss(sae.residual(h)).backward()
         gradients.append({"h": h.grad, **{name: p.grad for name, p in sae.named_parameters() if p.requires_grad}})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
@@ -155,7 +168,7 @@ def test_every_parameter_gets_a_gradient_and_training_lowers_the_loss(arm):
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
-        loss = reconstruction_loss(sae.residual(h).residual)
+        loss = matryoshka_loss(sae.residual(h))
         optimizer.zero_grad()
         loss.backward()
         if not losses:

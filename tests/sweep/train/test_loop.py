@@ -43,15 +43,18 @@ def fit(arm, config=CONFIG, checkpoint=None, stop_at=None, reports=None, data=ro
     found = train(sae, data, 500, VARIANCE, config, 0, checkpoint, report, arm.schedule)
     if curve is not None:
         curve += found.reports
-        assert found.seconds > 0 and (found.exchanged > 0) == (arm is LEARNED)
+        assert found.seconds > 0 and (found.exchanged > 0) == isinstance(arm, Dynamic)
     return sae
 
 
 LEARNED = Dynamic(48, 5, 4, every=40, tokens=200)
 TURNED = Expander(48, 3, 4, basis="reflections3_trained", always_on=2)
+NESTED = Dynamic(48, 5, 4, "batch_topk", prefixes=("1/4",), every=40, tokens=200)
 
 
-@pytest.mark.parametrize("arm", [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "arm", [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED, NESTED], ids=lambda a: a.label
+)
 def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
     whole_reports, reports, curve = [], [], []
     whole = fit(arm, reports=whole_reports)
