@@ -1,13 +1,16 @@
 """The arms as figures and tables show them: families, names for people, and a colour and marker that never change.
 
 A label follows the naming rule of `sae_core.arms`: the base arm's name, then `@basis` where its atoms are sparse in
-another basis than the neurons', then `+pursuit` where a pursuit trained it, then `-8bit` where its decoder values were
-rounded to 8 bits, as in `expander@reflections64+mp_refit-4bit`. `Arm.label` writes a label
-and `parse` reads one. An arm that is not listed here is drawn too, under its own name.
+another basis than the neurons', then `:n16:n4` where nested prefixes of a 16th and a quarter of its latents were
+trained to reconstruct by themselves, then `+pursuit` where a pursuit trained it, or `+batch_topk`, then `-n4` where it
+is the first quarter of a trained SAE's latents, then `-8bit` where its decoder values were rounded to 8 bits, as in
+`expander@reflections64:n16:n4+mp_refit-n4-4bit`. `Arm.label` writes a label and `parse` reads one. An arm that is not
+listed here is drawn too, under its own name.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -36,7 +39,11 @@ CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay n
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
 _NEURONS = "neurons"  # the basis of an arm whose label names none
+BATCH_TOPK = "batch_topk"  # the one-shot encoder of k latents on average
 TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm
+
+_PART = re.compile(r"[0-9]+|[0-9]*n[0-9]+")  # a prefix of the latents, as labels name it
+_TRAINED = {BATCH_TOPK: "BatchTopK"}  # words for encoders that are no pursuits
 
 _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), marker
     "expander": ("expander", "#0072B2", "o"),
@@ -64,35 +71,55 @@ class Arm(NamedTuple):
     """The parts that an arm's label is made of."""
 
     base: str  # the arm's name without basis, pursuit and rounding
-    pursuit: str | None  # the pursuit that trained it; None for the one-shot encoder
+    pursuit: str | None  # the pursuit that trained it, or BATCH_TOPK; None for the one-shot encoder of k latents
     bits: int | None  # bits that each decoder value was rounded to; None where they were not rounded
     basis: str | None = None  # the basis of its atoms, with the coordinates always on; None for the neurons'
+    prefixes: tuple[str, ...] = ()  # nested prefixes of the latents that were trained, as `n4` or `512`
+    prefix: str | None = None  # the prefix of a trained SAE's latents that it is; None where it is all of them
 
     @property
     def label(self) -> str:
         """The label that records and figures know the arm by."""
         basis = f"@{self.basis}" if self.basis else ""
+        prefixes = "".join(f":{part}" for part in self.prefixes)
         pursuit = f"+{self.pursuit}" if self.pursuit else ""
-        return self.base + basis + pursuit + (f"-{self.bits}bit" if self.bits else "")
+        prefix = f"-{self.prefix}" if self.prefix else ""
+        return self.base + basis + prefixes + pursuit + prefix + (f"-{self.bits}bit" if self.bits else "")
 
 
 def described(sae: Mapping[str, Any]) -> Arm:
     """Return the parts of the arm that a record's `spec["sae"]` describes."""
-    trained = sae.get("of") or sae  # a rounded arm holds the arm that was rounded in `of`
+    trained, bits, prefix = sae, None, None
+    while of := trained.get("of"):  # a rounded arm, or a prefix, holds the arm that it was made of
+        bits, share = trained.get("bits", bits), trained.get("share")
+        prefix = prefix if share is None else _part(share)
+        trained = of
     pursuit = trained.get("encoder", TOPK)
     basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
     named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
-    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"), named)
+    prefixes = tuple(map(_part, trained.get("prefixes", ())))
+    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, bits, named, prefixes, prefix)
+
+
+def _part(part: int | str) -> str:
+    """Return a prefix as labels name it: 512, n4 for the share 1/4, 3n4 for 3/4."""
+    above, _, below = str(part).partition("/")
+    return f"{above if above != '1' else ''}n{below}" if below else above
 
 
 def parse(label: str) -> Arm:
     """Return the parts of a label: the inverse of `Arm.label`, for places that have the label but no record."""
-    trained, dash, rounding = label.rpartition("-")
-    bits = rounding.removesuffix("bit")
-    rounded = bool(trained and dash) and rounding != bits and bits.isdecimal()
-    start, _, pursuit = (trained if rounded else label).partition("+")
+    bits = prefix = None
+    trained, dash, last = label.rpartition("-")
+    if trained and dash and last.endswith("bit") and last.removesuffix("bit").isdecimal():
+        bits, label = int(last.removesuffix("bit")), trained
+        trained, dash, last = label.rpartition("-")
+    if trained and dash and _PART.fullmatch(last):
+        prefix, label = last, trained
+    start, _, pursuit = label.partition("+")
+    start, *prefixes = start.split(":")
     base, _, basis = start.partition("@")
-    return Arm(base, pursuit or None, int(bits) if rounded else None, basis or None)
+    return Arm(base, pursuit or None, bits, basis or None, tuple(prefixes), prefix)
 
 
 def base(label: str) -> str:
@@ -110,16 +137,31 @@ def display(label: str) -> str:
     arm = parse(label)
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
     name += f" in {arm.basis}" if arm.basis else ""
-    name += f", trained by {arm.pursuit}" if arm.pursuit else ""
+    name += f", nested {'+'.join(map(_share, arm.prefixes))}" if arm.prefixes else ""
+    name += f", {_TRAINED.get(arm.pursuit, f'trained by {arm.pursuit}')}" if arm.pursuit else ""
+    name += f", first {_share(arm.prefix)}" if arm.prefix else ""
     return name + (f", {arm.bits} bits" if arm.bits else "")
 
 
+def _share(part: str) -> str:
+    """Return a prefix in words: `n/4`, `3n/4`, `512`."""
+    above, _, below = part.partition("n")
+    return f"{above}n/{below}" if below else part
+
+
 def colour(label: str) -> str:
-    """Return the arm's colour as #rrggbb; an arm trained by pursuit has a paler one of its base arm's hue."""
+    """Return the arm's colour as #rrggbb: of its base arm's hue, paler where a pursuit trained it.
+
+    One trained by BatchTopK is darker, one of nested prefixes, or that is a prefix, a little of either.
+    """
     arm = parse(label)
     # An unknown arm gets a dark colour that is the same in every run and on every machine, unlike one from hash().
     own = _DRAWN[arm.base][1] if arm.base in _DRAWN else f"#{crc32(arm.base.encode()) & 0x7F7F7F:06x}"
-    return _paler(own) if arm.pursuit else own
+    if arm.prefixes or arm.prefix:
+        own = _mixed(own, 255 if arm.prefix else 0, 0.25)
+    if arm.pursuit:
+        own = _mixed(own, 0, 0.35) if arm.pursuit == BATCH_TOPK else _mixed(own, 255, 0.42)
+    return own
 
 
 def marker(label: str) -> str:
@@ -141,14 +183,16 @@ def in_order(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels in this module's order: variants behind their base arm, unknown arms last."""
     order = list(_DRAWN)
 
-    def place(label: str) -> tuple[int, str, str, str, int]:
+    def place(label: str) -> tuple[int, str, str, tuple[str, ...], str, str, int]:
         arm = parse(label)
         rank = order.index(arm.base) if arm.base in order else len(order)
-        return rank, arm.base, arm.basis or "", arm.pursuit or "", -(arm.bits or FLOAT_BITS)
+        trained = arm.basis or "", arm.prefixes, arm.pursuit or ""
+        return rank, arm.base, *trained, arm.prefix or "", -(arm.bits or FLOAT_BITS)
 
     return sorted(set(labels), key=place)
 
 
-def _paler(colour: str) -> str:
+def _mixed(colour: str, with_grey: int, share: float) -> str:
+    """Return a colour mixed with a share of a grey, 0 for black to 255 for white."""
     channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(channel + 0.42 * (255 - channel)):02x}" for channel in channels)
+    return "#" + "".join(f"{round(channel + share * (with_grey - channel)):02x}" for channel in channels)

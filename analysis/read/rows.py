@@ -14,7 +14,9 @@ from analysis.read.sources import URL
 from sweep.store.records import Record
 
 # Fields of an arm that its label or another column holds already.
-_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "encoder", "match", "bits", "basis", "always_on")
+_IN_OTHER_COLUMNS = (
+    *("arm", "degree", "k", "n_latents", "encoder", "match", "bits", "basis", "always_on", "prefixes", "share"),
+)
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
 SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
@@ -181,8 +183,10 @@ def _settings(spec: Record) -> dict[str, object]:
 
 
 def _arm_options(sae: Record) -> dict[str, object]:
-    """Return the options that no other column holds; those of the arm that was rounded, where one was."""
-    trained = sae.get("of") or sae
+    """Return the options that no other column holds; those of the arm that was rounded or cut, where one was."""
+    trained = sae
+    while of := trained.get("of"):
+        trained = of
     options = {key: value for key, value in trained.items() if key not in _IN_OTHER_COLUMNS}
     return {f"sae.{key}": value for key, value in options.items() if not isinstance(value, dict)}
 
