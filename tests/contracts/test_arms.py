@@ -83,7 +83,8 @@ ARMS = [
     Quantised(DenseTied(N, K), 4),
     Quantised(Dynamic(N, D, K), 8),
 ]
-SPARSE = [arm for arm in ARMS if isinstance(arm, SparseArm) and arm.encoder in ("topk", "mp_refit")]
+PLAIN = [arm for arm in ARMS if isinstance(arm, SparseArm) and not arm.prefixes]
+SPARSE = [arm for arm in PLAIN if arm.encoder in ("topk", "mp_refit")]
 STRUCTURED = ("monarch", "monarch_trained", "butterfly", "butterfly_trained")
 IN_BASES = [
     *(replace(arm, basis=basis) for arm in SPARSE for basis in ("reflections3", "reflections3_trained", "fourier")),
@@ -131,7 +132,7 @@ def test_a_seed_always_builds_the_same_sae_and_another_seed_another(arm):
     assert all(torch.equal(first[key], again[key]) for key in first)
     values = [arm.build(M, seed=s).dictionary.values for s in (0, 0, 1)]
     assert torch.equal(values[0], values[1]) and not torch.equal(values[0], values[2])
-    assert ("dictionary.values" in other) != isinstance(arm, FrozenRandom)
+    assert ("dictionary.values" in other) != isinstance(arm.of if isinstance(arm, Prefix) else arm, FrozenRandom)
 
 
 @by_name
@@ -176,7 +177,8 @@ def test_every_parameter_gets_a_gradient_and_training_lowers_the_loss(arm):
             assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in moved)
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < (0.97 if isinstance(arm, FrozenRandom) else 0.65) * losses[0]
+    few = sae.prefixes != ()  # the loss of 12 latents by themselves is a part of it, and stays high
+    assert losses[-1] < (0.97 if isinstance(arm, FrozenRandom) else 0.8 if few else 0.65) * losses[0]
 
 
 @by_name
