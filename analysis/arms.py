@@ -1,10 +1,12 @@
 """The arms as figures and tables show them: families, names for people, and a colour and marker that never change.
 
 A label follows the naming rule of `sae_core.arms`: the base arm's name, then `@basis` where its atoms are sparse in
-another basis than the neurons', then `+pursuit` where a pursuit trained it, then what its values take where that is
-fewer than 32 bits, as in `expander@reflections64+mp_refit-4bit`: `-4bit` where they were rounded to 4 bits after
-training, `-2bit_trained` where they were trained rounded to 2 bits, `-2bit_pq` where atoms are pieces out of a codebook
-(product quantisation) that take 2 bits a value. `Arm.label` writes a label and `parse` reads one. An arm that is not
+another basis than the neurons', then `:n16:n4` where nested prefixes of a 16th and a quarter of its latents were
+trained to reconstruct by themselves, then `+pursuit` where a pursuit trained it, or `+batch_topk`, then `-n4` where it
+is the first quarter of a trained SAE's latents, then what its values take where that is fewer than 32 bits, as in
+`expander@reflections64:n16:n4+mp_refit-n4-4bit`: `-4bit` where they were rounded to 4 bits after training,
+`-2bit_trained` where they were trained rounded to 2 bits, `-2bit_pq` where atoms are pieces out of a codebook (product
+quantisation) that take 2 bits a value. `Arm.label` writes a label and `parse` reads one. An arm that is not
 listed here is drawn too, under its own name.
 """
 
@@ -41,7 +43,11 @@ REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
 _HOW = {"trained": "trained", "pq": "product-quantised"}  # ends of labels that say how values got few bits: in words
 _NEURONS = "neurons"  # the basis of an arm whose label names none
+BATCH_TOPK = "batch_topk"  # the one-shot encoder of k latents on average
 TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm
+
+_PART = re.compile(r"[0-9]+|[0-9]*n[0-9]+")  # a prefix of the latents, as labels name it
+_TRAINED = {BATCH_TOPK: "BatchTopK"}  # words for encoders that are no pursuits
 
 _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), marker
     "expander": ("expander", "#0072B2", "o"),
@@ -74,17 +80,21 @@ class Arm(NamedTuple):
     """The parts that an arm's label is made of."""
 
     base: str  # the arm's name without basis, pursuit and rounding
-    pursuit: str | None  # the pursuit that trained it; None for the one-shot encoder
+    pursuit: str | None  # the pursuit that trained it, or BATCH_TOPK; None for the one-shot encoder of k latents
     bits: float | None  # bits that each decoder value was rounded to; None where they were not rounded
     basis: str | None = None  # the basis of its atoms, with the coordinates always on; None for the neurons'
     how: str = ""  # a key of `_HOW`; empty where values were rounded after training, or not at all
+    prefixes: tuple[str, ...] = ()  # nested prefixes of the latents that were trained, as `n4` or `512`
+    prefix: str | None = None  # the prefix of a trained SAE's latents that it is; None where it is all of them
 
     @property
     def label(self) -> str:
         """The label that records and figures know the arm by."""
         basis = f"@{self.basis}" if self.basis else ""
+        prefixes = "".join(f":{part}" for part in self.prefixes)
         pursuit = f"+{self.pursuit}" if self.pursuit else ""
-        return self.base + basis + pursuit + self.rounding
+        prefix = f"-{self.prefix}" if self.prefix else ""
+        return self.base + basis + prefixes + pursuit + prefix + self.rounding
 
     @property
     def rounding(self) -> str:
@@ -99,23 +109,38 @@ class Arm(NamedTuple):
 
 def described(sae: Mapping[str, Any]) -> Arm:
     """Return the parts of the arm that a record's `spec["sae"]` describes."""
-    trained = sae.get("of") or sae  # a rounded arm holds the arm that was rounded in `of`
+    trained, bits, prefix = sae, None, None
+    while of := trained.get("of"):  # a rounded arm, or a prefix, holds the arm that it was made of
+        bits, share = trained.get("bits", bits), trained.get("share")
+        prefix = prefix if share is None else _part(share)
+        trained = of
     pursuit = trained.get("encoder", TOPK)
     basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
     named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
     how = parse(sae.get("arm", "")).how if "of" in sae else ""
-    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, sae.get("bits"), named, how)
+    prefixes = tuple(map(_part, trained.get("prefixes", ())))
+    return Arm(trained["arm"], None if pursuit == TOPK else pursuit, bits, named, how, prefixes, prefix)
+
+
+def _part(part: int | str) -> str:
+    """Return a prefix as labels name it: 512, n4 for the share 1/4, 3n4 for 3/4."""
+    above, _, below = str(part).partition("/")
+    return f"{above if above != '1' else ''}n{below}" if below else above
 
 
 def parse(label: str) -> Arm:
     """Return the parts of a label: the inverse of `Arm.label`, for places that have the label but no record."""
-    rounded = _ROUNDED.fullmatch(label)
-    start, _, pursuit = (rounded["trained"] if rounded else label).partition("+")
+    rounded, prefix, bits = _ROUNDED.fullmatch(label), None, None
+    if rounded is not None:
+        label, bits = rounded["trained"], float(rounded["bits"]) if "." in rounded["bits"] else int(rounded["bits"])
+    trained, dash, last = label.rpartition("-")
+    if trained and dash and _PART.fullmatch(last):
+        prefix, label = last, trained
+    start, _, pursuit = label.partition("+")
+    start, *prefixes = start.split(":")
     base, _, basis = start.partition("@")
-    if rounded is None:
-        return Arm(base, pursuit or None, None, basis or None)
-    bits = float(rounded["bits"]) if "." in rounded["bits"] else int(rounded["bits"])
-    return Arm(base, pursuit or None, bits, basis or None, rounded["how"] or "")
+    how = (rounded["how"] or "") if rounded is not None else ""
+    return Arm(base, pursuit or None, bits, basis or None, how, tuple(prefixes), prefix)
 
 
 def base(label: str) -> str:
@@ -133,7 +158,9 @@ def display(label: str) -> str:
     arm = parse(label)
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
     name += f" {_in_words(arm.basis)}" if arm.basis else ""
-    name += f", trained by {arm.pursuit}" if arm.pursuit else ""
+    name += f", nested {'+'.join(map(_share, arm.prefixes))}" if arm.prefixes else ""
+    name += f", {_TRAINED.get(arm.pursuit, f'trained by {arm.pursuit}')}" if arm.pursuit else ""
+    name += f", first {_share(arm.prefix)}" if arm.prefix else ""
     return name + (f", {arm.bits_in_words}" if arm.bits else "")
 
 
@@ -146,12 +173,25 @@ def _in_words(basis: str) -> str:
     return words + (f", {always_on} always on" if always_on else "")
 
 
+def _share(part: str) -> str:
+    """Return a prefix in words: `n/4`, `3n/4`, `512`."""
+    above, _, below = part.partition("n")
+    return f"{above}n/{below}" if below else part
+
+
 def colour(label: str) -> str:
-    """Return the arm's colour as #rrggbb; an arm trained by pursuit has a paler one of its base arm's hue."""
+    """Return the arm's colour as #rrggbb: of its base arm's hue, paler where a pursuit trained it.
+
+    One trained by BatchTopK is darker, one of nested prefixes, or that is a prefix, a little of either.
+    """
     arm = parse(label)
     # An unknown arm gets a dark colour that is the same in every run and on every machine, unlike one from hash().
     own = _DRAWN[arm.base][1] if arm.base in _DRAWN else f"#{crc32(arm.base.encode()) & 0x7F7F7F:06x}"
-    return _paler(own) if arm.pursuit else own
+    if arm.prefixes or arm.prefix:
+        own = _mixed(own, 255 if arm.prefix else 0, 0.25)
+    if arm.pursuit:
+        own = _mixed(own, 0, 0.35) if arm.pursuit == BATCH_TOPK else _mixed(own, 255, 0.42)
+    return own
 
 
 def marker(label: str) -> str:
@@ -173,14 +213,16 @@ def in_order(labels: Iterable[str]) -> list[str]:
     """Return the distinct labels in this module's order: variants behind their base arm, unknown arms last."""
     order = list(_DRAWN)
 
-    def place(label: str) -> tuple[int, str, str, str, float, str]:
+    def place(label: str) -> tuple[int, str, str, tuple[str, ...], str, str, float, str]:
         arm = parse(label)
         rank = order.index(arm.base) if arm.base in order else len(order)
-        return rank, arm.base, arm.basis or "", arm.pursuit or "", -(arm.bits or FLOAT_BITS), arm.how
+        trained = arm.basis or "", arm.prefixes, arm.pursuit or ""
+        return rank, arm.base, *trained, arm.prefix or "", -(arm.bits or FLOAT_BITS), arm.how
 
     return sorted(set(labels), key=place)
 
 
-def _paler(colour: str) -> str:
+def _mixed(colour: str, with_grey: int, share: float) -> str:
+    """Return a colour mixed with a share of a grey, 0 for black to 255 for white."""
     channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(channel + 0.42 * (255 - channel)):02x}" for channel in channels)
+    return "#" + "".join(f"{round(channel + share * (with_grey - channel)):02x}" for channel in channels)

@@ -7,6 +7,7 @@
     SAE                  an SAE: `residual`, `encode`, `decode`, and all that a torch module has
     reconstruction_loss  the loss that training minimises
     keep_rounded         ends the training of an SAE whose values are rounded while they are trained (`FewBits`)
+    matryoshka_loss      ... of an SAE of nested prefixes
     save, load           write an SAE into a folder, read it back; SAEFileError where the folder holds none
     infer_by             the same SAE with its codes found in another way, such as "omp"
     omp, gomp            codes of any targets on a dictionary: orthogonal matching pursuit, one or several atoms a step
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         ExpanderBalanced,
         FewBits,
         FrozenRandom,
+        Prefix,
         ProductQuantised,
         PrunedRetuned,
         Quantised,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     )
     from sae_core.inference import infer_by
     from sae_core.io import SAEFileError, load, save
-    from sae_core.losses import reconstruction_loss
+    from sae_core.losses import matryoshka_loss, reconstruction_loss
     from sae_core.pursuit.batched import cosamp, gomp, matching_pursuit, niht, omp
     from sae_core.quantised import keep_rounded
     from sae_core.sae import SAE
@@ -69,6 +71,7 @@ __all__ = [
     "FewBits",
     "FrozenRandom",
     "ProductQuantised",
+    "Prefix",
     "PrunedRetuned",
     "Quantised",
     "SAEFileError",
@@ -79,6 +82,7 @@ __all__ = [
     "keep_rounded",
     "load",
     "matching_pursuit",
+    "matryoshka_loss",
     "niht",
     "omp",
     "reconstruction_loss",
@@ -90,7 +94,7 @@ _MODULES = {
     "SAE": "sae_core.sae",
     "infer_by": "sae_core.inference",
     "keep_rounded": "sae_core.quantised",
-    "reconstruction_loss": "sae_core.losses",
+    **dict.fromkeys(("matryoshka_loss", "reconstruction_loss"), "sae_core.losses"),
     **dict.fromkeys(("SAEFileError", "load", "save"), "sae_core.io"),
     **dict.fromkeys(("cosamp", "gomp", "matching_pursuit", "niht", "omp"), "sae_core.pursuit.batched"),
 }

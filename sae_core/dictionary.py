@@ -21,6 +21,7 @@ class Drawn(NamedTuple):
 
     name: str
     seed: int
+    atoms: int | None = None  # how many are drawn, of which the dictionary has the first; None for as many as it has
 
 
 class Dictionary(nn.Module):
@@ -252,10 +253,12 @@ class ActivationDictionary(DenseDictionary):
 def drawn_support(drawn: Drawn, d_in: int, n_latents: int, degree: int, always_on: int = 0) -> torch.Tensor:
     """Draw the support that `SUPPORTS` calls `drawn.name`, on the rows from `always_on` on: int64 (n_latents, degree).
 
+    Where more atoms are drawn (`Drawn.atoms`), it is that of the first of them.
+
     Raises:
         ValueError: degree is outside 1..d_in - always_on, or n_latents is below 1.
     """
-    return SUPPORTS[drawn.name](d_in - always_on, n_latents, degree, drawn.seed) + always_on
+    return SUPPORTS[drawn.name](d_in - always_on, drawn.atoms or n_latents, degree, drawn.seed)[:n_latents] + always_on
 
 
 def frozen_values(n_latents: int, degree: int, seed: int) -> torch.Tensor:

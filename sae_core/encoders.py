@@ -1,6 +1,7 @@
-"""Encoders, which find codes: by one product and its k largest entries, or by a pursuit.
+"""Encoders, which find codes: by one product and its largest entries, or by a pursuit.
 
-The one-shot encoders keep the k largest *signed* entries of z (no ReLU), as the paper does.
+TopK encoders keep the k largest *signed* entries of z (no ReLU), as the paper does; BatchTopK applies its definition's
+ReLU. A code of 0 says that its latent does not fire, whichever latent its index names.
 """
 
 from __future__ import annotations
@@ -91,29 +92,98 @@ class ByPursuit(nn.Module):
         """Do nothing: this encoder has no parameters."""
 
 
+class BatchTopK(nn.Module):
+    """The k*B largest entries of max(z, 0) over a batch of B tokens: k a token on average (arXiv 2412.06410).
+
+    In training mode (`nn.Module.train`) a batch is compared with itself, and `threshold` follows the smallest entry
+    that it keeps, as a running mean (SAELens'; the paper takes the mean over batches after training). In evaluation
+    mode (`nn.Module.eval`), in which SAEs are loaded, the entries above the threshold are kept: what a token gets does
+    not depend on its batch, and how many that are on other text has to be measured.
+
+    z is that of another one-shot encoder, of which the WIDTH * k largest entries of each token are looked at, so that
+    no (tokens, n_latents) is made. A token can use no more than these. On the embedded LM (k=32) one token in 500 would
+    use more, and .001 of all codes are left out so.
+
+    Args:
+        encoder: the encoder whose z it is; it holds the parameters.
+    """
+
+    WIDTH = 4
+    RATE = 0.01  # of the running mean: it looks back over about 100 batches
+
+    threshold: torch.Tensor  # scalar, in the units of codes; 0 before the first batch
+
+    def __init__(self, encoder: TiedTopK | OwnTopK):
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("threshold", torch.tensor(0.0))
+
+    def forward(
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes, indices), each (tokens, min(WIDTH * k, n)), of x (tokens, d_in).
+
+        Entries that are not kept have code 0, and those that are not finite stay, so that a broken SAE shows.
+        """
+        codes, indices = self.encoder(x, atoms, support, min(self.WIDTH * k, len(atoms)), backend)
+        kept = self._largest(codes.detach(), k * len(codes)) if self.training else ~(codes.detach() <= self.threshold)
+        return codes.masked_fill(~kept, 0.0), indices
+
+    def _largest(self, codes: torch.Tensor, count: int) -> torch.Tensor:
+        """Return which of a batch's candidates are kept, and let the threshold follow the smallest of them."""
+        largest = codes.flatten().topk(count, sorted=False).indices
+        kept = torch.zeros_like(codes, dtype=torch.bool).flatten().index_fill_(0, largest, True).view(codes.shape)
+        kept &= ~(codes <= 0)
+        smallest = codes.masked_fill(~kept, torch.inf).amin() if count else torch.full_like(self.threshold, torch.inf)
+        moved = torch.where(self.threshold > 0, torch.lerp(self.threshold, smallest, self.RATE), smallest)
+        self.threshold.copy_(torch.where(torch.isfinite(smallest), moved, self.threshold))
+        return kept
+
+    def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        """Re-aim `latents` in the encoder that holds the parameters."""
+        self.encoder.set_rows(latents, directions)
+
+
 class Refitted(nn.Module):
     """An encoder that takes another encoder's picks and gives them the best codes by one least-squares solve."""
 
-    def __init__(self, encoder: TiedTopK | OwnTopK | ByPursuit):
+    def __init__(self, encoder: TiedTopK | OwnTopK | BatchTopK | ByPursuit):
         super().__init__()
         self.encoder = encoder
 
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
-        indices = self.encoder(x, atoms, support, k, backend)[1]
-        return backend.refit(x, indices, atoms, support), indices
+        """Return (codes, indices), shaped as the other encoder's, of x (tokens, d_in).
+
+        Latents that do not fire stay so. `atoms` are unit values (n, degree).
+        """
+        found, indices = self.encoder(x, atoms, support, k, backend)
+        # Those that fire come first. The first pick stands in for the others: an atom that comes again gets code 0.
+        fires, order = (found != 0).to(torch.int8).sort(dim=1, descending=True, stable=True)
+        fires, indices = fires.bool(), indices.gather(1, order)
+        used = max(1, int(fires.sum(1).amax())) if len(fires) else 1
+        picks = torch.where(fires, indices, indices[:, :1])[:, :used].contiguous()
+        codes = torch.zeros_like(found)
+        codes[:, :used] = backend.refit(x, picks, atoms, support)
+        return codes.masked_fill_(~fires, 0.0), indices
 
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
         """Re-aim `latents` in the encoder that picks."""
         self.encoder.set_rows(latents, directions)
 
 
-Encoder = TiedTopK | OwnTopK | ByPursuit | Refitted
+Encoder = TiedTopK | OwnTopK | BatchTopK | ByPursuit | Refitted
+
+
+def inner_encoder(encoder: Encoder) -> TiedTopK | OwnTopK | ByPursuit:
+    """Return the encoder that others are made around: the one inside a `BatchTopK` or `Refitted`, any other itself."""
+    while isinstance(encoder, (BatchTopK, Refitted)):
+        encoder = encoder.encoder
+    return encoder
 
 
 def looks_at_energy(encoder: Encoder) -> bool:
     """Return whether an encoder looks at all of a token's energy, also at what no atom of a low rank reaches."""
-    picks = encoder.encoder if isinstance(encoder, Refitted) else encoder
+    picks = inner_encoder(encoder)
     return isinstance(picks, ByPursuit) and stops_by_gain(picks.name)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from sae_core.codebook import CodebookDictionary
 from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.kernels.autograd import Differentiable, Kernels
-from sae_core.losses import squared_errors
+from sae_core.losses import reconstruction_loss, squared_errors
 from sae_core.rounding import on_grid
 from sae_core.sae import SAE, SAEResidual
 
@@ -32,6 +32,8 @@ _FLOATS = (torch.float32, torch.float64)
 def loss_gradients(sae: SAE, h: Tensor) -> tuple[SAEResidual, Tensor]:
     """Set `.grad` of every parameter to its gradient of the mean squared error on h (tokens, d_in), in scaled units.
 
+    Of an SAE of nested prefixes, the errors of all prefixes are added (`sae_core.losses.matryoshka_loss`).
+
     Returns:
         the residual, in coordinates of the dictionary's basis (`SAE.residual_coordinates`), and each token's squared
         error (tokens,), both detached.
@@ -40,21 +42,25 @@ def loss_gradients(sae: SAE, h: Tensor) -> tuple[SAEResidual, Tensor]:
         return _written_out(sae, h, kernels)
     output = sae.residual_coordinates(h)
     errors = squared_errors(output.residual)
+    loss = errors.mean()
+    for shorter in output.shorter:  # as `sae_core.losses.matryoshka_loss`, with the errors of each token kept
+        loss = loss + reconstruction_loss(shorter.residual)
     sae.zero_grad(set_to_none=True)
-    errors.mean().backward()
-    return SAEResidual(*(part.detach() for part in output)), errors.detach()
+    loss.backward()
+    return SAEResidual(output.residual.detach(), output.codes.detach(), output.indices), errors.detach()
 
 
 def _kernels_to_write_out(sae: SAE) -> Kernels | None:
     """Return the kernels for the module's formulas; None where these do not hold.
 
     They hold for a tied encoder whose picks are not refitted, float32 or float64 parameters that are all trained, and a
-    basis that stays as it is. Dictionaries of low rank and those of pieces out of a codebook are left to autograd.
+    basis that stays as it is. Nested prefixes, dictionaries of low rank and those of pieces out of a codebook are left
+    to autograd.
     """
     backend, basis = sae.kernels, {id(p) for p in sae.dictionary.basis.parameters()}
     if not isinstance(backend, Differentiable) or type(sae.encoder) not in (TiedTopK, ByPursuit):
         return None
-    if sae.dictionary.rows < sae.dictionary.d_in or isinstance(sae.dictionary, CodebookDictionary):
+    if sae.prefixes or sae.dictionary.rows < sae.dictionary.d_in or isinstance(sae.dictionary, CodebookDictionary):
         return None
     if any((id(p) in basis) == p.requires_grad or p.dtype not in _FLOATS for p in sae.parameters()):
         return None

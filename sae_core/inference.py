@@ -1,14 +1,23 @@
 """The ways to read codes from a trained SAE, by name, and the cost of each.
 
 encoder     by the SAE's own encoder, the one it was trained with
-topk        one-shot: by its own TopK, or by W^T x without bias where it was trained by a pursuit
+topk        one-shot, exactly k latents: by its own TopK, or by W^T x without bias where it was trained by a pursuit
 refit       its own encoder's picks, with codes by least squares
 omp, gomp4, mp_refit, ...   by any pursuit of `sae_core.pursuit.solvers`
 """
 
 from __future__ import annotations
 
-from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, looks_at_energy
+from sae_core.encoders import (
+    BatchTopK,
+    ByPursuit,
+    Encoder,
+    OwnTopK,
+    Refitted,
+    TiedTopK,
+    inner_encoder,
+    looks_at_energy,
+)
 from sae_core.pursuit.reference import STEPS
 from sae_core.pursuit.solvers import NAMES, block_of, canonical, prefixes_of, steps_of, stops_by_gain
 from sae_core.sae import SAE
@@ -50,13 +59,13 @@ def read_alike(sae: SAE, one: str, other: str) -> bool:
 
 def _one_shot(sae: SAE) -> TiedTopK | OwnTopK:
     """Return the encoder of the inference `topk`."""
-    encoder = _without_refit(sae.encoder)
+    encoder = inner_encoder(sae.encoder)
     if isinstance(encoder, ByPursuit):
         return TiedTopK(sae.dictionary).to(sae.b_dec.device, sae.b_dec.dtype)
     return encoder
 
 
-def _without_refit(encoder: Encoder) -> TiedTopK | OwnTopK | ByPursuit:
+def _without_refit(encoder: Encoder) -> TiedTopK | OwnTopK | BatchTopK | ByPursuit:
     """Return the encoder that picks the latents: the one inside a `Refitted`, any other itself."""
     return encoder.encoder if isinstance(encoder, Refitted) else encoder
 
@@ -67,7 +76,7 @@ def multiply_adds(sae: SAE) -> int:
     With e = n*d (dense: n*m) for the correlations of all atoms, and g = the sum over rows of row_degree^2 / n (about
     d*d*n/m) for those that one pick changes:
 
-        one-shot      e
+        one-shot      e, BatchTopK as well
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         mp_cg{T}      mp, k*d for what it leaves, and 2*k*d + 2*m + 3*k a step
@@ -87,7 +96,7 @@ def multiply_adds(sae: SAE) -> int:
 
 def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
-    if isinstance(encoder, (TiedTopK, OwnTopK)):
+    if isinstance(encoder, (TiedTopK, OwnTopK, BatchTopK)):
         return _correlation_cost(sae)
     if isinstance(encoder, Refitted):
         return _codes_cost(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
@@ -115,8 +124,7 @@ def _pursuit_cost(sae: SAE, name: str) -> int:
 def _correlation_cost(sae: SAE) -> int:
     """Return the multiply-adds of the correlations of all atoms with a token."""
     dictionary = sae.dictionary
-    own = isinstance(sae.encoder, OwnTopK)
-    return dictionary.n_latents * (dictionary.d_in if own else dictionary.degree)
+    return dictionary.n_latents * (dictionary.degree if sae.tied else dictionary.d_in)
 
 
 def _matching_cost(sae: SAE) -> int:

@@ -12,6 +12,8 @@ has the final name.
     3  the support is written as ranks; files of the formats 1 and 2 have indices of ceil(log2 m) bits each in its place
     4  values have fewer than 4 bits, or atoms are pieces out of a codebook; `cfg.json` names a basis as in the formats
        1 to 3, and a support is ranks as in 3
+    5  the encoder is BatchTopK, and `threshold` is stored, or a seed draws the support of more atoms, of which the SAE
+       has the first (`support_atoms`); atoms may be dense, and else are as in format 3
     6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool
 """
 
@@ -42,7 +44,7 @@ from sae_core.dictionary import (
     SparseDictionary,
     drawn_support,
 )
-from sae_core.encoders import ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, inner_encoder
 from sae_core.packing import (
     pack_sources,
     pack_support,
@@ -61,7 +63,7 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 6
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 5, 6
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -101,10 +103,13 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
         tensors |= {"codebook": dictionary.codebook, "chosen": dictionary.chosen.to(torch.uint8)}
     elif not isinstance(dictionary, FrozenDictionary):
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
-    if isinstance(encoder, (TiedTopK, OwnTopK)):
-        tensors["b_enc"] = encoder.b_enc
-    if isinstance(encoder, OwnTopK):
-        tensors["encoder_weight"] = encoder.weight
+    if isinstance(encoder, BatchTopK):
+        tensors["threshold"] = encoder.threshold.float().view(1)
+    inner = inner_encoder(encoder)
+    if isinstance(inner, (TiedTopK, OwnTopK)):
+        tensors["b_enc"] = inner.b_enc
+    if isinstance(inner, OwnTopK):
+        tensors["encoder_weight"] = inner.weight
     if dictionary.basis.stored is not None:
         tensors["basis"] = pack_values(dictionary.basis.stored, dictionary.basis.value_bits)
     if isinstance(dictionary, ActivationDictionary):
@@ -137,12 +142,15 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         "about": about,
     }
     if dictionary.support is not None:
-        config["support_name"], config["support_seed"] = dictionary.drawn or (None, None)
+        config["support_name"], config["support_seed"], atoms = dictionary.drawn or (None, None, None)
+        config |= {} if atoms is None else {"support_atoms": atoms}
         config["support_sha256"] = support_digest(dictionary.support)
     if isinstance(dictionary, FrozenDictionary):
         config["values_seed"] = dictionary.values_seed
     basis, ranks, dense_kind = dictionary.basis, _writes_support(dictionary), _is_dense_kind(dictionary)
-    if ranks or dense_kind or not isinstance(basis, Neurons) or dictionary.always_on:
+    with_threshold = isinstance(sae.encoder, BatchTopK) or "support_atoms" in config
+    in_a_basis = ranks or dense_kind or not isinstance(basis, Neurons) or dictionary.always_on
+    if in_a_basis or (with_threshold and dictionary.support is not None):
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
         config["format"] = WITH_RANKS if ranks else WITH_BASIS
@@ -150,10 +158,14 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config |= {"format": WITH_FEW_BITS, "codebook": dictionary.codebook.shape[1]}
     elif dictionary.value_bits < 4:
         config["format"] = WITH_FEW_BITS
+    if with_threshold:
+        config |= {"format": WITH_THRESHOLD, "batch_topk": isinstance(sae.encoder, BatchTopK)}
     if dense_kind:
         config["format"] = DENSE_KINDS
     if isinstance(dictionary, ActivationDictionary):
         config["source_tokens"] = dictionary.tokens
+    if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
+        config["prefixes"] = list(sae.prefixes)
     return config
 
 
@@ -165,7 +177,7 @@ def _is_dense_kind(dictionary: Dictionary) -> bool:
 
 
 def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = "auto") -> SAE:
-    """Read the SAE that `save` wrote; its reconstructions are bit-identical to those of the saved one.
+    """Read the SAE that `save` wrote, in evaluation mode; its reconstructions are bit-identical to the saved one's.
 
     Args:
         folder: the folder that was given to `save`.
@@ -185,11 +197,12 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
     _check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder)
     try:
-        sae = SAE(dictionary, _load_encoder(config, tensors, dictionary), config["k"], config["scale"], backend)
+        encoder, prefixes = _load_encoder(config, tensors, dictionary), tuple(config.get("prefixes", ()))
+        sae = SAE(dictionary, encoder, config["k"], config["scale"], backend, prefixes)
     except ValueError as error:  # a size or scale that no SAE can have
         raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
     sae.b_dec.data = tensors["b_dec"]
-    return sae.to(device)
+    return sae.to(device).eval()
 
 
 def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dictionary: Dictionary) -> Encoder:
@@ -201,6 +214,10 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
         encoder = OwnTopK(dictionary, "random", torch.Generator())
         encoder.weight.data = tensors["encoder_weight"]
     encoder.b_enc.data = tensors["b_enc"]
+    if not config.get("batch_topk"):
+        return encoder
+    encoder = BatchTopK(encoder)
+    encoder.threshold.copy_(tensors["threshold"][0])
     return encoder
 
 
@@ -208,7 +225,7 @@ def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> 
     """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
     _check_sizes(config, file)
     _check_kinds(config, file)
-    _check_pursuit(config, file)
+    _check_encoder(config, file)
     _check_basis(config, file)
     _check_sources(config, file)
     packed = _packed_tensors(config)
@@ -237,7 +254,7 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
     few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
-    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] == DENSE_KINDS)
+    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS))
     if width is not None:
         fits = few and not sparse and type(width) is int and width > 0
         known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
@@ -247,8 +264,11 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
 
 
-def _check_pursuit(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config names no pursuit, or a known one for an encoder without weights."""
+def _check_encoder(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config names an encoder and prefixes that there can be, and format 5 where needed.
+
+    A pursuit must be a known one, for an encoder without weights.
+    """
     pursuit = config.get("pursuit")  # missing in files that are older than pursuits
     try:
         known = pursuit is None or (config["tied"] and bool(canonical(pursuit)))
@@ -256,6 +276,17 @@ def _check_pursuit(config: dict[str, Any], file: Path) -> None:
         known = False
     if not known:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
+    batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
+    newest = config["format"] == WITH_THRESHOLD
+    if not isinstance(batch_topk, bool) or newest is not (batch_topk or atoms is not None) or (batch_topk and pursuit):
+        raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
+    if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
+        raise SAEFileError(
+            f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
+        )
+    prefixes = config.get("prefixes", [])
+    if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
+        raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
@@ -272,8 +303,13 @@ def _check_basis(config: dict[str, Any], file: Path) -> None:
 def _names_basis(config: dict[str, Any]) -> bool:
     """Tell whether a config says what its basis is; the others have that of the neurons."""
     return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS) or (
-        config["format"] == WITH_FEW_BITS and "basis" in config
+        config["format"] in (WITH_FEW_BITS, WITH_THRESHOLD) and "basis" in config
     )
+
+
+def _has_ranks(config: dict[str, Any]) -> bool:
+    """Tell whether a support that is written is written as ranks."""
+    return config["format"] >= WITH_RANKS
 
 
 def _check_sources(config: dict[str, Any], file: Path) -> None:
@@ -307,16 +343,16 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     elif not frozen:
         shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
     if sparse and config.get("support_seed") is None:
-        ranks = config["format"] >= WITH_RANKS
         shapes["support"] = (
             packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
-            if ranks
+            if _has_ranks(config)
             else packed_bytes(count, bits_per_index(d_in)),
         )
     if tokens := config.get("source_tokens"):
         shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
+    shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
     if _names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
         shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
@@ -361,10 +397,11 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
     d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
     drawn, always_on = None, config.get("always_on", 0)
     if config.get("support_seed") is not None:
-        drawn = Drawn(config.get("support_name", OLDEST_SUPPORT), config["support_seed"])
+        name, atoms = config.get("support_name", OLDEST_SUPPORT), config.get("support_atoms")
+        drawn = Drawn(name, config["support_seed"], atoms)
         support = drawn_support(drawn, d_in, n_latents, degree, always_on)
     else:
-        unpack = unpack_support if config["format"] >= WITH_RANKS else unpack_indices
+        unpack = unpack_support if _has_ranks(config) else unpack_indices
         support = unpack(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")

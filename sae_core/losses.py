@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from sae_core.sae import SAEResidual
+
 
 def reconstruction_loss(residual: torch.Tensor) -> torch.Tensor:
     """Return the batch mean of ||s*h - s*h_hat||^2, in the SAE's scaled units (paper, section 2).
@@ -17,6 +19,20 @@ def reconstruction_loss(residual: torch.Tensor) -> torch.Tensor:
         residual: (tokens, d_in), s * (h - h_hat) as `SAE.residual` returns it.
     """
     return squared_errors(residual).mean()
+
+
+def matryoshka_loss(found: SAEResidual) -> torch.Tensor:
+    """Return the sum of `reconstruction_loss` over nested prefixes of the latents (arXiv 2503.17547, section 3).
+
+    Where the SAE has no prefixes, it is the loss of all latents alone.
+
+    Args:
+        found: what `SAE.residual` returns.
+    """
+    loss = reconstruction_loss(found.residual)
+    for shorter in found.shorter:
+        loss = loss + reconstruction_loss(shorter.residual)
+    return loss
 
 
 def squared_errors(residual: torch.Tensor) -> torch.Tensor:

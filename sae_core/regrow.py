@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sae_core.encoders import TiedTopK
-from sae_core.sae import SAE
+from sae_core.encoders import TiedTopK, inner_encoder
+from sae_core.sae import SAE, SAEResidual
 
 _CHUNK_VALUES = 1 << 24  # most entries of the dense gradient that are in memory at once
 
@@ -82,23 +83,46 @@ def _gradient(sae: SAE, h: Tensor) -> Iterator[tuple[slice, Tensor]]:
     It is the derivative of half the squared error on h by each atom as a dense vector. Atoms, x and e are coordinates
     in the dictionary's basis. With a the codes, e = x - W a and, for a tied one-shot encoder, a_j = w_j^T x + b_j where
     atom j is picked, the gradient of atom j is -sum_t (a_tj e_t + (w_j^T e_t) x_t) over the tokens t that pick it. A
-    pursuit's codes count as constants.
+    pursuit's codes count as constants. Where the SAE has nested prefixes, it is the sum over them.
     """
     output, n = sae.residual_coordinates(h), sae.dictionary.n_latents
-    x, residual = sae.dictionary.basis.into(h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec), output.residual
-    picks = output.indices[:, : sae.k]
-    latents, order = picks.flatten().sort(stable=True)
-    tokens, codes = order // sae.k, output.codes[:, : sae.k].flatten()[order]
-    through_encoder = _along_atoms(sae, picks, residual).flatten()[order]
+    x = sae.dictionary.basis.into(h.to(sae.b_dec.dtype) * sae.scale - sae.b_dec)
+    picks = [_picked(sae, found) for found in (*output.shorter, output)]
     size = max(1, _CHUNK_VALUES // sae.dictionary.d_in)
     for first in range(0, n, size):
-        low, high = torch.searchsorted(latents, latents.new_tensor([first, first + size])).tolist()
-        at = torch.stack((latents[low:high] - first, tokens[low:high]))
-        shape = (min(size, n - first), len(h))
-        total = _sparse(at, codes[low:high], shape) @ residual
-        if isinstance(sae.encoder, TiedTopK):
-            total += _sparse(at, through_encoder[low:high], shape) @ x
+        part = slice(first, min(first + size, n))
+        total = sum(of_prefix.gradient(x, part) for of_prefix in picks)
+        assert isinstance(total, Tensor)
         yield slice(first, first + size), total.neg_()
+
+
+class _Picks(NamedTuple):
+    """The codes that one prefix uses, in order of latents, and what it leaves."""
+
+    latents: Tensor  # int64 (picks,)
+    tokens: Tensor  # int64 (picks,)
+    codes: Tensor  # (picks,)
+    through_encoder: Tensor | None  # (picks,), w_j^T e_t; None where codes count as constants
+    residual: Tensor  # (tokens, d_in)
+
+    def gradient(self, x: Tensor, part: slice) -> Tensor:
+        """Return the gradient of some latents, with the sign changed."""
+        low, high = torch.searchsorted(self.latents, self.latents.new_tensor([part.start, part.stop])).tolist()
+        at = torch.stack((self.latents[low:high] - part.start, self.tokens[low:high]))
+        shape = (part.stop - part.start, len(x))
+        total = _sparse(at, self.codes[low:high], shape) @ self.residual
+        if self.through_encoder is not None:
+            total += _sparse(at, self.through_encoder[low:high], shape) @ x
+        return total
+
+
+def _picked(sae: SAE, found: SAEResidual) -> _Picks:
+    picks, codes = sae.of_atoms(found.indices), sae.of_atoms(found.codes)
+    latents, order = picks.flatten().sort(stable=True)
+    through = None
+    if isinstance(inner_encoder(sae.encoder), TiedTopK):
+        through = _along_atoms(sae, picks, found.residual).masked_fill_(codes == 0, 0.0).flatten()[order]
+    return _Picks(latents, order // picks.shape[1], codes.flatten()[order], through, found.residual)
 
 
 def _sparse(at: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:

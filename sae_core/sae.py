@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from sae_core.dictionary import Dictionary
-from sae_core.encoders import Encoder, OwnTopK, looks_at_energy
+from sae_core.encoders import ByPursuit, Encoder, OwnTopK, inner_encoder, looks_at_energy
 from sae_core.kernels.dispatch import Backend, get_backend
 
 
@@ -18,52 +19,67 @@ class SAEOutput(NamedTuple):
     """A reconstruction and the codes that it is made of."""
 
     reconstruction: torch.Tensor  # (tokens, d_in), in the units of the input
-    codes: torch.Tensor  # (tokens, k + R), in scaled units
-    indices: torch.Tensor  # (tokens, k + R), the latents that the codes belong to
+    codes: torch.Tensor  # (tokens, w + R), in scaled units; w = k unless k is an average
+    indices: torch.Tensor  # (tokens, w + R), the latents that the codes belong to
 
 
 class SAEResidual(NamedTuple):
     """The part of an input that an SAE does not reconstruct, and the codes that it used."""
 
     residual: torch.Tensor  # (tokens, d_in), s * (h - h_hat): the loss squares it
-    codes: torch.Tensor  # (tokens, k + R), in scaled units
-    indices: torch.Tensor  # (tokens, k + R), the latents that the codes belong to
+    codes: torch.Tensor  # (tokens, w + R), in scaled units
+    indices: torch.Tensor  # (tokens, w + R), the latents that the codes belong to
+    shorter: tuple[SAEResidual, ...] = ()  # the same of each prefix of the latents that is shorter than all
 
 
 class SAE(nn.Module):
     """A sparse autoencoder: h_hat = (W c + b_dec) / s with k-sparse codes c of x = s * h - b_dec.
 
     W = Q^T A, with atoms A that are sparse in the dictionary's basis Q, or dense in its first coordinates: codes are
-    found of Qx on A. The coordinates of Qx that are always on, R of them, come behind the k codes, as the latents
+    found of Qx on A. A latent of code 0 does not fire. The coordinates of Qx that are always on, R of them, come behind
+    the w codes of atoms (w = k unless the encoder's k is an average: `BatchTopK`), as the latents
     n_latents - R..n_latents - 1.
 
     Args:
         dictionary: the atoms W.
         encoder: finds the codes.
-        k: active latents per token, in 1..n_latents.
+        k: active latents per token, exactly or on average as the encoder says, in 1..n_latents.
         scale: the scalar s that activations are multiplied with; the output is divided by it.
         backend: the kernels that compute, see `sae_core.kernels.dispatch`.
+        prefixes: the rising sizes of the nested prefixes of atoms that `residual` looks at one by one, of which the
+            last is all atoms; () where it looks at all atoms alone (`sae_core.prefixes`).
 
     Raises:
-        ValueError: k is outside 1..n_latents, or the scale is not positive and finite.
+        ValueError: k is outside 1..n_latents, the scale is not positive and finite, or prefixes do not rise to all.
     """
 
     scale: torch.Tensor
 
-    def __init__(self, dictionary: Dictionary, encoder: Encoder, k: int, scale: float = 1.0, backend: str = "auto"):
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        encoder: Encoder,
+        k: int,
+        scale: float = 1.0,
+        backend: str = "auto",
+        prefixes: tuple[int, ...] = (),
+    ):
         super().__init__()
         if not 1 <= k <= dictionary.n_latents:
             raise ValueError(f"k={k} must be in 1..{dictionary.n_latents} (n, the latents of this SAE)")
         if not (0 < scale < float("inf")):
             raise ValueError(f"scale={scale} must be positive and finite")
+        if prefixes and (list(prefixes) != sorted({0, *prefixes})[1:] or prefixes[-1] != dictionary.n_latents):
+            raise ValueError(f"prefixes={list(prefixes)} must rise from at least 1 to {dictionary.n_latents} (n)")
         self.dictionary, self.encoder, self.k, self.backend = dictionary, encoder, k, backend
+        self.prefixes = tuple(prefixes)
         self.b_dec = nn.Parameter(torch.zeros(dictionary.d_in))
         self.register_buffer("scale", torch.tensor(float(scale)))
 
     @property
     def tied(self) -> bool:
         """Whether the encoder has no weights of its own."""
-        return not isinstance(self.encoder, OwnTopK)
+        return not isinstance(inner_encoder(self.encoder), OwnTopK)
 
     @property
     def n_latents(self) -> int:
@@ -72,12 +88,16 @@ class SAE(nn.Module):
 
     def with_encoder(self, encoder: Encoder) -> SAE:
         """Return an SAE of the same dictionary, bias and scale (shared, not copied) whose codes `encoder` finds."""
-        other = SAE(self.dictionary, encoder, self.k, float(self.scale), self.backend)
+        other = SAE(self.dictionary, encoder, self.k, float(self.scale), self.backend, self.prefixes)
         other.b_dec, other.scale = self.b_dec, self.scale
         return other
 
+    def of_atoms(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the columns of codes or indices that are atoms', without coordinates always on: (tokens, w)."""
+        return codes[:, : codes.shape[1] - self.dictionary.always_on]
+
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (codes, indices) of h (tokens, d_in), each (tokens, k + R); R coordinates are always on."""
+        """Return (codes, indices) of h (tokens, d_in), each (tokens, w + R); R coordinates are always on."""
         return self._encode(self._looked_at(h), self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -93,10 +113,16 @@ class SAE(nn.Module):
     def residual(self, h: torch.Tensor) -> SAEResidual:
         """Return what `forward` leaves of h (tokens, d_in), in scaled units: s * (h - h_hat) = x - W c.
 
-        It makes no reconstruction only to subtract it again.
+        It makes no reconstruction only to subtract it again. With it comes what each of the `prefixes` leaves by
+        itself: of the codes those of its own latents are taken, as Matryoshka SAEs do (arXiv 2503.17547). A pursuit's
+        codes go together and would not be the best of a part; so it looks for k latents in each prefix anew.
         """
+
+        def turned(found: SAEResidual) -> SAEResidual:
+            return found._replace(residual=self.dictionary.basis.out_of(found.residual))
+
         found = self.residual_coordinates(h)
-        return found._replace(residual=self.dictionary.basis.out_of(found.residual))
+        return turned(found)._replace(shorter=tuple(map(turned, found.shorter)))
 
     def residual_coordinates(self, h: torch.Tensor) -> SAEResidual:
         """Return the same with the residual's coordinates in the dictionary's basis, Q (x - W c), in its place.
@@ -104,11 +130,32 @@ class SAE(nn.Module):
         They are as long as the residual, so that their loss is the same, and so is its gradient. Training uses them:
         it saves the way out of the basis, and with a basis that stays fixed there is no way back through it either.
         """
-        atoms, u, dictionary = self._atoms(), self.coordinates(h), self.dictionary
+        atoms, u = self._atoms(), self.coordinates(h)
+        *shorter, found = self._left_by_prefixes(u, atoms)
+        return found._replace(shorter=tuple(shorter))
+
+    def _left_by_prefixes(self, u: torch.Tensor, atoms: torch.Tensor) -> Iterator[SAEResidual]:
+        """Yield what each prefix leaves of coordinates u in the dictionary's basis, all atoms last."""
+        kernels, support, n = self.kernels, self.dictionary.support, self.dictionary.n_latents
+        prefixes = self.prefixes or (n,)
+        if isinstance(inner_encoder(self.encoder), ByPursuit):
+            for size in prefixes:
+                part = atoms[:size], None if support is None else support[:size]
+                codes, indices = self.encoder(u, *part, min(self.k, size), kernels)
+                yield self._left(u, kernels.residual(u, codes, indices, atoms, support), codes, indices)
+            return
         codes, indices = self.pick(u, atoms)
-        left = self.kernels.residual(u, codes, indices, atoms, dictionary.support)
-        if dictionary.always_on:
-            left = torch.cat((torch.zeros_like(left[:, : dictionary.always_on]), left[:, dictionary.always_on :]), 1)
+        left = u  # of what a prefix leaves, the next one takes off the part of its further latents
+        for first, last in pairwise((0, *prefixes)):
+            own = codes if last == n else codes.masked_fill(indices >= last, 0.0)
+            further = own.masked_fill(indices < first, 0.0) if first else own
+            left = kernels.residual(left, further, indices, atoms, support)
+            yield self._left(u, left, own, indices)
+
+    def _left(self, u: torch.Tensor, left: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor) -> SAEResidual:
+        """Return what atoms leave of coordinates u, without the coordinates that are always on."""
+        if always_on := self.dictionary.always_on:
+            left = torch.cat((torch.zeros_like(left[:, :always_on]), left[:, always_on:]), 1)
         return SAEResidual(left, *self.with_always_on(u, codes, indices))
 
     @property
@@ -156,10 +203,11 @@ class SAE(nn.Module):
         return torch.cat((codes, u[:, :always_on]), 1), torch.cat((indices, latents.expand(len(u), -1)), 1)
 
     def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-        dictionary, k = self.dictionary, self.k
-        scaled = self.kernels.decode(codes[:, :k], indices[:, :k], atoms, dictionary.support, dictionary.d_in)
+        dictionary = self.dictionary
+        picked = self.of_atoms(codes), self.of_atoms(indices)
+        scaled = self.kernels.decode(*picked, atoms, dictionary.support, dictionary.d_in)
         if dictionary.always_on:
-            scaled = torch.cat((codes[:, k:], scaled[:, dictionary.always_on :]), 1)
+            scaled = torch.cat((codes[:, -dictionary.always_on :], scaled[:, dictionary.always_on :]), 1)
         return (dictionary.basis.out_of(scaled) + self.b_dec) / self.scale
 
 

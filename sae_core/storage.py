@@ -11,6 +11,7 @@ from torch import nn
 from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
+from sae_core.encoders import BatchTopK
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
@@ -25,7 +26,7 @@ class Storage(NamedTuple):
 
     learned_decoder_values: int  # d*n, the paper's headline count, and the values of a basis
     compression: float  # m/d; with a basis, m*n over the count above
-    learned_parameters: int  # decoder values, encoder weights, both biases
+    learned_parameters: int  # decoder values, encoder weights, both biases, a BatchTopK's threshold
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
     value_bits: float  # bits of an atom's value, with its share of a codebook; 0 where a seed regenerates values
     basis_values: int  # how many of the decoder values are a basis'
@@ -43,7 +44,7 @@ def count_storage(sae: SAE) -> Storage:
     return Storage(
         learned_decoder_values=decoder_values + in_basis,
         compression=_compression(dictionary.d_in, dictionary.n_latents, dictionary.degree, in_basis),
-        learned_parameters=decoder_values + others,
+        learned_parameters=decoder_values + others + isinstance(sae.encoder, BatchTopK),
         index_bits=support_bits(dictionary),
         value_bits=dictionary.value_bits if _learned(dictionary) else 0,
         basis_values=in_basis,
@@ -91,6 +92,8 @@ class Layout(NamedTuple):
     basis_bits: int = 32  # of each value that the basis stores
     source_tokens: int = 0  # the activations that atoms are chosen from, where atoms are activations
     codebook: int = 0  # values of a piece, where atoms are made of pieces out of a codebook
+    batch_topk: bool = False  # whether the encoder stores a threshold beside its biases
+    prefixes: tuple[int, ...] = ()  # sizes of the prefixes that training looks at one by one, see `sae_core.prefixes`
 
     @property
     def decoder_values(self) -> int:
@@ -109,9 +112,9 @@ class Layout(NamedTuple):
 
     @property
     def encoder_values(self) -> int:
-        """Number of stored encoder weights and encoder biases."""
+        """Number of stored encoder weights, encoder biases and thresholds."""
         weights = self.n_latents * self.d_in if self.own_encoder else 0
-        return weights + (0 if self.pursuit else self.n_latents)
+        return weights + (0 if self.pursuit else self.n_latents) + self.batch_topk
 
 
 def planned_counts(layout: Layout) -> Storage:
@@ -143,6 +146,8 @@ def planned_bytes(layout: Layout) -> int:
         floats["b_enc"] = (n,)
     if layout.own_encoder:
         floats["encoder_weight"] = (n, m)
+    if layout.batch_topk:
+        floats["threshold"] = (1,)
     if layout.basis_values and layout.basis_bits == 32:
         floats["basis"] = basis_shape(layout.basis, m)
     elif layout.basis_values:

@@ -137,11 +137,31 @@ def r_omp(beta: float, deficit: float, k: int) -> float:
     return beta**2 * deficit * (2 * k + 1)
 
 
+def active_sets(codes: Tensor, indices: Tensor, k: int) -> Tensor:
+    """Return the latents that each token uses, its k strongest where they are more: int (tokens, k).
+
+    A token that uses fewer names its strongest again, and counts once for sets of atoms (`expansion_deficits`). Tokens
+    that use none are left out, unless no token uses any.
+
+    Args:
+        codes, indices: (tokens, at least k); a code of 0 says that the latent is not used.
+    """
+    some = (codes != 0).any(1)
+    if bool(some.any()):
+        codes, indices = codes[some], indices[some]
+    strength = codes.abs()
+    strongest = indices.gather(1, strength.argmax(1, keepdim=True))
+    if codes.shape[1] > k:
+        strength, order = strength.topk(k, dim=1)
+        indices = indices.gather(1, order)
+    return torch.where(strength > 0, indices, strongest)
+
+
 def theory_measures(dictionary: Dictionary, active: Tensor, seed: int = 0) -> dict[str, Any]:
     """Measure flatness, coherence, Babel function, supports and certificates, ready for a record.
 
     Args:
-        active: int (tokens, k), the active latents of each of some tokens.
+        active: int (tokens, k), the active latents of each of some tokens, see `active_sets`.
         seed: draws the random sets, and which of the active latents are looked at.
 
     Returns:

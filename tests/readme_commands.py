@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import sweep.launch  # noqa: F401  registers the resolvers that the configuration uses
 from sae_core.arms import CellError
+from sweep.cut import main as cut
 from sweep.embedded import WEIGHTS
 from sweep.evaluate import main as evaluate
 from sweep.jobs.build import build
@@ -177,6 +178,15 @@ def check_stability(arguments: list[str], place: Path) -> None:
         raise RottenError(said.getvalue().strip())
 
 
+def check_cut(arguments: list[str], place: Path) -> None:
+    """Let `sweep.cut` look for the run in an empty store, where it ends."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+        cut([*arguments, f"runs_dir={place / 'none'}"])
+    if "no finished run" not in said.getvalue():
+        raise RottenError(said.getvalue().strip())
+
+
 def check_sweep(arguments: list[str], place: Path) -> None:
     """Compose every cell of the command, and check each that is not of an LM that would have to be downloaded."""
     if arguments in (["--help"], ["-h"]):
@@ -237,6 +247,7 @@ def _on_this_machine(word: str, place: Path) -> str:
 MODULES: dict[str, Callable[[list[str], Path], None]] = {
     "sweep": check_sweep,
     "sweep.completion": without_arguments,
+    "sweep.cut": check_cut,
     "sweep.evaluate": check_evaluate,
     "sweep.retry": parsed_by("sweep.retry"),
     "sweep.stability": check_stability,

@@ -69,7 +69,8 @@ def arm_style(label: str) -> Style:
     """Return an arm's own style: dense arms are dashed, PCA is dotted, and arms trained by pursuit are hollow."""
     arm = arms.parse(label)
     line = "--" if arm.base in (*arms.DENSE, *arms.MATCHED, *arms.RIVALS) else ":" if arm.base == arms.PCA else "-"
-    return Style(arms.display(label), arms.colour(label), arms.marker(label), line, arm.pursuit is not None)
+    hollow = arm.pursuit not in (None, arms.BATCH_TOPK)
+    return Style(arms.display(label), arms.colour(label), arms.marker(label), line, hollow)
 
 
 class _PanelRow(NamedTuple):

@@ -14,7 +14,10 @@ from analysis.read.sources import URL
 from sweep.store.records import Record
 
 # Fields of an arm that its label or another column holds already.
-_IN_OTHER_COLUMNS = ("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on")
+_IN_OTHER_COLUMNS = (
+    *("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on"),
+    *("prefixes", "share"),
+)
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
 SEED_PARTS = ("seed_support", "seed_values", "seed_order")  # seeds of single parts, where they are set
@@ -183,8 +186,12 @@ def _settings(spec: Record) -> dict[str, object]:
 
 
 def _arm_options(sae: Record) -> dict[str, object]:
-    """Return the options that no other column holds; for a rounded arm those of the arm inside it too."""
-    options = {key: value for key, value in {**sae, **(sae.get("of") or {})}.items() if key not in _IN_OTHER_COLUMNS}
+    """Return the options that no other column holds; for a rounded or cut arm those of the arms inside it too."""
+    options: dict[str, object] = {}
+    inside: Any = sae
+    while inside:
+        options |= {key: value for key, value in inside.items() if key not in _IN_OTHER_COLUMNS}
+        inside = inside.get("of")
     return {f"sae.{key}": value for key, value in options.items() if not isinstance(value, dict)}
 
 

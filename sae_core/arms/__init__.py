@@ -18,6 +18,7 @@ from sae_core.arms.few_bits import FewBits
 from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.itda import ITDA
 from sae_core.arms.pca import PCA
+from sae_core.arms.prefix import Prefix
 from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
@@ -44,6 +45,7 @@ __all__ = [
     "FewBits",
     "FrozenRandom",
     "ProductQuantised",
+    "Prefix",
     "PrunedRetuned",
     "Quantised",
     "Sizes",

@@ -15,8 +15,9 @@ import torch
 
 from sae_core.bases import NEURONS, Basis, basis_name, basis_sample, basis_shape, make_basis
 from sae_core.dictionary import Dictionary, Drawn, SparseDictionary, drawn_support
-from sae_core.encoders import ByPursuit, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, TiedTopK
 from sae_core.hashed import later
+from sae_core.prefixes import checked_parts, label_with_prefixes, prefix_sizes
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
 from sae_core.regrow import SupportSchedule
 from sae_core.rounding import Rounding
@@ -24,7 +25,8 @@ from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_degree, check_sparsity
 from sae_core.storage import AS_INDICES, FROM_SEED, Layout
 
-TOPK = "topk"
+TOPK, BATCH_TOPK = "topk", "batch_topk"
+ONE_SHOT = (TOPK, BATCH_TOPK)  # the encoders of one product; every other one is a pursuit
 
 
 class Start(NamedTuple):
@@ -176,18 +178,24 @@ class TiedArm(Arm):
     """An arm whose encoder has no weights of its own. Abstract.
 
     `encoder` names what finds the codes, in training and after it: `topk` is the paper's one-shot encoder, the k
-    largest entries of W^T h; any other name is a pursuit that ends in least squares, such as `mp_refit`, `omp` or
-    `gomp4`, or nearly so, such as `mp_cg1` (`sae_core.pursuit.solvers`).
+    largest entries of W^T h; `batch_topk` keeps k a token on average (`sae_core.encoders.BatchTopK`); any other name is
+    a pursuit that ends in least squares, such as `mp_refit`, `omp` or `gomp4`, or nearly so, such as `mp_cg1`
+    (`sae_core.pursuit.solvers`).
+
+    `prefixes` are nested prefixes of the latents, each of which is trained to reconstruct by itself, such as
+    `("1/16", "1/4")` (`sae_core.prefixes`): the loss is the sum of theirs and of that of all latents.
     """
 
     encoder: str
+    prefixes: tuple[int | str, ...]
 
     def __post_init__(self):
         object.__setattr__(self, "encoder", encoder_name(self.encoder))
+        object.__setattr__(self, "prefixes", checked_parts(self.prefixes))
 
     @property
     def label(self) -> str:
-        return self.untrained_label if self.encoder == TOPK else f"{self.untrained_label}+{self.encoder}"
+        return label_with_encoder(label_with_prefixes(self.untrained_label, self.prefixes), self.encoder)
 
     @property
     def untrained_label(self) -> str:
@@ -195,7 +203,10 @@ class TiedArm(Arm):
         return self.name
 
     def layout(self, d_in: int) -> Layout:
-        return super().layout(d_in)._replace(pursuit=None if self.encoder == TOPK else self.encoder)
+        pursuit = None if self.encoder in ONE_SHOT else self.encoder
+        layout = super().layout(d_in)
+        prefixes = prefix_sizes(self.prefixes, layout.n_latents)
+        return layout._replace(pursuit=pursuit, batch_topk=self.encoder == BATCH_TOPK, prefixes=prefixes)
 
 
 @dataclass(frozen=True)
@@ -203,7 +214,7 @@ class SparseArm(TiedArm):
     """An arm of left-d-regular atoms: each has exactly `degree` rows that it may use. Abstract.
 
     Args:
-        encoder: see `TiedArm`.
+        encoder, prefixes: see `TiedArm`.
         basis: the coordinates that atoms are sparse in (`sae_core.bases.names`). Where these follow the data, b_dec
             starts at the activations' mean.
         always_on: how many of the first coordinates of the basis are kept as they are on every token, beside the k
@@ -216,6 +227,7 @@ class SparseArm(TiedArm):
     encoder: str = later(TOPK)
     basis: str = later(NEURONS)
     always_on: int = later(0)
+    prefixes: tuple[int | str, ...] = later(())
 
     def __post_init__(self):
         super().__post_init__()
@@ -235,6 +247,7 @@ class SparseArm(TiedArm):
         if self.always_on >= d_in:
             raise CellError(f"sae.always_on={self.always_on} must be in 0..{d_in - 1} (less than d_in)")
         basis_shape(self.basis, d_in)
+        prefix_sizes(self.prefixes, self.n_latents)
         return checked_sizes(d_in, self.n_latents, self.degree, self.k, self.always_on)
 
     def layout(self, d_in: int) -> Layout:
@@ -253,7 +266,8 @@ class SparseArm(TiedArm):
 
     def make_sae(self, dictionary: Dictionary, start: Start) -> SAE:
         """Make the untrained SAE of a dictionary, centred at the sample's mean where the basis follows the data."""
-        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, start.scale)
+        prefixes = prefix_sizes(self.prefixes, dictionary.n_latents)
+        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), self.k, start.scale, prefixes=prefixes)
         if self.sample_tokens:
             start_at_mean(sae, start)
         return sae
@@ -295,22 +309,39 @@ def label_in_basis(name: str, basis: str, always_on: int = 0) -> str:
     return f"{name}@{basis}" + (f"_on{always_on}" if always_on else "")
 
 
+def label_with_encoder(name: str, encoder: str) -> str:
+    """Return an arm's name with what finds its codes: `expander`, `expander+batch_topk`, `expander+mp_refit`."""
+    return name if encoder == TOPK else f"{name}+{encoder}"
+
+
 def encoder_name(name: str) -> str:
-    """Return the canonical name of an encoder: `topk` or a pursuit. Raises ValueError unless it can be trained with."""
-    if name == TOPK:
+    """Return the canonical name of an encoder. Raises ValueError unless there is one, and it can be trained with."""
+    if name in ONE_SHOT:
         return name
     try:
         name = canonical(name)
     except ValueError as error:
-        raise ValueError(f"sae.encoder={error}; or topk") from None
+        raise ValueError(f"sae.encoder={error}; or {' or '.join(ONE_SHOT)}") from None
     if not ends_in_least_squares(name):
         raise ValueError(f"sae.encoder={name} does not end in least squares, which its gradient needs: try mp_refit")
     return name
 
 
-def tied_encoder(dictionary: Dictionary, encoder: str) -> TiedTopK | ByPursuit:
+def one_shot_name(name: str) -> str:
+    """Return the name of an encoder that may have weights of its own. Raises ValueError unless it is one-shot."""
+    if name not in ONE_SHOT:
+        raise ValueError(f"sae.encoder={name} must be {' or '.join(ONE_SHOT)}: a pursuit has no weights of its own")
+    return name
+
+
+def tied_encoder(dictionary: Dictionary, encoder: str) -> Encoder:
     """Make the encoder without weights that `TiedArm` calls `encoder`."""
-    return TiedTopK(dictionary) if encoder == TOPK else ByPursuit(encoder)
+    return one_shot_encoder(TiedTopK(dictionary), encoder) if encoder in ONE_SHOT else ByPursuit(encoder)
+
+
+def one_shot_encoder(encoder: TiedTopK | OwnTopK, name: str) -> Encoder:
+    """Return an encoder of exactly k latents a token as the one called `name`."""
+    return BatchTopK(encoder) if name == BATCH_TOPK else encoder
 
 
 def checked_sizes(d_in: int, n_latents: int, degree: int, k: int, always_on: int = 0) -> Sizes:

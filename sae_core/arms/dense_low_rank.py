@@ -10,6 +10,7 @@ from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import TiedTopK
 from sae_core.hashed import later
 from sae_core.kernels.dispatch import get_backend
+from sae_core.prefixes import prefix_sizes
 from sae_core.sae import SAE
 from sae_core.sizes import CellError
 from sae_core.storage import Layout
@@ -31,13 +32,14 @@ class DenseLowRank(TiedArm):
 
     Args:
         rank: R, in 1..d_in.
-        encoder: see `TiedArm`.
+        encoder, prefixes: see `TiedArm`.
     """
 
     n_latents: int
     rank: int
     k: int
     encoder: str = later(TOPK)
+    prefixes: tuple[int | str, ...] = later(())
     name = "dense_low_rank"
 
     @property
@@ -48,6 +50,7 @@ class DenseLowRank(TiedArm):
         if not 1 <= self.rank <= d_in:
             kind = CellError if self.rank > d_in else ValueError
             raise kind(f"sae.rank={self.rank} must be in 1..{d_in} (d_in)")
+        prefix_sizes(self.prefixes, self.n_latents)
         return checked_sizes(d_in, self.n_latents, self.rank, self.k)
 
     def layout(self, d_in: int) -> Layout:
@@ -58,7 +61,8 @@ class DenseLowRank(TiedArm):
         basis = make_basis(low_rank_basis(rank), start.d_in, start.seed, start.sample)
         generator = torch.Generator().manual_seed(start.seed)
         dictionary = DenseDictionary(start.d_in, n_latents, generator, rank, basis)
-        sae = SAE(dictionary, tied_encoder(dictionary, self.encoder), k, start.scale)
+        encoder, prefixes = tied_encoder(dictionary, self.encoder), prefix_sizes(self.prefixes, n_latents)
+        sae = SAE(dictionary, encoder, k, start.scale, prefixes=prefixes)
         start_at_mean(sae, start)
         if start.sample is not None and isinstance(sae.encoder, TiedTopK):
             sae.encoder.b_enc.data.fill_(_least_squares_bias(sae, start.sample))
@@ -71,7 +75,7 @@ def _least_squares_bias(sae: SAE, h: torch.Tensor) -> float:
 
     With e what the codes leave and s the sum of the atoms picked, ||e - b*s||^2 is least at b = <e, s> / <s, s>.
     """
-    left, codes, indices = sae.residual_coordinates(h)
+    left, codes, indices, _ = sae.residual_coordinates(h)
     dictionary, kernels = sae.dictionary, get_backend(sae.backend, h.device)
     picked = kernels.decode(torch.ones_like(codes), indices, dictionary.unit_values(), None, dictionary.d_in)
     return float((left * picked).sum() / picked.square().sum())

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sae_core.arms.base import TOPK, Arm, Sizes, Start, TiedArm, checked_basis, checked_sizes, label_in_basis
+from sae_core.arms.base import (
+    BATCH_TOPK,
+    ONE_SHOT,
+    TOPK,
+    Arm,
+    Sizes,
+    Start,
+    TiedArm,
+    checked_basis,
+    checked_sizes,
+    label_in_basis,
+    label_with_encoder,
+    one_shot_name,
+)
 from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.bases import NEURONS, basis_values
 from sae_core.hashed import later
+from sae_core.prefixes import prefix_sizes
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, bits_per_index, check_degree, check_latents
 from sae_core.storage import Layout
@@ -31,6 +45,7 @@ class DenseMatched(TiedArm):
         encoder: see `TiedArm`; a pursuit has no encoder bias, so m+1 and d+1 above become m and d.
         basis: the sparse arm's, whose stored values count as well: R reflections, of R*m values, make n' larger by R.
             The dense atoms themselves are in no basis.
+        prefixes: see `TiedArm`; shares are of n'.
     """
 
     n_latents: int
@@ -39,6 +54,7 @@ class DenseMatched(TiedArm):
     encoder: str = later(TOPK)
     match: str = later(VALUES)
     basis: str = later(NEURONS)
+    prefixes: tuple[int | str, ...] = later(())
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,14 +70,16 @@ class DenseMatched(TiedArm):
         return label_in_basis(self.name, self.basis)
 
     def sizes(self, d_in: int) -> Sizes:
-        bias = self.encoder == TOPK
+        bias = self.encoder in ONE_SHOT
         others = basis_values(self.basis, d_in)
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, d_in, bias, others)
-        return _dense_sizes(d_in, n_latents, self.k)
+        sizes = _dense_sizes(d_in, n_latents, self.k)
+        prefix_sizes(self.prefixes, n_latents)
+        return sizes
 
     def make(self, start: Start) -> SAE:
         n_latents, _, k = self.sizes(start.d_in)
-        return DenseTied(n_latents, k, self.encoder).make(start)
+        return DenseTied(n_latents, k, self.encoder, self.prefixes).make(start)
 
 
 @dataclass(frozen=True)
@@ -75,25 +93,31 @@ class DenseMatchedOwn(Arm):
     degree: int
     k: int
     match: str = VALUES
+    encoder: str = later(TOPK)
     can_be_quantised = False
 
     def __post_init__(self):
         check_match(self.match)
+        one_shot_name(self.encoder)
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _name_with_match("dense_matched_own", self.match)
+
+    @property
+    def label(self) -> str:
+        return label_with_encoder(self.name, self.encoder)
 
     def sizes(self, d_in: int) -> Sizes:
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, 2 * d_in, bias=True)
         return _dense_sizes(d_in, n_latents, self.k)
 
     def layout(self, d_in: int) -> Layout:
-        return super().layout(d_in)._replace(own_encoder=True)
+        return super().layout(d_in)._replace(own_encoder=True, batch_topk=self.encoder == BATCH_TOPK)
 
     def make(self, start: Start) -> SAE:
         n_latents, _, k = self.sizes(start.d_in)
-        return DenseWarmTied(n_latents, k).make(start)
+        return DenseWarmTied(n_latents, k, self.encoder).make(start)
 
 
 def check_match(match: str) -> None:

@@ -7,33 +7,62 @@ from typing import ClassVar
 
 import torch
 
-from sae_core.arms.base import Arm, Sizes, Start, checked_sizes
+from sae_core.arms.base import (
+    BATCH_TOPK,
+    TOPK,
+    Arm,
+    Sizes,
+    Start,
+    checked_sizes,
+    label_with_encoder,
+    one_shot_encoder,
+    one_shot_name,
+)
 from sae_core.dictionary import DenseDictionary
 from sae_core.encoders import OwnTopK
+from sae_core.hashed import later
+from sae_core.prefixes import checked_parts, label_with_prefixes, prefix_sizes
 from sae_core.sae import SAE
 from sae_core.storage import Layout
 
 
 @dataclass(frozen=True)
 class DenseOwn(Arm):
-    """Dense atoms with an own encoder; `start` says where its weights begin (`sae_core.encoders.OwnTopK`). Abstract."""
+    """Dense atoms with an own encoder; `start` says where its weights begin (`sae_core.encoders.OwnTopK`). Abstract.
+
+    `encoder` is `topk`, or `batch_topk` for k latents a token on average; `prefixes` are those of `TiedArm`.
+    """
 
     n_latents: int
     k: int
+    encoder: str = later(TOPK)
+    prefixes: tuple[int | str, ...] = later(())
     start: ClassVar[str]
     can_be_quantised = False
 
+    def __post_init__(self):
+        one_shot_name(self.encoder)
+        object.__setattr__(self, "prefixes", checked_parts(self.prefixes))
+
+    @property
+    def label(self) -> str:
+        return label_with_encoder(label_with_prefixes(self.name, self.prefixes), self.encoder)
+
     def sizes(self, d_in: int) -> Sizes:
+        prefix_sizes(self.prefixes, self.n_latents)
         return checked_sizes(d_in, self.n_latents, d_in, self.k)
 
     def layout(self, d_in: int) -> Layout:
-        return super().layout(d_in)._replace(own_encoder=True)
+        prefixes = prefix_sizes(self.prefixes, self.n_latents)
+        layout = super().layout(d_in)._replace(own_encoder=True, prefixes=prefixes)
+        return layout._replace(batch_topk=self.encoder == BATCH_TOPK)
 
     def make(self, start: Start) -> SAE:
         n_latents, _, k = self.sizes(start.d_in)
         generator = torch.Generator().manual_seed(start.seed)
         dictionary = DenseDictionary(start.d_in, n_latents, generator)
-        return SAE(dictionary, OwnTopK(dictionary, self.start, generator), k, start.scale)
+        encoder = one_shot_encoder(OwnTopK(dictionary, self.start, generator), self.encoder)
+        return SAE(dictionary, encoder, k, start.scale, prefixes=prefix_sizes(self.prefixes, n_latents))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from sae_core.arms.base import DerivedArm, SparseArm, tied_encoder
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.dictionary import SparseDictionary
-from sae_core.encoders import TiedTopK
+from sae_core.encoders import TiedTopK, inner_encoder
 from sae_core.sae import SAE
 from sae_core.supports import top_magnitude_support
 
@@ -24,7 +24,7 @@ class PrunedRetuned(SparseArm, DerivedArm):
 
     @property
     def starts_from(self) -> DenseTied:
-        return DenseTied(self.n_latents, self.k, self.encoder)
+        return DenseTied(self.n_latents, self.k, self.encoder, self.prefixes)
 
     @torch.no_grad()
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
@@ -35,8 +35,9 @@ class PrunedRetuned(SparseArm, DerivedArm):
         dictionary = SparseDictionary(d_in, support, torch.Generator(), None, basis, self.always_on)
         dictionary.values.copy_(atoms.gather(1, support))
         encoder = tied_encoder(dictionary, self.encoder)
-        if isinstance(encoder, TiedTopK) and isinstance(trained.encoder, TiedTopK):
-            encoder.b_enc.copy_(trained.encoder.b_enc.cpu())
-        sae = SAE(dictionary, encoder, self.k, float(trained.scale), trained.backend)
+        ours, theirs = inner_encoder(encoder), inner_encoder(trained.encoder)
+        if isinstance(ours, TiedTopK) and isinstance(theirs, TiedTopK):
+            ours.b_enc.copy_(theirs.b_enc.cpu())
+        sae = SAE(dictionary, encoder, self.k, float(trained.scale), trained.backend, trained.prefixes)
         sae.b_dec.copy_(trained.b_dec.cpu())
         return sae.to(trained.b_dec.device)

@@ -11,8 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from sae_core.arms.base import BATCH_TOPK, ONE_SHOT, TOPK
 from sae_core.arms.dense_low_rank import low_rank_basis
 from sae_core.bases import NEURONS
+from sae_core.prefixes import prefix_sizes
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
 from sweep.plan.steps import MeasuredStep, Setup, StepShape, shape_of
@@ -86,16 +88,20 @@ def shape_in(record: Record) -> StepShape:
     sizes, counts, spec = record["sizes"], record["storage"], record["spec"]
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
-    arm = spec["sae"].get("of", spec["sae"])
-    pursuit = arm.get("encoder", "topk")
+    arm = spec["sae"]
+    while "of" in arm:
+        arm = arm["of"]
+    encoder = arm.get("encoder", TOPK)
     layout = Layout(
         d_in,
         n,
         degree,
         support=FROM_SEED if counts["index_bits"] else NO_SUPPORT,
         value_bits=counts.get("value_bits", 32 if values else 0),
-        own_encoder=counts["learned_parameters"] > values + n + d_in,
-        pursuit=None if pursuit == "topk" else pursuit,
+        own_encoder=counts["learned_parameters"] > values + n + d_in + 1,
+        pursuit=None if encoder in ONE_SHOT else encoder,
+        batch_topk=encoder == BATCH_TOPK,
+        prefixes=prefix_sizes(spec["sae"].get("prefixes", ()), n),
         basis=_basis_in(arm, sparse=counts["index_bits"] > 0),
     )
     return shape_of(layout, sizes["k"], spec["train"]["batch_size"])

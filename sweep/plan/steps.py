@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 
+from sae_core.arms.base import BATCH_TOPK
 from sae_core.bases import basis_name, make_basis
 from sae_core.dictionary import DenseDictionary, SparseDictionary
-from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.dispatch import backend_name
 from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
@@ -52,7 +53,9 @@ class StepShape(NamedTuple):
         """The path through the kernels: steps of one kind run the same code."""
         layout = self.layout
         frozen = layout.value_bits == 0
-        return layout.support != NO_SUPPORT, layout.own_encoder, layout.pursuit, frozen, basis_name(layout.basis).kind
+        encoder = BATCH_TOPK if layout.batch_topk else layout.pursuit
+        encoder = f"{encoder} on {len(layout.prefixes)} prefixes" if layout.prefixes else encoder
+        return layout.support != NO_SUPPORT, layout.own_encoder, encoder, frozen, basis_name(layout.basis).kind
 
     @property
     def work(self) -> float:
@@ -173,11 +176,11 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
     if layout.value_bits == 0:
         dictionary.values.requires_grad_(False)
     dictionary.rounded_to = STORED_GRIDS.get(layout.value_bits)
-    if layout.own_encoder:
-        encoder = OwnTopK(dictionary, "random", generator)
-    else:
-        encoder = ByPursuit(layout.pursuit) if layout.pursuit else TiedTopK(dictionary)
-    return SAE(dictionary, encoder, shape.k, backend=backend)
+    if layout.pursuit:
+        return SAE(dictionary, ByPursuit(layout.pursuit), shape.k, backend=backend, prefixes=layout.prefixes)
+    encoder = OwnTopK(dictionary, "random", generator) if layout.own_encoder else TiedTopK(dictionary)
+    encoder = BatchTopK(encoder) if layout.batch_topk else encoder
+    return SAE(dictionary, encoder, shape.k, backend=backend, prefixes=layout.prefixes)
 
 
 def matmul_rate(width: int, device: torch.device, dtype: torch.dtype) -> float:

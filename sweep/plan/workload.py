@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sae_core.arms.base import TOPK
+from sae_core.arms.base import ONE_SHOT, TOPK
 from sae_core.bases import basis_name
+from sae_core.encoders import BatchTopK
 from sae_core.inference import ENCODER, REFIT
 from sae_core.pursuit.solvers import block_of, prefixes_of, steps_of
 from sae_core.regrow import SupportSchedule
@@ -79,7 +80,13 @@ def step_work(layout: Layout, k: int, batch: int) -> float:
     # The way into a basis takes two products with each of its values; training it, with the way back, as long as eight.
     basis = basis_name(layout.basis)
     turned = (8 if basis.trained else 2) * _TURNED.get(basis.kind, 0) * layout.basis_values
-    a_token = codes_work(layout, k, ENCODER) + _DECODED * k * layout.degree + turned
+    decoded = min(BatchTopK.WIDTH * k, layout.n_latents) if layout.batch_topk else k
+    coded = codes_work(layout, k, ENCODER)
+    if layout.prefixes:  # each is decoded by itself, and a pursuit looks for the codes of each anew
+        decoded *= len(layout.prefixes)
+        parts = layout.prefixes[:-1] if layout.pursuit else ()
+        coded += sum(codes_work(layout._replace(n_latents=size), min(k, size), ENCODER) for size in parts)
+    a_token = coded + _DECODED * decoded * layout.degree + turned
     return _STEP + batch * a_token + _UPDATED * values
 
 
@@ -106,7 +113,7 @@ def codes_work(layout: Layout, k: int, inference: str) -> float:
     name = name.removesuffix("_magnitude")
     if inference == REFIT:
         return codes_work(layout, k, ENCODER) + solve
-    if name == TOPK:
+    if name in ONE_SHOT:
         return look
     if name == "niht":
         return _NIHT_ROUNDS * look

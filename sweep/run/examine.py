@@ -7,6 +7,8 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+from torch import Tensor
+
 from sae_core import theory
 from sae_core.activity import Activity, activity_measures, support_measures
 from sae_core.comparison import cosine_matches, novelty
@@ -67,9 +69,7 @@ def examine(
     found = held_out_codes(sae, clean)
     activity = found.measured_activity
     if "theory" not in record:
-        record["theory"] = theory.theory_measures(
-            sae.dictionary, found.indices[found.measured][:THEORY_TOKENS, : sae.k]
-        )
+        record["theory"] = theory.theory_measures(sae.dictionary, active_atoms(sae, found.read))
     if "latents" not in record:
         support = sae.dictionary.support
         support = None if support is None else support.cpu()
@@ -88,6 +88,12 @@ def examine(
         strongest = top_contexts(found.activity, found.codes, text, job.spec.eval.contexts, measured=count)
         write_contexts(run_folder(job.runs_dir, job.spec.run_id) / CONTEXTS, strongest)
         latents["contexts"] = job.spec.eval.contexts
+
+
+def active_atoms(sae: SAE, read: ReadTokens) -> Tensor:
+    """Return the atoms that are active together on each of the first tokens, for `sae_core.theory`: int (tokens, k)."""
+    codes, indices = (sae.of_atoms(part[:THEORY_TOKENS]) for part in (read.codes, read.indices))
+    return theory.active_sets(codes, indices, sae.k)
 
 
 def rounding_between(original: SAE, before: ReadTokens, after: ReadTokens) -> dict[str, float | None]:

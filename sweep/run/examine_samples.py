@@ -15,7 +15,7 @@ from sae_core.sae import SAE
 from sae_core.stability import ReadTokens
 from sweep.jobs.job import Job
 from sweep.measures.config import EvaluationError
-from sweep.run.examine import THEORY_TOKENS, rounding_between
+from sweep.run.examine import active_atoms, rounding_between
 from sweep.run.loaded import held_out_samples_of, synthetic_model
 from sweep.run.recording import log, one_line
 from sweep.store.progress import RunProgress
@@ -71,6 +71,6 @@ def _of_latents(sae: SAE, read: ReadTokens) -> dict[str, Any]:
     activity = activity_of(codes, indices, sae.n_latents, numbers, numbers)
     support = None if sae.dictionary.support is None else sae.dictionary.support.cpu()
     return {
-        "theory": theory.theory_measures(sae.dictionary, indices[:THEORY_TOKENS, : sae.k]),
+        "theory": theory.theory_measures(sae.dictionary, active_atoms(sae, read)),
         "latents": {**activity_measures(activity, support), "supports": support_measures(sae.dictionary)},
     }

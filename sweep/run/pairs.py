@@ -73,7 +73,7 @@ class Read(NamedTuple):
     def of_atoms(self) -> ReadTokens:
         """The codes of atoms alone, without those of coordinates that are always on, which stand behind them."""
         codes, indices, windows = self.tokens
-        return ReadTokens(codes[:, : self.sae.k], indices[:, : self.sae.k], windows)
+        return ReadTokens(self.sae.of_atoms(codes), self.sae.of_atoms(indices), windows)
 
 
 def seed_pairs(runs: Sequence[Finished]) -> list[Pair]:

@@ -64,7 +64,7 @@ def training(
     stop: Callable[[], bool] = lambda: False,
     code: str = "",
 ) -> Trainee[Training]:
-    """Train an SAE in place, a batch at a time.
+    """Train an SAE in place, a batch at a time, in training mode; it ends in evaluation mode.
 
     This is a generator: it asks for each batch and is sent it, so that `sweep.train.streams.drive` can train several
     SAEs on one stream.
@@ -91,6 +91,7 @@ def training(
     scaled_variance = variance * float(sae.scale) ** 2
     losses: list[torch.Tensor] = []
     saved_at = state.step
+    sae.train()
     while state.step < config.steps:
         state.stop_clock()
         delivery = yield BatchRequest(stream, state.step)
@@ -112,6 +113,7 @@ def training(
             saved_at = state.step
         if stopping:
             raise Stopped(f"stopped at step {state.step}")
+    sae.eval()
     return Training(state.reports, state.seconds(), state.exchanged, state.code_hashes)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.arms import LOW_RANK, RIVALS, Arm, colour, described, display, has_degree, in_order, parse, unrounded
 from analysis.read.load import read_records
-from sae_core.arms import ITDA, TOPK, DenseLowRank
+from sae_core.arms import ITDA, TOPK, DenseLowRank, Dynamic, Prefix
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.expander import Expander
 from sae_core.arms.few_bits import FewBits
@@ -73,6 +73,30 @@ def test_a_label_names_the_basis_of_its_atoms(encoder):
         "expander",
         "expander+omp",
         "expander@fourier",
+    ]
+
+
+def test_a_label_names_nested_prefixes_and_the_prefix_that_an_arm_is():
+    prefixes: tuple[int | str, ...] = ("1/16", "3/4", 7)
+    for encoder, pursuit in (("topk", None), ("batch_topk", "batch_topk"), ("mp_refit", "mp_refit")):
+        arm = Dynamic(32, 2, 2, encoder, basis="fourier", prefixes=prefixes)
+        spec = {"arm": "dynamic", "encoder": encoder, "basis": "fourier", "prefixes": list(prefixes)}
+        expected = Arm("dynamic", pursuit, None, "fourier", prefixes=("n16", "3n4", "7"))
+        assert parse(arm.label) == described(spec) == expected and expected.label == arm.label
+        for share, named in (("1/4", "n4"), (12, "12")):
+            cut, of = Prefix(arm, share), {"arm": "", "of": spec, "share": share}
+            assert parse(cut.label) == described(of) == expected._replace(prefix=named)
+            rounded = Quantised(cut, 4)
+            assert parse(rounded.label) == described({"bits": 4, "of": of}) == parse(cut.label)._replace(bits=4)
+    assert display("expander+batch_topk") == "expander, BatchTopK"
+    assert display("expander:n16:n4+mp_refit-n4") == "expander, nested n/16+n/4, trained by mp_refit, first n/4"
+    looks = ("expander", "expander+batch_topk", "expander+mp_refit", "expander:n4", "expander:n4-n4", "expander:n4+omp")
+    assert len({colour(label) for label in looks}) == len(looks)
+    assert in_order(["expander:n4-n4", "expander:n4", "expander+omp", "expander"]) == [
+        "expander",
+        "expander+omp",
+        "expander:n4",
+        "expander:n4-n4",
     ]
 
 

@@ -150,6 +150,25 @@ def test_a_byte_that_no_five_numbers_make_is_an_error(tmp_path):
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("arm", [Expander, Dynamic, DenseTied, DenseWarmTied])
+def test_a_threshold_is_stored_in_a_format_that_older_versions_refuse(tmp_path, arm):
+    sizes = (64, 4) if arm in (DenseTied, DenseWarmTied) else (64, 3, 4)
+    sae = arm(*sizes, encoder="batch_topk").build(16, seed=0)
+    sae.residual(torch.randn(50, 16))
+    io.save(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    again = io.load(tmp_path)
+    assert config["format"] == 5 and config["batch_topk"] is True and not again.encoder.training
+    assert torch.equal(again.encoder.threshold, sae.encoder.threshold) and float(again.encoder.threshold) > 0
+    for changes in ({"format": 3}, {"batch_topk": False}, {"batch_topk": "remove"}, {"batch_topk": 1}):
+        io.save(sae, tmp_path)
+        edit_config(tmp_path, **changes)
+        with pytest.raises(io.SAEFileError, match=str(tmp_path)):
+            io.load(tmp_path)
+    io.save(arm(*sizes).build(16, seed=0), tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "cfg.json").read_text())["format"] == (3 if arm is Dynamic else 1)
+
+
 @pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])
 def test_a_damaged_config_is_an_error(tmp_path, content):
     io.save(DenseWarmTied(64, 4).build(16, seed=0), tmp_path)

@@ -223,3 +223,31 @@ def test_a_needed_run_that_fails_is_named_by_the_run_that_needs_it(place, tmp_pa
     rest = [argument for argument in arguments if not argument.startswith("runs_dir=")]
     done = call("sweep", *rest, *bad, "sae=pruned_retuned", code=1)
     assert "dense_tied d=32 k=4" in done.stdout and "which this run needs, failed: the loss became" in done.stdout
+
+
+def test_a_prefix_is_a_run_of_its_own_and_can_be_cut_off_into_a_folder(place, tmp_path):
+    runs, arguments = place
+    of = ["sae.of.prefixes=[1/8,1/4]", "sae.of.encoder=batch_topk", "sae.share=1/4", "d=5", "k=3"]
+    call("sweep", *arguments, "sae=expander_prefix", "eval.inference=[encoder,mp_refit]", *of)
+    found = {r["labels"]["arm"]: r for _, r in iterate_records(runs) if ":" in r["labels"]["arm"]}
+    whole, part = found["expander:n8:n4+batch_topk"], found["expander:n8:n4+batch_topk-n4"]
+    assert (whole["sizes"]["n_latents"], part["sizes"]["n_latents"]) == (64, 16) and part["training"]["tokens"] == 0
+    assert part["source"]["run_id"] == whole["run_id"]
+    assert part["storage"]["learned_decoder_values"] == 16 * 5 and part["storage"]["index_bits"] == 64
+    assert 0 < part["metrics"]["l0"] < whole["metrics"]["l0"] != 3
+    assert part["inference"]["mp_refit"]["metrics"]["l0"] == pytest.approx(3, abs=0.01)
+    given = [f"run={whole['run_id']}", "latents=16", f"out={tmp_path / 'cut'}", f"runs_dir={runs}"]
+    assert "the first 16 of 64 latents" in call("sweep.cut", *given).stdout
+    ours, theirs = (io.load(folder).state_dict() for folder in (tmp_path / "cut", runs / part["run_id"]))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    for wrong, said in (
+        ([*given[:1], "latents=5", f"out={tmp_path / 'other'}", given[3]], "n=5 <= 2k=6"),
+        ([*given[:1], "latents=64", f"out={tmp_path / 'other'}", given[3]], "latents=64 of n=64 must be 1..63"),
+        ([*given[:1], "latents=x", f"out={tmp_path / 'other'}", given[3]], "latents=x must be a number"),
+        (["run=0123", *given[1:]], "run=0123: no finished run"),
+        (given, "holds an SAE already"),
+        (given[:2], "out= is missing"),
+        ([*given, "k=3"], "k=3 must be one of"),
+    ):
+        done = call("sweep.cut", *wrong, code=1)
+        assert said in done.stderr and "Traceback" not in done.stderr and not (tmp_path / "other").exists()

@@ -52,11 +52,12 @@ LEARNED = Dynamic(48, 5, 4, every=40, tokens=200)
 TURNED = Expander(48, 3, 4, basis="reflections3_trained", always_on=2)
 ROUNDED = FewBits(LEARNED, 2, rounded_from=0.8)  # from step 320 on: after the checkpoint that it goes on from
 SOON_ROUNDED = FewBits(DenseTied(48, 4), 1.58, rounded_from=0.25)
-RESUMED = [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED, ROUNDED, SOON_ROUNDED]
+NESTED = Dynamic(48, 5, 4, "batch_topk", prefixes=("1/4",), every=40, tokens=200)
+RESUMED = [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED, ROUNDED, SOON_ROUNDED, NESTED]
 RESUMED += [ProductQuantised(DenseTied(48, 4), 2)]
 
 
-@pytest.mark.parametrize("arm", RESUMED, ids=lambda a: a.name)
+@pytest.mark.parametrize("arm", RESUMED, ids=lambda a: a.label)
 def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
     whole_reports, reports, curve = [], [], []
     whole = fit(arm, reports=whole_reports)
