@@ -10,8 +10,8 @@ L = mean_t ||r_t||^2 over B tokens has, with g = 2 r / B,
     dL/db    = -Q^T (sum_t g_t + sum_i dL/db_i a_i)               the decoder's bias: of all tokens at once
 
 Autograd finds the same numbers (tests/sae_core/test_gradients.py), but it makes a row of m values of the gradient of
-every token, where only their sum is needed, and at small batches its graph costs as much as a kernel. A step of 256
-tokens takes .77 to .93 of its time (one thread, d=7, TopK, m=256, n=2048 and m=576, n=4608).
+every token, where only their sum is needed, and at small batches its graph costs as much as a kernel
+(`python -m tests.benchmarks.gradients` holds one against the other).
 """
 
 from __future__ import annotations
