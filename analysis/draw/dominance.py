@@ -144,13 +144,14 @@ def _cell_text(row: dict[str, Any]) -> str:
     low_rank = arms.base(row["winner"]) == arms.LOW_RANK
     by_d = f"{'rank' if low_rank else 'd ='} {row['winner_d']:.0f}"
     size = by_d if sparse or low_rank else f"n' = {row['winner_n_latents']}"
-    lines = [_short_name(row["winner"]), size, f"by {_reading(row)}", f"{row['winner_mean']:.3f}"]
+    seeds = " (one seed)" if row["verdict"] == ONE_SEED else ""
+    lines = [_short_name(row["winner"]), size, f"by {_reading(row)}", f"{row['winner_mean']:.3f}{seeds}"]
     difference, half = (row.get(f"other_kind_difference{part}", math.nan) for part in ("", "_half_interval"))
     if not math.isnan(difference):
         interval = "" if math.isnan(half) else f"±{half:.3f}"
         lines.append(f"{'dense' if sparse else 'sparse'} {-difference:+.3f}{interval}")
-    if row["verdict"] in (NOT_ABOVE, ONE_SEED):
-        lines.append({NOT_ABOVE: "not above\nthe floor", ONE_SEED: "(one seed)"}[row["verdict"]])
+    if row["verdict"] == NOT_ABOVE:
+        lines.append("not above\nthe floor")
     return "\n".join(lines)
 
 
