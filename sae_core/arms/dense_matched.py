@@ -22,7 +22,7 @@ from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.bases import NEURONS, basis_values
 from sae_core.hashed import later
-from sae_core.prefixes import prefix_sizes
+from sae_core.prefixes import checked_parts, label_with_prefixes, prefix_sizes
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, bits_per_index, check_degree, check_latents
 from sae_core.storage import Layout
@@ -94,11 +94,13 @@ class DenseMatchedOwn(Arm):
     k: int
     match: str = VALUES
     encoder: str = later(TOPK)
+    prefixes: tuple[int | str, ...] = later(())
     can_be_quantised = False
 
     def __post_init__(self):
         check_match(self.match)
         one_shot_name(self.encoder)
+        object.__setattr__(self, "prefixes", checked_parts(self.prefixes))
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -106,18 +108,22 @@ class DenseMatchedOwn(Arm):
 
     @property
     def label(self) -> str:
-        return label_with_encoder(self.name, self.encoder)
+        return label_with_encoder(label_with_prefixes(self.name, self.prefixes), self.encoder)
 
     def sizes(self, d_in: int) -> Sizes:
         n_latents = matched_latents(d_in, self.n_latents, self.degree, self.match, 2 * d_in, bias=True)
-        return _dense_sizes(d_in, n_latents, self.k)
+        sizes = _dense_sizes(d_in, n_latents, self.k)
+        prefix_sizes(self.prefixes, n_latents)
+        return sizes
 
     def layout(self, d_in: int) -> Layout:
-        return super().layout(d_in)._replace(own_encoder=True, batch_topk=self.encoder == BATCH_TOPK)
+        layout = super().layout(d_in)
+        prefixes = prefix_sizes(self.prefixes, layout.n_latents)
+        return layout._replace(own_encoder=True, batch_topk=self.encoder == BATCH_TOPK, prefixes=prefixes)
 
     def make(self, start: Start) -> SAE:
         n_latents, _, k = self.sizes(start.d_in)
-        return DenseWarmTied(n_latents, k, self.encoder).make(start)
+        return DenseWarmTied(n_latents, k, self.encoder, self.prefixes).make(start)
 
 
 def check_match(match: str) -> None:

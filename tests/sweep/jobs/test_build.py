@@ -37,12 +37,15 @@ def job(tmp_path, *overrides):
 
 @pytest.mark.parametrize("arm", files("sae"))
 def test_every_arm_builds_by_its_own_name(arm, tmp_path):
-    built = job(tmp_path, f"sae={arm}", "d=30")
+    built = job(tmp_path, f"sae={arm}", "d=30", "k=16")
     base, bits = arm, ""
     for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained"), ("_pq", "bit_pq")):
         if arm.endswith(suffix):
             base, bits = arm.removesuffix(suffix), f"-{built.spec.arm.bits}{said}"
-    assert built.labels["arm"] == built.spec.arm.name == base + bits
+    if arm.endswith("_prefix"):
+        base, bits = arm.removesuffix("_prefix"), "-n4"
+    pursuit = "+mp_magnitude" if arm == "itda" else ""  # it has no one-shot encoder
+    assert built.spec.arm.name == base + bits and built.labels["arm"] == base + bits + pursuit
 
 
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])
@@ -131,14 +134,18 @@ def test_a_job_says_its_cell_once(tmp_path):
     assert compared.sizes == (1024, 256, 16) and compared.starts_from is None
 
 
-def test_the_main_job_is_twenty_one_runs_and_their_floor(tmp_path):
-    cfg = OmegaConf.load(CONF / "experiment" / "frontier.yaml")
-    params = {key: str(value).split(",") for key, value in cfg.hydra.sweeper.params.items()}
-    cells = [[f"{key}={value}" for key, value in zip(params, cell, strict=True)] for cell in product(*params.values())]
+def test_the_main_job_is_forty_six_runs_one_shot_and_by_pursuit_with_their_floor(tmp_path):
+    sweeper = OmegaConf.load(CONF / "experiment" / "frontier.yaml").hydra.sweeper
+    cells: list[list[str]] = []
+    for grid in sweeper.grids:
+        keys = {key: str(value).split(",") for key, value in {**sweeper.params, **grid}.items()}
+        cells += [[f"{key}={value}" for key, value in zip(keys, cell, strict=True)] for cell in product(*keys.values())]
     plan = make_plan([(c, composed(f"cache_dir={tmp_path}", f"runs_dir={tmp_path}", *c)) for c in cells], "t")
     arms = Counter(run.job.labels["arm"] for run in plan.runs)
-    assert arms == {"expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2, "frozen_random": 10}
-    assert len(plan.left_out) == 3 and plan.runs[0].job.layers_together == (1,)
+    one_shot = {"expander": 10, "dense_matched": 7, "dense_tied": 2, "dense_warmtied": 2, "frozen_random": 10}
+    by_pursuit = {"expander+mp_refit": 6, "dense_matched+mp_refit": 3, "frozen_random+mp_refit": 6}
+    assert arms == one_shot | by_pursuit and sum(arms.values()) == 46
+    assert len(plan.left_out) == 6 and plan.runs[0].job.layers_together == (1,)
 
 
 def test_the_embedded_model_is_small_and_has_a_card():

@@ -79,13 +79,7 @@ def test_resumed_is_bit_identical_to_uninterrupted(arm, tmp_path):
 def test_values_are_rounded_from_the_share_of_training_that_is_asked_for():
     arm, used = FewBits(Expander(48, 3, 4), 2, rounded_from=0.5), []
     sae = arm.build(16, seed=0)
-    unit_values = sae.dictionary.unit_values
-
-    def watched(backend):
-        used.append(sae.dictionary.rounded_to)
-        return unit_values(backend)
-
-    sae.dictionary.unit_values = watched
+    sae.dictionary.constrain = lambda: used.append(sae.dictionary.rounded_to)  # called after each step
     train(sae, rows, 500, VARIANCE, TrainConfig(steps=9, batch_size=8), 0, rounding=arm.rounding)
     assert used == [None] * 5 + [grid_of(2)] * 4
     late = FewBits(Expander(48, 3, 4), 2, rounded_from=0.99).rounding
