@@ -21,7 +21,7 @@ def test_label_and_spec_of_every_shipped_record_have_the_same_parts():
             label, arm = record["labels"]["arm"], described(record["spec"]["sae"])
             assert parse(label) == arm and arm.label == label
             seen.add(arm)
-    assert any(arm.pursuit for arm in seen) and {arm.bits for arm in seen} == {None, 8, 4}
+    assert any(arm.pursuit for arm in seen) and {arm.bits for arm in seen} == {None, 8, 4, 2, 1.58, 1}
 
 
 @pytest.mark.parametrize("encoder", [TOPK, "mp_refit"])

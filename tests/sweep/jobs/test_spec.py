@@ -44,7 +44,7 @@ ARMS = {
     "dense_tied of pieces": arms.ProductQuantised(DenseTied(64, 4), 2),
     "expander of k on average": Expander(64, 3, 4, encoder="batch_topk"),
     "expander of nested prefixes": Expander(64, 3, 4, prefixes=("1/4",)),
-    "expander's first quarter": arms.Prefix(Expander(64, 3, 4), "1/4"),
+    "expander cut to a quarter": arms.Prefix(Expander(64, 3, 4), "1/4"),
 }
 GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander": "8616133907728a19",
@@ -72,7 +72,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "dense_tied of pieces": "33d73b603eaeeca9",  # of 2026-11-26
     "expander of k on average": "d83388b5982f5c69",  # of 2026-11-26
     "expander of nested prefixes": "c361d98ed153d49d",  # of 2026-11-26
-    "expander's first quarter": "45bf54125c46ac29",  # of 2026-11-26
+    "expander cut to a quarter": "45bf54125c46ac29",  # of 2026-11-26
 }
 
 
