@@ -159,7 +159,8 @@ def display(label: str) -> str:
     name = _DRAWN[arm.base][0] if arm.base in _DRAWN else arm.base
     name += f" {_in_words(arm.basis)}" if arm.basis else ""
     name += f", nested {'+'.join(map(_share, arm.prefixes))}" if arm.prefixes else ""
-    name += f", {_TRAINED.get(arm.pursuit, f'trained by {arm.pursuit}')}" if arm.pursuit else ""
+    way = f"{'read' if arm.base == ITDA else 'trained'} by {arm.pursuit}"
+    name += f", {_TRAINED.get(arm.pursuit, way)}" if arm.pursuit else ""
     name += f", first {_share(arm.prefix)}" if arm.prefix else ""
     return name + (f", {arm.bits_in_words}" if arm.bits else "")
 

@@ -17,11 +17,12 @@ from analysis.tables.frontier import frontier_table
 from analysis.tables.pairs import CELL
 
 _LEVELS = 3  # how many sizes the first sentence names
+_FULL = 0.8  # share of the rows of the cell with most from which on a cell is one of the full ones
 _NEARLY = 1.02  # sizes that differ by less are the same: a dense dictionary has a whole number of atoms
 
 
 def summary(records: Records) -> list[str]:
-    """Return a title and four lines about the (model, layer, n, k) with most rows, of several that with the largest k.
+    """Return a title and four lines about one (model, layer, n, k): of those with about the most rows, the largest k.
 
     Rounded arms are left out: sizes are numbers of decoder values, whatever bits these have.
 
@@ -29,7 +30,8 @@ def summary(records: Records) -> list[str]:
         NoRunsError: no run has a cross-entropy.
     """
     cells = groups(frontier_table(records.runs), CELL)
-    cell, table = max(cells, key=lambda found: (len(found[1]), found[0][-1]))
+    most = max(len(rows) for _, rows in cells)
+    cell, table = max((found for found in cells if len(found[1]) >= _FULL * most), key=lambda found: found[0][-1])
     arms = map(parse, table["arm"])
     sparse_or_dense = where(table, [arm.base not in (*CONTROLS, PCA) and not arm.bits for arm in arms])
     return [
