@@ -25,6 +25,7 @@ _SYMBOLS = {  # matplotlib's marker: Plotly's symbol
     "*": "star",
     "_": "line-ew-open",
     "H": "hexagon2",
+    "8": "octagon",
 }
 _DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 

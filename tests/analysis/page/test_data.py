@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis import arms
 from analysis.__main__ import main
 from analysis.frames import only, where
 from analysis.output import Options
+from analysis.page.charts import styles
 from analysis.page.contexts import LATENTS, contexts_section, first_of_each_arm, spread
 from analysis.page.controls import CURVE_POINTS
 from analysis.page.encode import encoded, script_json
@@ -245,3 +247,8 @@ def test_numbers_lists_and_hostile_texts_become_safe_json():
     hostile = "</script><!--<script>&\u2028\ud800"
     text = script_json([hostile])
     assert json.loads(text) == [hostile] and text.isascii() and not set("<>&") & set(text)
+
+
+def test_every_arm_has_a_symbol_on_the_page():
+    known = [*arms.SPARSE, *arms.DENSE, *arms.MATCHED, *arms.RIVALS, arms.PCA, "an-arm-of-tomorrow"]
+    assert list(styles(known)) == arms.in_order(known)
