@@ -54,14 +54,12 @@ def _size(table: pd.DataFrame) -> str:
     """Return who preserves the most of all, and at some of the sizes that sparse dictionaries have."""
     if table.empty:
         return "no trained dictionary was measured."
-    best = _best(table)
-    found = [f"of all, {_named(best)} preserves the most, {_mean(best)}"]
     sizes = sorted(set(_of_kind(table, sparse=True)["x"]))
-    for size in dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1]) if len(sizes) > _LEVELS else sizes):
-        small = where(table, table["x"] * _NEARLY >= size)
-        found.append(f"1/{size:.2g}: {_named(_best(small))}, {_mean(_best(small))}")
-    found[1:2] = ["with a share of the full dense dictionary's values, " + found[1]] if found[1:] else []
-    return "; ".join(found) + "."
+    named = dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])) if len(sizes) > _LEVELS else sizes
+    winners = {size: _best(where(table, table["x"] * _NEARLY >= size)) for size in named}
+    shares = "; ".join(f"1/{size:.2g}: {_named(best)}, {_mean(best)}" for size, best in winners.items())
+    whole = f"of all, {_named(_best(table))} preserves the most, {_mean(_best(table))}"
+    return whole + (f"; with a share of the full dense dictionary's values, {shares}." if shares else ".")
 
 
 def _cost(table: pd.DataFrame) -> str:

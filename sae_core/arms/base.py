@@ -52,8 +52,8 @@ class Arm(ABC):
 
     `build` makes the SAE that training starts from; an arm with `starts_from` makes it by `derive` from that arm's
     trained one. Then the parameters are trained by gradient while the support follows `schedule`, and values are
-    rounded by `rounding`. Where `by_gradient` is False,
-    `fit` finds the parameters of a `FittedArm`, and those of any other arm stay as they are.
+    rounded by `rounding`. Where `by_gradient` is False, `fit` finds the parameters of a `FittedArm`, and those of any
+    other arm stay as they are.
     """
 
     name: ClassVar[str]

@@ -119,3 +119,4 @@ def test_autograd_is_not_used_where_the_gradient_is_known(name, monkeypatch):
     sae, h = started(ARMS[name])
     monkeypatch.delattr(torch.Tensor, "backward")
     loss_gradients(sae, h)
+    assert all((p.grad is not None) == p.requires_grad for p in sae.parameters())
