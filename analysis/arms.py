@@ -41,7 +41,12 @@ PCA, FROZEN = "pca", "frozen_random"
 CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
-_HOW = {"trained": "trained", "pq": "product-quantised"}  # ends of labels that say how values got few bits: in words
+_HOW = {  # ends of labels that say how values got few bits: in words
+    "trained": "trained",
+    "pq": "product-quantised",
+    "fourier": "in a Fourier basis",
+    "trained_fourier": "trained in a Fourier basis",
+}
 _NEURONS = "neurons"  # the basis of an arm whose label names none
 BATCH_TOPK = "batch_topk"  # the one-shot encoder of k latents on average
 TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm

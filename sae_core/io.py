@@ -14,7 +14,8 @@ has the final name.
        1 to 3, and a support is ranks as in 3
     5  the encoder is BatchTopK, and `threshold` is stored, or a seed draws the support of more atoms, of which the SAE
        has the first (`support_atoms`); atoms may be dense, and else are as in format 3
-    6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool
+    6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool; the
+       encoder may be BatchTopK, and values of few bits
 """
 
 from __future__ import annotations
@@ -277,8 +278,9 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
     if not known:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
     batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
-    newest = config["format"] == WITH_THRESHOLD
-    if not isinstance(batch_topk, bool) or newest is not (batch_topk or atoms is not None) or (batch_topk and pursuit):
+    said = batch_topk is True or atoms is not None
+    fits = said if config["format"] == WITH_THRESHOLD else not said or (config["format"] == DENSE_KINDS and not atoms)
+    if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
         raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
     if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
         raise SAEFileError(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from scipy.sparse import csc_array
 
+from sae_core.bases import Basis, Neurons
 from sae_core.correlation import correlations, fires
 from sae_core.rounding import grid_of, straight_through, whole_numbers
 from sae_core.sae import SAE
@@ -29,6 +30,22 @@ def quantised(sae: SAE, bits: float) -> SAE:
         raise ValueError("only an SAE whose encoder is tied can be quantised; this one's has weights of its own")
     other = copy.deepcopy(sae)
     _keep(other, whole_numbers(sae.dictionary.values, bits), grid.stored_bits)
+    return other
+
+
+@torch.no_grad()
+def turned(sae: SAE, basis: Basis) -> SAE:
+    """Return a copy of an SAE of dense atoms whose values are coordinates in `basis`: the same SAE, written otherwise.
+
+    Raises:
+        ValueError: atoms are sparse, of low rank, or in another basis than the neurons' already.
+    """
+    dictionary = sae.dictionary
+    if dictionary.rows < dictionary.d_in or dictionary.support is not None or not isinstance(dictionary.basis, Neurons):
+        raise ValueError("only dense atoms in the neurons' basis can be written in another one at no loss")
+    other = copy.deepcopy(sae)
+    other.dictionary.basis = basis.to(sae.b_dec.device)
+    other.dictionary.values.copy_(basis.into(dictionary.values))
     return other
 
 

@@ -61,6 +61,7 @@ class Arm(ABC):
     sparse_codes: ClassVar[bool] = True  # few of its latents are in use on a token
     can_be_quantised: ClassVar[bool] = True  # it stores decoder values in 32 bits and no encoder weights
     draws_support: ClassVar[bool] = False  # a seed draws the support that it starts from
+    turns_freely: ClassVar[bool] = False  # its atoms use every neuron, so that any orthogonal basis serves as well
 
     @property
     def label(self) -> str:

@@ -55,6 +55,7 @@ class DenseMatched(TiedArm):
     match: str = later(VALUES)
     basis: str = later(NEURONS)
     prefixes: tuple[int | str, ...] = later(())
+    turns_freely = True
 
     def __post_init__(self):
         super().__post_init__()

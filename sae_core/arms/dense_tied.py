@@ -20,6 +20,7 @@ class DenseTied(TiedArm):
     encoder: str = later(TOPK)
     prefixes: tuple[int | str, ...] = later(())
     name = "dense_tied"
+    turns_freely = True
 
     def sizes(self, d_in: int) -> Sizes:
         prefix_sizes(self.prefixes, self.n_latents)

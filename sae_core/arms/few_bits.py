@@ -56,11 +56,12 @@ class FewBits(RoundedArm):
         return self.of.starts_from
 
     def make(self, start: Start) -> SAE:
-        return self._rounding(self.of.make(start))
+        return self._rounding(self.of.make(start), start.seed)
 
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
-        return self._rounding(self.of.derive(trained, seed, sample))
+        return self._rounding(self.of.derive(trained, seed, sample), seed)
 
-    def _rounding(self, sae: SAE) -> SAE:
+    def _rounding(self, sae: SAE, seed: int) -> SAE:
+        sae = self.in_place(sae, seed)
         sae.dictionary.rounded_to = grid_of(self.bits)
         return sae

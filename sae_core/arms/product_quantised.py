@@ -8,6 +8,7 @@ from sae_core.arms.base import TOPK, Arm, DerivedArm, tied_encoder
 from sae_core.arms.dense_matched import DenseMatched
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.rounded import RoundedArm
+from sae_core.bases import NEURONS
 from sae_core.codebook import bits_a_value, product_quantised
 from sae_core.encoders import ByPursuit, TiedTopK
 from sae_core.sae import SAE
@@ -34,6 +35,8 @@ class ProductQuantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompa
         super().__post_init__()
         if self.bits not in _BITS:
             raise ValueError(f"sae.bits={self.bits} must be 4, 2 or 1: pieces of 2, 4 or 8 values, a byte each")
+        if self.rounded_in != NEURONS:
+            raise ValueError(f"sae.rounded_in={self.rounded_in} must be {NEURONS} where atoms are pieces of a codebook")
         if not isinstance(self.of, (DenseTied, DenseMatched)):
             raise ValueError(f"sae.of={self.of.name} must have dense atoms to be cut into pieces")
 

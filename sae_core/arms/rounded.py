@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from sae_core.arms.base import Arm, Sizes
-from sae_core.bases import BASIS_BITS
+from sae_core.bases import BASIS_BITS, FOURIER, NEURONS, make_basis
+from sae_core.hashed import later
+from sae_core.quantised import turned
 from sae_core.rounding import GRIDS, grid_of
+from sae_core.sae import SAE
 from sae_core.storage import Layout
 
 
@@ -16,10 +19,15 @@ class RoundedArm(Arm):
     Args:
         of: the other arm; it stores decoder values in 32 bits, and no encoder weights (`Arm.can_be_quantised`).
         bits: bits of each value: 8, 4, 2, 1.58 (for log2 3: -1, 0 and 1) or 1.
+        rounded_in: the basis whose coordinates become whole numbers: `neurons`, or `fourier` for dense atoms. The
+            residual stream of a pretrained LM has a few neurons that are far larger than the rest, and so have dense
+            atoms. Few bits cut these values off, in all atoms alike. Random signs and a fast transform spread them over
+            all coordinates, and store nothing (incoherence processing: Chee et al. 2023, QuIP, arXiv 2307.13304).
     """
 
     of: Arm
     bits: int | float
+    rounded_in: str = later(NEURONS)
     suffix: ClassVar[str] = ""  # of the name, to say when values are rounded
     can_be_quantised = False
 
@@ -35,14 +43,23 @@ class RoundedArm(Arm):
                 f"sae.of={self.of.name} cannot be quantised: it must be an arm that stores decoder values in 32 bits "
                 "and has no encoder weights of its own"
             )
+        choices = (NEURONS, FOURIER) if self.of.turns_freely else (NEURONS,)
+        if self.rounded_in not in choices:
+            where = "" if self.of.turns_freely else " for atoms that are not dense"
+            raise ValueError(f"sae.rounded_in={self.rounded_in} must be {' or '.join(choices)}{where}")
 
     @property
     def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return f"{self.of.name}-{self.bits}bit{self.suffix}"
+        return self.of.name + self._ending
 
     @property
     def label(self) -> str:
-        return f"{self.of.label}-{self.bits}bit{self.suffix}"
+        return self.of.label + self._ending
+
+    @property
+    def _ending(self) -> str:
+        basis = "" if self.rounded_in == NEURONS else f"_{self.rounded_in}"
+        return f"-{self.bits}bit{self.suffix}{basis}"
 
     @property
     def draws_support(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -52,4 +69,11 @@ class RoundedArm(Arm):
         return self.of.sizes(d_in)
 
     def layout(self, d_in: int) -> Layout:
-        return self.of.layout(d_in)._replace(value_bits=grid_of(self.bits).stored_bits, basis_bits=BASIS_BITS)
+        layout = self.of.layout(d_in)._replace(value_bits=grid_of(self.bits).stored_bits, basis_bits=BASIS_BITS)
+        return layout if self.rounded_in == NEURONS else layout._replace(basis=self.rounded_in)
+
+    def in_place(self, sae: SAE, seed: int) -> SAE:
+        """Return `sae` with its values as coordinates in the basis that they are rounded in, drawn from `seed`."""
+        if self.rounded_in == NEURONS:
+            return sae
+        return turned(sae, make_basis(self.rounded_in, sae.dictionary.d_in, seed))

@@ -6,7 +6,7 @@ m*m appears. That is double sparsity (Rubinstein, Zibulevsky and Elad 2010). Den
 coordinates of a basis (`sae_core.arms.dense_low_rank`). `BASES` has every basis by its name.
 """
 
-from sae_core.bases.base import BASIS_BITS, NEURONS, Basis, BasisName
+from sae_core.bases.base import BASIS_BITS, FOURIER, NEURONS, Basis, BasisName
 from sae_core.bases.butterfly import Butterfly
 from sae_core.bases.fourier import Fourier
 from sae_core.bases.monarch import Monarch
@@ -17,6 +17,7 @@ from sae_core.bases.reflections import Reflections
 __all__ = [
     "BASES",
     "BASIS_BITS",
+    "FOURIER",
     "NEURONS",
     "Basis",
     "BasisName",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 NEURONS = "neurons"  # the basis of the LM's own coordinates
+FOURIER = "fourier"  # random signs and a fast transform: directions that are spread over all neurons
 BASIS_BITS = 8  # of each value of a basis whose values were rounded
 _TRAINED = "_trained"
 

@@ -8,11 +8,23 @@ import pytest
 import torch
 
 from sae_core import io
-from sae_core.arms import PCA, DenseTied, DenseWarmTied, Dynamic, Expander, FewBits, FrozenRandom, Quantised
+from sae_core.arms import (
+    PCA,
+    DenseLowRank,
+    DenseTied,
+    DenseWarmTied,
+    Dynamic,
+    Expander,
+    FewBits,
+    FrozenRandom,
+    Quantised,
+)
+from sae_core.bases import Fourier, Neurons
 from sae_core.losses import reconstruction_loss
-from sae_core.quantised import keep_rounded, quantised
+from sae_core.quantised import keep_rounded, quantised, turned
 from sae_core.rounding import GRIDS, grid_of, straight_through, whole_numbers
 
+DENSE = DenseTied(200, 4)
 NUMBERS = {2: [-3, -1, 1, 3], 1.58: [-1, 0, 1], 1: [-1, 1]}
 
 
@@ -110,6 +122,9 @@ def test_an_sae_or_a_number_of_bits_that_cannot_be_quantised_is_an_error():
         (Expander(64, 5, 4), {"bits": 3}, "sae.bits=3 must be 8, 4, 2, 1.58 or 1"),
         (Expander(64, 5, 4), {"rounded_from": 1}, "sae.rounded_from=1 must be in 0..1, 1 excluded"),
         (Expander(64, 5, 4), {"rounded_from": -0.1}, "sae.rounded_from=-0.1 must be"),
+        (Expander(64, 5, 4), {"rounded_in": "fourier"}, "sae.rounded_in=fourier must be neurons for atoms that are"),
+        (DenseTied(64, 4), {"rounded_in": "reflections4"}, "sae.rounded_in=reflections4 must be neurons or fourier$"),
+        (DenseTied(64, 4), {"rounded_in": "no"}, "sae.rounded_in=no must be neurons or fourier$"),
     ],
 )
 def test_an_arm_that_cannot_be_trained_with_few_bits_is_an_error(of, settings, said):
@@ -121,6 +136,41 @@ def test_one_width_has_one_name_however_it_is_written():
     assert FewBits(Expander(64, 5, 4), 2.0).label == "expander-2bit_trained"
     assert Quantised(Expander(64, 5, 4), 8.0) == Quantised(Expander(64, 5, 4), 8)
     assert isinstance(Quantised(Expander(64, 5, 4), 8.0).bits, int)
+
+
+def test_dense_atoms_in_another_basis_are_the_same_sae():
+    sae, h, basis = DenseTied(64, 4).build(20, seed=0), gaussian(30, 20), Fourier(20, seed=3)
+    other = turned(sae, basis)
+    assert not torch.allclose(other.dictionary.values, sae.dictionary.values) and other.dictionary.basis is basis
+    assert torch.equal(other(h).indices, sae(h).indices) and isinstance(sae.dictionary.basis, Neurons)
+    torch.testing.assert_close(other(h).reconstruction, sae(h).reconstruction, rtol=1e-5, atol=1e-6)
+    for built in (other, Expander(64, 5, 4).build(20, seed=0), DenseLowRank(64, 5, 4).build(20, seed=0)):
+        with pytest.raises(ValueError, match="only dense atoms in the neurons' basis"):
+            turned(built, basis)
+
+
+def test_neurons_that_are_far_larger_than_the_rest_cost_a_fourier_basis_nothing():
+    values = gaussian(200, 256)
+    values[:, :2] *= 8
+    sae = DenseTied(200, 4).build(256, seed=0)
+    sae.dictionary.values.data.copy_(values)
+
+    @torch.no_grad()
+    def cosine(other):
+        return float(torch.cosine_similarity(other.dictionary.dense_atoms(), sae.dictionary.dense_atoms()).mean())
+
+    found = {basis: cosine(Quantised(DENSE, 2, basis).derive(sae)) for basis in ("neurons", "fourier")}
+    assert found["neurons"] < 0.85 and found["fourier"] > 0.93
+
+
+def test_an_sae_rounded_in_a_fourier_basis_says_so_in_its_label_and_its_file(tmp_path):
+    arm = Quantised(DENSE, 2, "fourier")
+    assert arm.label == "dense_tied-2bit_fourier" and arm.layout(256).basis == "fourier"
+    sae, h = arm.derive(DENSE.build(256, seed=0), seed=5), gaussian(20, 256)
+    io.save(sae, tmp_path)
+    loaded = io.load(tmp_path)
+    assert str(loaded.dictionary.basis.name) == "fourier" and loaded.dictionary.basis.seed == 5
+    assert torch.equal(loaded(h).reconstruction, sae(h).reconstruction)
 
 
 def trained(arm, steps=40):
