@@ -9,6 +9,7 @@
     keep_rounded         ends the training of an SAE whose values are rounded while they are trained (`FewBits`)
     matryoshka_loss      ... of an SAE of nested prefixes
     save, load           write an SAE into a folder, read it back; SAEFileError where the folder holds none
+    pack                 an SAE of few bits for inference, its atoms packed in memory, as load(..., keep_packed=True)
     infer_by             the same SAE with its codes found in another way, such as "omp"
     omp, gomp            codes of any targets on a dictionary: orthogonal matching pursuit, one or several atoms a step
     matching_pursuit     ... by matching pursuit: `mp_refit`, or with refit=False `mp`
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from sae_core.inference import infer_by
     from sae_core.io import SAEFileError, load, save
     from sae_core.losses import matryoshka_loss, reconstruction_loss
+    from sae_core.packed import pack
     from sae_core.pursuit.batched import cosamp, gomp, matching_pursuit, niht, omp
     from sae_core.quantised import keep_rounded
     from sae_core.sae import SAE
@@ -85,6 +87,7 @@ __all__ = [
     "matryoshka_loss",
     "niht",
     "omp",
+    "pack",
     "reconstruction_loss",
     "save",
 ]
@@ -94,6 +97,7 @@ _MODULES = {
     "SAE": "sae_core.sae",
     "infer_by": "sae_core.inference",
     "keep_rounded": "sae_core.quantised",
+    "pack": "sae_core.packed",
     **dict.fromkeys(("matryoshka_loss", "reconstruction_loss"), "sae_core.losses"),
     **dict.fromkeys(("SAEFileError", "load", "save"), "sae_core.io"),
     **dict.fromkeys(("cosamp", "gomp", "matching_pursuit", "niht", "omp"), "sae_core.pursuit.batched"),

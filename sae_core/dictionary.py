@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sae_core.bases import Basis, Neurons
-from sae_core.kernels.dispatch import get_backend
+from sae_core.kernels.dispatch import Backend, get_backend
+from sae_core.kernels.on_packed import OnPacked
 from sae_core.kernels.reference import densify
 from sae_core.rounding import Grid, straight_through
 from sae_core.sizes import check_degree, check_latents
@@ -74,6 +75,14 @@ class Dictionary(nn.Module):
     def unit_values(self, backend: str = "auto") -> torch.Tensor:
         """Return the atoms' entries on their support, each atom of unit l2 norm: (n_latents, degree)."""
         return get_backend(backend, self.values.device).unit_norm(self._rounded(self.values))
+
+    def kernels(self, backend: str) -> Backend | OnPacked:
+        """Return what computes on these atoms as `stored_atoms` gives them: the backend called `backend`."""
+        return get_backend(backend, self.values.device)
+
+    def stored_atoms(self, backend: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the atoms as `kernels` takes them, and their support: unit values, unless atoms stay packed."""
+        return self.unit_values(backend), self.support
 
     def dense_atoms(self, part: slice = slice(None)) -> torch.Tensor:
         """Return some atoms, of unit norm, in the LM's own coordinates: (atoms, d_in)."""

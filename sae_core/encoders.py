@@ -11,6 +11,7 @@ from torch import nn
 
 from sae_core.dictionary import Dictionary
 from sae_core.kernels.dispatch import Backend
+from sae_core.kernels.on_packed import OnPacked, opened
 from sae_core.pursuit.solvers import canonical, solver, stops_by_gain
 
 
@@ -22,7 +23,7 @@ class TiedTopK(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(dictionary.n_latents))
 
     def forward(
-        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
         return backend.encode_topk(x, atoms, support, self.b_enc, k)
@@ -58,7 +59,7 @@ class OwnTopK(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(dictionary.n_latents))
 
     def forward(
-        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), each (tokens, k), of x (tokens, d_in); the atoms are not used."""
         return backend.encode_topk(x, self.weight, None, self.b_enc, k)
@@ -83,9 +84,10 @@ class ByPursuit(nn.Module):
         self.name, self._solve = canonical(name), solver(name)
 
     def forward(
-        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
+        backend, atoms, support = opened(backend, atoms, support)
         return self._solve(backend, x, atoms, support, k)
 
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
@@ -119,7 +121,7 @@ class BatchTopK(nn.Module):
         self.register_buffer("threshold", torch.tensor(0.0))
 
     def forward(
-        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), each (tokens, min(WIDTH * k, n)), of x (tokens, d_in).
 
@@ -152,7 +154,7 @@ class Refitted(nn.Module):
         self.encoder = encoder
 
     def forward(
-        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), shaped as the other encoder's, of x (tokens, d_in).
 

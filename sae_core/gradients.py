@@ -75,7 +75,7 @@ def _written_out(sae: SAE, h: Tensor, kernels: Kernels) -> tuple[SAEResidual, Te
     numbers, factor = (values, None) if grid is None else on_grid(values, grid)
     unit, inverse = kernels.unit_norm(numbers)
     u = sae.coordinates(h)
-    codes, picks = sae.pick(u, unit)
+    codes, picks = sae.pick(u, unit, sae.dictionary.support)
     weights = -codes[:, : sae.k]
     left = kernels.weighted_atoms(weights, picks, unit, support, dictionary.d_in, u)
     if dictionary.always_on:

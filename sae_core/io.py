@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import socket
 from collections.abc import Iterator
@@ -34,8 +33,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from sae_core.bases import BASES, BASIS_BITS, NEURONS, Basis, Neurons, basis_name, basis_shape, make_basis
-from sae_core.codebook import ENTRIES, CodebookDictionary, bits_a_value
+from sae_core.bases import Basis, Neurons, make_basis
+from sae_core.codebook import CodebookDictionary
 from sae_core.dictionary import (
     ActivationDictionary,
     DenseDictionary,
@@ -46,30 +45,34 @@ from sae_core.dictionary import (
     drawn_support,
 )
 from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, inner_encoder
+from sae_core.io_checks import (
+    CONFIG_FILE,
+    DENSE_KINDS,
+    FORMAT,
+    OLDEST_SUPPORT,
+    WEIGHTS_FILE,
+    WITH_BASIS,
+    WITH_FEW_BITS,
+    WITH_RANKS,
+    WITH_THRESHOLD,
+    SAEFileError,
+    check_config,
+    has_ranks,
+    names_basis,
+)
+from sae_core.packed import PackedDictionary
 from sae_core.packing import (
+    align_rows,
+    byte_table,
     pack_sources,
     pack_support,
     pack_values,
-    packed_bytes,
     unpack_indices,
     unpack_sources,
     unpack_support,
     unpack_values,
 )
-from sae_core.pursuit.solvers import canonical
-from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
-from sae_core.sizes import bits_per_atom, bits_per_index
-from sae_core.supports import SUPPORTS
-
-WEIGHTS_FILE = "sae.safetensors"
-CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 5, 6
-OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
-
-
-class SAEFileError(ValueError):
-    """The error of a folder that does not hold an SAE that this version can read."""
 
 
 def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> int:
@@ -80,12 +83,14 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
 
     Raises:
         ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself. Or its values are
-            still trained to be rounded: end that first (`sae_core.keep_rounded`).
+            still trained to be rounded: end that first (`sae_core.keep_rounded`). Or its atoms stay packed.
     """
     if sae.dictionary.rounded_to is not None:
         raise ValueError("the values of this SAE are still trained to be rounded: call sae_core.keep_rounded first")
     if isinstance(sae.encoder, Refitted):
         raise ValueError("this is a reading of an SAE by refit, which a file cannot hold: save the SAE itself")
+    if isinstance(sae.dictionary, PackedDictionary):
+        raise ValueError("the atoms of this SAE are packed for inference: copy the file that it was loaded from")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors_to_write(sae).items()}
@@ -177,12 +182,16 @@ def _is_dense_kind(dictionary: Dictionary) -> bool:
     return dictionary.support is None and (activations or in_a_basis)
 
 
-def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = "auto") -> SAE:
+def load(
+    folder: str | Path, device: str | torch.device = "cpu", backend: str = "auto", keep_packed: bool = False
+) -> SAE:
     """Read the SAE that `save` wrote, in evaluation mode; its reconstructions are bit-identical to the saved one's.
 
     Args:
         folder: the folder that was given to `save`.
         backend: the kernels that compute, see `sae_core.kernels.dispatch`.
+        keep_packed: whether values of 8 or fewer bits stay packed in memory (`sae_core.packed`). Such an SAE is for
+            inference; one of longer values is loaded as ever.
 
     Raises:
         SAEFileError: a file is missing or damaged, or the regenerated support is not the saved one's.
@@ -195,8 +204,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu", backend: str = 
             tensors = load_file(folder / WEIGHTS_FILE)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, SafetensorError) as error:
         raise SAEFileError(f"{folder} holds no readable SAE: {error}") from None
-    _check_config(config, tensors, folder / CONFIG_FILE)
-    dictionary = _load_dictionary(config, tensors, folder)
+    check_config(config, tensors, folder / CONFIG_FILE)
+    dictionary = _load_dictionary(config, tensors, folder, keep_packed)
     try:
         encoder, prefixes = _load_encoder(config, tensors, dictionary), tuple(config.get("prefixes", ()))
         sae = SAE(dictionary, encoder, config["k"], config["scale"], backend, prefixes)
@@ -222,167 +231,43 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
     return encoder
 
 
-def _check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
-    _check_sizes(config, file)
-    _check_kinds(config, file)
-    _check_encoder(config, file)
-    _check_basis(config, file)
-    _check_sources(config, file)
-    packed = _packed_tensors(config)
-    for name, shape in _expected_shapes(config).items():
-        if name not in tensors or tuple(tensors[name].shape) != shape:
-            raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
-        if (tensors[name].dtype == torch.uint8) != (name in packed):
-            raise SAEFileError(f"{file} asks for another {name} than {tensors[name].dtype}, which {WEIGHTS_FILE} holds")
-
-
-def _check_sizes(config: Any, file: Path) -> None:
-    if not isinstance(config, dict) or config.get("format") not in FORMATS:
-        raise SAEFileError(f"{file} is not an SAE config of a format among {', '.join(map(str, FORMATS))}")
-    for key in ("d_in", "n_latents", "degree", "k"):
-        if type(config.get(key)) is not int:
-            raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
-
-
-def _check_kinds(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config says how dictionary and encoder are made, of kinds that go together."""
-    sparse, tied, seed = config.get("sparse"), config.get("tied"), config.get("support_seed")
-    well_typed = isinstance(sparse, bool) and isinstance(tied, bool) and isinstance(config.get("scale"), float)
-    if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
-        raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
-    if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
-        raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
-    frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
-    few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
-    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS))
-    if width is not None:
-        fits = few and not sparse and type(width) is int and width > 0
-        known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
-    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
-        raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
-    if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
-        raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
-
-
-def _check_encoder(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config names an encoder and prefixes that there can be, and format 5 where needed.
-
-    A pursuit must be a known one, for an encoder without weights.
-    """
-    pursuit = config.get("pursuit")  # missing in files that are older than pursuits
-    try:
-        known = pursuit is None or (config["tied"] and bool(canonical(pursuit)))
-    except (TypeError, ValueError):
-        known = False
-    if not known:
-        raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
-    batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
-    said = batch_topk is True or atoms is not None
-    fits = said if config["format"] == WITH_THRESHOLD else not said or (config["format"] == DENSE_KINDS and not atoms)
-    if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
-        raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
-    if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
-        raise SAEFileError(
-            f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
-        )
-    prefixes = config.get("prefixes", [])
-    if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
-        raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
-
-
-def _check_basis(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config names a known basis of its atoms, or is of a format that names none."""
-    if not _names_basis(config):
-        return
-    basis, always_on, dense = config.get("basis"), config.get("always_on"), config["format"] == DENSE_KINDS
-    most = config["d_in"] - config["degree"]
-    fits = type(always_on) is int and 0 <= always_on <= (min(most, 0) if dense else most) and config["sparse"] != dense
-    if not (fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
-        raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
-
-
-def _names_basis(config: dict[str, Any]) -> bool:
-    """Tell whether a config says what its basis is; the others have that of the neurons."""
-    return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS) or (
-        config["format"] in (WITH_FEW_BITS, WITH_THRESHOLD) and "basis" in config
-    )
-
-
-def _has_ranks(config: dict[str, Any]) -> bool:
-    """Tell whether a support that is written is written as ranks."""
-    return config["format"] >= WITH_RANKS
-
-
-def _check_sources(config: dict[str, Any], file: Path) -> None:
-    """Raise SAEFileError unless the config says of how many activations dense atoms are some, or nothing of it."""
-    tokens = config.get("source_tokens")
-    if tokens is None:
-        return
-    whole = config["format"] == DENSE_KINDS and config["degree"] == config["d_in"] and type(tokens) is int
-    if not (whole and tokens > 0 and config["basis"]["name"] == NEURONS):
-        raise SAEFileError(f"{file}: source_tokens={tokens} makes no SAE whose atoms are activations")
-
-
-def _is_known(basis: dict[str, Any], d_in: int) -> bool:
-    """Tell whether a basis can be made of what a config says of it."""
-    try:
-        basis_shape(basis["name"], d_in)
-        seeded = BASES[basis_name(basis["name"]).kind].needs_seed
-        return basis["value_bits"] in (32, BASIS_BITS) and (type(basis["seed"]) is int if seeded else True)
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the tensors that a config asks for, by name."""
-    d_in, n_latents, sparse = config["d_in"], config["n_latents"], config["sparse"]
-    frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
-    count = n_latents * (config["degree"] if sparse or config["format"] == DENSE_KINDS else d_in)
-    shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
-    if width := config.get("codebook"):
-        shapes |= {"codebook": (ENTRIES, width), "chosen": (n_latents, -(-d_in // width))}
-    elif not frozen:
-        shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
-    if sparse and config.get("support_seed") is None:
-        shapes["support"] = (
-            packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
-            if _has_ranks(config)
-            else packed_bytes(count, bits_per_index(d_in)),
-        )
-    if tokens := config.get("source_tokens"):
-        shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
-    shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
-    shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
-    shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
-    if _names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
-        bits = config["basis"]["value_bits"]
-        shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
-    return shapes
-
-
-def _packed_tensors(config: dict[str, Any]) -> set[str]:
-    """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
-    basis_bits = config["basis"]["value_bits"] if _names_basis(config) else 32
-    values_packed = config.get("value_bits", 32) < 32
-    packed = {"support": True, "sources": True, "chosen": True, "values": values_packed, "basis": basis_bits < 32}
-    return {name for name, is_packed in packed.items() if is_packed}
-
-
-def _load_dictionary(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
+def _load_dictionary(
+    config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path, keep_packed: bool
+) -> Dictionary:
+    if keep_packed and (config.get("codebook") or config.get("value_bits", 32) <= 8):
+        return _load_packed(config, tensors, folder)
     if config.get("codebook"):
         return CodebookDictionary(tensors["codebook"], tensors["chosen"], config["d_in"])
     dictionary = _load_sparse(config, tensors, folder) if config["sparse"] else _load_dense(config, tensors)
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
         shape = config["n_latents"], dictionary.degree
-        try:
+        with _naming_damage(folder):
             dictionary.values.data = unpack_values(tensors["values"], dictionary.value_bits, shape)
-        except ValueError as error:
-            raise SAEFileError(f"{folder}: the values are damaged: {error}") from None
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
+
+
+def _load_packed(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> PackedDictionary:
+    d_in, bits = config["d_in"], config["value_bits"]
+    if config.get("codebook"):
+        return PackedDictionary(tensors["chosen"], tensors["codebook"], d_in, d_in, None, None, Neurons(), 0, bits)
+    degree = config["degree"] if config["sparse"] or config["format"] == DENSE_KINDS else d_in
+    support, drawn = _load_support(config, tensors, folder) if config["sparse"] else (None, None)
+    with _naming_damage(folder):
+        packed = align_rows(tensors["values"], bits, (config["n_latents"], degree))
+    about = support, drawn, _load_basis(config, tensors), config.get("always_on", 0), bits
+    return PackedDictionary(packed, byte_table(bits), d_in, degree, *about)
+
+
+@contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
+    """Turn the ValueError of values that cannot be unpacked into the error of their file."""
+    try:
+        yield
+    except ValueError as error:
+        raise SAEFileError(f"{folder}: the values are damaged: {error}") from None
 
 
 def _load_dense(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Dictionary:
@@ -395,19 +280,26 @@ def _load_dense(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Dic
     return DenseDictionary(d_in, n_latents, torch.Generator(), rank, _load_basis(config, tensors))
 
 
-def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
+def _load_support(
+    config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path
+) -> tuple[torch.Tensor, Drawn | None]:
     d_in, n_latents, degree = config["d_in"], config["n_latents"], config["degree"]
-    drawn, always_on = None, config.get("always_on", 0)
+    drawn = None
     if config.get("support_seed") is not None:
         name, atoms = config.get("support_name", OLDEST_SUPPORT), config.get("support_atoms")
         drawn = Drawn(name, config["support_seed"], atoms)
-        support = drawn_support(drawn, d_in, n_latents, degree, always_on)
+        support = drawn_support(drawn, d_in, n_latents, degree, config.get("always_on", 0))
     else:
-        unpack = unpack_support if _has_ranks(config) else unpack_indices
+        unpack = unpack_support if has_ranks(config) else unpack_indices
         support = unpack(tensors["support"], d_in, n_latents, degree)
     if support_digest(support) != config["support_sha256"]:
         raise SAEFileError(f"{folder}: the support does not match its digest")
-    basis = _load_basis(config, tensors)
+    return support, drawn
+
+
+def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> Dictionary:
+    support, drawn = _load_support(config, tensors, folder)
+    d_in, basis, always_on = config["d_in"], _load_basis(config, tensors), config.get("always_on", 0)
     if config.get("frozen", False):
         assert drawn is not None, "_check_kinds demands a seed"
         values_seed = config.get("values_seed")  # older files have one seed for both
@@ -416,7 +308,7 @@ def _load_sparse(config: dict[str, Any], tensors: dict[str, torch.Tensor], folde
 
 
 def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Basis:
-    if not _names_basis(config):
+    if not names_basis(config):
         return Neurons()
     about = config["basis"]
     basis = make_basis(about["name"], config["d_in"], about["seed"] or 0)

@@ -20,6 +20,7 @@ from sae_core.sizes import bits_per_atom, bits_per_index
 
 _DIGITS = 5  # numbers of three values that one byte holds: 3^5 = 243
 _TERNARY_BITS = 8 / _DIGITS
+_ROWS = 4000  # packed at once: a multiple of 40, so many rows of any length fill whole bytes
 _POWERS = 3 ** np.arange(_DIGITS - 1, -1, -1)
 
 
@@ -91,6 +92,48 @@ def unpack_values(packed: torch.Tensor, value_bits: float, shape: tuple[int, ...
     return torch.from_numpy((counted * distance - shift).astype(np.float32)).view(shape)
 
 
+def pack_rows(values: torch.Tensor, value_bits: float) -> torch.Tensor:
+    """Pack whole numbers (rows, columns) so that every row begins with a byte of its own: uint8 (rows, bytes)."""
+    fewest = STORED_GRIDS[value_bits].nearest(values.new_full((1,), -torch.inf))
+    per = values_a_byte(value_bits)
+    padded = torch.cat((values, fewest.expand(len(values), -values.shape[1] % per)), 1)
+    packed = torch.cat([pack_values(rows, value_bits) for rows in padded.split(_ROWS)])
+    return packed.view(len(values), padded.shape[1] // per)
+
+
+def align_rows(packed: torch.Tensor, value_bits: float, shape: tuple[int, int]) -> torch.Tensor:
+    """Return what `pack_values` made of whole numbers of this shape as `pack_rows` does; a few rows become floats.
+
+    Raises ValueError for a byte that is wrong.
+    """
+    rows, columns = shape
+    if value_bits == _TERNARY_BITS:
+        _check_digits(packed)
+    if columns % values_a_byte(value_bits) == 0 or rows == 0:
+        return packed.view(rows, -(-columns // values_a_byte(value_bits)))
+    parts = packed.split(packed_bytes(_ROWS * columns, value_bits))
+    counts = (min(_ROWS, rows - first) for first in range(0, rows, _ROWS))
+    found = (unpack_values(part, value_bits, (n, columns)) for part, n in zip(parts, counts, strict=True))
+    return torch.cat([pack_rows(part, value_bits) for part in found])
+
+
+def values_a_byte(value_bits: float) -> int:
+    """Return how many whole numbers a byte holds."""
+    return _DIGITS if value_bits == _TERNARY_BITS else 8 // int(value_bits)
+
+
+def byte_table(value_bits: float) -> torch.Tensor:
+    """Return the whole numbers that each byte holds: float32 (256, numbers a byte).
+
+    Bytes that five digits of base 3 cannot make stand for zeros.
+    """
+    every, per = torch.arange(256, dtype=torch.uint8), values_a_byte(value_bits)
+    known = every[: 3**_DIGITS] if value_bits == _TERNARY_BITS else every
+    table = torch.zeros(256, per)
+    table[: len(known)] = unpack_values(known, value_bits, (len(known), per))
+    return table
+
+
 def _numbering(value_bits: float) -> tuple[int, int]:
     """Return (shift, distance): a whole number v of so many bits is packed as (v + shift) / distance."""
     grid = STORED_GRIDS[value_bits]
@@ -107,10 +150,15 @@ def _pack_digits(numbers: np.ndarray) -> torch.Tensor:
 
 def _unpack_digits(packed: torch.Tensor, count: int) -> np.ndarray:
     """Undo `_pack_digits`: int64 (count,). Raises ValueError for a byte that five digits cannot make."""
+    _check_digits(packed)
     whole = packed.numpy().astype(np.int64)
-    if len(whole) and whole.max() >= 3**_DIGITS:
-        raise ValueError(f"a byte of {whole.max()} is not in 0..{3**_DIGITS - 1}, as five digits of base 3 are")
     return (whole[:, None] // _POWERS % 3).reshape(-1)[:count]
+
+
+def _check_digits(packed: torch.Tensor) -> None:
+    """Raise ValueError for a byte that five digits of base 3 cannot make."""
+    if len(packed) and int(packed.max()) >= 3**_DIGITS:
+        raise ValueError(f"a byte of {int(packed.max())} is not in 0..{3**_DIGITS - 1}, as five digits of base 3 are")
 
 
 def pack_sources(sources: torch.Tensor, tokens: int) -> torch.Tensor:

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from sae_core.dictionary import Dictionary
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, inner_encoder, looks_at_energy
-from sae_core.kernels.dispatch import Backend, get_backend
+from sae_core.kernels.dispatch import Backend
+from sae_core.kernels.on_packed import OnPacked
 
 
 class SAEOutput(NamedTuple):
@@ -88,7 +89,14 @@ class SAE(nn.Module):
 
     def with_encoder(self, encoder: Encoder) -> SAE:
         """Return an SAE of the same dictionary, bias and scale (shared, not copied) whose codes `encoder` finds."""
-        other = SAE(self.dictionary, encoder, self.k, float(self.scale), self.backend, self.prefixes)
+        return self._sharing(self.dictionary, encoder)
+
+    def with_dictionary(self, dictionary: Dictionary) -> SAE:
+        """Return an SAE of the same encoder, bias and scale (shared, not copied) with other atoms, as many."""
+        return self._sharing(dictionary, self.encoder)
+
+    def _sharing(self, dictionary: Dictionary, encoder: Encoder) -> SAE:
+        other = SAE(dictionary, encoder, self.k, float(self.scale), self.backend, self.prefixes)
         other.b_dec, other.scale = self.b_dec, self.scale
         return other
 
@@ -98,17 +106,17 @@ class SAE(nn.Module):
 
     def encode(self, h: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices) of h (tokens, d_in), each (tokens, w + R); R coordinates are always on."""
-        return self._encode(self._looked_at(h), self._atoms())
+        return self._encode(self._looked_at(h), *self._atoms())
 
     def decode(self, codes: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Return the reconstruction (tokens, d_in), in the input's units, that `encode`'s result makes."""
-        return self._decode(codes, indices, self._atoms())
+        return self._decode(codes, indices, *self._atoms())
 
     def forward(self, h: torch.Tensor) -> SAEOutput:
         """Encode and decode h (tokens, d_in); the atoms are normalised once for both."""
         atoms = self._atoms()
-        codes, indices = self._encode(self._looked_at(h), atoms)
-        return SAEOutput(self._decode(codes, indices, atoms), codes, indices)
+        codes, indices = self._encode(self._looked_at(h), *atoms)
+        return SAEOutput(self._decode(codes, indices, *atoms), codes, indices)
 
     def residual(self, h: torch.Tensor) -> SAEResidual:
         """Return what `forward` leaves of h (tokens, d_in), in scaled units: s * (h - h_hat) = x - W c.
@@ -131,12 +139,14 @@ class SAE(nn.Module):
         it saves the way out of the basis, and with a basis that stays fixed there is no way back through it either.
         """
         atoms, u = self._atoms(), self.coordinates(h)
-        *shorter, found = self._left_by_prefixes(u, atoms)
+        *shorter, found = self._left_by_prefixes(u, *atoms)
         return found._replace(shorter=tuple(shorter))
 
-    def _left_by_prefixes(self, u: torch.Tensor, atoms: torch.Tensor) -> Iterator[SAEResidual]:
+    def _left_by_prefixes(
+        self, u: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None
+    ) -> Iterator[SAEResidual]:
         """Yield what each prefix leaves of coordinates u in the dictionary's basis, all atoms last."""
-        kernels, support, n = self.kernels, self.dictionary.support, self.dictionary.n_latents
+        kernels, n = self.kernels, self.dictionary.n_latents
         prefixes = self.prefixes or (n,)
         if isinstance(inner_encoder(self.encoder), ByPursuit):
             for size in prefixes:
@@ -144,7 +154,7 @@ class SAE(nn.Module):
                 codes, indices = self.encoder(u, *part, min(self.k, size), kernels)
                 yield self._left(u, kernels.residual(u, codes, indices, atoms, support), codes, indices)
             return
-        codes, indices = self.pick(u, atoms)
+        codes, indices = self.pick(u, atoms, support)
         left = u  # of what a prefix leaves, the next one takes off the part of its further latents
         for first, last in pairwise((0, *prefixes)):
             own = codes if last == n else codes.masked_fill(indices >= last, 0.0)
@@ -159,12 +169,12 @@ class SAE(nn.Module):
         return SAEResidual(left, *self.with_always_on(u, codes, indices))
 
     @property
-    def kernels(self) -> Backend:
+    def kernels(self) -> Backend | OnPacked:
         """The backend that computes on this SAE's device."""
-        return get_backend(self.backend, self.b_dec.device)
+        return self.dictionary.kernels(self.backend)
 
-    def _atoms(self) -> torch.Tensor:
-        return self.dictionary.unit_values(self.backend)
+    def _atoms(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.dictionary.stored_atoms(self.backend)
 
     def coordinates(self, h: torch.Tensor) -> torch.Tensor:
         """Return Qx, the centred activations' coordinates in the dictionary's basis: (tokens, d_in)."""
@@ -185,12 +195,16 @@ class SAE(nn.Module):
         turned = into(h.to(shift.dtype))
         return _Centre.apply(turned, self.scale, into(shift.view(1, -1)).view(-1))  # type: ignore[return-value]
 
-    def _encode(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.with_always_on(u, *self.pick(u, atoms))
+    def _encode(
+        self, u: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.with_always_on(u, *self.pick(u, atoms, support))
 
-    def pick(self, u: torch.Tensor, atoms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (codes, indices), each (tokens, k), of coordinates u on unit atoms (n_latents, degree)."""
-        return self.encoder(u, atoms, self.dictionary.support, self.k, self.kernels)
+    def pick(
+        self, u: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes, indices), each (tokens, k), of coordinates u on what `Dictionary.stored_atoms` gives."""
+        return self.encoder(u, atoms, support, self.k, self.kernels)
 
     def with_always_on(
         self, u: torch.Tensor, codes: torch.Tensor, indices: torch.Tensor
@@ -202,10 +216,12 @@ class SAE(nn.Module):
         latents = torch.arange(self.dictionary.n_latents, self.n_latents, device=u.device)
         return torch.cat((codes, u[:, :always_on]), 1), torch.cat((indices, latents.expand(len(u), -1)), 1)
 
-    def _decode(self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
+    def _decode(
+        self, codes: torch.Tensor, indices: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None
+    ) -> torch.Tensor:
         dictionary = self.dictionary
         picked = self.of_atoms(codes), self.of_atoms(indices)
-        scaled = self.kernels.decode(*picked, atoms, dictionary.support, dictionary.d_in)
+        scaled = self.kernels.decode(*picked, atoms, support, dictionary.d_in)
         if dictionary.always_on:
             scaled = torch.cat((codes[:, -dictionary.always_on :], scaled[:, dictionary.always_on :]), 1)
         return (dictionary.basis.out_of(scaled) + self.b_dec) / self.scale

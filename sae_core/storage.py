@@ -12,6 +12,7 @@ from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
 from sae_core.encoders import BatchTopK
+from sae_core.packed import PackedDictionary
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
@@ -59,7 +60,8 @@ def _compression(d_in: int, n_latents: int, degree: int, in_basis: int) -> float
 
 
 def _learned(dictionary: Dictionary) -> bool:
-    return isinstance(dictionary, CodebookDictionary) or isinstance(dictionary.values, nn.Parameter)
+    kinds = CodebookDictionary, PackedDictionary
+    return isinstance(dictionary, kinds) or isinstance(dictionary.values, nn.Parameter)
 
 
 def support_bits(dictionary: Dictionary) -> int:

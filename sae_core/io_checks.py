@@ -1,0 +1,173 @@
+"""What `cfg.json` of a saved SAE may say, and which tensors `sae.safetensors` then has to hold."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_core.bases import BASES, BASIS_BITS, NEURONS, basis_name, basis_shape
+from sae_core.codebook import ENTRIES, bits_a_value
+from sae_core.packing import packed_bytes
+from sae_core.pursuit.solvers import canonical
+from sae_core.rounding import STORED_GRIDS
+from sae_core.sizes import bits_per_atom, bits_per_index
+from sae_core.supports import SUPPORTS
+
+WEIGHTS_FILE = "sae.safetensors"
+CONFIG_FILE = "cfg.json"
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 5, 6
+OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
+
+
+class SAEFileError(ValueError):
+    """The error of a folder that does not hold an SAE that this version can read."""
+
+
+def check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
+    _check_sizes(config, file)
+    _check_kinds(config, file)
+    _check_encoder(config, file)
+    _check_basis(config, file)
+    _check_sources(config, file)
+    packed = _packed_tensors(config)
+    for name, shape in _expected_shapes(config).items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
+        if (tensors[name].dtype == torch.uint8) != (name in packed):
+            raise SAEFileError(f"{file} asks for another {name} than {tensors[name].dtype}, which {WEIGHTS_FILE} holds")
+
+
+def _check_sizes(config: Any, file: Path) -> None:
+    if not isinstance(config, dict) or config.get("format") not in FORMATS:
+        raise SAEFileError(f"{file} is not an SAE config of a format among {', '.join(map(str, FORMATS))}")
+    for key in ("d_in", "n_latents", "degree", "k"):
+        if type(config.get(key)) is not int:
+            raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
+
+
+def _check_kinds(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says how dictionary and encoder are made, of kinds that go together."""
+    sparse, tied, seed = config.get("sparse"), config.get("tied"), config.get("support_seed")
+    well_typed = isinstance(sparse, bool) and isinstance(tied, bool) and isinstance(config.get("scale"), float)
+    if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
+        raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
+    if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
+        raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
+    frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
+    few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
+    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS))
+    if width is not None:
+        fits = few and not sparse and type(width) is int and width > 0
+        known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
+    if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
+        raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
+    if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
+        raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
+
+
+def _check_encoder(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config names an encoder and prefixes that there can be, and format 5 where needed.
+
+    A pursuit must be a known one, for an encoder without weights.
+    """
+    pursuit = config.get("pursuit")  # missing in files that are older than pursuits
+    try:
+        known = pursuit is None or (config["tied"] and bool(canonical(pursuit)))
+    except (TypeError, ValueError):
+        known = False
+    if not known:
+        raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
+    batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
+    said = batch_topk is True or atoms is not None
+    fits = said if config["format"] == WITH_THRESHOLD else not said or (config["format"] == DENSE_KINDS and not atoms)
+    if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
+        raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
+    if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
+        raise SAEFileError(
+            f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
+        )
+    prefixes = config.get("prefixes", [])
+    if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
+        raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
+
+
+def _check_basis(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config names a known basis of its atoms, or is of a format that names none."""
+    if not names_basis(config):
+        return
+    basis, always_on, dense = config.get("basis"), config.get("always_on"), config["format"] == DENSE_KINDS
+    most = config["d_in"] - config["degree"]
+    fits = type(always_on) is int and 0 <= always_on <= (min(most, 0) if dense else most) and config["sparse"] != dense
+    if not (fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
+        raise SAEFileError(f"{file}: basis={basis} and always_on={always_on} do not make an SAE")
+
+
+def names_basis(config: dict[str, Any]) -> bool:
+    """Tell whether a config says what its basis is; the others have that of the neurons."""
+    return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS) or (
+        config["format"] in (WITH_FEW_BITS, WITH_THRESHOLD) and "basis" in config
+    )
+
+
+def has_ranks(config: dict[str, Any]) -> bool:
+    """Tell whether a support that is written is written as ranks."""
+    return config["format"] >= WITH_RANKS
+
+
+def _check_sources(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says of how many activations dense atoms are some, or nothing of it."""
+    tokens = config.get("source_tokens")
+    if tokens is None:
+        return
+    whole = config["format"] == DENSE_KINDS and config["degree"] == config["d_in"] and type(tokens) is int
+    if not (whole and tokens > 0 and config["basis"]["name"] == NEURONS):
+        raise SAEFileError(f"{file}: source_tokens={tokens} makes no SAE whose atoms are activations")
+
+
+def _is_known(basis: dict[str, Any], d_in: int) -> bool:
+    """Tell whether a basis can be made of what a config says of it."""
+    try:
+        basis_shape(basis["name"], d_in)
+        seeded = BASES[basis_name(basis["name"]).kind].needs_seed
+        return basis["value_bits"] in (32, BASIS_BITS) and (type(basis["seed"]) is int if seeded else True)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors that a config asks for, by name."""
+    d_in, n_latents, sparse = config["d_in"], config["n_latents"], config["sparse"]
+    frozen, bits = config.get("frozen", False), config.get("value_bits", 32)
+    count = n_latents * (config["degree"] if sparse or config["format"] == DENSE_KINDS else d_in)
+    shapes: dict[str, tuple[int, ...]] = {"b_dec": (d_in,)}
+    if width := config.get("codebook"):
+        shapes |= {"codebook": (ENTRIES, width), "chosen": (n_latents, -(-d_in // width))}
+    elif not frozen:
+        shapes["values"] = (n_latents, count // max(1, n_latents)) if bits == 32 else (packed_bytes(count, bits),)
+    if sparse and config.get("support_seed") is None:
+        shapes["support"] = (
+            packed_bytes(n_latents, bits_per_atom(d_in, config["degree"]))
+            if has_ranks(config)
+            else packed_bytes(count, bits_per_index(d_in)),
+        )
+    if tokens := config.get("source_tokens"):
+        shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
+    shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
+    shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
+    shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
+    if names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
+        bits = config["basis"]["value_bits"]
+        shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
+    return shapes
+
+
+def _packed_tensors(config: dict[str, Any]) -> set[str]:
+    """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
+    basis_bits = config["basis"]["value_bits"] if names_basis(config) else 32
+    values_packed = config.get("value_bits", 32) < 32
+    packed = {"support": True, "sources": True, "chosen": True, "values": values_packed, "basis": basis_bits < 32}
+    return {name for name, is_packed in packed.items() if is_packed}

@@ -1,0 +1,110 @@
+"""A backend for atoms that stay packed in memory: they become floats where they are used, and only as long.
+
+Instead of unit values (n_latents, degree) it takes bytes (n_latents, bytes an atom), of which each stands for a row of
+a table (256, values a byte): a byte holds several whole numbers of few bits, or is the number of a codebook's entry.
+Encoding goes through all atoms block by block, decoding makes floats of the atoms that some tokens have picked. Both
+then call another backend, so that every device computes as it does on float atoms. A pursuit looks at all atoms for
+every pick, so that it needs floats of all of them for the time of a call (`opened`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sae_core.kernels.dispatch import Backend
+
+_BLOCK_VALUES = 1 << 20  # of atoms that are floats at the same time while codes are found: 4 MiB
+_PICKED_VALUES = 1 << 21  # of atoms that some tokens have picked, at most: 8 MiB
+
+
+def unpacked(packed: Tensor, table: Tensor, degree: int) -> Tensor:
+    """Return the values that bytes (atoms, bytes) stand for: (atoms, degree), in the table's dtype."""
+    if table.shape[1] == 1:  # whole numbers of 8 bits, in order: much faster than to look each one up
+        return packed.to(table.dtype) + table[0]
+    return F.embedding(packed.int(), table).flatten(1)[:, :degree]
+
+
+class OnPacked:
+    """The operations of `dispatch.Backend` that no pursuit is, with packed atoms (uint8) in the place of unit values.
+
+    A support may be of any whole numbers; it becomes int64 with the atoms.
+
+    Args:
+        kernels: the backend that computes on floats.
+        table: (256, values a byte), what each byte stands for.
+        degree: the values of an atom.
+    """
+
+    def __init__(self, kernels: Backend, table: Tensor, degree: int):
+        self.kernels, self.table, self.degree = kernels, table, degree
+
+    def unit(self, packed: Tensor) -> Tensor:
+        """Return packed atoms as floats of unit norm: (atoms, degree)."""
+        return self.kernels.unit_norm(unpacked(packed, self.table, self.degree).contiguous())
+
+    def encode_topk(
+        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what `reference.encode_topk` defines; the order of the k picks is unspecified."""
+        block = max(k, _BLOCK_VALUES // self.degree, 1)
+        codes, indices = zip(*self._best_of_blocks(x, values, support, bias, k, block), strict=True)
+        if len(codes) == 1:
+            return codes[0], indices[0]
+        best = torch.cat(codes, 1).topk(k, dim=1)
+        return best.values, torch.cat(indices, 1).gather(1, best.indices)
+
+    def _best_of_blocks(
+        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int, block: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(values), block):
+            part = slice(start, start + block)
+            unit = self.unit(values[part])
+            codes, indices = self.kernels.encode_topk(x, unit, _wide(support, part), bias[part], min(k, len(unit)))
+            yield codes, indices + start
+
+    def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
+        """Compute what `reference.decode` defines."""
+        parts = [
+            self.kernels.decode(codes[part], picks, unit, rows, d_in)
+            for part, picks, unit, rows in self._picked(indices, values, support)
+        ]
+        return torch.cat(parts) if parts else codes.new_zeros(0, d_in)
+
+    def residual(self, x: Tensor, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """Compute what `reference.residual` defines."""
+        return x - self.decode(codes, indices, values, support, x.shape[1])
+
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """Compute what `reference.refit` defines."""
+        parts = [
+            self.kernels.refit(x[part], picks, unit, rows)
+            for part, picks, unit, rows in self._picked(indices, values, support)
+        ]
+        return torch.cat(parts) if parts else x.new_zeros(indices.shape)
+
+    def _picked(
+        self, indices: Tensor, values: Tensor, support: Tensor | None
+    ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor | None]]:
+        """Yield, for some tokens at a time, (which, their picks among the atoms that follow, these atoms, support)."""
+        tokens = max(1, _PICKED_VALUES // (self.degree * max(1, indices.shape[1])))
+        for start in range(0, len(indices), tokens):
+            part = slice(start, start + tokens)
+            latents, picks = indices[part].unique(return_inverse=True)
+            yield part, picks, self.unit(values[latents]), _wide(support, latents)
+
+
+def opened(
+    backend: Backend | OnPacked, values: Tensor, support: Tensor | None
+) -> tuple[Backend, Tensor, Tensor | None]:
+    """Return (backend, unit values, support) as floats, whatever they are."""
+    if isinstance(backend, OnPacked):
+        return backend.kernels, backend.unit(values), _wide(support)
+    return backend, values, support
+
+
+def _wide(support: Tensor | None, part: slice | Tensor = slice(None)) -> Tensor | None:
+    return None if support is None else support[part].long().contiguous()
