@@ -36,7 +36,7 @@ MATCHED = (
     "dense_matched_own_parameters",
     "dense_matched_own_bytes",
 )
-LOW_RANK, ITDA = RIVALS = ("dense_low_rank", "itda")  # other dense atoms: of rank d, or activations, which have no d
+LOW_RANK, ITDA, KRON = RIVALS = ("dense_low_rank", "itda", "kron")  # other dense atoms; those of rank d have a d
 PCA, FROZEN = "pca", "frozen_random"
 CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
@@ -74,6 +74,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
     "dense_matched_own_bytes": ("dense own, equal bytes", "#311B92", "*"),
     "dense_low_rank": ("dense, low rank", "#8C2D04", "P"),
     "itda": ("activations as atoms (ITDA)", "#4D7A1F", "8"),
+    "kron": ("dense, Kronecker encoder", "#00695C", "H"),
     "pca": ("PCA (not sparse)", "#B0A160", "_"),
 }
 
@@ -211,7 +212,7 @@ def has_degree(base_arm: str, degree: int, d_in: int, n_latents: int, n: int) ->
     For known arms the name decides; for others whether the sizes differ from those of a dense SAE with n latents.
     """
     if base_arm in _DRAWN:
-        return base_arm not in (*DENSE, ITDA, PCA)
+        return base_arm not in (*DENSE, ITDA, KRON, PCA)
     return degree < d_in or n_latents != n
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from sae_core.dictionary import Dictionary
 from sae_core.kernels.dispatch import Backend
 from sae_core.kernels.on_packed import OnPacked, opened
+from sae_core.kronecker import KroneckerTopK
 from sae_core.pursuit.solvers import canonical, solver, stops_by_gain
 
 
@@ -94,6 +95,9 @@ class ByPursuit(nn.Module):
         """Do nothing: this encoder has no parameters."""
 
 
+OneShot = TiedTopK | OwnTopK | KroneckerTopK  # the encoders of exactly k latents a token, with parameters
+
+
 class BatchTopK(nn.Module):
     """The k*B largest entries of max(z, 0) over a batch of B tokens: k a token on average (arXiv 2412.06410).
 
@@ -115,7 +119,7 @@ class BatchTopK(nn.Module):
 
     threshold: torch.Tensor  # scalar, in the units of codes; 0 before the first batch
 
-    def __init__(self, encoder: TiedTopK | OwnTopK):
+    def __init__(self, encoder: OneShot):
         super().__init__()
         self.encoder = encoder
         self.register_buffer("threshold", torch.tensor(0.0))
@@ -149,7 +153,7 @@ class BatchTopK(nn.Module):
 class Refitted(nn.Module):
     """An encoder that takes another encoder's picks and gives them the best codes by one least-squares solve."""
 
-    def __init__(self, encoder: TiedTopK | OwnTopK | BatchTopK | ByPursuit):
+    def __init__(self, encoder: OneShot | BatchTopK | ByPursuit):
         super().__init__()
         self.encoder = encoder
 
@@ -175,10 +179,10 @@ class Refitted(nn.Module):
         self.encoder.set_rows(latents, directions)
 
 
-Encoder = TiedTopK | OwnTopK | BatchTopK | ByPursuit | Refitted
+Encoder = TiedTopK | OwnTopK | KroneckerTopK | BatchTopK | ByPursuit | Refitted
 
 
-def inner_encoder(encoder: Encoder) -> TiedTopK | OwnTopK | ByPursuit:
+def inner_encoder(encoder: Encoder) -> OneShot | ByPursuit:
     """Return the encoder that others are made around: the one inside a `BatchTopK` or `Refitted`, any other itself."""
     while isinstance(encoder, (BatchTopK, Refitted)):
         encoder = encoder.encoder

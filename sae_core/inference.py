@@ -12,12 +12,13 @@ from sae_core.encoders import (
     BatchTopK,
     ByPursuit,
     Encoder,
-    OwnTopK,
+    OneShot,
     Refitted,
     TiedTopK,
     inner_encoder,
     looks_at_energy,
 )
+from sae_core.kronecker import KroneckerTopK
 from sae_core.pursuit.reference import STEPS
 from sae_core.pursuit.solvers import NAMES, block_of, canonical, prefixes_of, steps_of, stops_by_gain
 from sae_core.sae import SAE
@@ -57,7 +58,7 @@ def read_alike(sae: SAE, one: str, other: str) -> bool:
     return a is b or (isinstance(a, ByPursuit) and isinstance(b, ByPursuit) and a.name == b.name)
 
 
-def _one_shot(sae: SAE) -> TiedTopK | OwnTopK:
+def _one_shot(sae: SAE) -> OneShot:
     """Return the encoder of the inference `topk`."""
     encoder = inner_encoder(sae.encoder)
     if isinstance(encoder, ByPursuit):
@@ -65,7 +66,7 @@ def _one_shot(sae: SAE) -> TiedTopK | OwnTopK:
     return encoder
 
 
-def _without_refit(encoder: Encoder) -> TiedTopK | OwnTopK | BatchTopK | ByPursuit:
+def _without_refit(encoder: Encoder) -> OneShot | BatchTopK | ByPursuit:
     """Return the encoder that picks the latents: the one inside a `Refitted`, any other itself."""
     return encoder.encoder if isinstance(encoder, Refitted) else encoder
 
@@ -76,7 +77,7 @@ def multiply_adds(sae: SAE) -> int:
     With e = n*d (dense: n*m) for the correlations of all atoms, and g = the sum over rows of row_degree^2 / n (about
     d*d*n/m) for those that one pick changes:
 
-        one-shot      e, BatchTopK as well
+        one-shot      e, BatchTopK as well; r*m + n for the r pre-latents of a `kron`
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         mp_cg{T}      mp, k*d for what it leaves, and 2*k*d + 2*m + 3*k a step
@@ -96,7 +97,7 @@ def multiply_adds(sae: SAE) -> int:
 
 def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
-    if isinstance(encoder, (TiedTopK, OwnTopK, BatchTopK)):
+    if isinstance(encoder, (OneShot, BatchTopK)):
         return _correlation_cost(sae)
     if isinstance(encoder, Refitted):
         return _codes_cost(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
@@ -123,7 +124,9 @@ def _pursuit_cost(sae: SAE, name: str) -> int:
 
 def _correlation_cost(sae: SAE) -> int:
     """Return the multiply-adds of the correlations of all atoms with a token."""
-    dictionary = sae.dictionary
+    dictionary, encoder = sae.dictionary, inner_encoder(sae.encoder)
+    if isinstance(encoder, KroneckerTopK):
+        return encoder.weight.numel() + dictionary.n_latents
     return dictionary.n_latents * (dictionary.degree if sae.tied else dictionary.d_in)
 
 

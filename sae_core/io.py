@@ -16,6 +16,8 @@ has the final name.
        has the first (`support_atoms`); atoms may be dense, and else are as in format 3
     6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool; the
        encoder may be BatchTopK, and values of few bits
+    7  the encoder is that of KronSAE, with fewer rows than latents; `heads` has the sizes of a head; atoms are dense
+       in the neurons' basis
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ from sae_core.io_checks import (
     WEIGHTS_FILE,
     WITH_BASIS,
     WITH_FEW_BITS,
+    WITH_HEADS,
     WITH_RANKS,
     WITH_THRESHOLD,
     SAEFileError,
@@ -60,6 +63,7 @@ from sae_core.io_checks import (
     has_ranks,
     names_basis,
 )
+from sae_core.kronecker import Heads, KroneckerTopK
 from sae_core.packed import PackedDictionary
 from sae_core.packing import (
     align_rows,
@@ -112,9 +116,9 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     if isinstance(encoder, BatchTopK):
         tensors["threshold"] = encoder.threshold.float().view(1)
     inner = inner_encoder(encoder)
-    if isinstance(inner, (TiedTopK, OwnTopK)):
+    if not isinstance(inner, ByPursuit):
         tensors["b_enc"] = inner.b_enc
-    if isinstance(inner, OwnTopK):
+    if isinstance(inner, (OwnTopK, KroneckerTopK)):
         tensors["encoder_weight"] = inner.weight
     if dictionary.basis.stored is not None:
         tensors["basis"] = pack_values(dictionary.basis.stored, dictionary.basis.value_bits)
@@ -170,6 +174,8 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["format"] = DENSE_KINDS
     if isinstance(dictionary, ActivationDictionary):
         config["source_tokens"] = dictionary.tokens
+    if isinstance(inner := inner_encoder(sae.encoder), KroneckerTopK):
+        config |= {"format": WITH_HEADS, "heads": list(inner.heads), "batch_topk": isinstance(sae.encoder, BatchTopK)}
     if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
         config["prefixes"] = list(sae.prefixes)
     return config
@@ -221,7 +227,12 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
     if config["tied"]:
         encoder = TiedTopK(dictionary)
     else:
-        encoder = OwnTopK(dictionary, "random", torch.Generator())
+        generator, heads = torch.Generator(), config.get("heads")
+        encoder = (
+            KroneckerTopK(dictionary.d_in, dictionary.n_latents, Heads(*heads), generator)
+            if heads
+            else OwnTopK(dictionary, "random", generator)
+        )
         encoder.weight.data = tensors["encoder_weight"]
     encoder.b_enc.data = tensors["b_enc"]
     if not config.get("batch_topk"):

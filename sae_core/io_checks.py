@@ -10,6 +10,7 @@ import torch
 
 from sae_core.bases import BASES, BASIS_BITS, NEURONS, basis_name, basis_shape
 from sae_core.codebook import ENTRIES, bits_a_value
+from sae_core.kronecker import Heads
 from sae_core.packing import packed_bytes
 from sae_core.pursuit.solvers import canonical
 from sae_core.rounding import STORED_GRIDS
@@ -18,7 +19,7 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 5, 6
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS = FORMATS = 1, 2, 3, 4, 5, 6, 7
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -83,16 +84,28 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
     batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
     said = batch_topk is True or atoms is not None
-    fits = said if config["format"] == WITH_THRESHOLD else not said or (config["format"] == DENSE_KINDS and not atoms)
+    fits = said if config["format"] == WITH_THRESHOLD else not said or (config["format"] >= DENSE_KINDS and not atoms)
     if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
         raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
     if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
         raise SAEFileError(
             f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
         )
+    _check_heads(config, file)
     prefixes = config.get("prefixes", [])
     if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
         raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
+
+
+def _check_heads(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says how latents share an encoder's rows where its format asks for that."""
+    heads, has_heads = config.get("heads"), config["format"] == WITH_HEADS
+    if heads is None and not has_heads:
+        return
+    whole = isinstance(heads, list) and len(heads) == 2 and all(type(size) is int and size > 0 for size in heads)
+    fits = whole and has_heads and config["n_latents"] % Heads(*heads).latents == 0
+    if not fits or config["sparse"] or config["tied"] or config.get("value_bits", 32) < 32:
+        raise SAEFileError(f"{file}: heads={heads} do not make an SAE of so many latents")
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
@@ -156,8 +169,9 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         )
     if tokens := config.get("source_tokens"):
         shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
-    shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
-    shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
+    rows = Heads(*config["heads"]).rows(n_latents) if "heads" in config else n_latents
+    shapes |= {} if config.get("pursuit") else {"b_enc": (rows,)}
+    shapes |= {} if config["tied"] else {"encoder_weight": (rows, d_in)}
     shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
     if names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]

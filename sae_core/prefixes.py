@@ -14,6 +14,7 @@ from torch import nn
 
 from sae_core.dictionary import NearDictionary
 from sae_core.encoders import OwnTopK, TiedTopK, inner_encoder
+from sae_core.kronecker import KroneckerTopK
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_sparsity
 
@@ -81,12 +82,14 @@ def cut(sae: SAE, n_latents: int) -> SAE:
     TopK, it picks k latents of its own. Where a seed drew the support, it still does: the first of more atoms.
 
     Raises:
-        ValueError: `n_latents` is not in 1..n - 1, or no more than 2k (a CellError).
+        ValueError: `n_latents` is not in 1..n - 1, or no more than 2k (a CellError), or latents share encoder rows.
     """
     n = sae.dictionary.n_latents
     if not 1 <= n_latents < n:
         raise ValueError(f"latents={n_latents} must be in 1..{n - 1}: the SAE has {n}")
     check_sparsity(n_latents, sae.k)
+    if isinstance(inner_encoder(sae.encoder), KroneckerTopK):
+        raise ValueError("an SAE of kron cannot be cut: its latents share the encoder's rows")
     other = copy.deepcopy(sae)
     dictionary, encoder = other.dictionary, inner_encoder(other.encoder)
     for name in ("values", *(("support",) if dictionary.support is not None else ())):

@@ -14,6 +14,7 @@ from sae_core.dictionary import Dictionary
 from sae_core.encoders import ByPursuit, Encoder, OwnTopK, inner_encoder, looks_at_energy
 from sae_core.kernels.dispatch import Backend
 from sae_core.kernels.on_packed import OnPacked
+from sae_core.kronecker import KroneckerTopK
 
 
 class SAEOutput(NamedTuple):
@@ -80,7 +81,7 @@ class SAE(nn.Module):
     @property
     def tied(self) -> bool:
         """Whether the encoder has no weights of its own."""
-        return not isinstance(inner_encoder(self.encoder), OwnTopK)
+        return not isinstance(inner_encoder(self.encoder), (OwnTopK, KroneckerTopK))
 
     @property
     def n_latents(self) -> int:

@@ -12,6 +12,7 @@ from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
 from sae_core.encoders import BatchTopK
+from sae_core.kronecker import Heads
 from sae_core.packed import PackedDictionary
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
@@ -89,6 +90,7 @@ class Layout(NamedTuple):
     support: str = NO_SUPPORT  # or FROM_SEED, AS_INDICES
     value_bits: float = 32  # 0 where a seed regenerates the values
     own_encoder: bool = False  # whether the encoder has weights of its own
+    heads: Heads | None = None  # the groups that latents are in, where an own encoder has fewer rows than latents
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
     basis_bits: int = 32  # of each value that the basis stores
@@ -115,8 +117,13 @@ class Layout(NamedTuple):
     @property
     def encoder_values(self) -> int:
         """Number of stored encoder weights, encoder biases and thresholds."""
-        weights = self.n_latents * self.d_in if self.own_encoder else 0
-        return weights + (0 if self.pursuit else self.n_latents) + self.batch_topk
+        weights = self.encoder_rows * self.d_in if self.own_encoder else 0
+        return weights + (0 if self.pursuit else self.encoder_rows) + self.batch_topk
+
+    @property
+    def encoder_rows(self) -> int:
+        """Number of the encoder's rows, each with a bias of its own: one a latent, or fewer."""
+        return self.heads.rows(self.n_latents) if self.heads else self.n_latents
 
 
 def planned_counts(layout: Layout) -> Storage:
@@ -145,9 +152,9 @@ def planned_bytes(layout: Layout) -> int:
     floats: dict[str, tuple[int, ...]] = {"b_dec": (m,)}
     packed: dict[str, tuple[int, ...]] = {}
     if not layout.pursuit:
-        floats["b_enc"] = (n,)
+        floats["b_enc"] = (layout.encoder_rows,)
     if layout.own_encoder:
-        floats["encoder_weight"] = (n, m)
+        floats["encoder_weight"] = (layout.encoder_rows, m)
     if layout.batch_topk:
         floats["threshold"] = (1,)
     if layout.basis_values and layout.basis_bits == 32:

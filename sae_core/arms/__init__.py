@@ -17,6 +17,7 @@ from sae_core.arms.expander_balanced import ExpanderBalanced
 from sae_core.arms.few_bits import FewBits
 from sae_core.arms.frozen_random import FrozenRandom
 from sae_core.arms.itda import ITDA
+from sae_core.arms.kron import Kron
 from sae_core.arms.pca import PCA
 from sae_core.arms.prefix import Prefix
 from sae_core.arms.product_quantised import ProductQuantised
@@ -44,6 +45,7 @@ __all__ = [
     "ExpanderBalanced",
     "FewBits",
     "FrozenRandom",
+    "Kron",
     "Prefix",
     "ProductQuantised",
     "PrunedRetuned",

@@ -15,7 +15,7 @@ import torch
 
 from sae_core.bases import NEURONS, Basis, basis_name, basis_sample, basis_shape, make_basis
 from sae_core.dictionary import Dictionary, Drawn, SparseDictionary, drawn_support
-from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OneShot, TiedTopK
 from sae_core.hashed import later
 from sae_core.prefixes import checked_parts, label_with_prefixes, prefix_sizes
 from sae_core.pursuit.solvers import canonical, ends_in_least_squares
@@ -340,7 +340,7 @@ def tied_encoder(dictionary: Dictionary, encoder: str) -> Encoder:
     return one_shot_encoder(TiedTopK(dictionary), encoder) if encoder in ONE_SHOT else ByPursuit(encoder)
 
 
-def one_shot_encoder(encoder: TiedTopK | OwnTopK, name: str) -> Encoder:
+def one_shot_encoder(encoder: OneShot, name: str) -> Encoder:
     """Return an encoder of exactly k latents a token as the one called `name`."""
     return BatchTopK(encoder) if name == BATCH_TOPK else encoder
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sae_core.arms.base import BATCH_TOPK, ONE_SHOT, TOPK
 from sae_core.arms.dense_low_rank import low_rank_basis
 from sae_core.bases import NEURONS
+from sae_core.kronecker import Heads
 from sae_core.prefixes import prefix_sizes
 from sae_core.regrow import SupportSchedule
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
@@ -99,6 +100,7 @@ def shape_in(record: Record) -> StepShape:
         support=FROM_SEED if counts["index_bits"] else NO_SUPPORT,
         value_bits=counts.get("value_bits", 32 if values else 0),
         own_encoder=counts["learned_parameters"] > values + n + d_in + 1,
+        heads=Heads(arm["base"], arm["extension"]) if "extension" in arm else None,
         pursuit=None if encoder in ONE_SHOT else encoder,
         batch_topk=encoder == BATCH_TOPK,
         prefixes=prefix_sizes(spec["sae"].get("prefixes", ()), n),

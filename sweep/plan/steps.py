@@ -15,6 +15,7 @@ from sae_core.bases import basis_name, make_basis
 from sae_core.dictionary import DenseDictionary, SparseDictionary
 from sae_core.encoders import BatchTopK, ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.dispatch import backend_name
+from sae_core.kronecker import KroneckerTopK
 from sae_core.rounding import STORED_GRIDS
 from sae_core.sae import SAE
 from sae_core.storage import FROM_SEED, NO_SUPPORT, Layout
@@ -49,13 +50,14 @@ class StepShape(NamedTuple):
     batch: int  # tokens
 
     @property
-    def kind(self) -> tuple[bool, bool, str | None, bool, str]:
+    def kind(self) -> tuple[bool, bool | str, str | None, bool, str]:
         """The path through the kernels: steps of one kind run the same code."""
         layout = self.layout
         frozen = layout.value_bits == 0
         encoder = BATCH_TOPK if layout.batch_topk else layout.pursuit
         encoder = f"{encoder} on {len(layout.prefixes)} prefixes" if layout.prefixes else encoder
-        return layout.support != NO_SUPPORT, layout.own_encoder, encoder, frozen, basis_name(layout.basis).kind
+        own = "heads" if layout.heads else layout.own_encoder
+        return layout.support != NO_SUPPORT, own, encoder, frozen, basis_name(layout.basis).kind
 
     @property
     def work(self) -> float:
@@ -178,7 +180,10 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
     dictionary.rounded_to = STORED_GRIDS.get(layout.value_bits)
     if layout.pursuit:
         return SAE(dictionary, ByPursuit(layout.pursuit), shape.k, backend=backend, prefixes=layout.prefixes)
-    encoder = OwnTopK(dictionary, "random", generator) if layout.own_encoder else TiedTopK(dictionary)
+    if layout.heads:
+        encoder = KroneckerTopK(m, n, layout.heads, generator)
+    else:
+        encoder = OwnTopK(dictionary, "random", generator) if layout.own_encoder else TiedTopK(dictionary)
     encoder = BatchTopK(encoder) if layout.batch_topk else encoder
     return SAE(dictionary, encoder, shape.k, backend=backend, prefixes=layout.prefixes)
 

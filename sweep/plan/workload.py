@@ -105,7 +105,7 @@ def equivalent_steps(steps: int, batch: int, degree: int, schedule: SupportSched
 def codes_work(layout: Layout, k: int, inference: str) -> float:
     """Return the work of finding one token's codes by `inference` (`sae_core.inference`), in ns."""
     sparse = layout.support != NO_SUPPORT
-    products = layout.n_latents * (layout.d_in if layout.own_encoder else layout.degree)
+    products = layout.encoder_rows * (layout.d_in if layout.own_encoder else layout.degree)
     scan = _SCANNED * layout.n_latents
     look = products * (_SPARSE_PRODUCT if sparse else _DENSE_PRODUCT) + scan
     solve, step = _SOLVED * k * k * layout.degree, _DECODED * (2 * k * layout.degree + layout.d_in)

@@ -37,10 +37,12 @@ ARMS = {
     "dense_matched_own": arms.DenseMatchedOwn(640, 3, 4),
     "dense_low_rank": arms.DenseLowRank(64, 3, 4),
     "itda": arms.ITDA(64, 4),
+    "kron": arms.Kron(64, 4),
     "pca": arms.PCA(64, 3),
     "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
     "expander at 1.58 bits": Quantised(Expander(64, 3, 4), 1.58),
     "expander trained with 2 bits": FewBits(Expander(64, 3, 4), 2),
+    "dense_tied trained with 2 bits in a fourier basis": FewBits(DenseTied(64, 4), 2, rounded_in="fourier"),
     "dense_tied of pieces": arms.ProductQuantised(DenseTied(64, 4), 2),
     "expander of k on average": Expander(64, 3, 4, encoder="batch_topk"),
     "expander of nested prefixes": Expander(64, 3, 4, prefixes=("1/4",)),
@@ -73,6 +75,8 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander of k on average": "d83388b5982f5c69",  # of 2026-11-26
     "expander of nested prefixes": "c361d98ed153d49d",  # of 2026-11-26
     "expander cut to a quarter": "45bf54125c46ac29",  # of 2026-11-26
+    "kron": "e6f6750de0e0da2b",  # of 2026-11-26
+    "dense_tied trained with 2 bits in a fourier basis": "6433625035151958",  # of 2026-11-26
 }
 
 
