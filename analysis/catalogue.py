@@ -38,6 +38,7 @@ CATALOGUE = {
     ),
     "iso_bytes": Entry("commands", "iso_bytes", "the best sparse and the best dense dictionary at equal stored bytes"),
     "iso_storage": Entry("commands", "iso_storage", "more atoms or fuller ones, at equal decoder values"),
+    "scale": Entry("commands", "scale", "time, memory and bytes of very many atoms, beside those of dense ones"),
     "wins": Entry("commands", "wins", "arm against arm: paired difference, cells won of cells"),
     "matched": Entry("commands", "matched", "expander against dense at equal values, parameters and bytes"),
     "supports": Entry("commands", "supports", "every kind of support, and its difference to the expander's"),

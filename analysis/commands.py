@@ -20,6 +20,7 @@ from analysis.draw.panels import readable
 from analysis.draw.pareto import pareto_figure
 from analysis.draw.probing import probing_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
+from analysis.draw.scale import scale_figure
 from analysis.draw.seeds import seeds_figure
 from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
 from analysis.draw.stability import stability_figure
@@ -59,6 +60,7 @@ from analysis.tables.pursuits import (
     recovery_table,
     throughput_table,
 )
+from analysis.tables.scale import scale_table
 from analysis.tables.stability import stability_table
 from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
@@ -348,6 +350,12 @@ def seeds(records: Records, options: Options) -> list[Output]:
     runs = chosen(records.runs, options)
     table = seeds_table(runs, records.runs)
     return [Output("seeds", table, seeds_figure(runs, table))]
+
+
+def scale(records: Records, options: Options) -> list[Output]:
+    """Return what very many atoms take: time, memory and bytes on disk, beside those of dense atoms."""
+    table = scale_table(chosen(records.runs, options))
+    return [Output("scale", table, scale_figure(table))]
 
 
 def _lines(table: pd.DataFrame, *args: Any, **options: Any) -> Figure | None:

@@ -16,7 +16,7 @@ from sweep.store.records import Record
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = (
     *("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on"),
-    *("prefixes", "share"),
+    *("prefixes", "share", "rounded_in"),
 )
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
@@ -199,8 +199,9 @@ def _training(record: Record) -> dict[str, object]:
     """Return the tokens and seconds that training took, including those of the run that this one was made from."""
     own, source = record.get("training") or {}, record.get("source") or {}
     if "tokens" not in own:
-        return {"train_tokens": float("nan"), "train_seconds": float("nan")}
+        return {"train_tokens": float("nan"), "train_seconds": float("nan"), "peak_memory": float("nan")}
     return {
         "train_tokens": float(own["tokens"]) + float(source.get("tokens") or 0),
         "train_seconds": float(own.get("seconds") or 0) + float(source.get("seconds") or 0),
+        "peak_memory": float(own.get("peak_memory") or "nan"),
     }

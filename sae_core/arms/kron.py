@@ -62,7 +62,7 @@ class Kron(Arm):
     def sizes(self, d_in: int) -> Sizes:
         if self.n_latents % self.heads.latents:
             raise CellError(
-                f"sae.base*sae.extension={self.heads.latents} must divide n={self.n_latents}: a head has so many latents"
+                f"sae.base*sae.extension={self.heads.latents} must divide n={self.n_latents}: each head has that many"
             )
         return checked_sizes(d_in, self.n_latents, d_in, self.k)
 

@@ -6,7 +6,10 @@ import atexit
 import ctypes
 import gc
 import os
+import re
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 
 
 def keep_freed_memory() -> None:
@@ -42,6 +45,22 @@ def spare_long_lived_objects() -> None:
     gc.unfreeze()  # so that spared objects which are no longer used can be collected
     gc.collect()
     gc.freeze()
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` begin anew with what this process has in memory now; nothing happens where that cannot be."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has had in memory since `forget_peak_memory`; None but on Linux."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
 
 
 def machine_memory() -> int:

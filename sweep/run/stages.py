@@ -28,6 +28,7 @@ from sweep.jobs.job import Job
 from sweep.lm.dtype import FLOAT32
 from sweep.lm.model import load_lm
 from sweep.machine.gpus import device_from
+from sweep.machine.process import forget_peak_memory, peak_memory
 from sweep.measures.baselines import Baselines, baselines
 from sweep.measures.clean import CleanPass, batch_size_within
 from sweep.measures.config import EvaluationError
@@ -68,6 +69,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     with _timed(timings, "baselines"):
         measure = _ready_to_measure(job, folder, pool, device, recording)
     start = _starting_sae(job, device, record)
+    forget_peak_memory()
     with _timed(timings, "training"):
         sae, trained = yield from _train(job, folder, start, pool, device, recording)
     original, rounding = None, job.spec.arm.rounding
@@ -212,6 +214,8 @@ def _record_training(job: Job, record: Record, pool: Pool | FedPool, training: T
     else:
         steps, tokens = 0, arm.fit_tokens(pool.tokens) if isinstance(arm, FittedArm) else 0
     record["training"] = {"steps": steps, "tokens": tokens, "seconds": seconds}
+    if (peak := peak_memory()) is not None:
+        record["training"]["peak_memory"] = peak
     if arm.schedule is not None:
         record["training"]["exchanged"] = training.exchanged
     every = -(-len(training.reports) // CURVE_POINTS) or 1

@@ -53,7 +53,8 @@ object with these entries:
     theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
                 estimate or bound
     training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support
-                also exchanged, the number of entries that changed their row
+                also exchanged, the number of entries that changed their row; on Linux peak_memory, the most bytes that
+                the process had in memory, with the LM and with what it trained at the same time
     source      for an arm that starts from another run's SAE: the run_id and arm of that run, and the tokens and
                 seconds that its training took, together with those of the run that it started from in turn
     curves      the course of training as lists of equal length, at most CURVE_POINTS values each: tokens seen so far,

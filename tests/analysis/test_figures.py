@@ -34,7 +34,7 @@ from tests.analysis.artists import (
 )
 from tests.analysis.synthetic import DENSE, N
 
-OF_ITS_OWN_STUDY = {"iso_storage"}  # it needs several n: tables/test_iso_storage.py
+OF_ITS_OWN_STUDY = {"iso_storage", "scale"}  # they need several n: tables/test_iso_storage.py, test_scale.py
 TABLES = {"table1", "table2", "table3", "table7", "table10"}  # commands without a figure
 FRONTIER = (
     "expander",
