@@ -272,8 +272,8 @@ def plain_axis(axis: Axes) -> None:
 
 
 def short(value: float, _: object = None) -> str:
-    """Return the number with three significant digits, in thousands or millions where it is large: 1500000 -> 1.5M."""
-    for size, suffix in ((1e6, "M"), (1e3, "k")):
+    """Return the number with three significant digits, in thousands and so on where it is large: 1500000 -> 1.5M."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{suffix}"
     return f"{value:.3g}"
