@@ -5,9 +5,9 @@ another basis than the neurons', then `:n16:n4` where nested prefixes of a 16th 
 trained to reconstruct by themselves, then `+pursuit` where a pursuit trained it, or `+batch_topk`, then `-n4` where it
 is the first quarter of a trained SAE's latents, then what its values take where that is fewer than 32 bits, as in
 `expander@reflections64:n16:n4+mp_refit-n4-4bit`: `-4bit` where they were rounded to 4 bits after training,
-`-2bit_trained` where they were trained rounded to 2 bits, `-2bit_pq` where atoms are pieces out of a codebook (product
-quantisation) that take 2 bits a value. `Arm.label` writes a label and `parse` reads one. An arm that is not
-listed here is drawn too, under its own name.
+`-2bit_trained` where they were trained rounded to 2 bits (`_from0.1` if not from the middle of training on), `-2bit_pq`
+where atoms are pieces out of a codebook (product quantisation) that take 2 bits a value. `Arm.label` writes a label and
+`parse` reads one. An arm that is not listed here is drawn too, under its own name.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
 }
 
 
-_ROUNDED = re.compile(rf"(?P<trained>.+)-(?P<bits>[0-9]+(\.[0-9]+)?)bit(_(?P<how>{'|'.join(_HOW)}))?")
+_NUMBER = r"[0-9]+(\.[0-9]+)?"
+_ROUNDED = re.compile(
+    rf"(?P<trained>.+)-(?P<bits>{_NUMBER})bit(_(?P<how>({'|'.join(_HOW)})(_from{_NUMBER})?))?"
+)
+_FROM_THE_MIDDLE = 0.5  # the share of training after which values are rounded where no label says otherwise
 
 
 class Arm(NamedTuple):
@@ -89,7 +93,7 @@ class Arm(NamedTuple):
     pursuit: str | None  # the pursuit that trained it, or BATCH_TOPK; None for the one-shot encoder of k latents
     bits: float | None  # bits that each decoder value was rounded to; None where they were not rounded
     basis: str | None = None  # the basis of its atoms, with the coordinates always on; None for the neurons'
-    how: str = ""  # a key of `_HOW`; empty where values were rounded after training, or not at all
+    how: str = ""  # a key of `_HOW`, perhaps with `_from0.1`; empty where values were rounded after training, or not
     prefixes: tuple[str, ...] = ()  # nested prefixes of the latents that were trained, as `n4` or `512`
     prefix: str | None = None  # the prefix of a trained SAE's latents that it is; None where it is all of them
 
@@ -108,9 +112,16 @@ class Arm(NamedTuple):
         return f"-{self.bits}bit" + (f"_{self.how}" if self.how else "") if self.bits else ""
 
     @property
+    def manner(self) -> str:
+        """How values got few bits, in the words of its label: `trained fourier from0.1`; empty where after training."""
+        return self.how.replace("_", " ")
+
+    @property
     def bits_in_words(self) -> str:
         """What values were rounded to: `4 bits`, or `2 bits, trained`; empty where they were not."""
-        return f"{self.bits:g} bits" + (f", {_HOW[self.how]}" if self.how else "") if self.bits else ""
+        how, _, start = self.how.partition("_from")
+        words = [f"{self.bits:g} bits", *([_HOW[how]] if how else [])] if self.bits else []
+        return ", ".join(words) + (f" from {start} on" if start else "")
 
 
 def described(sae: Mapping[str, Any]) -> Arm:
@@ -124,6 +135,8 @@ def described(sae: Mapping[str, Any]) -> Arm:
     basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
     named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
     how = parse(sae.get("arm", "")).how if "of" in sae else ""
+    start = float(sae.get("rounded_from", _FROM_THE_MIDDLE))
+    how += "" if start == _FROM_THE_MIDDLE or "_from" in how else f"_from{start:g}"
     prefixes = tuple(map(_part, trained.get("prefixes", ())))
     return Arm(trained["arm"], None if pursuit == TOPK else pursuit, bits, named, how, prefixes, prefix)
 

@@ -160,7 +160,7 @@ def _short_name(label: str) -> str:
     name = arm.base.replace("dense_matched", "dense_m.").replace("_parameters", "_par").replace("_", " ")
     basis = f" {arm.basis.replace('reflections', 'R')}" if arm.basis else ""  # the whole name would not fit a cell
     bits = f" {arm.bits}-bit" if arm.bits else ""
-    return name + basis + (bits.replace(" ", "\n") + f" {arm.how}" if arm.how else bits)
+    return name + basis + (bits.replace(" ", "\n") + f" {arm.manner}" if arm.how else bits)
 
 
 def _reading(row: dict[str, Any]) -> str:

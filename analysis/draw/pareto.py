@@ -170,7 +170,7 @@ def _handles(table: pd.DataFrame) -> list[Artist]:
     handles: list[Artist] = [Line2D([], [], color=_INK, linewidth=1, label="best of any setting", **_ring(size=10))]
     for unrounded, variants in shown.items():
         found = [arms.parse(arm) for arm in variants]
-        bits = [f"{arm.bits or arms.FLOAT_BITS}{f' {arm.how}' if arm.how else ''}" for arm in found]
+        bits = [f"{arm.bits or arms.FLOAT_BITS}{f' {arm.manner}' if arm.how else ''}" for arm in found]
         label = arms.display(unrounded) + (f" ({', '.join(bits)} bits)" if any(arm.bits for arm in found) else "")
         handles.append(arm_style(unrounded)._replace(label=label, line="none").handle())
     if any(table["floor"].notna()):

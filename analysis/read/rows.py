@@ -16,7 +16,7 @@ from sweep.store.records import Record
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = (
     *("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on"),
-    *("prefixes", "share", "rounded_in"),
+    *("prefixes", "share", "rounded_in", "rounded_from"),
 )
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
@@ -109,15 +109,18 @@ def _about(record: Record) -> dict[str, object]:
     """Return the columns that say what a run's SAE is and stores."""
     sizes, axes, arm = record["sizes"], record["axes"], arms.described(record["spec"]["sae"])
     d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(axes["n"])
+    # Labels have not always said when rounding started.
+    label = arm.label if "_from" in arm.how else record["labels"]["arm"]
     return {
         "run_id": record["run_id"],
-        **{key: record["labels"][key] for key in ("model", "corpus", "arm", "sweep")},
+        **{key: record["labels"][key] for key in ("model", "corpus", "sweep")},
+        "arm": label,
         "base_arm": arm.base,
         "pursuit": arm.pursuit or "",
         "reading": arm.pursuit or TOPK,
         "bits": arm.bits or arms.FLOAT_BITS,
         "how_rounded": arm.how,
-        "unrounded_arm": record["labels"]["arm"].removesuffix(arm.rounding),
+        "unrounded_arm": label.removesuffix(arm.rounding),
         **{key: int(axes[key]) for key in ("layer", "k", "n", "seed")},
         **{key: int(axes[key]) for key in SEED_PARTS if key in axes},
         "d": float(axes["d"]) if arms.has_degree(arm.base, degree, d_in, n_latents, n) else float("nan"),

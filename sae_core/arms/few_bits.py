@@ -10,6 +10,8 @@ from sae_core.regrow import SupportSchedule
 from sae_core.rounding import Rounding, grid_of
 from sae_core.sae import SAE
 
+FROM_THE_MIDDLE = 0.5  # the start of rounding that labels do not name
+
 
 @dataclass(frozen=True)
 class FewBits(RoundedArm):
@@ -29,7 +31,7 @@ class FewBits(RoundedArm):
         rounded_from: in 0..1, 1 excluded.
     """
 
-    rounded_from: float = 0.5
+    rounded_from: float = FROM_THE_MIDDLE
     suffix = "_trained"
 
     def __post_init__(self):
@@ -38,6 +40,10 @@ class FewBits(RoundedArm):
             raise ValueError(f"sae.of={self.of.name} is not trained by gradient: round it after its training")
         if not 0 <= self.rounded_from < 1:
             raise ValueError(f"sae.rounded_from={self.rounded_from} must be in 0..1, 1 excluded")
+
+    @property
+    def label(self) -> str:
+        return super().label + ("" if self.rounded_from == FROM_THE_MIDDLE else f"_from{self.rounded_from:g}")
 
     @property
     def schedule(self) -> SupportSchedule | None:

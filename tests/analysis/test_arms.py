@@ -100,6 +100,21 @@ def test_a_label_names_nested_prefixes_and_the_prefix_that_an_arm_is():
     ]
 
 
+def test_a_label_says_in_which_basis_and_from_when_on_values_were_rounded():
+    for start, basis, how in (
+        (0.5, "neurons", "trained"),
+        (0.1, "neurons", "trained_from0.1"),
+        (0.5, "fourier", "trained_fourier"),
+        (0.0, "fourier", "trained_fourier_from0"),
+    ):
+        arm = FewBits(DenseTied(8, 2, "mp_refit"), 2, basis, start)
+        spec = {"arm": arm.name, "bits": 2, "rounded_from": start, "of": {"arm": "dense_tied", "encoder": "mp_refit"}}
+        assert parse(arm.label) == described(spec) == Arm("dense_tied", "mp_refit", 2, how=how)
+        assert parse(arm.label).label == arm.label and unrounded(arm.label) == arm.of.label
+    assert display("dense_tied-2bit_trained_fourier_from0.1").endswith("2 bits, trained in a Fourier basis from 0.1 on")
+    assert display("dense_tied-4bit_fourier").endswith("4 bits, in a Fourier basis")
+
+
 def test_labels_outside_the_naming_rule_are_names_of_their_own():
     for label in ("my-arm", "my-2-arm", "orbit", "-8bit", "my-xbit", "my-2bit_tried", "my-.5bit", ""):
         assert parse(label) == Arm(label, None, None) and unrounded(label) == label
