@@ -80,9 +80,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
 
 
 _NUMBER = r"[0-9]+(\.[0-9]+)?"
-_ROUNDED = re.compile(
-    rf"(?P<trained>.+)-(?P<bits>{_NUMBER})bit(_(?P<how>({'|'.join(_HOW)})(_from{_NUMBER})?))?"
-)
+_ROUNDED = re.compile(rf"(?P<trained>.+)-(?P<bits>{_NUMBER})bit(_(?P<how>({'|'.join(_HOW)})(_from{_NUMBER})?))?")
 _FROM_THE_MIDDLE = 0.5  # the share of training after which values are rounded where no label says otherwise
 
 

@@ -24,8 +24,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +45,7 @@ from sae_core.dictionary import (
     drawn_support,
 )
 from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, inner_encoder
+from sae_core.files import replacing
 from sae_core.io_checks import (
     CONFIG_FILE,
     DENSE_KINDS,
@@ -98,9 +97,9 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors_to_write(sae).items()}
-    with _replacing(folder / WEIGHTS_FILE) as path:
+    with replacing(folder / WEIGHTS_FILE) as path:
         save_file(tensors, path)
-    with _replacing(folder / CONFIG_FILE) as path:
+    with replacing(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(_config_to_write(sae, about or {}), indent=1))
     return (folder / WEIGHTS_FILE).stat().st_size
 
@@ -335,23 +334,3 @@ def _load_basis(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Bas
 def support_digest(support: torch.Tensor) -> str:
     """Return the sha256 of a support's indices as little-endian int64, in hex digits."""
     return hashlib.sha256(support.cpu().numpy().astype("<i8").tobytes()).hexdigest()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path that becomes `path` when the block ends without an error.
-
-    The path names machine and process, because `path` may lie on a file system that several machines share. The file
-    gets the mode that the umask gives new files, whatever mode its writer gives it: safetensors lets only the owner
-    read what it writes.
-    """
-    host = socket.gethostname().split(".")[0]
-    temporary = path.with_name(f".{path.name}.{host}-{os.getpid()}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode & 0o777
-        yield temporary
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

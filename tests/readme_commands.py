@@ -27,6 +27,7 @@ from sae_core.arms import CellError
 from sweep.cut import main as cut
 from sweep.embedded import WEIGHTS
 from sweep.evaluate import main as evaluate
+from sweep.export import main as export
 from sweep.jobs.build import build
 from sweep.jobs.compose import Composer
 from sweep.jobs.words import hydra_words
@@ -178,13 +179,17 @@ def check_stability(arguments: list[str], place: Path) -> None:
         raise RottenError(said.getvalue().strip())
 
 
-def check_cut(arguments: list[str], place: Path) -> None:
-    """Let `sweep.cut` look for the run in an empty store, where it ends."""
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
-        cut([*arguments, f"runs_dir={place / 'none'}"])
-    if "no finished run" not in said.getvalue():
-        raise RottenError(said.getvalue().strip())
+def looks_for_a_run(main: Callable[[list[str]], int]) -> Callable[[list[str], Path], None]:
+    """Return a check that lets a command of key=value words look for its run in an empty store, where it ends."""
+
+    def check(arguments: list[str], place: Path) -> None:
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said), contextlib.suppress(SystemExit):
+            main([*arguments, f"runs_dir={place / 'none'}"])
+        if "no finished run" not in said.getvalue():
+            raise RottenError(said.getvalue().strip())
+
+    return check
 
 
 def check_sweep(arguments: list[str], place: Path) -> None:
@@ -247,8 +252,9 @@ def _on_this_machine(word: str, place: Path) -> str:
 MODULES: dict[str, Callable[[list[str], Path], None]] = {
     "sweep": check_sweep,
     "sweep.completion": without_arguments,
-    "sweep.cut": check_cut,
+    "sweep.cut": looks_for_a_run(cut),
     "sweep.evaluate": check_evaluate,
+    "sweep.export": looks_for_a_run(export),
     "sweep.retry": parsed_by("sweep.retry"),
     "sweep.stability": check_stability,
     "sweep.status": parsed_by("sweep.status"),

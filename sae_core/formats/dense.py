@@ -1,0 +1,119 @@
+"""An SAE in the form that other libraries hold: two dense matrices, two biases and a rule for which latents fire.
+
+    z = W_enc (h - b_dec) + b_enc        c = rule(z)        h_hat = W_dec^T c + b_dec
+
+The scale s of our SAEs is folded in: W_enc is s times the unit atoms (or the encoder's own weights), W_dec the unit
+atoms over s, b_dec ours over s. So codes are ours, and the reconstruction is in the units of h. A basis Q is folded in
+too: the atoms Q^T a are written out in the LM's own coordinates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from sae_core.encoders import BatchTopK, ByPursuit, OwnTopK, Refitted, TiedTopK
+from sae_core.formats.about import FormatError
+from sae_core.sae import SAE
+
+
+class TopK(NamedTuple):
+    """The k largest of max(z, 0)."""
+
+    k: int
+
+
+class Above(NamedTuple):
+    """The entries of z above a threshold of at least 0."""
+
+    threshold: float
+
+
+class MatchingPursuit(NamedTuple):
+    """k picks of the largest correlation, each subtracted before the next: `mp`."""
+
+    k: int
+
+
+Rule = TopK | Above | MatchingPursuit
+
+
+class DenseForm(NamedTuple):
+    """An SAE as two dense matrices and a rule, all in float32 on the CPU."""
+
+    encoder: torch.Tensor  # W_enc, (n_latents, d_in)
+    b_enc: torch.Tensor  # (n_latents,)
+    decoder: torch.Tensor  # W_dec, (n_latents, d_in)
+    b_dec: torch.Tensor  # (d_in,)
+    rule: Rule
+    notes: tuple[str, ...]  # where, by its definition, the rule differs from the reading of our SAE
+
+    @property
+    def n_latents(self) -> int:
+        return self.decoder.shape[0]
+
+    @property
+    def d_in(self) -> int:
+        return self.decoder.shape[1]
+
+
+@torch.no_grad()
+def dense_form(sae: SAE) -> DenseForm:
+    """Return `sae` in dense form. It takes 4 * n_latents * d_in bytes for each matrix, whatever the SAE stores.
+
+    Under matching pursuit there are no encoder weights, and W_dec are the unit atoms, which the pursuit needs. So its
+    codes are ours over the scale.
+
+    Raises:
+        FormatError: no rule is the SAE's reading, or some coordinates are always on; the message says what is nearest.
+        ValueError: values are still trained to be rounded.
+    """
+    dictionary = sae.dictionary
+    if dictionary.rounded_to is not None:
+        raise ValueError("the values of this SAE are still trained to be rounded: call sae_core.keep_rounded first")
+    if dictionary.always_on:
+        raise FormatError(
+            f"always_on={dictionary.always_on} keeps coordinates on every token, with codes of both signs, which no "
+            "other library can hold; nearest is a run with sae.always_on=0"
+        )
+    rule, notes = _rule(sae)
+    atoms, scale = dictionary.dense_atoms().float().cpu(), float(sae.scale)
+    b_dec, b_enc = sae.b_dec.detach().float().cpu() / scale, torch.zeros(len(atoms))
+    encoder, decoder = scale * atoms, atoms / scale
+    inner = sae.encoder.encoder if isinstance(sae.encoder, BatchTopK) else sae.encoder
+    if isinstance(inner, ByPursuit):
+        encoder = decoder = atoms
+    elif isinstance(inner, (TiedTopK, OwnTopK)):
+        b_enc = inner.b_enc.detach().float().cpu().clone()
+        encoder = scale * inner.weight.detach().float().cpu() if isinstance(inner, OwnTopK) else encoder
+    return DenseForm(encoder, b_enc, decoder, b_dec, rule, notes)
+
+
+def _rule(sae: SAE) -> tuple[Rule, tuple[str, ...]]:
+    """Return the rule that is the SAE's reading, and where it differs. Raise FormatError where none is."""
+    encoder, k, n = sae.encoder, sae.k, sae.dictionary.n_latents
+    if isinstance(encoder, Refitted):
+        raise FormatError(
+            "codes by least squares (refit) are a reading that no other library has; nearest is the SAE's own encoder"
+        )
+    if isinstance(encoder, ByPursuit):
+        if encoder.name != "mp":
+            raise FormatError(
+                f"no other library reads codes by {encoder.name}; nearest is mp (inference=mp), matching pursuit "
+                "without what ours adds to it, in SAELens; or topk (inference=topk), one product, in all three"
+            )
+        return MatchingPursuit(k), (
+            "a pursuit that comes back to an atom adds to its code there; ours takes each atom once",
+            f"codes there are in the units of h: ours over the scale, {float(sae.scale):.6g}",
+        )
+    if isinstance(encoder, BatchTopK):
+        most = min(BatchTopK.WIDTH * k, n)
+        note = f"of a token with more than {most} latents above the threshold all fire there, the {most} largest here"
+        return Above(max(0.0, float(encoder.threshold))), (note,) if most < n else ()
+    if n <= 2 * k:
+        raise FormatError(
+            f"k={k} of n={n} latents are half of them or more, so that many codes are negative, which every other "
+            "library makes 0; nearest is an SAE of more latents"
+        )
+    return TopK(k), ("of a token with fewer than k positive entries the negative ones that ours keeps are 0 there",)
