@@ -97,11 +97,11 @@ def multiply_adds(sae: SAE) -> int:
 
 def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
-    if isinstance(encoder, (OneShot, BatchTopK)):
-        return _correlation_cost(sae)
+    if isinstance(encoder, ByPursuit):
+        return _pursuit_cost(sae, encoder.name.removesuffix("_magnitude"))
     if isinstance(encoder, Refitted):
         return _codes_cost(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)
-    return _pursuit_cost(sae, encoder.name.removesuffix("_magnitude"))
+    return _correlation_cost(sae)
 
 
 def _pursuit_cost(sae: SAE, name: str) -> int:

@@ -102,8 +102,9 @@ def _check_heads(config: dict[str, Any], file: Path) -> None:
     heads, has_heads = config.get("heads"), config["format"] == WITH_HEADS
     if heads is None and not has_heads:
         return
-    whole = isinstance(heads, list) and len(heads) == 2 and all(type(size) is int and size > 0 for size in heads)
-    fits = whole and has_heads and config["n_latents"] % Heads(*heads).latents == 0
+    sizes = heads if isinstance(heads, list) else []
+    whole = len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
+    fits = whole and has_heads and config["n_latents"] % Heads(*sizes).latents == 0
     if not fits or config["sparse"] or config["tied"] or config.get("value_bits", 32) < 32:
         raise SAEFileError(f"{file}: heads={heads} do not make an SAE of so many latents")
 

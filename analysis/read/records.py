@@ -105,7 +105,6 @@ class Records:
         - `decoder_compression`: m*n / (n_latents*degree + basis_values): m/d for an expander, n/n' for dense_matched,
         - `train_tokens`: tokens trained on, including those of the run it was made from; NaN in older records,
         - `train_seconds`: the seconds that this took,
-        - `peak_memory`: bytes of the process's memory in this run's training, NaN where not measured,
         - `latents`, `curves`, `theory`: the record's dicts, empty where it has none.
 
         Raises:

@@ -202,9 +202,8 @@ def _training(record: Record) -> dict[str, object]:
     """Return the tokens and seconds that training took, including those of the run that this one was made from."""
     own, source = record.get("training") or {}, record.get("source") or {}
     if "tokens" not in own:
-        return {"train_tokens": float("nan"), "train_seconds": float("nan"), "peak_memory": float("nan")}
+        return {"train_tokens": float("nan"), "train_seconds": float("nan")}
     return {
         "train_tokens": float(own["tokens"]) + float(source.get("tokens") or 0),
         "train_seconds": float(own.get("seconds") or 0) + float(source.get("seconds") or 0),
-        "peak_memory": float(own.get("peak_memory") or "nan"),
     }

@@ -14,11 +14,12 @@ from analysis.tables.stats import over_seeds
 ENOUGH = 3  # numbers of atoms that make a curve
 MEASURES = {  # column of runs: what a panel of it shows
     "seconds_a_million": "seconds of training a million tokens",
-    "peak_memory": "peak memory in training, bytes",
+    "trained_bytes": "bytes in training (computed):\nvalues, gradient, moments, support",
     "artifact_bytes": "bytes on disk (sae.safetensors)",
 }
 _FLOAT_BYTES = 4
-_TRAINED_FLOATS = 4  # for each value: itself, its gradient and Adam's two moments
+_TRAINED_FLOATS = 4  # for each learned value: itself, its gradient and Adam's two moments
+_ROW_BYTES = 8  # of the number of a row in a support
 _BY = ["model", "layer", "k", "arm", "d", "d_in", "n_latents"]
 
 
@@ -27,8 +28,9 @@ def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `what` (a key of MEASURES), model, layer, k, arm, d, d_in, n_latents, mean, half_interval (95 %), seeds.
     There are rows of the (model, layer, k, arm, d) that were measured with ENOUGH numbers of atoms. Rows of the arm
-    REFERENCE with 0 seeds are computed: the bytes of a tied dense SAE of as many latents, and the memory that its
-    values, their gradients and Adam's two moments take, without the LM, codes or buffers.
+    REFERENCE with 0 seeds are computed: those of a tied dense SAE of as many latents. `trained_bytes` is computed for
+    all: what the learned values, their gradients, Adam's two moments and the support take, without the LM and buffers.
+    (The peak memory of a process is in a run's record, but it holds the LM and what earlier runs have freed.)
 
     Raises:
         NoRunsError: there is no such curve.
@@ -39,15 +41,18 @@ def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
         raise NoRunsError(
             f"no arm has {ENOUGH} numbers of atoms at one d and k; python -m sweep experiment=scale/million"
         )
-    curves = curves.assign(seconds_a_million=1e6 * curves["train_seconds"] / curves["train_tokens"])
+    curves = curves.assign(
+        seconds_a_million=1e6 * curves["train_seconds"] / curves["train_tokens"],
+        trained_bytes=_FLOAT_BYTES * _TRAINED_FLOATS * curves["learned_parameters"]
+        + _ROW_BYTES * curves["n_latents"] * curves["degree"],
+    )
     measured = [over_seeds(where(curves, curves[what].notna()), _BY, what).assign(what=what) for what in MEASURES]
     sizes = part(curves, ["model", "layer", "k", "d_in", "n_latents"]).drop_duplicates()
     table = pd.concat([*measured, pd.DataFrame(_dense(sizes))], ignore_index=True)
-    order = {what: place for place, what in enumerate(MEASURES)}
-    by = ["what", "model", "layer", "k", "arm", "d", "n_latents"]
-    return table.sort_values(by, key=lambda values: values.map(order) if values.name == "what" else values)[
-        ["what", *_BY, "mean", "half_interval", "seeds"]
-    ].reset_index(drop=True)
+    place = table["what"].map({what: place for place, what in enumerate(MEASURES)})
+    by = ["place", "model", "layer", "k", "arm", "d", "n_latents"]
+    table = table.assign(place=place).sort_values(by, ignore_index=True)
+    return part(table, ["what", *_BY, "mean", "half_interval", "seeds"])
 
 
 def _dense(sizes: pd.DataFrame) -> Iterator[dict[str, object]]:
@@ -55,5 +60,5 @@ def _dense(sizes: pd.DataFrame) -> Iterator[dict[str, object]]:
     for row in dicts(sizes):
         m, n = row["d_in"], row["n_latents"]
         learned = m * n + n + m
-        for what, floats in (("peak_memory", _TRAINED_FLOATS * learned), ("artifact_bytes", learned)):
+        for what, floats in (("trained_bytes", _TRAINED_FLOATS * learned), ("artifact_bytes", learned)):
             yield {**row, "arm": REFERENCE, "what": what, "mean": float(_FLOAT_BYTES * floats), "seeds": 0}

@@ -13,9 +13,9 @@ from sweep.store.records import write_record
 from tests.analysis.synthetic import M, N, record
 
 
-def of_size(d, n, seed, seconds, peak=None, arm="expander"):
-    training = {"steps": 100, "tokens": 2_000_000, "seconds": seconds} | ({"peak_memory": peak} if peak else {})
-    made = record(arm, d, 8, seed, 0.8, n_latents=n, training=training)
+def of_size(d, n, seed, seconds):
+    training = {"steps": 100, "tokens": 2_000_000, "seconds": seconds}
+    made = record("expander", d, 8, seed, 0.8, n_latents=n, training=training)
     made["axes"] |= {"n": n}
     return made
 
@@ -25,7 +25,7 @@ def runs(tmp_path):
     """The folder of two seeds at three numbers of atoms for d=3, and of two numbers for d=7."""
     for seed in (0, 1):
         for place, n in enumerate((N, 4 * N, 16 * N)):
-            write_record(tmp_path, of_size(3, n, seed, seconds=10.0 * (place + 1) + 2 * seed, peak=n * 1000))
+            write_record(tmp_path, of_size(3, n, seed, seconds=10.0 * (place + 1) + 2 * seed))
         for n in (N, 4 * N):
             write_record(tmp_path, of_size(7, n, seed, seconds=5.0))
     return tmp_path
@@ -36,20 +36,14 @@ def test_a_curve_has_three_measures_and_the_computed_dense_sizes(runs):
     seconds = only(table, what="seconds_a_million")
     assert seconds["n_latents"].tolist() == [N, 4 * N, 16 * N] and set(seconds["d"]) == {3}
     assert seconds["mean"].tolist() == pytest.approx([5.5, 10.5, 15.5]) and set(seconds["seeds"]) == {2}
-    memory = only(table, what="peak_memory")
-    assert only(memory, arm="expander")["mean"].tolist() == [1000 * N, 4000 * N, 16000 * N]
+    memory = only(table, what="trained_bytes")
+    ours = [16 * (3 * n + n + M) + 8 * 3 * n for n in (N, 4 * N, 16 * N)]  # values and biases; rows of the support
+    assert only(memory, arm="expander")["mean"].tolist() == ours
     learned = [M * n + n + M for n in (N, 4 * N, 16 * N)]
     assert only(memory, arm="dense_tied")["mean"].tolist() == [16 * count for count in learned]
     disk = only(table, what="artifact_bytes")
     assert only(disk, arm="dense_tied")["mean"].tolist() == [4 * count for count in learned]
     assert set(only(disk, arm="dense_tied")["seeds"]) == {0}
-
-
-def test_records_without_peak_memory_still_have_the_other_measures(tmp_path):
-    for n in (N, 4 * N, 16 * N):
-        write_record(tmp_path, of_size(3, n, 0, seconds=4.0))
-    table = scale_table(Records.read(tmp_path).runs)
-    assert set(only(table, arm="expander")["what"]) == {"seconds_a_million", "artifact_bytes"}
 
 
 def test_two_sizes_make_no_curve(tmp_path):
@@ -62,4 +56,4 @@ def test_two_sizes_make_no_curve(tmp_path):
 def test_the_figure_says_which_line_was_computed(runs, tmp_path):
     assert main(["scale", "--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
     drawn = (tmp_path / "out" / "scale.svg").read_text()
-    assert "computed, not trained" in drawn and "peak memory in training" in drawn
+    assert "computed, not trained" in drawn and "values, gradient, moments, support" in drawn
