@@ -81,6 +81,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
 
 _NUMBER = r"[0-9]+(\.[0-9]+)?"
 _ROUNDED = re.compile(rf"(?P<trained>.+)-(?P<bits>{_NUMBER})bit(_(?P<how>({'|'.join(_HOW)})(_from{_NUMBER})?))?")
+_HEADS, _SIZES = (2, 4), re.compile(r"[0-9]+x[0-9]+")  # a head's sizes where a label of KRON names none; such a name
 _FROM_THE_MIDDLE = 0.5  # the share of training after which values are rounded where no label says otherwise
 
 
@@ -90,7 +91,8 @@ class Arm(NamedTuple):
     base: str  # the arm's name without basis, pursuit and rounding
     pursuit: str | None  # the pursuit that trained it, or BATCH_TOPK; None for the one-shot encoder of k latents
     bits: float | None  # bits that each decoder value was rounded to; None where they were not rounded
-    basis: str | None = None  # the basis of its atoms, with the coordinates always on; None for the neurons'
+    # The basis of its atoms, with the coordinates always on; None for the neurons'. Of KRON, a head's sizes: `4x8`.
+    basis: str | None = None
     how: str = ""  # a key of `_HOW`, perhaps with `_from0.1`; empty where values were rounded after training, or not
     prefixes: tuple[str, ...] = ()  # nested prefixes of the latents that were trained, as `n4` or `512`
     prefix: str | None = None  # the prefix of a trained SAE's latents that it is; None where it is all of them
@@ -132,6 +134,8 @@ def described(sae: Mapping[str, Any]) -> Arm:
     pursuit = trained.get("encoder", TOPK)
     basis, always_on = trained.get("basis", _NEURONS), trained.get("always_on", 0)
     named = None if basis == _NEURONS and not always_on else basis + (f"_on{always_on}" if always_on else "")
+    if trained["arm"] == KRON and (heads := (trained["base"], trained["extension"])) != _HEADS:
+        named = "x".join(map(str, heads))
     how = parse(sae.get("arm", "")).how if "of" in sae else ""
     start = float(sae.get("rounded_from", _FROM_THE_MIDDLE))
     how += "" if start == _FROM_THE_MIDDLE or "_from" in how else f"_from{start:g}"
@@ -184,6 +188,8 @@ def display(label: str) -> str:
 
 def _in_words(basis: str) -> str:
     """Return a basis for people: `behind 64 trained reflections`, `in fourier`, with the coordinates always on."""
+    if _SIZES.fullmatch(basis):
+        return f"of heads {basis}"
     name, _, always_on = basis.partition("_on")
     kind, trained = name.removesuffix("_trained"), name.endswith("_trained")
     number = kind.removeprefix("reflections")

@@ -16,7 +16,7 @@ from sweep.store.records import Record
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = (
     *("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on"),
-    *("prefixes", "share", "rounded_in", "rounded_from"),
+    *("prefixes", "share", "rounded_in", "rounded_from", "base", "extension"),
 )
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder
@@ -109,7 +109,7 @@ def _about(record: Record) -> dict[str, object]:
     """Return the columns that say what a run's SAE is and stores."""
     sizes, axes, arm = record["sizes"], record["axes"], arms.described(record["spec"]["sae"])
     d_in, n_latents, degree, n = sizes["d_in"], sizes["n_latents"], sizes["degree"], int(axes["n"])
-    # Labels have not always said when rounding started.
+    # Older labels do not say when rounding started.
     label = arm.label if "_from" in arm.how else record["labels"]["arm"]
     return {
         "run_id": record["run_id"],

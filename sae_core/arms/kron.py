@@ -22,6 +22,8 @@ from sae_core.sae import SAE
 from sae_core.sizes import CellError
 from sae_core.storage import Layout
 
+_USUAL = Heads(2, 4)  # the sizes of a head that labels do not name
+
 
 @dataclass(frozen=True)
 class Kron(Arm):
@@ -38,8 +40,8 @@ class Kron(Arm):
 
     n_latents: int
     k: int
-    base: int = 2
-    extension: int = 4
+    base: int = _USUAL.base
+    extension: int = _USUAL.extension
     encoder: str = later(TOPK)
     name = "kron"
     can_be_quantised = False
@@ -52,7 +54,8 @@ class Kron(Arm):
 
     @property
     def label(self) -> str:
-        return label_with_encoder(self.name, self.encoder)
+        sizes = "" if self.heads == _USUAL else f"@{self.base}x{self.extension}"
+        return label_with_encoder(self.name + sizes, self.encoder)
 
     @property
     def heads(self) -> Heads:

@@ -4,7 +4,7 @@ import pytest
 
 from analysis.arms import LOW_RANK, RIVALS, Arm, colour, described, display, has_degree, in_order, parse, unrounded
 from analysis.read.load import read_records
-from sae_core.arms import ITDA, TOPK, DenseLowRank, Dynamic, Prefix
+from sae_core.arms import ITDA, TOPK, DenseLowRank, Dynamic, Kron, Prefix
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.expander import Expander
 from sae_core.arms.few_bits import FewBits
@@ -113,6 +113,16 @@ def test_a_label_says_in_which_basis_and_from_when_on_values_were_rounded():
         assert parse(arm.label).label == arm.label and unrounded(arm.label) == arm.of.label
     assert display("dense_tied-2bit_trained_fourier_from0.1").endswith("2 bits, trained in a Fourier basis from 0.1 on")
     assert display("dense_tied-4bit_fourier").endswith("4 bits, in a Fourier basis")
+
+
+@pytest.mark.parametrize("encoder", [TOPK, "batch_topk"])
+def test_a_label_names_the_sizes_of_heads_that_are_not_the_usual_ones(encoder):
+    for base, extension, named in ((2, 4, None), (4, 8, "4x8"), (1, 16, "1x16")):
+        arm = Kron(64, 4, base, extension, encoder)
+        spec = {"arm": arm.name, **hashed_fields(arm)}
+        pursuit = None if encoder == TOPK else encoder
+        assert parse(arm.label) == described(spec) == Arm("kron", pursuit, None, named)
+    assert display("kron@4x8") == "dense, Kronecker encoder of heads 4x8"
 
 
 def test_labels_outside_the_naming_rule_are_names_of_their_own():
