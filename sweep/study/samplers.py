@@ -23,6 +23,7 @@ GRID = "grid"  # every combination in turn, without a sampler
 # Trials in a generation of NSGA-II. The first generation is drawn at random, and with Optuna's default of 50 most
 # searches here would end within it.
 POPULATION = 20
+FRONTIER = "frontier"  # our own pruner, for two objectives (`sweep.study.front_rule`)
 RUNGS = 10  # a trial is compared with others at each tenth of its training
 PATIENCE = 5  # after so many impossible trials in a row, the next is drawn at random
 
@@ -59,5 +60,5 @@ def sampler_for(name: str, seed: int, draw: int, impossible: int = 0) -> BaseSam
 
 
 def pruner_named(name: str | None) -> BasePruner:
-    """Return the pruner of that name, or for None one that ends nothing."""
-    return NopPruner() if name is None else PRUNERS[name]()
+    """Return Optuna's pruner of that name; one that ends nothing where there is none, or one of our own."""
+    return PRUNERS[name]() if name in PRUNERS else NopPruner()
