@@ -26,7 +26,7 @@ class OptunaFrontierSweeper(LaunchingSweeper):
         inference: str = "encoder",
         pruner: str | None = None,
         prune_share: float = 0.25,
-        prune_margin: float = 0.05,
+        prune_margin: float = 0.1,
         prune_after: float = 0.25,
         batch: int | None = None,
         params: dict[str, Any] | None = None,

@@ -49,7 +49,7 @@ class SearchConfig:
     inference: str = ENCODER
     pruner: str | None = None
     prune_share: float = 0.25
-    prune_margin: float = 0.05
+    prune_margin: float = 0.1
     prune_after: float = 0.25
     batch: int | None = None
 

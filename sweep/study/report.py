@@ -50,9 +50,11 @@ def print_results(to_do: Search, console: Console | None = None) -> None:
     trials = asking.study.get_trials(deepcopy=False)
     best = pareto_set(trials, asking.config)
     own = [name for name in asking.space.distributions if name not in (*_WHICH, "sae")]
-    console = console or Console(highlight=False, width=max(Console().width, 130 + 12 * len(own)))
+    further = _further(asking.config)
+    wide = 130 + 12 * len(own) + sum(len(name) + 3 for name in further)
+    console = console or Console(highlight=False, width=max(Console().width, wide))
     if best:
-        console.print(_table(best, own, _further(asking.config)))
+        console.print(_table(best, own, further))
     for line in _summary(to_do, trials):
         console.print(line, markup=False, soft_wrap=True)
     if best:

@@ -25,7 +25,7 @@ GRID = "grid"  # every combination in turn, without a sampler
 POPULATION = 20
 FRONTIER = "frontier"  # our own pruner, for two objectives (`sweep.study.front_rule`)
 RUNGS = 10  # a trial is compared with others at each tenth of its training
-PATIENCE = 5  # after so many impossible trials in a row, the next is drawn at random
+PATIENCE = 5  # after so many trials in a row that trained nothing, the next is drawn at random
 
 # Each option that Optuna has changed between versions is given explicitly.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -46,17 +46,18 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 }
 
 
-def sampler_for(name: str, seed: int, draw: int, impossible: int = 0) -> BaseSampler:
+def sampler_for(name: str, seed: int, draw: int, in_vain: int = 0) -> BaseSampler:
     """Return the sampler of one draw.
 
     Args:
         name: a key of `SAMPLERS`, or `grid`.
         draw: the number of the draw, counted from 0.
-        impossible: how many draws just before it could not be trained. Samplers don't learn from those, and Gaussian
-            processes would propose the same again and again; so after `PATIENCE` of them the draw is random.
+        in_vain: how many draws just before it trained nothing, as they were impossible or had been dropped before.
+            Gaussian processes don't learn from those and would propose the same again and again; so after `PATIENCE` of
+            them the draw is random.
     """
     own = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
-    return SAMPLERS["random" if name == GRID or impossible >= PATIENCE else name](own)
+    return SAMPLERS["random" if name == GRID or in_vain >= PATIENCE else name](own)
 
 
 def pruner_named(name: str | None) -> BasePruner:

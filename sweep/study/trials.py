@@ -65,7 +65,7 @@ def next_trial(asking: Asking) -> Trial | None:
     else:
         draw = waiting.user_attrs.get("draw", _next_draw(trials))  # a trial that was enqueued by hand has none
         mark(study, waiting, {"draw": draw, **marks})
-    study.sampler = sampler_for(asking.config.sampler, asking.config.seed, draw, _impossible_in_a_row(trials))
+    study.sampler = sampler_for(asking.config.sampler, asking.config.seed, draw, _in_vain_in_a_row(trials))
     trial = study.ask(asking.space.distributions)
     if trial.user_attrs.get("owner") != asking.controller.token:  # a controller of another run store was quicker
         mark(study, trial, {"draw": draw, **marks})
@@ -228,8 +228,16 @@ def _next_draw(trials: list[FrozenTrial]) -> int:
     return max((trial.user_attrs["draw"] + 1 for trial in trials if "draw" in trial.user_attrs), default=0)
 
 
-def _impossible_in_a_row(trials: list[FrozenTrial]) -> int:
-    """Return how many of the last draws had impossible values; freed trials and those given back are passed over."""
+def _in_vain_in_a_row(trials: list[FrozenTrial]) -> int:
+    """Return how many of the last draws trained nothing: their values were impossible, or their run dropped before.
+
+    Freed trials and those given back are passed over.
+    """
     told = [trial for trial in trials if not {"freed", "given_back"} & trial.user_attrs.keys()]
     ended = [trial for trial in told if trial.state.is_finished()]
-    return sum(1 for _ in itertools.takewhile(lambda trial: "reason" in trial.user_attrs, reversed(ended)))
+    return sum(1 for _ in itertools.takewhile(_was_in_vain, reversed(ended)))
+
+
+def _was_in_vain(trial: FrozenTrial) -> bool:
+    again = trial.state == TrialState.PRUNED and trial.user_attrs.get("from_store", False)
+    return again or "reason" in trial.user_attrs

@@ -8,11 +8,13 @@ import math
 import time
 
 import pytest
-from optuna.trial import TrialState
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState, create_trial
 
 from sweep.store.records import COMPLETE, CURVE, read_record, run_folder, stop_asked, stop_file
 from sweep.study import curves, pruning
 from sweep.study import search as searching
+from sweep.study import trials as asking
 from sweep.study.front import pareto_set
 from sweep.study.report import TRIALS, print_results, write_results
 from tests.sweep.study.searching import completed, settle, with_another_store
@@ -202,6 +204,17 @@ def test_runs_of_one_batch_are_each_dropped_on_their_own(bench):
     assert sum(t.user_attrs.get("from_store", False) for t in trials) == 3
 
 
+def test_runs_are_compared_with_those_of_another_run_store(bench, storage):
+    settings = {**FRONTIER, "storage": storage}
+    far = with_another_store(bench, "far")
+    ended = far.done(*SPACE, train=Training(worse_at_a_high_rate), **{**settings, "n_trials": 3})
+    assert [t.state.name for t in ended] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    train = Training(worse_at_a_high_rate)
+    trials = bench.done(*SPACE, train=train, **settings)[3:]
+    assert [(t.params["d"], t.params["train.lr"]) for t in trials] == [(6, BAD), (20, GOOD), (20, BAD)]
+    assert train.stopped == [6, 20] and not list(bench.runs.glob(f"{ended[0].user_attrs['run_id']}/record.json"))
+
+
 def test_a_run_that_another_of_the_batch_starts_from_is_not_dropped(bench):
     bench.done("d=2,6,20", "train.lr=1e-3", train=Training(worse_at_a_high_rate), sampler="grid", n_trials=None)
     train = Training(worse_at_a_high_rate)
@@ -254,6 +267,30 @@ def test_every_sampler_goes_on_with_dropped_trials_in_its_study(bench, sampler):
     trials = bench.done("d=interval(2,30)", f"train.lr=tag(log,interval({GOOD},0.1))", **settings)
     states = [trial.state for trial in trials]
     assert len(trials) == n_trials and TrialState.PRUNED in states and TrialState.COMPLETE in states
+
+
+def test_values_that_are_drawn_again_and_again_after_their_run_was_dropped_give_way_to_chance(bench, monkeypatch):
+    """A Gaussian process learns nothing from dropped trials, and could propose the same for ever."""
+    asked = []
+    monkeypatch.setattr(
+        asking, "sampler_for", lambda name, seed, draw, in_vain: asked.append(in_vain) or RandomSampler(seed=0)
+    )
+    with bench.search("d=2,3", n_trials=9) as to_do:
+        study = to_do.asking.study
+
+        def ends(state, **marks):
+            study.add_trial(create_trial(state=state, user_attrs=marks))
+
+        ends(TrialState.PRUNED, dropped="bad", from_store=True)
+        ends(TrialState.PRUNED, dropped="bad", from_store=True)
+        ends(TrialState.PRUNED, dropped="bad")  # this one was trained
+        asking.next_trial(to_do.asking)
+        for marks in ({"dropped": "bad", "from_store": True}, {"dropped": "bad", "from_store": True}):
+            ends(TrialState.PRUNED, **marks)
+        ends(TrialState.FAIL, reason="d is too large")
+        ends(TrialState.FAIL, freed="its controller died")
+        asking.next_trial(to_do.asking)
+    assert asked == [0, 3]
 
 
 def test_dropped_trials_are_told_as_such_and_are_never_in_the_front(bench, capsys):

@@ -20,9 +20,12 @@ import pytest
 from analysis.read.load import read_records
 from sweep import status
 from sweep.private_names import storage_of
+from sweep.store.records import iterate_records
 from sweep.study import storage as keeping
 from sweep.study.config import search_config
 from sweep.study.storage import StorageError, open_storage
+from tests.sweep.synthetic.test_runs import SMALL as SYNTHETIC
+from tests.sweep.test_inference import call
 from tests.sweep.world import ROOT, World
 
 SPACE = ["d=interval(2,20)", "train.lr=tag(log,interval(1e-4,1e-2))"]
@@ -136,6 +139,21 @@ def test_arms_and_encoders_are_searched_by_their_meaning_too(world):
     kept = csv.DictReader((world.runs / "studies" / "frontier" / "pareto.csv").read_text().splitlines())
     assert {row["run_id"] for row in kept} == front
     assert "left out: sae.encoder=mp_refit must be topk or batch_topk" in out
+
+
+def test_the_known_features_of_a_synthetic_model_are_an_objective(tmp_path):
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    small = [argument for argument in SYNTHETIC if not argument.startswith("d=")]
+    command = ["-m", "hydra/sweeper=optuna_frontier", "hydra.sweeper.n_trials=2", "d=interval(3,9)", *small, *places]
+    refused = call("sweep", *command, code=1)
+    assert "model=synthetic has no LM, and so no ce_recovered to search" in refused.stderr
+    done = call("sweep", *command, "hydra.sweeper.objectives=[stored_bytes,fvu,feature_f1]")
+    assert "2 of 2 trials complete" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "runs" / "studies" / "frontier" / "trials.csv").read_text().splitlines()))
+    records = {record["run_id"]: record["metrics"] for _, record in iterate_records(tmp_path / "runs")}
+    assert {row["run_id"]: float(row["feature_f1"]) for row in rows} == {
+        run_id: metrics["feature_f1"] for run_id, metrics in records.items()
+    }
 
 
 def disturb(world, records, signal_, *arguments):
