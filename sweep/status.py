@@ -1,4 +1,7 @@
-"""`python -m sweep.status [LAUNCH] [--watch]`: list which runs of a sweep are finished, running, failed or to do."""
+"""`python -m sweep.status [LAUNCH] [--watch]`: list which runs of a sweep are finished, running, failed or to do.
+
+Runs that a search dropped are listed as such.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +33,10 @@ from sweep.store.launches import (
     launches,
     states,
 )
-from sweep.store.records import COMPLETE
+from sweep.store.records import COMPLETE, DROPPED
 
-_STATES = (COMPLETE, RUNNING, FAILED, TO_DO)  # in the order in which they are counted
-_WATCHED_FIRST = (RUNNING, FAILED, TO_DO, COMPLETE)  # in the order in which --watch lists runs
+_STATES = (COMPLETE, RUNNING, DROPPED, FAILED, TO_DO)  # in the order in which they are counted
+_WATCHED_FIRST = (RUNNING, FAILED, TO_DO, DROPPED, COMPLETE)  # in the order in which --watch lists runs
 _EVERY = 2.0  # seconds between two looks of --watch
 _WIDTH = 140  # columns at least, so that lines written to a pipe are not folded
 _SHOWN = 40  # runs that --watch lists at most
@@ -118,7 +121,7 @@ def _watch(launch: Launch, runs_dir: Path, console: Console) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sweep.status",
-        description="List which runs of a sweep are finished, running, failed or to do.",
+        description="List which runs of a sweep are finished, running, dropped, failed or to do.",
     )
     add_launch(parser, "for one line about every launch")
     parser.add_argument(

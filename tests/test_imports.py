@@ -37,7 +37,7 @@ ROOMS = {
         "run": "store machine corpus lm train activations measures probing synthetic tracking jobs",
         "plan": "store machine lm train activations measures jobs run",
         "workers": "store machine jobs run plan",
-        "study": "store lm jobs run plan workers",
+        "study": "store lm probing jobs run plan workers",
     },
     "analysis": {
         "read": "",

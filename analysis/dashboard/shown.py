@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sweep.store.launches import ALL, FAILED, Launch, find_launch, states
-from sweep.store.records import COMPLETE, RECOVERY, iterate_records, read_record
+from sweep.store.records import COMPLETE, DROPPED, RECOVERY, iterate_records, read_record
 
 
 class Shown(NamedTuple):
@@ -65,4 +65,5 @@ def _group(runs_dir: Path, run_id: str) -> str | None:
 
 
 def _counted(counts: Counter[str]) -> str:
-    return f"{counts[COMPLETE]} complete, {counts[FAILED]} failed"
+    dropped = f", {counts[DROPPED]} dropped" if counts[DROPPED] else ""
+    return f"{counts[COMPLETE]} complete, {counts[FAILED]} failed{dropped}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 from analysis.read.remote import remote_records
 from analysis.read.sources import SHIPPED, NoRunsError, Remote, Source, named
-from sweep.store.records import COMPLETE, Record, iterate_records, parse_record
+from sweep.store.records import COMPLETE, DROPPED, FAILED, Record, iterate_records, parse_record
 
 PACKED = ".jsonl.gz"
 
@@ -23,7 +24,8 @@ def data_file(name: str) -> Path:
 def read_records(source: Source) -> list[Record]:
     """Return every complete record of `source`, in order of run id.
 
-    Records that cannot be read are left out and named on standard error; failed runs are left out and counted there.
+    Records that cannot be read are left out and named on standard error; failed and dropped runs are left out and
+    counted there.
 
     Args:
         source: a folder of runs, a file that `python -m analysis pack` wrote, one of SHIPPED for a file of the
@@ -32,16 +34,17 @@ def read_records(source: Source) -> list[Record]:
     Raises:
         NoRunsError: there is no such folder or file, or no complete run in it.
     """
-    found, failed = [], 0
+    found: list[Record] = []
+    ended = Counter[str]()
     for place, record in _all_records(source):
         if record is None:
             say_unreadable(place, ValueError())
         elif record["status"] != COMPLETE:
-            failed += 1
+            ended[DROPPED if record["status"] == DROPPED else FAILED] += 1
         else:
             found.append(record)
-    if failed:
-        print(f"note: {failed} failed run(s) left out", file=sys.stderr)
+    for status, count in sorted(ended.items()):
+        print(f"note: {count} {status} run(s) left out", file=sys.stderr)
     if not found:
         raise NoRunsError(f"{named(source)}: no complete run in it; python -m sweep makes some")
     return found

@@ -1,4 +1,4 @@
-"""Provide the Hydra sweeper `optuna_frontier`: an Optuna study of stored bytes and CE recovered, see `sweep.study`."""
+"""Provide the Hydra sweeper `optuna_frontier`: an Optuna study of what SAEs store and preserve, see `sweep.study`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ class OptunaFrontierSweeper(LaunchingSweeper):
         storage: str | None = None,
         study_name: str = "frontier",
         budget_bytes: int | None = None,
+        objectives: list[str] | None = None,
         inference: str = "encoder",
         pruner: str | None = None,
+        prune_share: float = 0.25,
+        prune_margin: float = 0.1,
+        prune_after: float = 0.25,
         batch: int | None = None,
         params: dict[str, Any] | None = None,
     ):

@@ -11,7 +11,7 @@ from sweep.plan.estimate import Basis, Estimate, Remaining, estimate_run, gather
 from sweep.plan.plan import Plan, Planned
 from sweep.run.once import unfinished_needs
 from sweep.store.lock_holders import find_holder
-from sweep.store.records import CHECKPOINT, COMPLETE, FAILED, Record, read_record, run_folder
+from sweep.store.records import CHECKPOINT, COMPLETE, DROPPED, FAILED, Record, read_record, run_folder
 
 TO_DO, FAILED_BEFORE = "to do", "failed last time"
 
@@ -69,8 +69,8 @@ def _state(run: Planned, folder: Path, record: Record | None, lacking: list[str]
     if lacking is not None:
         return f"{COMPLETE}, lacks {', '.join(lacking)}"
     if (folder / CHECKPOINT).exists():
-        return "has a checkpoint"
-    return FAILED_BEFORE if record else TO_DO
+        return "dropped before, has a checkpoint" if record and record["status"] == DROPPED else "has a checkpoint"
+    return FAILED_BEFORE if record and record["status"] == FAILED else TO_DO
 
 
 def _error_in(record: Record | None) -> str:

@@ -124,8 +124,7 @@ def run_together(jobs: Sequence[Job]) -> list[Record | Exception]:
     """Carry out several runs whose locks the caller holds; runs that train on the same batches read each batch once.
 
     Returns:
-        the record of each run, or the exception that left it without one. A run that was asked to stop has a record of
-        status "stopped" that is in memory only.
+        the record of each run, or the exception that left it without one.
     """
     prepare_process()
     if jobs[0].threads is not None:
@@ -143,7 +142,7 @@ def _carry_out_one(job: Job) -> Trainee[Record]:
     stop_file(folder, job.launch).unlink(missing_ok=True)  # a request to stop that came before this start is over
     with recording(job, folder, job.info.d_model, job.save_artifact) as under_way:
         yield from carry_out_stages(job, folder, under_way)
-    # A failed run keeps its checkpoint: after a full disk the next launch resumes from it.
+    # Failed and dropped runs keep their checkpoint: after a full disk the next launch resumes from it.
     if under_way.record["status"] == COMPLETE:
         (folder / CHECKPOINT).unlink(missing_ok=True)
     return under_way.record

@@ -14,13 +14,11 @@ from typing import NamedTuple
 from sweep.jobs.job import AnyJob
 from sweep.store.files import remove_left
 from sweep.store.progress import RunProgress
-from sweep.store.records import COMPLETE, FAILED, LOG, SCHEMA, Record, write_record
+from sweep.store.records import COMPLETE, DROPPED, FAILED, LOG, SCHEMA, Record, write_record
 from sweep.store.versions import versions
 from sweep.tracking.outage import Outage, unreachable
 from sweep.tracking.wandb_tracker import FailsafeTracker, NoTracker, Tracker, WandbTracker
 from sweep.train.loop import Stopped
-
-STOPPED = "stopped"  # the status of a run that was asked to stop; no record on disk has it
 
 
 class UnwrittenError(ValueError):
@@ -39,8 +37,8 @@ class Recording(NamedTuple):
 def recording(job: AnyJob, folder: Path, d_in: int, artifact: bool = False) -> Iterator[Recording]:
     """Surround the work of one run, and leave its record, log and tracker behind however the work ends.
 
-    A failure does not go further: it becomes a record of status "failed" with the error. An interrupt leaves no record,
-    nor does `Stopped`, whose record stays in memory with the status STOPPED.
+    A failure does not go further: it becomes a record of status "failed" with the error. `Stopped` becomes one of
+    status "dropped", which says where and why. An interrupt leaves no record.
 
     Args:
         artifact: also hand the SAE in `folder` to the tracker if the work succeeds.
@@ -52,10 +50,8 @@ def recording(job: AnyJob, folder: Path, d_in: int, artifact: bool = False) -> I
         yield Recording(record, tracker, say)
         record["status"] = COMPLETE
     except Stopped as asked:
-        record["status"], record["error"] = STOPPED, str(asked)
+        record["status"], record["dropped"] = DROPPED, {"step": asked.step, "why": asked.why}
         log(folder, str(asked))
-        tracker.finish(failed=True)
-        return
     except Exception as error:
         record["status"], record["error"] = FAILED, one_line(error)
         log(folder, traceback.format_exc())

@@ -42,7 +42,7 @@ from sweep.run.recording import Recording, log
 from sweep.store.hashes import file_hash
 from sweep.store.once_said import say_once
 from sweep.store.progress import RunProgress
-from sweep.store.records import CHECKPOINT, CURVE, CURVE_POINTS, SYNTHETIC, WEIGHTS, Record, read_record, stop_file
+from sweep.store.records import CHECKPOINT, CURVE, CURVE_POINTS, SYNTHETIC, WEIGHTS, Record, read_record, stop_asked
 from sweep.store.versions import CODE
 from sweep.train.config import TrainingError
 from sweep.train.loop import Training, training
@@ -184,7 +184,7 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool | FedPool, recording:
         report,
         job.spec.arm.schedule,
         job.spec.arm.rounding,
-        stop_file(folder, job.launch).exists,
+        partial(stop_asked, folder, job.launch),
         record["versions"][CODE],
     )
 

@@ -13,11 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sweep.store.lock_holders import Holder, find_holder
-from sweep.store.records import CHECKPOINT, COMPLETE, LAUNCH, Record, UnreadableError, read_record, run_folder
+from sweep.store.records import (
+    CHECKPOINT,
+    COMPLETE,
+    DROPPED,
+    LAUNCH,
+    Record,
+    UnreadableError,
+    drop_in_words,
+    read_record,
+    run_folder,
+)
 
 ALL = "all"  # what a user writes in place of a launch's name to mean everything in the run store
 
-# Names of a run's states, beside `sweep.store.records.COMPLETE`.
+# Names of a run's states, beside COMPLETE and DROPPED of `sweep.store.records`.
 RUNNING, FAILED, TO_DO = "running", "failed", "to do"
 
 _REQUIRED_KEYS = {"started", "host", "pid", "command", "runs"}  # every launch.json has at least these
@@ -45,8 +55,8 @@ class State(NamedTuple):
 
     run_id: str
     title: str
-    state: str  # COMPLETE, RUNNING, FAILED or TO_DO
-    detail: str  # the run's result, or who works on it since when, or the error that ended it
+    state: str  # COMPLETE, RUNNING, DROPPED, FAILED or TO_DO
+    detail: str  # the run's result, or who works on it since when, or what ended it
 
 
 def launches(runs_dir: Path) -> list[Launch]:
@@ -106,10 +116,12 @@ def _state(runs_dir: Path, run: dict[str, Any], started: str) -> State:
         return State(run_id, title, TO_DO, "has a checkpoint" if (folder / CHECKPOINT).exists() else "")
     if record["status"] == COMPLETE:
         return State(run_id, title, COMPLETE, _result_in_words(record))
+    before = datetime.fromisoformat(record["finished"]) < datetime.fromisoformat(started)  # this launch tries it again
+    if record["status"] == DROPPED:
+        why = drop_in_words(record)
+        return State(run_id, title, TO_DO if before else DROPPED, f"before: {why}" if before else why)
     error = record.get("error", "unknown error")
-    if datetime.fromisoformat(record["finished"]) < datetime.fromisoformat(started):  # this launch tries it again
-        return State(run_id, title, TO_DO, f"failed before: {error}")
-    return State(run_id, title, FAILED, error)
+    return State(run_id, title, TO_DO if before else FAILED, f"failed before: {error}" if before else error)
 
 
 def _holder_in_words(holder: Holder) -> str:

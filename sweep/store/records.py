@@ -7,8 +7,10 @@ object with these entries:
     kind        "recovery" for a recovery experiment (see `sweep.run.recovery`), "synthetic" for an SAE of samples of a
                 synthetic model (see `sweep.synthetic`); missing for an SAE of an LM
     run_id      16 hex digits: the hash of `spec`, and the name of the run's folder
-    status      "complete" or "failed"
-    error       one line that says why the run failed; missing from a complete record
+    status      "complete", "failed", or "dropped": its search ended its training early. Whoever asks for the run later
+                has it trained to its end, from its checkpoint if that is still there
+    error       one line that says why the run failed; missing from the other records
+    dropped     of a dropped run alone: step, the training steps that it did, and why, in one line
     spec        every setting that determines the result (see `sweep.jobs.spec`)
     config      the whole resolved config as it was launched, paths included
     labels      names for people: model, corpus, arm, and sweep, the name of the launch
@@ -79,7 +81,7 @@ from typing import Any
 from sweep.store.files import write_json
 
 SCHEMA = 1
-COMPLETE, FAILED = "complete", "failed"  # the values of `status`
+COMPLETE, FAILED, DROPPED = "complete", "failed", "dropped"  # the values of `status`
 RECOVERY, SYNTHETIC = "recovery", "synthetic"  # the values of `kind` for what is no SAE of an LM
 WEIGHTS = "weights_sha256"  # the key of the weights' checksum
 CURVE_POINTS = 200  # values in each list of `curves`, at most
@@ -110,11 +112,24 @@ def run_folder(runs_dir: Path, run_id: str) -> Path:
 
 
 def stop_file(folder: Path, launch: str) -> Path:
-    """Return the file that tells the workers of `launch` to stop training the run in `folder`.
+    """Return the file that tells the workers of `launch` to stop training the run in `folder`; it says why.
 
-    A run that is stopped in this way leaves a checkpoint and no record.
+    A run that is stopped in this way leaves a checkpoint and a record of status DROPPED.
     """
     return folder / f"stop.{launch}"
+
+
+def stop_asked(folder: Path, launch: str) -> str | None:
+    """Return why the workers of `launch` are to stop training the run in `folder`; None where they are not."""
+    try:
+        return stop_file(folder, launch).read_text() or None  # an empty file is being written
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def drop_in_words(record: Record) -> str:
+    """Return, for a dropped run, for example `dropped at step 300: FVU 0.81 at 30 % of training is over ...`."""
+    return f"{DROPPED} at step {record['dropped']['step']}: {record['dropped']['why']}"
 
 
 def write_record(runs_dir: Path, record: Record) -> None:

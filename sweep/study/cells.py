@@ -15,6 +15,7 @@ from sweep.lm.find import ModelNotHereError
 from sweep.plan.merging import ONE_VALUE
 from sweep.plan.plan import Planned, check_budget, make_plan
 from sweep.study.config import KEY, SearchConfig
+from sweep.study.objectives import check_measured
 from sweep.study.space import Space, SpaceError, described
 
 
@@ -42,8 +43,9 @@ class Cells(NamedTuple):
         try:
             plan = make_plan([(overrides, cfg)], self.launch)
             for run in plan.runs:
-                if isinstance(run.job, Job) and run.job.spec.synthetic is not None:
-                    raise ValueError("model=synthetic has no LM, and so no CE recovered to search")
+                if isinstance(run.job, Job):
+                    for name in self.config.directions:
+                        check_measured(name, run.job)
                 check_budget(run.job, self.config.budget_bytes)
         except CellError as error:
             raise ImpossibleError(str(error)) from None
@@ -62,7 +64,7 @@ class Cells(NamedTuple):
 
 
 def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:
-    """Raise ValueError if no trial at all can be measured in the CE recovered that the search maximises.
+    """Raise ValueError if no trial at all can be measured in what the search looks for.
 
     So it does where a searched setting makes no other run.
     """
@@ -70,7 +72,7 @@ def check_base(config: SearchConfig, space: Space, cfg: DictConfig) -> None:
         if any(name == key or name.startswith(f"{key}.") for key in ONE_VALUE):
             raise SpaceError(f"{name}={described(distribution)} cannot be searched, as it changes no result")
     if cfg.get("recovery") is not None:
-        raise ValueError("recovery=... asks for a synthetic experiment, which has no CE recovered to search")
+        raise ValueError("recovery=... asks for a synthetic experiment, which has no SAE of an LM to search")
     if config.inference == ENCODER or {"eval", "eval.inference"} & set(space.distributions):
         return
     measured = {inference_name(str(name)) for name in cfg.eval.get("inference") or []}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_type_hints
+from typing import Any, get_type_hints
 
 from sae_core.inference import ENCODER, inference_name
 from sweep.jobs.config_checks import check_types
-from sweep.study.samplers import GRID, PRUNERS, SAMPLERS
+from sweep.study.objectives import RECOVERED, STORED, Direction, direction, is_foretold
+from sweep.study.samplers import FRONTIER, GRID, PRUNERS, SAMPLERS
 
 KEY = "hydra.sweeper."
 
@@ -24,10 +25,14 @@ class SearchConfig:
         seed: the sampler's seed; runs have seeds of their own.
         storage: where the study is kept, see `sweep.study.storage`; None keeps it in memory.
         study_name: the study's name in the storage, and the name of its folder under `studies/`.
-        budget_bytes: with None, the search minimises stored bytes and maximises CE recovered; with a number, it only
-            maximises CE recovered, among SAEs whose file has at most so many bytes.
+        budget_bytes: only SAEs whose file has at most so many bytes are trained; None for any.
+        objectives: what is looked for, by the names of `sweep.study.objectives`. None is CE recovered alone with a
+            budget, and without one stored bytes and CE recovered.
         inference: the way to read codes (`sae_core.inference`) that CE recovered is taken from.
-        pruner: a name of `PRUNERS`; only for a search of CE recovered alone.
+        pruner: `frontier` for a search of stored bytes and one measure of what is preserved
+            (`sweep.study.front_rule`), or a name of `PRUNERS` for a search of such a measure alone; None trains every
+            run to its end.
+        prune_share, prune_margin, prune_after: of the pruner `frontier`, see `sweep.study.front_rule.FrontRule`.
         batch: trials asked for at a time; None is one for each worker, but at most a quarter of `n_trials`.
 
     Raises:
@@ -40,8 +45,12 @@ class SearchConfig:
     storage: str | None = None
     study_name: str = "frontier"
     budget_bytes: int | None = None
+    objectives: list[str] | None = None
     inference: str = ENCODER
     pruner: str | None = None
+    prune_share: float = 0.25
+    prune_margin: float = 0.1
+    prune_after: float = 0.25
     batch: int | None = None
 
     def __post_init__(self):
@@ -50,7 +59,7 @@ class SearchConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{_key(name)}={value} must be at least {least}")
-        for name, known in (("sampler", [*SAMPLERS, GRID]), ("pruner", list(PRUNERS))):
+        for name, known in (("sampler", [*SAMPLERS, GRID]), ("pruner", [FRONTIER, *PRUNERS])):
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise ValueError(f"{_key(name)}={value} is unknown: choose from {', '.join(known)}")
@@ -58,21 +67,43 @@ class SearchConfig:
             raise ValueError(f"{KEY}n_trials=null (every combination) is for {KEY}sampler=grid; give a number")
         if not re.fullmatch(r"\w[\w.+-]*", self.study_name):
             raise ValueError(f"{KEY}study_name={self.study_name} must be a name of letters, digits, _ . + -")
-        if self.pruner is not None and self.budget_bytes is None:
-            raise ValueError(
-                f"{KEY}pruner={self.pruner} needs one objective: give budget_bytes=... (Optuna prunes no study of two)"
-            )
+        for name, least in (("prune_share", 0), ("prune_margin", 0), ("prune_after", 0.25)):
+            value = getattr(self, name)
+            if not least <= value <= 1:
+                raise ValueError(f"{KEY}{name}={value} must be in {least}..1")
+        self._check_objectives()
         try:
             object.__setattr__(self, "inference", inference_name(self.inference))
         except ValueError as error:
             raise ValueError(f"{KEY}inference={error}") from None
 
     @property
-    def objectives(self) -> dict[str, Literal["minimize", "maximize"]]:
+    def directions(self) -> dict[str, Direction]:
         """The direction of each objective, by its name."""
-        if self.budget_bytes is None:
-            return {"stored_bytes": "minimize", "ce_recovered": "maximize"}
-        return {"ce_recovered": "maximize"}
+        by_default = [STORED, RECOVERED] if self.budget_bytes is None else [RECOVERED]
+        return {name: direction(name) for name in (by_default if self.objectives is None else self.objectives)}
+
+    def _check_objectives(self) -> None:
+        """Raise ValueError if an objective is unknown or there is none, or the pruner cannot judge by them."""
+        try:
+            aims = list(self.directions)
+        except ValueError as error:
+            raise ValueError(f"{KEY}objectives: {error}") from None
+        if not aims:
+            raise ValueError(f"{KEY}objectives=[] must name at least one")
+        if self.pruner is None:
+            return
+        preserved, listed = [name for name in aims if is_foretold(name)], ", ".join(aims)
+        if self.pruner == FRONTIER and (len(preserved) != 1 or len(aims) != 2 or STORED not in aims):
+            raise ValueError(
+                f"{KEY}pruner={FRONTIER} is for {STORED} and one measure of what is preserved, such as {RECOVERED}: "
+                f"the FVU of training foretells no other ({listed})"
+            )
+        if self.pruner != FRONTIER and (len(aims) != 1 or not preserved):
+            raise ValueError(
+                f"{KEY}pruner={self.pruner} needs one objective, a measure of what is preserved ({listed}): give "
+                f"budget_bytes=..., or {KEY}pruner={FRONTIER} for {STORED} and {RECOVERED}"
+            )
 
 
 def search_config(given: dict[str, Any]) -> SearchConfig:

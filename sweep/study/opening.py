@@ -39,7 +39,7 @@ def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
     study = optuna.create_study(
         storage=open_storage(config.storage),
         study_name=config.study_name,
-        directions=list(config.objectives.values()),
+        directions=list(config.directions.values()),
         pruner=pruner_named(config.pruner),
         load_if_exists=True,
     )
@@ -47,7 +47,7 @@ def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
     stored = study.user_attrs.get(ABOUT)
     if stored is None and not study.get_trials(deepcopy=False):
         study.set_user_attr(ABOUT, asked)
-        study.set_metric_names(list(config.objectives))
+        study.set_metric_names(list(config.directions))
     else:
         _check(study, stored, asked)
         if stored != asked:  # the bounds of a range have moved
@@ -58,7 +58,7 @@ def open_study(config: SearchConfig, space: Space, cfg: DictConfig) -> Study:
 def about(config: SearchConfig, space: Space, cfg: DictConfig) -> dict[str, Any]:
     """Return what distinguishes this search from others, in the form in which the study's attribute keeps it."""
     return {
-        "objectives": list(config.objectives),
+        "objectives": list(config.directions),
         "budget_bytes": config.budget_bytes,
         "inference": config.inference,
         "space": written(space),

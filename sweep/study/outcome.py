@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from optuna.trial import TrialState
 
-from sae_core.inference import ENCODER
 from sweep.jobs.job import Job
-from sweep.store.records import COMPLETE, Record
+from sweep.store.records import COMPLETE, DROPPED, Record
 from sweep.study.config import SearchConfig
+from sweep.study.curves import alike, front_curve
+from sweep.study.objectives import RECOVERED, STORED, VALUES, UndefinedError, metrics_of, value_in
+
+# User attributes of trials that the frontier's pruner reads.
+CURVE, ALIKE = "curve", "alike"  # [[percent of training, FVU], ...] of a complete run; `sweep.study.curves.alike`
 
 
 class Outcome(NamedTuple):
@@ -27,9 +29,11 @@ def job_marks(job: Job) -> dict[str, Any]:
     axes = job.axes
     return {
         "run_id": job.spec.run_id,
+        "launch": job.launch,
         "arm": job.labels["arm"],
         "layer": axes["layer"],
         **{axis: axes[axis] for axis in ("d", "k", "n", "seed")},
+        ALIKE: alike(job),
     }
 
 
@@ -41,27 +45,30 @@ def outcome_of(record: Record | None, config: SearchConfig, why: str = "it left 
     """
     if record is None:
         return failed(why)
+    if record["status"] == DROPPED:
+        return dropped(record["dropped"]["why"], record["dropped"]["step"], record["timings"]["total"])
     if record["status"] != COMPLETE:
         return failed(record.get("error", "unknown error"))
-    metrics = metrics_of(record, config.inference)
-    value = metrics.get("ce_recovered")
-    if "ce_recovered" in metrics and value is None:
-        return failed(
-            "CE recovered is undefined, so the run has no rank: zero ablation does not clearly cost the LM anything "
-            f"(from {metrics['ce_clean']:.4f} to {metrics['ce_zero']:.4f} nats)"
-        )
-    if value is None or not math.isfinite(value):
-        reading = record.get("inference", {}).get(config.inference, {})
-        return failed(f"no CE recovered by {config.inference}: {reading.get('error', 'not measured')}")
-    storage = record["storage"]
+    try:
+        aims = {name: value_in(record, name, config.inference) for name in config.directions}
+    except UndefinedError as error:
+        return failed(str(error))
+    storage, metrics = record["storage"], metrics_of(record, config.inference)
     marks = {
-        "stored_bytes": storage["artifact_bytes"],
-        "learned_decoder_values": storage["learned_decoder_values"],
-        "ce_recovered": value,
-        "delta_ce": metrics["delta_ce"],
+        STORED: storage["artifact_bytes"],
+        VALUES: storage[VALUES],
+        **{name: metrics[name] for name in (RECOVERED, "delta_ce") if metrics.get(name) is not None},
         "seconds": record["timings"]["total"],
     }
-    return Outcome(TrialState.COMPLETE, [float(marks[name]) for name in config.objectives], marks)
+    marks |= {name: value for name, value in aims.items() if name not in marks}
+    if curve := front_curve(record):
+        marks[CURVE] = curve
+    return Outcome(TrialState.COMPLETE, list(aims.values()), marks)
+
+
+def dropped(why: str, step: int, seconds: float) -> Outcome:
+    """Return the outcome of a trial whose run was ended early at a step of its training."""
+    return Outcome(TrialState.PRUNED, None, {"dropped": why, "dropped_at": step, "seconds": seconds})
 
 
 def failed(error: str) -> Outcome:
@@ -72,10 +79,3 @@ def failed(error: str) -> Outcome:
 def impossible(reason: str) -> Outcome:
     """Return the outcome of a trial whose values no run can have: it is never trained and does not count as a trial."""
     return Outcome(TrialState.FAIL, None, {"reason": reason})
-
-
-def metrics_of(record: Record, inference: str) -> Mapping[str, Any]:
-    """Return a record's metrics with the codes found by `inference`; empty where that was not measured."""
-    if inference == ENCODER:
-        return record["metrics"]
-    return record.get("inference", {}).get(inference, {}).get("metrics", {})

@@ -31,7 +31,9 @@ def print_search(config: SearchConfig, cells: Cells, base: DictConfig) -> None:
     """
     space = cells.space
     print(f"study {config.study_name} in {config.storage or 'memory'}, sampler {config.sampler}, seed {config.seed}")
-    print(f"objectives: {', '.join(f'{way} {name}' for name, way in config.objectives.items())}")
+    print(f"objectives: {', '.join(f'{way} {name}' for name, way in config.directions.items())}")
+    if config.pruner is not None:
+        print(f"pruner: {config.pruner}")
     print("searched:")
     for name, distribution in space.distributions.items():
         print(f"  {name}={described(distribution)}")

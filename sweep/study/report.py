@@ -18,6 +18,7 @@ from sweep.store.files import replaced
 from sweep.store.human_size import human_size
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Owner
+from sweep.study.front import aims_of, pareto_set
 from sweep.study.search import Search
 from sweep.study.trials import FINISHED, others, whose
 
@@ -26,27 +27,8 @@ PARETO, TRIALS = "pareto.csv", "trials.csv"
 _WHICH = ("run_id", "trial", "arm", "d", "k", "n", "layer", "seed")
 _FOUND = ("stored_bytes", "learned_decoder_values", "ce_recovered", "delta_ce")
 _ENDED = ("state", "value", "seconds", "from_store", "draw", "retry_of")
-_WHY = ("reason", "error", "freed", "given_back", "host", "pid")
+_WHY = ("reason", "error", "freed", "given_back", "dropped_at", "dropped", "host", "pid")
 _SHOWN = 10  # rows at either end of a long Pareto set that the terminal's table shows
-
-
-def pareto_set(trials: Sequence[FrozenTrial], budget: int | None = None) -> list[FrozenTrial]:
-    """Return a trial of each run that no other run betters in both stored bytes and CE recovered, the smallest first.
-
-    Args:
-        budget: only runs of at most so many bytes; None for any.
-    """
-    runs: dict[str, FrozenTrial] = {}
-    for trial in trials:
-        if trial.state == TrialState.COMPLETE and {"run_id", *_FOUND} <= trial.user_attrs.keys():
-            runs.setdefault(trial.user_attrs["run_id"], trial)
-    best, kept = float("-inf"), list[FrozenTrial]()
-    for trial in sorted(runs.values(), key=lambda t: (t.user_attrs["stored_bytes"], -t.user_attrs["ce_recovered"])):
-        marks = trial.user_attrs
-        if marks["ce_recovered"] > best and (budget is None or marks["stored_bytes"] <= budget):
-            best = marks["ce_recovered"]
-            kept.append(trial)
-    return kept
 
 
 def write_results(folder: Path, trials: Sequence[FrozenTrial], names: Sequence[str], config: SearchConfig) -> None:
@@ -56,21 +38,23 @@ def write_results(folder: Path, trials: Sequence[FrozenTrial], names: Sequence[s
         names: the parameters that are searched.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own = [name for name in names if name not in _WHICH]
-    best = pareto_set(trials, config.budget_bytes)
-    _write(folder / PARETO, [*_WHICH, *own, *_FOUND], [_row(trial) for trial in best])
-    _write(folder / TRIALS, [*_WHICH, *own, *_FOUND, *_ENDED, *_WHY], [_row(trial) for trial in trials])
+    own, found = [name for name in names if name not in _WHICH], [*_FOUND, *_further(config)]
+    best = pareto_set(trials, config)
+    _write(folder / PARETO, [*_WHICH, *own, *found], [_row(trial) for trial in best])
+    _write(folder / TRIALS, [*_WHICH, *own, *found, *_ENDED, *_WHY], [_row(trial) for trial in trials])
 
 
 def print_results(to_do: Search, console: Console | None = None) -> None:
     """Print the Pareto set, and what became of all trials."""
     asking = to_do.asking
     trials = asking.study.get_trials(deepcopy=False)
-    best = pareto_set(trials, asking.config.budget_bytes)
+    best = pareto_set(trials, asking.config)
     own = [name for name in asking.space.distributions if name not in (*_WHICH, "sae")]
-    console = console or Console(highlight=False, width=max(Console().width, 130 + 12 * len(own)))
+    further = _further(asking.config)
+    wide = 130 + 12 * len(own) + sum(len(name) + 3 for name in further)
+    console = console or Console(highlight=False, width=max(Console().width, wide))
     if best:
-        console.print(_table(best, own))
+        console.print(_table(best, own, further))
     for line in _summary(to_do, trials):
         console.print(line, markup=False, soft_wrap=True)
     if best:
@@ -87,7 +71,7 @@ def _summary(to_do: Search, trials: Sequence[FrozenTrial]) -> list[str]:
     target = f" of {asking.config.n_trials}" if asking.config.n_trials else ""
     words = [f"study {asking.study.study_name}: {finished}{target} trials complete"]
     runs = {trial.user_attrs.get("run_id") for trial in trials if trial.state in FINISHED}
-    words += [f"{states[TrialState.PRUNED]} of them pruned"] if states[TrialState.PRUNED] else []
+    words += [f"{states[TrialState.PRUNED]} of them dropped"] if states[TrialState.PRUNED] else []
     words += [f"{len(runs)} different runs"] if 0 < len(runs) < finished else []
     words += [f"{len(marked['error'])} failed"] if marked["error"] else []
     words += [f"{len(marked['reason'])} left out"] if marked["reason"] else []
@@ -115,10 +99,15 @@ def _grouped(what: str, reasons: Sequence[str]) -> list[str]:
     ]
 
 
-def _table(best: Sequence[FrozenTrial], own: Sequence[str]) -> Table:
+def _further(config: SearchConfig) -> list[str]:
+    """Return the objectives that have no column in any case."""
+    return [name for name in aims_of(config) if name not in _FOUND]
+
+
+def _table(best: Sequence[FrozenTrial], own: Sequence[str], further: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     columns = ["run", "trial", "arm", "d", "k", "n", "layer", "seed", *own]
-    for column in [*columns, "stored", "values", "CE recovered", "delta CE", "seconds"]:
+    for column in [*columns, "stored", "values", "CE recovered", "delta CE", *further, "seconds"]:
         table.add_column(column, justify="left" if column in ("run", "arm") else "right", no_wrap=True)
     for trial in _ends(best):
         if trial is None:
@@ -128,7 +117,8 @@ def _table(best: Sequence[FrozenTrial], own: Sequence[str]) -> Table:
         cells = [marks["run_id"], str(trial.number), *(str(marks[key]) for key in _WHICH[2:])]
         cells += [_short(trial.params.get(name)) for name in own]
         cells += [human_size(marks["stored_bytes"]), str(marks["learned_decoder_values"])]
-        cells += [f"{marks['ce_recovered']:.4f}", f"{marks['delta_ce']:.4f}", f"{marks['seconds']:.1f}"]
+        cells += [_four_places(marks.get(name)) for name in ("ce_recovered", "delta_ce", *further)]
+        cells.append(f"{marks['seconds']:.1f}")
         table.add_row(*cells)
     return table
 
@@ -151,6 +141,10 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
         writer = csv.DictWriter(stream, columns, extrasaction="ignore", restval="")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _four_places(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _short(value: Any) -> str:

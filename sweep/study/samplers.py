@@ -23,8 +23,9 @@ GRID = "grid"  # every combination in turn, without a sampler
 # Trials in a generation of NSGA-II. The first generation is drawn at random, and with Optuna's default of 50 most
 # searches here would end within it.
 POPULATION = 20
+FRONTIER = "frontier"  # our own pruner, for two objectives (`sweep.study.front_rule`)
 RUNGS = 10  # a trial is compared with others at each tenth of its training
-PATIENCE = 5  # after so many impossible trials in a row, the next is drawn at random
+PATIENCE = 5  # after so many trials in a row that trained nothing, the next is drawn at random
 
 # Each option that Optuna has changed between versions is given explicitly.
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -45,19 +46,20 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 }
 
 
-def sampler_for(name: str, seed: int, draw: int, impossible: int = 0) -> BaseSampler:
+def sampler_for(name: str, seed: int, draw: int, in_vain: int = 0) -> BaseSampler:
     """Return the sampler of one draw.
 
     Args:
         name: a key of `SAMPLERS`, or `grid`.
         draw: the number of the draw, counted from 0.
-        impossible: how many draws just before it could not be trained. Samplers don't learn from those, and Gaussian
-            processes would propose the same again and again; so after `PATIENCE` of them the draw is random.
+        in_vain: how many draws just before it trained nothing, as they were impossible or had been dropped before.
+            Gaussian processes don't learn from those and would propose the same again and again; so after `PATIENCE` of
+            them the draw is random.
     """
     own = int(np.random.SeedSequence([seed, draw]).generate_state(1)[0])
-    return SAMPLERS["random" if name == GRID or impossible >= PATIENCE else name](own)
+    return SAMPLERS["random" if name == GRID or in_vain >= PATIENCE else name](own)
 
 
 def pruner_named(name: str | None) -> BasePruner:
-    """Return the pruner of that name, or for None one that ends nothing."""
-    return NopPruner() if name is None else PRUNERS[name]()
+    """Return Optuna's pruner of that name; one that ends nothing where there is none, or one of our own."""
+    return PRUNERS[name]() if name in PRUNERS else NopPruner()

@@ -20,17 +20,20 @@ from optuna.trial import TrialState
 
 from sweep.jobs.job import Job
 from sweep.plan.plan import Planned, joined
-from sweep.run.once import preflight
+from sweep.run.once import preflight, unfinished_needs
 from sweep.store.records import COMPLETE, Record, read_record, run_folder
 from sweep.study.cells import Cells, ImpossibleError
 from sweep.study.controller import Owner
+from sweep.study.curves import curve_of, recorded_curve
 from sweep.study.outcome import Outcome, impossible, job_marks, outcome_of
-from sweep.study.pruning import curve_of, pruned, recorded_curve, report
+from sweep.study.pruning import pruned, report
+from sweep.study.samplers import PRUNERS
 from sweep.study.storage import StorageError
 from sweep.study.trials import (
     FINISHED,
     Asking,
     counted,
+    dropped_before,
     free_dead,
     give_back,
     mark,
@@ -162,6 +165,9 @@ def _fill(to_do: Search, batch: list[Asked]) -> None:
         mark(to_do.asking.study, trial, job_marks(asked.job))
         if asked.run.done:
             _tell_from_store(to_do, asked)
+        elif (before := dropped_before(to_do.asking, trial, asked.job.spec.run_id)) is not None:
+            tell(to_do.asking.study, trial, before)
+            _say(f"{_count(to_do)} {asked.job.title}: drawn again, dropped before")
         else:
             batch.append(asked)
 
@@ -224,16 +230,13 @@ def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
         runs[run_id] = joined(runs[run_id], asked.run) if run_id in runs else asked.run
     for job in {asked.job.spec.activations: asked.job for asked in batch}.values():
         preflight(job)
-    watched = {asked.job.spec.run_id: (asked.trial, asked.job) for asked in batch}
-    with pruned(watched if to_do.asking.config.pruner else {}, to_do.cells.launch) as stopped:
+    needed = {job.spec.run_id for asked in batch for job in unfinished_needs(asked.job)}
+    watched = {run_id: (asked.trial, asked.job) for asked in batch if (run_id := asked.job.spec.run_id) not in needed}
+    with pruned(watched, to_do.asking.study, to_do.asking.config, to_do.cells.launch):
         why = to_do.launch(list(runs.values()), _finished(to_do), to_do.asking.config.n_trials)
     for asked in batch:
         run_id, record = asked.job.spec.run_id, _record(asked)
         complete = record is not None and record["status"] == COMPLETE
-        if run_id in stopped and not complete:
-            _tell(to_do, asked, Outcome(TrialState.PRUNED, None, {}), None)
-            _say(f"{_count(to_do)} {asked.job.title}: pruned")
-            continue
         # A run with a reason in `why` left no record in this launch: a record of a failure is from an earlier launch.
         its_own = record if complete or run_id not in why else None
         outcome = outcome_of(its_own, to_do.asking.config, why.get(run_id, ""))
@@ -243,8 +246,8 @@ def _carry_out(to_do: Search, batch: Sequence[Asked]) -> None:
 
 
 def _tell(to_do: Search, asked: Asked, outcome: Outcome, record: Record | None) -> None:
-    """End a trial. Where the study has a pruner, report the run's curve first, for other trials to be compared with."""
-    if to_do.asking.config.pruner and outcome.state == TrialState.COMPLETE and record is not None:
+    """End a trial. For one of Optuna's pruners, report the run's curve first, for other trials to be compared with."""
+    if to_do.asking.config.pruner in PRUNERS and outcome.state == TrialState.COMPLETE and record is not None:
         train = asked.job.spec.train
         folder = run_folder(asked.job.runs_dir, asked.job.spec.run_id)
         report(asked.trial, curve_of(folder) or recorded_curve(record, train.batch_size), train.steps)

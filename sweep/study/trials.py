@@ -11,6 +11,8 @@ sampler is seeded with (seed, draw), and a retry keeps its draw. A trial that en
     freed       its controller died or was interrupted; another trial repeats its draw and values, and has its number
                 as `retry_of`
     given_back  it was more than the target, or another controller is training its run
+
+One whose run was ended early has `dropped`, which says why, and `dropped_at`, the step of its training.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.private_names import set_trial_attribute
-from sweep.store.records import read_record
+from sweep.store.records import DROPPED, Record, read_record
 from sweep.study.config import SearchConfig
 from sweep.study.controller import Controller, Owner
 from sweep.study.outcome import Outcome, outcome_of
@@ -63,7 +65,7 @@ def next_trial(asking: Asking) -> Trial | None:
     else:
         draw = waiting.user_attrs.get("draw", _next_draw(trials))  # a trial that was enqueued by hand has none
         mark(study, waiting, {"draw": draw, **marks})
-    study.sampler = sampler_for(asking.config.sampler, asking.config.seed, draw, _impossible_in_a_row(trials))
+    study.sampler = sampler_for(asking.config.sampler, asking.config.seed, draw, _in_vain_in_a_row(trials))
     trial = study.ask(asking.space.distributions)
     if trial.user_attrs.get("owner") != asking.controller.token:  # a controller of another run store was quicker
         mark(study, trial, {"draw": draw, **marks})
@@ -108,8 +110,9 @@ def free_dead(asking: Asking) -> int:
 def release(asking: Asking, trial: FrozenTrial, why: str) -> bool:
     """End a running trial that no controller works on any more; return whether it is to be retried."""
     study, run_id = asking.study, trial.user_attrs.get("run_id")
-    outcome = outcome_of(read_record(asking.controller.runs_dir, run_id) if run_id else None, asking.config)
-    if outcome.state == TrialState.COMPLETE:
+    record = read_record(asking.controller.runs_dir, run_id) if run_id else None
+    outcome = outcome_of(record, asking.config)
+    if outcome.state == TrialState.COMPLETE or (record is not None and _was_dropped_in(record, trial)):
         tell(study, trial, outcome)
         return False
     # The retry is enqueued first: a controller killed in between leaves both, and `free_dead` ends the old one later.
@@ -118,6 +121,27 @@ def release(asking: Asking, trial: FrozenTrial, why: str) -> bool:
         study.enqueue_trial(_values_of_retry(asking.space, trial), user_attrs=again)
     tell(study, trial, Outcome(TrialState.FAIL, None, {"freed": why}))
     return True
+
+
+def dropped_before(asking: Asking, trial: Trial, run_id: str) -> Outcome | None:
+    """Return the outcome of an earlier trial of this study with the same run, if that was ended early; else None.
+
+    A search that prunes does not train such a run again. One that does not prune any more trains it to its end.
+    """
+    if asking.config.pruner is None:
+        return None
+    ended = asking.study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+    for other in ended:
+        marks = other.user_attrs
+        if marks.get("run_id") == run_id and other.number < trial.number and "dropped" in marks:
+            kept = {key: marks[key] for key in ("dropped", "dropped_at", "seconds")}
+            return Outcome(TrialState.PRUNED, None, {**kept, "from_store": True})
+    return None
+
+
+def _was_dropped_in(record: Record, trial: FrozenTrial) -> bool:
+    """Tell whether the trial's own launch dropped the run of this record."""
+    return record["status"] == DROPPED and record["labels"]["sweep"] == trial.user_attrs.get("launch")
 
 
 def give_back(asking: Asking, trial: Trial, why: str) -> None:
@@ -204,8 +228,16 @@ def _next_draw(trials: list[FrozenTrial]) -> int:
     return max((trial.user_attrs["draw"] + 1 for trial in trials if "draw" in trial.user_attrs), default=0)
 
 
-def _impossible_in_a_row(trials: list[FrozenTrial]) -> int:
-    """Return how many of the last draws had impossible values; freed trials and those given back are passed over."""
+def _in_vain_in_a_row(trials: list[FrozenTrial]) -> int:
+    """Return how many of the last draws trained nothing: their values were impossible, or their run dropped before.
+
+    Freed trials and those given back are passed over.
+    """
     told = [trial for trial in trials if not {"freed", "given_back"} & trial.user_attrs.keys()]
     ended = [trial for trial in told if trial.state.is_finished()]
-    return sum(1 for _ in itertools.takewhile(lambda trial: "reason" in trial.user_attrs, reversed(ended)))
+    return sum(1 for _ in itertools.takewhile(_was_in_vain, reversed(ended)))
+
+
+def _was_in_vain(trial: FrozenTrial) -> bool:
+    again = trial.state == TrialState.PRUNED and trial.user_attrs.get("from_store", False)
+    return again or "reason" in trial.user_attrs

@@ -29,7 +29,16 @@ class Training(NamedTuple):
 
 
 class Stopped(Exception):
-    """A training ended early because it was asked to; its checkpoint holds all that was done."""
+    """A training ended early because it was asked to; its checkpoint holds all that was done.
+
+    Args:
+        step: the steps that were done.
+        why: what it was asked for, in one line.
+    """
+
+    def __init__(self, step: int, why: str):
+        super().__init__(f"stopped at step {step}: {why}")
+        self.step, self.why = step, why
 
 
 def train(
@@ -61,7 +70,7 @@ def training(
     report: Callable[[Progress], None] = lambda progress: None,
     schedule: SupportSchedule | None = None,
     rounding: Rounding | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], str | None] = lambda: None,
     code: str = "",
 ) -> Trainee[Training]:
     """Train an SAE in place, a batch at a time, in training mode; it ends in evaluation mode.
@@ -76,7 +85,7 @@ def training(
         report: called every LOG_EVERY steps and at the end.
         schedule: how the support changes during training; None where it stays.
         rounding: when and to what values are rounded while they are trained; None leaves `sae` as it is.
-        stop: asked after each report whether to end early.
+        stop: asked after each report whether to end early; it returns why, or None to go on.
         code: the hash of the code that this process runs; checkpoints keep it.
 
     Raises:
@@ -106,13 +115,13 @@ def training(
         state.reports.append(state.progress(loss, loss / scaled_variance))
         report(state.reports[-1])
         # A checkpoint is written only right after a report: it does not hold the losses since the last one.
-        stopping = state.step < config.steps and stop()
+        why = stop() if state.step < config.steps else None
         due = state.step - saved_at >= config.checkpoint_every and state.step < config.steps
-        if checkpoint is not None and (due or stopping):
+        if checkpoint is not None and (due or why is not None):
             state.save(checkpoint)
             saved_at = state.step
-        if stopping:
-            raise Stopped(f"stopped at step {state.step}")
+        if why is not None:
+            raise Stopped(state.step, why)
     sae.eval()
     return Training(state.reports, state.seconds(), state.exchanged, state.code_hashes)
 

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from sweep.store.records import (
     COMPLETE,
+    DROPPED,
     LOG,
     PROGRESS,
     RECORD,
@@ -25,6 +26,7 @@ from sweep.store.records import (
     SYNTHETIC,
     Record,
     UnreadableError,
+    drop_in_words,
     read_record,
     run_folder,
 )
@@ -151,6 +153,8 @@ def outcome(record: Record | None, folder: Path) -> str:
     """Return in one line how the run in `folder` ended; None is a run without a record."""
     if record is None:
         return "no record"
+    if record["status"] == DROPPED:
+        return drop_in_words(record)
     if record["status"] != COMPLETE:
         return f"failed: {failure(record, folder)}"
     metrics, seconds = record["metrics"], record["timings"]["total"]

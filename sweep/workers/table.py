@@ -15,7 +15,7 @@ from sweep.jobs.recovery import RecoveryJob
 from sweep.plan.outliers import outlier_lines
 from sweep.plan.plan import LeftOut, Planned, left_out_lines
 from sweep.store.metric_names import PROBING
-from sweep.store.records import COMPLETE, Record, read_record, run_folder
+from sweep.store.records import COMPLETE, DROPPED, Record, read_record, run_folder
 from sweep.store.versions import other_versions, versions
 from sweep.workers.display import failure
 
@@ -186,7 +186,7 @@ def _unfinished(run: Planned, record: Record | None, cells: list[str], why: Mapp
     """Return the row and the error of a run that is not complete; `cells` is the row without its status."""
     run_id = run.job.spec.run_id
     which = f"{run_id} {run.job.title}"
-    if record is None or run_id in why:
+    if record is None or record["status"] == DROPPED or run_id in why:  # only searches drop, and here one is asked for
         return [*cells, NOT_FINISHED], f"{NOT_FINISHED}: {which}" + (f": {why[run_id]}" if run_id in why else "")
     why_failed = failure(record, run_folder(run.job.runs_dir, run_id))
     return [*cells, record["status"]], f"failed: {which}: {why_failed}"

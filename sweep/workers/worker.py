@@ -25,10 +25,10 @@ from sweep.jobs.overrides import literal
 from sweep.jobs.recovery import RecoveryJob
 from sweep.machine.gpus import hold_device
 from sweep.run.once import lock_of, needed_by, run_together
-from sweep.run.recording import STOPPED, one_line
+from sweep.run.recording import one_line
 from sweep.run.recovery import recover
 from sweep.store.files import write_json
-from sweep.store.records import COMPLETE, FAILED, Record, read_record
+from sweep.store.records import COMPLETE, DROPPED, FAILED, Record, read_record, run_folder, stop_asked
 
 _POLL = 0.5  # seconds between looks at runs that others have in hand
 NOT_BEGUN = "launch.fail_fast=true, and a run had failed"
@@ -96,12 +96,17 @@ def _config(settings: dict[str, Any]) -> DictConfig:
 
 
 def settled(job: AnyJob, record: Record | None) -> bool:
-    """Tell whether this launch has nothing more to do about the run: it is done, or has failed in this launch."""
+    """Tell whether this launch has nothing more to do about the run.
+
+    It is done, has failed in this launch, or was dropped in it and is still asked to stop.
+    """
     if record is None:
         return False
     if record["status"] == COMPLETE:
         return not job.lacking(record)
-    return record["status"] == FAILED and record["labels"]["sweep"] == job.launch
+    if record["status"] == DROPPED and stop_asked(run_folder(job.runs_dir, job.spec.run_id), job.launch) is None:
+        return False
+    return record["status"] in (DROPPED, FAILED) and record["labels"]["sweep"] == job.launch
 
 
 def _take(left: list[AnyJob], share: int, why: dict[str, str], locks: ExitStack) -> list[AnyJob]:
@@ -178,8 +183,6 @@ def _carry_out(jobs: Sequence[AnyJob]) -> dict[str, str]:
     for job, result in zip(jobs, results, strict=True):
         if isinstance(result, Exception):
             why[job.spec.run_id] = one_line(result)
-        elif result["status"] == STOPPED:
-            why[job.spec.run_id] = result["error"]
     return why
 
 

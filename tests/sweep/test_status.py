@@ -19,7 +19,8 @@ from tests.sweep.world import ROOT, World
 
 # When the launch started, a time before, and a time after.
 STARTED, BEFORE, AFTER = "2026-05-01T10:00:00+00:00", "2026-05-01T09:00:00+00:00", "2026-05-01T10:00:05+00:00"
-RUNS = ("done", "failed", "failed-before", "running", "killed", "waiting")  # run ids that say what became of the run
+# Run ids that say what became of the run.
+RUNS = ("done", "dropped", "dropped-before", "failed", "failed-before", "running", "killed", "waiting")
 
 
 def write_launch(runs, *names, launch="2026-05-01_10-00-00"):
@@ -54,6 +55,8 @@ def runs(tmp_path):
     runs = tmp_path / "runs"
     write_launch(runs, *RUNS)
     end_run(runs, "done")
+    end_run(runs, "dropped", "dropped", dropped={"step": 300, "why": "FVU 0.9 at 30 % of training is more"})
+    end_run(runs, "dropped-before", "dropped", BEFORE, dropped={"step": 50, "why": "FVU 0.8 is more"})
     end_run(runs, "failed", "failed", error="the loss became nan at step 3: lower train.lr or grad_clip")
     end_run(runs, "failed-before", "failed", BEFORE, error="the disk was full")
     (runs / "killed").mkdir()
@@ -79,14 +82,16 @@ def line_of(page, name):
 def test_every_run_is_shown_with_its_state_and_detail(runs, capsys):
     with work_on(runs, "running"):
         page = printed(capsys, "--runs", runs)
-    assert "6 runs: 1 complete, 1 running, 1 failed, 3 to do" in page and "python -m sweep -m d=3,7" in page
+    assert "8 runs: 1 complete, 1 running, 1 dropped, 1 failed, 4 to do" in page and "python -m sweep -m d=3,7" in page
     assert line_of(page, "done").endswith("complete CE recovered 0.9877, 12 s")
+    assert line_of(page, "dropped").endswith("dropped dropped at step 300: FVU 0.9 at 30 % of training is more")
+    assert line_of(page, "dropped-before").endswith("to do before: dropped at step 50: FVU 0.8 is more")
     assert "failed the loss became nan at step 3: lower train.lr or grad_clip" in line_of(page, "failed")
     assert line_of(page, "failed-before").endswith("to do failed before: the disk was full")
     assert "running training, node3 pid 4242 since " in line_of(page, "running")
     assert line_of(page, "killed").endswith("to do has a checkpoint")
     assert line_of(page, "waiting").endswith("waiting to do")
-    assert "6 runs: 1 complete, 1 failed, 4 to do" in printed(capsys, "all", "--runs", runs)
+    assert "8 runs: 1 complete, 1 dropped, 1 failed, 5 to do" in printed(capsys, "all", "--runs", runs)
 
 
 @pytest.mark.parametrize("text", ["", '{"stage": "trai', "[3]"])
@@ -98,9 +103,9 @@ def test_a_run_with_a_damaged_progress_file_is_still_shown_as_running(runs, caps
 @pytest.mark.parametrize("text", ["", '{"started": "20', "[]", "{}", '{"runs": 3}'])
 def test_damaged_launches_are_passed_over_and_a_store_of_only_these_is_a_one_line_error(runs, tmp_path, capsys, text):
     write_launch(runs, "later", launch="2026-05-02_10-00-00").joinpath("launch.json").write_text(text)
-    assert "6 runs: " in printed(capsys, "--runs", runs)
+    assert "8 runs: " in printed(capsys, "--runs", runs)
     (runs / "launches" / "2026-05-03_10-00-00").mkdir()  # a launch that ended before it had written its launch.json
-    assert "6 runs: " in printed(capsys, "--runs", runs)
+    assert "8 runs: " in printed(capsys, "--runs", runs)
     only = tmp_path / "only"
     write_launch(only, "a").joinpath("launch.json").write_text(text)
     assert printed(capsys, "--runs", only, code=1) == no_launch_error(only)
@@ -112,7 +117,7 @@ def no_launch_error(runs):
 
 def test_launch_names_that_fit_none_or_several_and_unknown_folders_are_one_line_errors(runs, tmp_path, capsys):
     write_launch(runs, "later", launch="2026-05-02_10-00-00")
-    assert "6 runs: " in printed(capsys, "2026-05-01", "--runs", runs)
+    assert "8 runs: " in printed(capsys, "2026-05-01", "--runs", runs)
     for arguments in (["2026-05"], ["1999"], ["--watch", "1999"]):
         line = printed(capsys, *arguments, "--runs", runs, code=1)
         assert line.startswith("error: ") and line.count("\n") == 1

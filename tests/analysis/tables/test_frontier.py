@@ -95,16 +95,21 @@ def test_the_best_support_is_the_one_that_gains_most_on_the_expander(records):
     assert "pruned_retuned" in readable_arms(records.runs) and "clustered" not in readable_arms(records.runs)
 
 
-def test_unreadable_and_failed_records_are_said_once_and_the_rest_used(runs, capsys):
+def test_unreadable_failed_and_dropped_records_are_said_once_and_the_rest_used(runs, capsys):
     (runs / "broken").mkdir()
     (runs / "broken" / "record.json").write_text("{")
     write_record(runs, {"schema": SCHEMA, "run_id": "f", "status": "failed", "error": "x"})
+    for run_id in ("g", "i"):
+        dropped = {"step": 300, "why": "FVU 0.9 at 30 % of training is more"}
+        write_record(
+            runs, {**record("expander", 2, 8, 0, 0.99), "run_id": run_id, "status": "dropped", "dropped": dropped}
+        )
     write_record(runs, {"schema": SCHEMA, "run_id": "h", "status": "complete"})
     found = Records.read(runs)
     assert len(found.runs) == len(found.everything) == 30 and len(found.readings) == 30
     said = capsys.readouterr().err
     assert said.count("broken/record.json cannot be read") == 1 and said.count("run h cannot") == 1
-    assert said.count("1 failed run") == 1
+    assert said.count("1 failed run") == 1 and said.count("2 dropped run(s) left out") == 1
 
 
 def test_a_source_without_a_complete_run_is_an_error(tmp_path):

@@ -20,7 +20,7 @@ from sweep.plan.report import print_plan
 from sweep.plan.totals import duration, shared_out
 from sweep.run.once import carry_out
 from sweep.store.human_size import human_size
-from sweep.store.records import read_record
+from sweep.store.records import SCHEMA, read_record, write_record
 from sweep.workers.worker import _config
 from tests.sweep.store.test_lock_holders import HOLD
 from tests.sweep.world import World, composed
@@ -65,13 +65,16 @@ def row(text, run):
 def test_every_state_of_a_run_is_printed(world):
     folder, plan, fails = world
     small = ["train.steps=20"]
-    others = [[*small, f"seed={seed}"] for seed in (1, 2, 3)]
+    others = [[*small, f"seed={seed}"] for seed in (1, 2, 3, 4)]
     found = plan(small, [*small, *fails], *others, [*small, "d=3"])
-    assert len(found.runs) == 5  # a cell that asks for the same again is no run of its own
-    complete, failed, waiting, stopped, held = found.runs
-    for run in (stopped, held):
+    assert len(found.runs) == 6  # a cell that asks for the same again is no run of its own
+    complete, failed, waiting, stopped, held, dropped = found.runs
+    for run in (stopped, held, dropped):
         (folder / "runs" / run.job.spec.run_id).mkdir(parents=True)
-    (folder / "runs" / stopped.job.spec.run_id / "checkpoint.pt").touch()
+    for run in (stopped, dropped):
+        (folder / "runs" / run.job.spec.run_id / "checkpoint.pt").touch()
+    about = {"schema": SCHEMA, "run_id": dropped.job.spec.run_id, "status": "dropped"}
+    write_record(folder / "runs", {**about, "dropped": {"step": 10, "why": "it was bad"}})
     (folder / "runs" / held.job.spec.run_id / "progress.json").write_text(
         json.dumps({"stage": "training", "pid": 12, "host": "here", "since": "now"})
     )
@@ -81,11 +84,12 @@ def test_every_state_of_a_run_is_printed(world):
         text = printed(found)
         holder.kill()
     assert row(text, complete).endswith("complete") and row(text, waiting).endswith("to do")
-    assert "failed last time" in row(text, failed) and "has a checkpoint" in row(text, stopped)
+    assert "failed last time" in row(text, failed) and row(text, stopped).endswith("has a checkpoint")
+    assert row(text, dropped).endswith("dropped before, has a checkpoint")
     assert "running now (on here, pid 12)" in row(text, held)
     reason = read_record(folder / "runs", failed.job.spec.run_id)["error"]
     assert f"failed last time: {failed.job.spec.run_id} {failed.job.title}: {reason}" in text
-    assert "5 runs: 1 complete, 4 to do" in text
+    assert "6 runs: 1 complete, 5 to do" in text
     storage = read_record(folder / "runs", complete.job.spec.run_id)["storage"]
     for part in (f"{storage['learned_decoder_values']:,}", f"{storage['learned_parameters']:,}"):
         assert part in row(text, complete)

@@ -17,8 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from sweep.jobs.compose import Composer
+from sweep.plan.footprint import planned_storage
 from sweep.plan.plan import Planned
-from sweep.store.records import COMPLETE, FAILED, SCHEMA, write_record
+from sweep.store.records import COMPLETE, DROPPED, FAILED, SCHEMA, write_record
 from sweep.study import search as searching
 from sweep.study.cells import Cells
 from sweep.study.config import SearchConfig
@@ -39,21 +40,34 @@ def ce_recovered(job) -> float:
     return 1 - 1 / (axes["d"] + 1) - 0.002 * axes["k"] - 0.1 * abs(math.log10(job.spec.train.lr) + 3)
 
 
-def settle(run: Planned, launch: str, error: str | None = None) -> None:
-    """Write the record that the run's training would leave: a complete one, or a failed one with `error`."""
+def settle(
+    run: Planned, launch: str, error: str | None = None, stopped: dict | None = None, curve: Sequence = ()
+) -> None:
+    """Write the record that the run's training would leave: a complete one, or a failed one with `error`.
+
+    Args:
+        stopped: the step at which the run was dropped and why, as records have it.
+        curve: (step, FVU) of each report.
+    """
     job = run.job
     values = job.axes["d"] * job.axes["n"]
     record = {
         "schema": SCHEMA,
         "run_id": job.spec.run_id,
-        "status": FAILED if error else COMPLETE,
+        "status": FAILED if error else DROPPED if stopped else COMPLETE,
+        "spec": job.spec.as_json(),
         "axes": job.axes,
         "labels": {**job.labels, "sweep": launch},
         "timings": {"total": 0.1},
-        "storage": {"artifact_bytes": 8 * values, "learned_decoder_values": values},
+        "storage": {"artifact_bytes": planned_storage(job).artifact_bytes, "learned_decoder_values": values},
         "metrics": {"ce_recovered": ce_recovered(job), "delta_ce": 0.1, "fvu": 0.5},
+        "curves": {
+            "tokens": [step * job.spec.train.batch_size for step, _ in curve],
+            "fvu": [fvu for _, fvu in curve],
+        },
     }
-    write_record(job.runs_dir, record | ({"error": error} if error else {}))
+    ending = {"error": error} if error else {"dropped": stopped} if stopped else {}
+    write_record(job.runs_dir, record | ending)
 
 
 class Bench:

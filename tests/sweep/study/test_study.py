@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import csv
-import json
-import time
 
 import pytest
 from optuna.trial import TrialState
 
-from sweep.store.records import CURVE, read_record, run_folder, stop_file
-from sweep.study import pruning
+from sweep.store.records import read_record
 from sweep.study import search as searching
 from sweep.study.cells import check_base
 from sweep.study.config import SearchConfig
+from sweep.study.front import pareto_set
 from sweep.study.opening import StudyError
-from sweep.study.report import PARETO, TRIALS, pareto_set, write_results
+from sweep.study.report import PARETO, TRIALS, write_results
 from sweep.study.samplers import PATIENCE, SAMPLERS
 from sweep.study.search import LEAST_FAILURES, SearchError
 from sweep.study.space import SpaceError, space_from
@@ -202,7 +200,7 @@ def test_the_pareto_set_has_each_run_once_that_no_other_betters(bench):
     with bench.search("d=2,5,9,9", "k=4,8", n_trials=14, sampler="random") as to_do:
         searching.search(to_do)
         trials = to_do.asking.study.get_trials()
-        best = pareto_set(trials)
+        best = pareto_set(trials, to_do.asking.config)
         runs = {t.user_attrs["run_id"]: t for t in trials}.values()
         for trial in best:
             assert not any(betters(other.values, trial.values) for other in runs)
@@ -226,54 +224,5 @@ def test_optunas_own_pareto_front_is_ours(bench):
     with bench.search(*SPACE, n_trials=20, sampler="random") as to_do:
         searching.search(to_do)
         front = {trial.number for trial in to_do.asking.study.best_trials}
-        assert {trial.number for trial in pareto_set(to_do.asking.study.get_trials())} == front
-
-
-# Pruning.
-
-
-def test_rungs_are_the_first_reports_at_or_after_each_tenth():
-    curve = [(step, 1 / step) for step in range(50, 1001, 50)]
-    assert list(pruning.rungs(curve, 1000)) == [(p, 1 / (10 * p)) for p in range(10, 101, 10)]
-    # 120 steps report at 50, 100 and 120: tenths between two reports are one rung, the last of them.
-    assert [percent for percent, _ in pruning.rungs([(50, 0.5), (100, 0.4), (120, 0.3)], 120)] == [40, 80, 100]
-    resumed = [(50, 0.5), (100, 0.4), (50, 0.5), (100, 0.4), (120, 0.3)]
-    assert [percent for percent, _ in pruning.rungs(resumed, 120)] == [40, 80, 100]
-
-
-def test_a_curve_that_is_being_written_is_read_up_to_its_last_whole_line(tmp_path):
-    (tmp_path / CURVE).write_text('{"step": 50, "fvu": 0.5}\n{"step": 100, "fv')
-    assert pruning.curve_of(tmp_path) == [(50, 0.5)] and pruning.curve_of(tmp_path / "no") == []
-
-
-@pytest.mark.parametrize("pruner", ["median", "percentile", "hyperband", "successive_halving"])
-def test_a_bad_run_is_asked_to_stop_and_pruned(bench, pruner, monkeypatch):
-    """Runs with small d have the larger FVU at each step: they are the bad ones, and they alone are stopped."""
-    monkeypatch.setattr(pruning, "_INTERVAL", 0.03)
-    stopped = []
-
-    def train(runs, shown, total):
-        for run in runs:
-            job = run.job
-            folder = run_folder(job.runs_dir, job.spec.run_id)
-            folder.mkdir(parents=True, exist_ok=True)
-            for step in range(10, 101, 10):
-                with open(folder / CURVE, "a") as stream:
-                    stream.write(json.dumps({"step": step, "fvu": 0.9 - 0.02 * job.axes["d"] - step / 1000}) + "\n")
-                if step == 50:
-                    time.sleep(8 * pruning._INTERVAL)
-                if stop_file(folder, "here").exists():
-                    stopped.append(job.axes["d"])
-                    break
-            else:
-                settle(run, "here")
-        return {}
-
-    settings = {"n_trials": 11, "budget_bytes": 100_000, "pruner": pruner, "sampler": "grid"}
-    trials = bench.done("d=14,13,12,11,10,9,3,2,15,16,17", train=train, **settings)
-    pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
-    assert stopped and sorted(stopped) == sorted(trial.params["d"] for trial in pruned)
-    assert {2, 3} & set(stopped) and not {14, 15, 16, 17} & set(stopped)
-    assert all(trial.value == trial.intermediate_values[trial.last_step] < 1 for trial in pruned)
-    assert all(len(trial.intermediate_values) == 10 for trial in trials if trial.state == TrialState.COMPLETE)
-    assert not list(bench.runs.glob("*/stop.*"))
+        trials = to_do.asking.study.get_trials()
+        assert {trial.number for trial in pareto_set(trials, to_do.asking.config)} == front

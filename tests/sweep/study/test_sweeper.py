@@ -17,10 +17,15 @@ from pathlib import Path
 import optuna
 import pytest
 
+from analysis.read.load import read_records
+from sweep import status
 from sweep.private_names import storage_of
+from sweep.store.records import iterate_records
 from sweep.study import storage as keeping
 from sweep.study.config import search_config
 from sweep.study.storage import StorageError, open_storage
+from tests.sweep.synthetic.test_runs import SMALL as SYNTHETIC
+from tests.sweep.test_inference import call
 from tests.sweep.world import ROOT, World
 
 SPACE = ["d=interval(2,20)", "train.lr=tag(log,interval(1e-4,1e-2))"]
@@ -80,6 +85,77 @@ def test_interrupted_killed_and_asked_again_it_ends_as_if_undisturbed(world, tmp
     assert_dashboard_opens(storage, 4)
 
 
+def test_a_dropped_run_is_told_as_such_and_trained_to_its_end_by_who_asks_for_it(world, tmp_path, capsys):
+    """A learning rate of 1e-6 trains next to nothing, which is seen after a quarter of the training."""
+    storage, long = f"{world.folder}/study.journal", ["train.steps=3000", "train.lr_final=0", "d=5"]
+    pruner = ["hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=frontier", "hydra.sweeper.batch=1"]
+    code, out, err = world.sweep(*ask(storage, "null", "train.lr=3e-3,1e-6", *long, *pruner))
+    assert code == 0 and "2 trials complete, 1 of them dropped" in out and "Traceback" not in err, err
+    complete, dropped = sorted(world.records(), key=lambda record: record["status"])
+    assert [complete["status"], dropped["status"]] == ["complete", "dropped"] and dropped["metrics"] == {}
+    assert 750 <= dropped["dropped"]["step"] < 3000 and "of the front's 1 SAEs" in dropped["dropped"]["why"]
+    assert f"dropped at step {dropped['dropped']['step']}: FVU" in err
+    status.main(["--runs", str(world.runs)])
+    assert "2 runs: 1 complete, 1 dropped" in capsys.readouterr().out
+    assert [record["run_id"] for record in read_records(world.runs)] == [complete["run_id"]]
+    assert "1 dropped run(s) left out" in capsys.readouterr().err
+
+    code, _, err = world.sweep("train.lr=1e-6", *long)
+    assert code == 0, err
+    (resumed,) = (record for record in world.records() if record["run_id"] == dropped["run_id"])
+    other = World(tmp_path / "other", None, None)
+    other.common = [a.replace(str(world.runs), str(other.runs)) for a in world.common]
+    assert other.sweep("train.lr=1e-6", *long)[0] == 0
+    (undisturbed,) = other.records()
+    assert resumed["status"] == "complete" and resumed["weights_sha256"] == undisturbed["weights_sha256"]
+    assert resumed["curves"] == undisturbed["curves"]
+
+
+def test_a_pruned_search_that_is_killed_is_finished_by_the_same_command(world):
+    storage, long = f"{world.folder}/study.journal", ["train.steps=3000", "train.lr_final=0", "d=5"]
+    pruner = ["hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=frontier", "hydra.sweeper.batch=1"]
+    command = ask(storage, "null", "train.lr=3e-3,1e-6,2e-6,3.1e-3", *long, *pruner)
+    disturb(world, 2, signal.SIGKILL, *command)
+    code, out, err = world.sweep(*command)
+    assert code == 0 and "4 trials complete, 2 of them dropped" in out, err
+    states = {record["spec"]["train"]["lr"]: record["status"] for record in world.records()}
+    assert states == {3e-3: "complete", 1e-6: "dropped", 2e-6: "dropped", 3.1e-3: "complete"}
+
+
+def test_arms_and_encoders_are_searched_by_their_meaning_too(world):
+    """A combination that no run can have, such as a trained encoder and a pursuit, is left out with the reason."""
+    storage = f"{world.folder}/study.journal"
+    space = ["sae=expander,dense_tied,dense_randinit", "sae.encoder=topk,mp_refit", "d=5"]
+    aims = "hydra.sweeper.objectives=[stored_bytes,ce_recovered,probing/code/encoder/best_2]"
+    settings = ["eval.probing=[code]", "hydra.sweeper.sampler=grid", aims]
+    code, out, err = world.sweep(*ask(storage, "null", *space, *settings))
+    assert code == 0, err
+    rows = list(csv.DictReader((world.runs / "studies" / "frontier" / "trials.csv").read_text().splitlines()))
+    meaning = {row["arm"]: float(row["probing/code/encoder/best_2"]) for row in rows if row["state"] == "complete"}
+    assert {"expander", "expander+mp_refit", "dense_tied", "dense_tied+mp_refit", "dense_randinit"} <= meaning.keys()
+    assert all(0.3 < value <= 1 for value in meaning.values())
+    study = optuna.load_study(study_name="frontier", storage=open_storage(str(storage)))
+    front = {trial.user_attrs["run_id"] for trial in study.best_trials}
+    kept = csv.DictReader((world.runs / "studies" / "frontier" / "pareto.csv").read_text().splitlines())
+    assert {row["run_id"] for row in kept} == front
+    assert "left out: sae.encoder=mp_refit must be topk or batch_topk" in out
+
+
+def test_the_known_features_of_a_synthetic_model_are_an_objective(tmp_path):
+    places = [f"runs_dir={tmp_path / 'runs'}", f"cache_dir={tmp_path / 'cache'}"]
+    small = [argument for argument in SYNTHETIC if not argument.startswith("d=")]
+    command = ["-m", "hydra/sweeper=optuna_frontier", "hydra.sweeper.n_trials=2", "d=interval(3,9)", *small, *places]
+    refused = call("sweep", *command, code=1)
+    assert "model=synthetic has no LM, and so no ce_recovered to search" in refused.stderr
+    done = call("sweep", *command, "hydra.sweeper.objectives=[stored_bytes,fvu,feature_f1]")
+    assert "2 of 2 trials complete" in done.stdout
+    rows = list(csv.DictReader((tmp_path / "runs" / "studies" / "frontier" / "trials.csv").read_text().splitlines()))
+    records = {record["run_id"]: record["metrics"] for _, record in iterate_records(tmp_path / "runs")}
+    assert {row["run_id"]: float(row["feature_f1"]) for row in rows} == {
+        run_id: metrics["feature_f1"] for run_id, metrics in records.items()
+    }
+
+
 def disturb(world, records, signal_, *arguments):
     """Start a search, and send it and its workers a signal when so many runs are recorded and the next one trains."""
     process = world.start(*arguments)
@@ -116,13 +192,31 @@ def test_bad_input_is_one_line_at_once(world, arguments, message):
     assert world.records() == []
 
 
+BOTH = ["stored_bytes", "ce_recovered"]
 BAD_SETTINGS = [
     ({"n_trials": 0}, "hydra.sweeper.n_trials=0 must be at least 1"),
     ({"n_trials": 2.5}, "hydra.sweeper.n_trials=2.5 must be a whole number"),
     ({"n_trials": None}, "for hydra.sweeper.sampler=grid"),
     ({"sampler": "best"}, "hydra.sweeper.sampler=best is unknown: choose from tpe, nsga2, gp, random, grid"),
     ({"pruner": "median"}, "needs one objective"),
-    ({"pruner": "axe", "budget_bytes": 1}, "choose from median, percentile, hyperband, successive_halving"),
+    ({"pruner": "axe", "budget_bytes": 1}, "choose from frontier, median, percentile, hyperband, successive_halving"),
+    (
+        {"pruner": "frontier", "budget_bytes": 1},
+        "pruner=frontier is for stored_bytes and one measure of what is preserved",
+    ),
+    ({"pruner": "frontier", "objectives": ["stored_bytes", "probing/code/encoder/best_5"]}, "foretells no other"),
+    ({"pruner": "frontier", "objectives": [*BOTH, "probing/code/encoder/best_5"]}, "foretells no other"),
+    (
+        {"pruner": "median", "objectives": ["probing/code/encoder/best_5"]},
+        "needs one objective, a measure of what is pre",
+    ),
+    ({"objectives": []}, r"hydra.sweeper.objectives=\[\] must name at least one"),
+    ({"objectives": ["beauty"]}, "hydra.sweeper.objectives: beauty is unknown: choose from stored_bytes"),
+    ({"objectives": ["probing/code/encoder/best_3"]}, "probes are of 1, 2, 5 latents"),
+    ({"objectives": ["probing/code/guess/best_5"]}, "guess is no inference"),
+    ({"prune_share": 1.1}, "hydra.sweeper.prune_share=1.1 must be in 0..1"),
+    ({"prune_margin": -0.1}, "hydra.sweeper.prune_margin=-0.1 must be in 0..1"),
+    ({"prune_after": 0.2}, "hydra.sweeper.prune_after=0.2 must be in 0.25..1"),
     ({"study_name": "a/b"}, "hydra.sweeper.study_name=a/b"),
     ({"study_name": ""}, "hydra.sweeper.study_name="),
     ({"inference": "guess"}, "guess is no inference"),

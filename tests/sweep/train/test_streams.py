@@ -83,9 +83,9 @@ def test_a_training_that_fails_leaves_the_others_alone(tmp_path):
 def test_a_training_that_was_stopped_catches_up_on_the_same_stream(tmp_path):
     checkpoint, pool = tmp_path / "checkpoint.pt", Pool()
     sae = ARMS[0].build(16, 0)
-    asked = iter([False, True])
+    asked = iter([None, "a pruner"])
     (stopped,) = drive([training(sae, stream(pool), 16.0, RECIPE, checkpoint, stop=lambda: next(asked))])
-    assert isinstance(stopped, Stopped) and str(stopped) == "stopped at step 100" and checkpoint.exists()
+    assert isinstance(stopped, Stopped) and str(stopped) == "stopped at step 100: a pruner" and checkpoint.exists()
     pool, saes = Pool(), [ARMS[0].build(16, 0), ARMS[1].build(16, 0)]
     drive([training(saes[0], stream(pool), 16.0, RECIPE, checkpoint), training(saes[1], stream(pool), 16.0, RECIPE)])
     assert pool.reads == 120  # the other's first 100 steps; then both
