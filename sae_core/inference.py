@@ -12,7 +12,10 @@ from sae_core.encoders import (
     BatchTopK,
     ByPursuit,
     Encoder,
+    JumpReLU,
     OwnTopK,
+    Picking,
+    PositiveTopK,
     Refitted,
     TiedTopK,
     inner_encoder,
@@ -65,7 +68,7 @@ def _one_shot(sae: SAE) -> TiedTopK | OwnTopK:
     return encoder
 
 
-def _without_refit(encoder: Encoder) -> TiedTopK | OwnTopK | BatchTopK | ByPursuit:
+def _without_refit(encoder: Encoder) -> Picking:
     """Return the encoder that picks the latents: the one inside a `Refitted`, any other itself."""
     return encoder.encoder if isinstance(encoder, Refitted) else encoder
 
@@ -76,7 +79,7 @@ def multiply_adds(sae: SAE) -> int:
     With e = n*d (dense: n*m) for the correlations of all atoms, and g = the sum over rows of row_degree^2 / n (about
     d*d*n/m) for those that one pick changes:
 
-        one-shot      e, BatchTopK as well
+        one-shot      e, BatchTopK and JumpReLU as well
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         mp_cg{T}      mp, k*d for what it leaves, and 2*k*d + 2*m + 3*k a step
@@ -96,7 +99,7 @@ def multiply_adds(sae: SAE) -> int:
 
 def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
-    if isinstance(encoder, (TiedTopK, OwnTopK, BatchTopK)):
+    if isinstance(encoder, (TiedTopK, OwnTopK, BatchTopK, JumpReLU, PositiveTopK)):
         return _correlation_cost(sae)
     if isinstance(encoder, Refitted):
         return _codes_cost(sae.with_encoder(encoder.encoder)) + _refit_cost(sae, sae.k)

@@ -15,6 +15,8 @@ has the final name.
     5  the encoder is BatchTopK, and `threshold` is stored, or a seed draws the support of more atoms, of which the SAE
        has the first (`support_atoms`); atoms may be dense, and else are as in format 3
     6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool
+    7  atoms are dense, and the encoder has weights of its own and, as `rule` says, a value for each latent: `threshold`
+       of a JumpReLU, or `gain` of a TopK with ReLU
 """
 
 from __future__ import annotations
@@ -40,7 +42,17 @@ from sae_core.dictionary import (
     SparseDictionary,
     drawn_support,
 )
-from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, inner_encoder
+from sae_core.encoders import (
+    BatchTopK,
+    ByPursuit,
+    Encoder,
+    JumpReLU,
+    OwnTopK,
+    PositiveTopK,
+    Refitted,
+    TiedTopK,
+    inner_encoder,
+)
 from sae_core.files import replacing
 from sae_core.packing import (
     pack_sources,
@@ -60,7 +72,8 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS = FORMATS = 1, 2, 3, 4, 5, 6
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_RULE = FORMATS = 1, 2, 3, 4, 5, 6, 7
+RULES = THRESHOLD, GAIN = "threshold", "gain"  # also the names of their tensors
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -102,6 +115,10 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, BatchTopK):
         tensors["threshold"] = encoder.threshold.float().view(1)
+    if isinstance(encoder, JumpReLU):
+        tensors[THRESHOLD] = encoder.threshold.float()
+    if isinstance(encoder, PositiveTopK):
+        tensors[GAIN] = encoder.gain.float()
     inner = inner_encoder(encoder)
     if isinstance(inner, (TiedTopK, OwnTopK)):
         tensors["b_enc"] = inner.b_enc
@@ -161,6 +178,9 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["format"] = DENSE_KINDS
     if isinstance(dictionary, ActivationDictionary):
         config["source_tokens"] = dictionary.tokens
+    if isinstance(sae.encoder, (JumpReLU, PositiveTopK)):
+        rule = THRESHOLD if isinstance(sae.encoder, JumpReLU) else GAIN
+        config |= {"format": WITH_RULE, "rule": rule}
     if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
         config["prefixes"] = list(sae.prefixes)
     return config
@@ -211,6 +231,9 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
         encoder = OwnTopK(dictionary, "random", torch.Generator())
         encoder.weight.data = tensors["encoder_weight"]
     encoder.b_enc.data = tensors["b_enc"]
+    if rule := config.get("rule"):
+        assert isinstance(encoder, OwnTopK), "_check_encoder demands weights of its own"
+        return JumpReLU(encoder, tensors[rule]) if rule == THRESHOLD else PositiveTopK(encoder, tensors[rule])
     if not config.get("batch_topk"):
         return encoder
     encoder = BatchTopK(encoder)
@@ -281,6 +304,10 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(
             f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
         )
+    rule = config.get("rule")
+    plain = not (config["tied"] or config["sparse"] or config.get("value_bits", 32) != 32)
+    if (rule in RULES and plain) is not (config["format"] == WITH_RULE) or (rule is not None and rule not in RULES):
+        raise SAEFileError(f"{file}: rule={rule} does not go with its format, an encoder without weights or such atoms")
     prefixes = config.get("prefixes", [])
     if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
         raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
@@ -350,6 +377,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes |= {} if config.get("pursuit") else {"b_enc": (n_latents,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (n_latents, d_in)}
     shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
+    shapes |= {config["rule"]: (n_latents,)} if config.get("rule") else {}
     if _names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
         shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)
