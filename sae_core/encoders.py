@@ -158,7 +158,7 @@ class JumpReLU(nn.Module):
         threshold: (n_latents,), at least 0.
     """
 
-    MOST = 1 << 24  # entries of z that are in memory at once
+    MOST = 1 << 22  # entries of z that are in memory at once
 
     threshold: torch.Tensor
 

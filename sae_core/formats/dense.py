@@ -150,9 +150,10 @@ def from_dense(form: DenseForm, k: int, scale: float = 1.0) -> SAE:
     norms = form.decoder.norm(dim=1)
     if not bool((norms > 0).all()):
         raise FormatError(f"W_dec of latent {int((norms > 0).int().argmin())} is 0: it is no atom")
-    dictionary = DenseDictionary(form.d_in, form.n_latents, torch.Generator())
-    dictionary.values.copy_(form.decoder)
+    # Modules of one latent, which are then given all: no other matrix than the form's own and W_enc is ever in memory.
+    dictionary = DenseDictionary(form.d_in, 1, torch.Generator())
     own = OwnTopK(dictionary, "transpose", torch.Generator())
+    dictionary.values.data = form.decoder.contiguous()
     match form.rule:
         case TopK(size):
             k, encoder = size, PositiveTopK(own, norms)
@@ -161,8 +162,8 @@ def from_dense(form: DenseForm, k: int, scale: float = 1.0) -> SAE:
             gain, encoder = norms, JumpReLU(own, threshold.clamp(min=0.0) * norms)
         case MatchingPursuit(size):
             raise FormatError("an SAE that is read by matching pursuit is made from its atoms alone")
-    own.weight.copy_(form.encoder * gain[:, None])
-    own.b_enc.copy_(form.b_enc * gain)
+    own.weight.data = torch.mul(form.encoder, gain[:, None], out=torch.empty(form.n_latents, form.d_in))
+    own.b_enc.data = form.b_enc * gain
     sae = SAE(dictionary, encoder, k, scale)
     sae.b_dec.copy_(form.b_dec)
     return sae.eval()

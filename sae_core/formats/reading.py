@@ -86,7 +86,11 @@ def tensors(source: Source) -> dict[str, torch.Tensor]:
     else:
         found = _pickled(source)
     for name, tensor in found.items():
-        if not bool(torch.isfinite(tensor.float()).all()):
+        if (
+            tensor.is_floating_point()
+            and tensor.numel()
+            and not bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
+        ):
             raise FormatError(f"{source.weights}: {name} has values that are not finite")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
 
