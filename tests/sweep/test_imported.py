@@ -11,8 +11,10 @@ import torch
 from sae_core import io
 from sae_core.arms import DenseRandInit
 from sae_core.formats import About, export
+from sweep.jobs.build import build_job
 from sweep.store.records import COMPLETE, iterate_records
 from tests.sweep.test_inference import SMALL, call
+from tests.sweep.world import composed
 
 D_IN, N = 32, 96
 
@@ -110,10 +112,13 @@ def test_what_does_not_fit_is_one_line_before_any_lm_is_loaded(place, tmp_path):
         ([f"sae.path={small}"], "has d_in=16, and the LM's activations 32"),
         ([f"sae.path={tmp_path / 'none'}"], "none is not there"),
         ([f"sae.path={path}", "sae.format=sparsify"], "must be a whole number"),
-        ([], "sae.path must name the folder"),
-        ([f"sae.path={path}", "k=97", "n=200"], "k=97 must be in 1..96"),
+        ([], r"sae\.path must name the folder"),
+        ([f"sae.path={path}", "k=97", "n=200"], r"k=97 must be in 1\.\.96"),
     ):
-        done = call("sweep", *arguments, "sae=imported", *wrong, "plan=true", code=1)
-        assert said in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    allowed = ["sae=imported", f"sae.path={other}", "sae.check_model=false", "plan=true"]
-    assert "imported" in call("sweep", *arguments, *allowed).stdout
+        with pytest.raises(ValueError, match=said) as caught:
+            build_job(composed(*arguments, "sae=imported", *wrong), "test")
+        assert "\n" not in str(caught.value)
+    allowed = [*arguments, "sae=imported", f"sae.path={other}", "sae.check_model=false"]
+    assert build_job(composed(*allowed), "test").labels["arm"] == "imported"
+    done = call("sweep", *arguments, "sae=imported", f"sae.path={other}", code=1)
+    assert done.stderr.startswith(f"error: sae.path={other} is of the LM") and len(done.stderr.splitlines()) == 1
