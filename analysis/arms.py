@@ -38,6 +38,7 @@ MATCHED = (
 )
 LOW_RANK, ITDA, KRON = RIVALS = ("dense_low_rank", "itda", "kron")  # other dense atoms; those of rank d have a d
 PCA, FROZEN = "pca", "frozen_random"
+IMPORTED = "imported"  # another library's, whose file says n
 CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
@@ -75,6 +76,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
     "dense_low_rank": ("dense, low rank", "#8C2D04", "P"),
     "itda": ("activations as atoms (ITDA)", "#4D7A1F", "8"),
     "kron": ("dense, Kronecker encoder", "#00695C", "H"),
+    "imported": ("imported", "#C2185B", "*"),
     "pca": ("PCA (not sparse)", "#B0A160", "_"),
 }
 
@@ -229,7 +231,7 @@ def has_degree(base_arm: str, degree: int, d_in: int, n_latents: int, n: int) ->
     For known arms the name decides; for others whether the sizes differ from those of a dense SAE with n latents.
     """
     if base_arm in _DRAWN:
-        return base_arm not in (*DENSE, ITDA, KRON, PCA)
+        return base_arm not in (*DENSE, ITDA, KRON, IMPORTED, PCA)
     return degree < d_in or n_latents != n
 
 

@@ -1,10 +1,13 @@
 """Encoders, which find codes: by one product and its largest entries, or by a pursuit.
 
 TopK encoders keep the k largest *signed* entries of z (no ReLU), as the paper does; BatchTopK applies its definition's
-ReLU. A code of 0 says that its latent does not fire, whichever latent its index names.
+ReLU, and so do the encoders of other libraries' SAEs, `PositiveTopK` and `JumpReLU`. A code of 0 says that its latent
+does not fire, whichever latent its index names. Codes are as wide as the encoder needs: k, or as many as may fire.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -150,10 +153,84 @@ class BatchTopK(nn.Module):
         self.encoder.set_rows(latents, directions)
 
 
+class JumpReLU(nn.Module):
+    """Every entry of z above a threshold of its latent's own, as many a token as there are (arXiv 2407.14435).
+
+    A ReLU is the threshold 0. A gated SAE is one too: its gate and its magnitude are two thresholds and gains of the
+    same product (`sae_core.formats.thresholds`).
+
+    Args:
+        encoder: makes z; it holds the parameters.
+        threshold: (n_latents,), at least 0.
+    """
+
+    MOST = 1 << 22  # entries of z that are in memory at once
+
+    threshold: torch.Tensor
+
+    def __init__(self, encoder: OwnTopK, threshold: torch.Tensor):
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("threshold", threshold)
+
+    def forward(
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes, indices), each (tokens, w), of x (tokens, d_in); the atoms are not used.
+
+        w is the most that fire on one of these tokens, and at least k. Entries that are not finite stay, so that a
+        broken SAE shows.
+        """
+        weight, b_enc = self.encoder.weight, self.encoder.b_enc
+        rows = max(1, self.MOST // len(weight))
+        parts = [self._part(part @ weight.T + b_enc, k) for part in x.split(rows)] or [self._part(x @ weight.T, k)]
+        return joined(parts)
+
+    def _part(self, z: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        fires = ~(z <= self.threshold)
+        most = int(fires.sum(1).amax()) if len(z) else 0
+        codes, indices = z.masked_fill(~fires, 0.0).topk(min(max(most, k), z.shape[1]), dim=1)
+        return codes, indices
+
+    def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        """Re-aim `latents` in the encoder that holds the parameters."""
+        self.encoder.set_rows(latents, directions)
+
+
+class PositiveTopK(nn.Module):
+    """The k largest of max(z, 0), each times a gain of its latent's own.
+
+    Args:
+        encoder: makes z; it holds the parameters.
+        gain: (n_latents,), above 0: the norm of the latent's atom where another library's atoms have one.
+    """
+
+    gain: torch.Tensor
+
+    def __init__(self, encoder: OwnTopK, gain: torch.Tensor):
+        super().__init__()
+        self.encoder = encoder
+        self.register_buffer("gain", gain)
+
+    def forward(
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes, indices), each (tokens, k), of x (tokens, d_in); the atoms are not used."""
+        codes, indices = self.encoder(x, atoms, support, k, backend)
+        return codes.clamp(min=0.0) * self.gain[indices], indices
+
+    def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
+        """Re-aim `latents` in the encoder that holds the parameters."""
+        self.encoder.set_rows(latents, directions)
+
+
+Picking = OneShot | BatchTopK | JumpReLU | PositiveTopK | ByPursuit
+
+
 class Refitted(nn.Module):
     """An encoder that takes another encoder's picks and gives them the best codes by one least-squares solve."""
 
-    def __init__(self, encoder: OneShot | BatchTopK | ByPursuit):
+    def __init__(self, encoder: Picking):
         super().__init__()
         self.encoder = encoder
 
@@ -179,12 +256,12 @@ class Refitted(nn.Module):
         self.encoder.set_rows(latents, directions)
 
 
-Encoder = TiedTopK | OwnTopK | KroneckerTopK | BatchTopK | ByPursuit | Refitted
+Encoder = Picking | Refitted
 
 
 def inner_encoder(encoder: Encoder) -> OneShot | ByPursuit:
-    """Return the encoder that others are made around: the one inside a `BatchTopK` or `Refitted`, any other itself."""
-    while isinstance(encoder, (BatchTopK, Refitted)):
+    """Return the encoder that others, such as `BatchTopK` or `Refitted`, are made around; any other itself."""
+    while isinstance(encoder, (BatchTopK, JumpReLU, PositiveTopK, Refitted)):
         encoder = encoder.encoder
     return encoder
 
@@ -193,3 +270,16 @@ def looks_at_energy(encoder: Encoder) -> bool:
     """Return whether an encoder looks at all of a token's energy, also at what no atom of a low rank reaches."""
     picks = inner_encoder(encoder)
     return isinstance(picks, ByPursuit) and stops_by_gain(picks.name)
+
+
+def joined(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the (codes, indices) of all parts, one below the other, as wide as the widest; what is added has code 0.
+
+    How wide the codes of a batch are may follow from the batch (`JumpReLU`).
+    """
+    width = max(codes.shape[1] for codes, _ in parts)
+    codes, indices = (
+        torch.cat([nn.functional.pad(part, (0, width - part.shape[1])) for part in each])
+        for each in zip(*parts, strict=True)
+    )
+    return codes, indices

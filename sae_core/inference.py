@@ -9,10 +9,10 @@ omp, gomp4, mp_refit, ...   by any pursuit of `sae_core.pursuit.solvers`
 from __future__ import annotations
 
 from sae_core.encoders import (
-    BatchTopK,
     ByPursuit,
     Encoder,
     OneShot,
+    Picking,
     Refitted,
     TiedTopK,
     inner_encoder,
@@ -66,7 +66,7 @@ def _one_shot(sae: SAE) -> OneShot:
     return encoder
 
 
-def _without_refit(encoder: Encoder) -> OneShot | BatchTopK | ByPursuit:
+def _without_refit(encoder: Encoder) -> Picking:
     """Return the encoder that picks the latents: the one inside a `Refitted`, any other itself."""
     return encoder.encoder if isinstance(encoder, Refitted) else encoder
 
@@ -77,7 +77,7 @@ def multiply_adds(sae: SAE) -> int:
     With e = n*d (dense: n*m) for the correlations of all atoms, and g = the sum over rows of row_degree^2 / n (about
     d*d*n/m) for those that one pick changes:
 
-        one-shot      e, BatchTopK as well; r*m + n for the r pre-latents of a `kron`
+        one-shot      e, BatchTopK and JumpReLU as well; r*m + n for the r pre-latents of a `kron`
         mp, mp_refit  e + k*g (dense: k*e, as without a stored Gram matrix); mp_refit adds a refit
         omp, gomp{L}  ceil(k/L)*e, and the refit's work as it grows
         mp_cg{T}      mp, k*d for what it leaves, and 2*k*d + 2*m + 3*k a step

@@ -18,6 +18,8 @@ has the final name.
        encoder may be BatchTopK, and values of few bits
     7  the encoder is that of KronSAE, with fewer rows than latents; `heads` has the sizes of a head; atoms are dense
        in the neurons' basis
+    8  atoms are dense, and the encoder has weights of its own and, as `rule` says, a value for each latent: `threshold`
+       of a JumpReLU, or `gain` of a TopK with ReLU
 """
 
 from __future__ import annotations
@@ -44,18 +46,31 @@ from sae_core.dictionary import (
     SparseDictionary,
     drawn_support,
 )
-from sae_core.encoders import BatchTopK, ByPursuit, Encoder, OwnTopK, Refitted, TiedTopK, inner_encoder
+from sae_core.encoders import (
+    BatchTopK,
+    ByPursuit,
+    Encoder,
+    JumpReLU,
+    OwnTopK,
+    PositiveTopK,
+    Refitted,
+    TiedTopK,
+    inner_encoder,
+)
 from sae_core.files import replacing
 from sae_core.io_checks import (
     CONFIG_FILE,
     DENSE_KINDS,
     FORMAT,
+    GAIN,
     OLDEST_SUPPORT,
+    THRESHOLD,
     WEIGHTS_FILE,
     WITH_BASIS,
     WITH_FEW_BITS,
     WITH_HEADS,
     WITH_RANKS,
+    WITH_RULE,
     WITH_THRESHOLD,
     SAEFileError,
     check_config,
@@ -114,6 +129,10 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, BatchTopK):
         tensors["threshold"] = encoder.threshold.float().view(1)
+    if isinstance(encoder, JumpReLU):
+        tensors[THRESHOLD] = encoder.threshold.float()
+    if isinstance(encoder, PositiveTopK):
+        tensors[GAIN] = encoder.gain.float()
     inner = inner_encoder(encoder)
     if not isinstance(inner, ByPursuit):
         tensors["b_enc"] = inner.b_enc
@@ -175,6 +194,9 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["source_tokens"] = dictionary.tokens
     if isinstance(inner := inner_encoder(sae.encoder), KroneckerTopK):
         config |= {"format": WITH_HEADS, "heads": list(inner.heads), "batch_topk": isinstance(sae.encoder, BatchTopK)}
+    if isinstance(sae.encoder, (JumpReLU, PositiveTopK)):
+        rule = THRESHOLD if isinstance(sae.encoder, JumpReLU) else GAIN
+        config |= {"format": WITH_RULE, "rule": rule}
     if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
         config["prefixes"] = list(sae.prefixes)
     return config
@@ -234,6 +256,9 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
         )
         encoder.weight.data = tensors["encoder_weight"]
     encoder.b_enc.data = tensors["b_enc"]
+    if rule := config.get("rule"):
+        assert isinstance(encoder, OwnTopK), "_check_encoder demands weights of its own"
+        return JumpReLU(encoder, tensors[rule]) if rule == THRESHOLD else PositiveTopK(encoder, tensors[rule])
     if not config.get("batch_topk"):
         return encoder
     encoder = BatchTopK(encoder)

@@ -19,7 +19,10 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS = FORMATS = 1, 2, 3, 4, 5, 6, 7
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS, WITH_RULE = FORMATS = range(
+    1, 9
+)
+RULES = THRESHOLD, GAIN = "threshold", "gain"  # also the names of their tensors
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
 
@@ -84,7 +87,11 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: pursuit={pursuit} is none that this version knows")
     batch_topk, atoms = config.get("batch_topk", False), config.get("support_atoms")  # missing in other formats
     said = batch_topk is True or atoms is not None
-    fits = said if config["format"] == WITH_THRESHOLD else not said or (config["format"] >= DENSE_KINDS and not atoms)
+    fits = (
+        said
+        if config["format"] == WITH_THRESHOLD
+        else not said or (config["format"] in (DENSE_KINDS, WITH_HEADS) and not atoms)
+    )
     if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
         raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
     if atoms is not None and not (type(atoms) is int and atoms >= config["n_latents"] and config.get("support_name")):
@@ -92,6 +99,7 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
             f"{file}: support_atoms={atoms} must be at least {config['n_latents']} (n) that a seed draws"
         )
     _check_heads(config, file)
+    _check_rule(config, file)
     prefixes = config.get("prefixes", [])
     if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
         raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
@@ -107,6 +115,14 @@ def _check_heads(config: dict[str, Any], file: Path) -> None:
     fits = whole and has_heads and config["n_latents"] % Heads(*sizes).latents == 0
     if not fits or config["sparse"] or config["tied"] or config.get("value_bits", 32) < 32:
         raise SAEFileError(f"{file}: heads={heads} do not make an SAE of so many latents")
+
+
+def _check_rule(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says which latents fire where its format asks for that."""
+    rule = config.get("rule")
+    plain = not (config["tied"] or config["sparse"] or config.get("value_bits", 32) != 32)
+    if (rule in RULES and plain) is not (config["format"] == WITH_RULE) or (rule is not None and rule not in RULES):
+        raise SAEFileError(f"{file}: rule={rule} does not go with its format, an encoder without weights or such atoms")
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
@@ -174,6 +190,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes |= {} if config.get("pursuit") else {"b_enc": (rows,)}
     shapes |= {} if config["tied"] else {"encoder_weight": (rows, d_in)}
     shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
+    shapes |= {config["rule"]: (n_latents,)} if config.get("rule") else {}
     if names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
         bits = config["basis"]["value_bits"]
         shapes["basis"] = shape if bits == 32 else (packed_bytes(math.prod(shape), bits),)

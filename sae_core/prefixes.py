@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from sae_core.dictionary import NearDictionary
-from sae_core.encoders import OwnTopK, TiedTopK, inner_encoder
+from sae_core.encoders import JumpReLU, OwnTopK, PositiveTopK, TiedTopK, inner_encoder
 from sae_core.kronecker import KroneckerTopK
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_sparsity
@@ -100,6 +100,10 @@ def cut(sae: SAE, n_latents: int) -> SAE:
         _keep(encoder, "b_enc", n_latents)
     if isinstance(encoder, OwnTopK):
         _keep(encoder, "weight", n_latents)
+    if isinstance(other.encoder, JumpReLU):
+        _keep(other.encoder, "threshold", n_latents)
+    if isinstance(other.encoder, PositiveTopK):
+        _keep(other.encoder, "gain", n_latents)
     if dictionary.drawn is not None:
         dictionary.drawn = dictionary.drawn._replace(atoms=dictionary.drawn.atoms or n)
     shorter = [size for size in sae.prefixes if size < n_latents]

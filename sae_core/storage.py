@@ -11,7 +11,7 @@ from torch import nn
 from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
-from sae_core.encoders import BatchTopK
+from sae_core.encoders import BatchTopK, JumpReLU, PositiveTopK
 from sae_core.kronecker import Heads
 from sae_core.packed import PackedDictionary
 from sae_core.packing import packed_bytes
@@ -28,7 +28,7 @@ class Storage(NamedTuple):
 
     learned_decoder_values: int  # d*n, the paper's headline count, and the values of a basis
     compression: float  # m/d; with a basis, m*n over the count above
-    learned_parameters: int  # decoder values, encoder weights, both biases, a BatchTopK's threshold
+    learned_parameters: int  # decoder values, encoder weights, both biases, thresholds and gains
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
     value_bits: float  # bits of an atom's value, with its share of a codebook; 0 where a seed regenerates values
     basis_values: int  # how many of the decoder values are a basis'
@@ -46,13 +46,20 @@ def count_storage(sae: SAE) -> Storage:
     return Storage(
         learned_decoder_values=decoder_values + in_basis,
         compression=_compression(dictionary.d_in, dictionary.n_latents, dictionary.degree, in_basis),
-        learned_parameters=decoder_values + others + isinstance(sae.encoder, BatchTopK),
+        learned_parameters=decoder_values + others + _thresholds(sae),
         index_bits=support_bits(dictionary),
         value_bits=dictionary.value_bits if _learned(dictionary) else 0,
         basis_values=in_basis,
         basis_bits=dictionary.basis.value_bits if in_basis else 0,
         source_bits=source_bits(dictionary),
     )
+
+
+def _thresholds(sae: SAE) -> int:
+    """Return how many thresholds or gains the encoder stores: one, or one for each latent."""
+    if isinstance(sae.encoder, BatchTopK):
+        return 1
+    return sae.dictionary.n_latents if isinstance(sae.encoder, (JumpReLU, PositiveTopK)) else 0
 
 
 def _compression(d_in: int, n_latents: int, degree: int, in_basis: int) -> float:
@@ -97,6 +104,8 @@ class Layout(NamedTuple):
     source_tokens: int = 0  # the activations that atoms are chosen from, where atoms are activations
     codebook: int = 0  # values of a piece, where atoms are made of pieces out of a codebook
     batch_topk: bool = False  # whether the encoder stores a threshold beside its biases
+    rule: str = ""  # what else the encoder stores for each latent: "threshold" or "gain"
+    file_bytes: int = 0  # of the file, where another library wrote it
     prefixes: tuple[int, ...] = ()  # sizes of the prefixes that training looks at one by one, see `sae_core.prefixes`
 
     @property
@@ -118,7 +127,8 @@ class Layout(NamedTuple):
     def encoder_values(self) -> int:
         """Number of stored encoder weights, encoder biases and thresholds."""
         weights = self.encoder_rows * self.d_in if self.own_encoder else 0
-        return weights + (0 if self.pursuit else self.encoder_rows) + self.batch_topk
+        rule = self.n_latents if self.rule else 0
+        return weights + (0 if self.pursuit else self.encoder_rows) + self.batch_topk + rule
 
     @property
     def encoder_rows(self) -> int:
@@ -145,9 +155,13 @@ def planned_counts(layout: Layout) -> Storage:
 def planned_bytes(layout: Layout) -> int:
     """Return the exact size of the `sae.safetensors` that `sae_core.io.save` will write, header and tensors.
 
+    Where another library wrote the SAE (`Layout.file_bytes`), it is the size of its file.
+
     The header is 8 bytes that hold its length, then compact JSON that names the tensors, filled up to a multiple of 8
     bytes. Tensors of wide types come first; those of one type are in order of their names.
     """
+    if layout.file_bytes:
+        return layout.file_bytes
     n, m = layout.n_latents, layout.d_in
     floats: dict[str, tuple[int, ...]] = {"b_dec": (m,)}
     packed: dict[str, tuple[int, ...]] = {}

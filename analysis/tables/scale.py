@@ -49,7 +49,7 @@ def scale_table(runs: pd.DataFrame) -> pd.DataFrame:
     measured = [over_seeds(where(curves, curves[what].notna()), _BY, what).assign(what=what) for what in MEASURES]
     sizes = part(curves, ["model", "layer", "k", "d_in", "n_latents"]).drop_duplicates()
     table = pd.concat([*measured, pd.DataFrame(_dense(sizes))], ignore_index=True)
-    place = table["what"].map({what: place for place, what in enumerate(MEASURES)})
+    place = [list(MEASURES).index(what) for what in table["what"]]
     by = ["place", "model", "layer", "k", "arm", "d", "n_latents"]
     table = table.assign(place=place).sort_values(by, ignore_index=True)
     return part(table, ["what", *_BY, "mean", "half_interval", "seeds"])

@@ -16,6 +16,7 @@ from sae_core.arms.expander import Expander
 from sae_core.arms.expander_balanced import ExpanderBalanced
 from sae_core.arms.few_bits import FewBits
 from sae_core.arms.frozen_random import FrozenRandom
+from sae_core.arms.imported import Imported
 from sae_core.arms.itda import ITDA
 from sae_core.arms.kron import Kron
 from sae_core.arms.pca import PCA
@@ -28,6 +29,7 @@ from sae_core.sizes import CellError
 
 __all__ = [
     "ITDA",
+    "Imported",
     "PCA",
     "TOPK",
     "Arm",

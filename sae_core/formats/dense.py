@@ -13,8 +13,18 @@ from typing import NamedTuple
 
 import torch
 
-from sae_core.encoders import BatchTopK, ByPursuit, OwnTopK, Refitted, TiedTopK
+from sae_core.dictionary import DenseDictionary
+from sae_core.encoders import (
+    BatchTopK,
+    ByPursuit,
+    JumpReLU,
+    OwnTopK,
+    PositiveTopK,
+    Refitted,
+    inner_encoder,
+)
 from sae_core.formats.about import FormatError
+from sae_core.kronecker import KroneckerTopK
 from sae_core.sae import SAE
 
 
@@ -25,9 +35,9 @@ class TopK(NamedTuple):
 
 
 class Above(NamedTuple):
-    """The entries of z above a threshold of at least 0."""
+    """The entries of z above a threshold of at least 0, each latent's own."""
 
-    threshold: float
+    threshold: torch.Tensor  # (n_latents,)
 
 
 class MatchingPursuit(NamedTuple):
@@ -81,12 +91,14 @@ def dense_form(sae: SAE) -> DenseForm:
     atoms, scale = dictionary.dense_atoms().float().cpu(), float(sae.scale)
     b_dec, b_enc = sae.b_dec.detach().float().cpu() / scale, torch.zeros(len(atoms))
     encoder, decoder = scale * atoms, atoms / scale
-    inner = sae.encoder.encoder if isinstance(sae.encoder, BatchTopK) else sae.encoder
+    inner = inner_encoder(sae.encoder)
     if isinstance(inner, ByPursuit):
         encoder = decoder = atoms
-    elif isinstance(inner, (TiedTopK, OwnTopK)):
+    else:
         b_enc = inner.b_enc.detach().float().cpu().clone()
         encoder = scale * inner.weight.detach().float().cpu() if isinstance(inner, OwnTopK) else encoder
+    if isinstance(sae.encoder, PositiveTopK):
+        decoder = decoder * sae.encoder.gain.float().cpu()[:, None]
     return DenseForm(encoder, b_enc, decoder, b_dec, rule, notes)
 
 
@@ -96,6 +108,11 @@ def _rule(sae: SAE) -> tuple[Rule, tuple[str, ...]]:
     if isinstance(encoder, Refitted):
         raise FormatError(
             "codes by least squares (refit) are a reading that no other library has; nearest is the SAE's own encoder"
+        )
+    if isinstance(inner_encoder(encoder), KroneckerTopK):
+        raise FormatError(
+            "no other library has KronSAE's encoder, whose latents are products of pre-latents; nearest is a run of "
+            "sae=dense_warmtied"
         )
     if isinstance(encoder, ByPursuit):
         if encoder.name != "mp":
@@ -110,10 +127,49 @@ def _rule(sae: SAE) -> tuple[Rule, tuple[str, ...]]:
     if isinstance(encoder, BatchTopK):
         most = min(BatchTopK.WIDTH * k, n)
         note = f"of a token with more than {most} latents above the threshold all fire there, the {most} largest here"
-        return Above(max(0.0, float(encoder.threshold))), (note,) if most < n else ()
+        threshold = torch.full((n,), max(0.0, float(encoder.threshold)))
+        return Above(threshold), (note,) if most < n else ()
+    if isinstance(encoder, JumpReLU):
+        return Above(encoder.threshold.float().cpu()), ()
+    if isinstance(encoder, PositiveTopK):
+        uneven = bool((encoder.gain != 1).any())
+        return TopK(k), ("codes there are ours over the gain of each latent, which its atom has there",) * uneven
     if n <= 2 * k:
         raise FormatError(
             f"k={k} of n={n} latents are half of them or more, so that many codes are negative, which every other "
             "library makes 0; nearest is an SAE of more latents"
         )
     return TopK(k), ("of a token with fewer than k positive entries the negative ones that ours keeps are 0 there",)
+
+
+@torch.no_grad()
+def from_dense(form: DenseForm, k: int, scale: float = 1.0) -> SAE:
+    """Return the SAE of a dense form, in evaluation mode; its codes are the form's times the norms of the atoms.
+
+    Args:
+        k: the latents of readings that use exactly so many (`infer_by`), where the form has a threshold.
+        scale: what activations are multiplied with before the form applies.
+
+    Raises:
+        FormatError: an atom has no length.
+    """
+    norms = form.decoder.norm(dim=1)
+    if not bool((norms > 0).all()):
+        raise FormatError(f"W_dec of latent {int((norms > 0).int().argmin())} is 0: it is no atom")
+    # Modules of one latent, which are then given all: no other matrix than the form's own and W_enc is ever in memory.
+    dictionary = DenseDictionary(form.d_in, 1, torch.Generator())
+    own = OwnTopK(dictionary, "transpose", torch.Generator())
+    dictionary.values.data = form.decoder.contiguous()
+    match form.rule:
+        case TopK(size):
+            k, encoder = size, PositiveTopK(own, norms)
+            gain = torch.ones_like(norms)
+        case Above(threshold):
+            gain, encoder = norms, JumpReLU(own, threshold.clamp(min=0.0) * norms)
+        case MatchingPursuit(size):
+            raise FormatError("an SAE that is read by matching pursuit is made from its atoms alone")
+    own.weight.data = torch.mul(form.encoder, gain[:, None], out=torch.empty(form.n_latents, form.d_in))
+    own.b_enc.data = form.b_enc * gain
+    sae = SAE(dictionary, encoder, k, scale)
+    sae.b_dec.copy_(form.b_dec)
+    return sae.eval()

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from sae_core.arms import Arm, CellError
+from sae_core.arms import Arm, CellError, Imported
 from sae_core.kernels.dispatch import backend_name
 from sweep.activations.cache import BFLOAT16, FLOAT16, CacheKey
 from sweep.corpus.documents import Corpus
@@ -19,6 +19,7 @@ from sweep.corpus.windows import WindowConfig
 from sweep.jobs.config_checks import check_keys, check_types
 from sweep.jobs.instantiate import instantiate
 from sweep.jobs.job import Job
+from sweep.jobs.origin import check_origin
 from sweep.jobs.recovery import RecoveryConfig, RecoveryJob, RecoverySpec
 from sweep.jobs.spec import AXES, HOOK, SEED_PARTS, SHUFFLE_SEED, RunSpec, latents_from, whole_number
 from sweep.lm.dtype import fitting_dtype
@@ -104,8 +105,12 @@ def build_job(cfg: DictConfig, launch: str) -> Job:
         settings = {**settings, "model": {**settings["model"], **about}}
     arm = cast(Arm, instantiate(_group(settings, "sae"), "sae", Arm))
     arm.sizes(info.d_model)  # raises where d, k and n make no SAE of this LM, before any text is read
-    if synthetic:
+    if isinstance(model, SyntheticConfig):
         _check_synthetic(evaluation)
+    else:
+        check_origin(arm, model, info, settings["layer"])
+    if isinstance(arm, Imported):  # its file says how large it is, whatever was asked for
+        settings = {**settings, "n": arm.header.n_latents, "k": arm.k}
     outlier_norm = None if evaluation.tokens == "all" else model.outlier_norm
     key, windows, corpus = _activations(settings, model, info, outlier_norm)
     return Job(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from sae_core.activity import Activity, activity_of
+from sae_core.encoders import joined
 from sae_core.inference import infer_by
 from sae_core.metrics import ReconstructionSums, ce_recovered
 from sae_core.sae import SAE
@@ -144,20 +145,25 @@ class HeldOutCodes(NamedTuple):
 @torch.inference_mode()
 def held_out_codes(sae: SAE, clean: CleanPass) -> HeldOutCodes:
     """Find the codes of all held-out tokens that are measured, with the SAE's own encoder."""
-    codes, indices, measured = [], [], []
+    parts, measured = [], []
     for batch in clean:
         inside = batch.chosen[batch.real]
         measured.append(inside.cpu())
-        for found, part in zip((codes, indices), sae.encode(batch.h), strict=True):
-            spread = part.new_zeros(len(inside), part.shape[1])
-            spread[inside] = part
-            found.append(spread.cpu())
+        codes, indices = (_spread(part, inside).cpu() for part in sae.encode(batch.h))
+        parts.append((codes, indices))
     windows = clean.windows
     real = windows.mask()
     tokens, window = torch.from_numpy(windows.tokens[real]), torch.from_numpy(np.nonzero(real)[0])
-    every, latents = torch.cat(codes), torch.cat(indices)
+    every, latents = joined(parts)
     activity = activity_of(every, latents, sae.n_latents, tokens, window)
     return HeldOutCodes(latents, every, activity, torch.cat(measured))
+
+
+def _spread(part: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Return the rows of `part` where `inside` (tokens,) is True, and zeros elsewhere: (tokens, columns)."""
+    spread = part.new_zeros(len(inside), part.shape[1])
+    spread[inside] = part
+    return spread
 
 
 def _fidelity(ce_sae: float, base: Baselines) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from sae_core.encoders import joined
 from sae_core.sae import SAE
 from sweep.probing.probe import BEST, Values, scores
 from sweep.probing.sets import EACH_TOKEN, LAST_TOKEN, Family, ProbeSet
@@ -63,12 +64,8 @@ class Items:
 @torch.inference_mode()
 def code_scores(reader: SAE, items: Items) -> Scores:
     """Return the scores of an SAE's codes, found by its encoder."""
-    codes, indices = [], []
-    for h in items.h.split(_BATCH):
-        found = reader.encode(h.to(reader.b_dec.device))
-        codes.append(found[0].cpu().numpy())
-        indices.append(found[1].cpu().numpy())
-    values, columns = np.concatenate(codes), np.concatenate(indices)
+    parts = [reader.encode(h.to(reader.b_dec.device)) for h in items.h.split(_BATCH)]
+    values, columns = (part.cpu().numpy() for part in joined(parts))
     starts = np.arange(len(values) + 1) * values.shape[1]
     shape = (len(values), reader.n_latents)
     return _scores(items, sparse.csr_matrix((values.ravel(), columns.ravel(), starts), shape=shape), BEST)

@@ -10,6 +10,7 @@ import torch
 
 from sae_core import theory
 from sae_core.activity import activity_measures, activity_of, support_measures
+from sae_core.encoders import joined
 from sae_core.inference import read_alike
 from sae_core.sae import SAE
 from sae_core.stability import ReadTokens
@@ -60,7 +61,7 @@ def _read(job: Job, sae: SAE, inference: str, say: RunProgress) -> dict[str, Any
 def sample_codes(job: Job, sae: SAE) -> ReadTokens:
     """Return the codes that an SAE's own encoder finds of the job's held-out samples, each a window of its own."""
     parts = [sae.encode(h.to(sae.b_dec.device)) for h in held_out_samples_of(job).batches()]
-    codes, indices = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    codes, indices = (part.cpu() for part in joined(parts))
     return ReadTokens(codes, indices, torch.arange(len(codes)))
 
 

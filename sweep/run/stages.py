@@ -21,7 +21,7 @@ from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.quantised import keep_rounded
 from sae_core.sae import SAE
-from sae_core.storage import count_storage
+from sae_core.storage import count_storage, planned_counts
 from sweep.activations.cache import Pool
 from sweep.activations.feed import FedPool
 from sweep.jobs.job import Job
@@ -226,7 +226,11 @@ def _record_training(job: Job, record: Record, pool: Pool | FedPool, training: T
 def _save(job: Job, folder: Path, sae: SAE, record: Record) -> None:
     """Write the SAE's files, and put into the record what they store."""
     about = {"spec": job.spec.as_json(), "labels": job.labels}
-    record["storage"] = count_storage(sae)._asdict() | {"artifact_bytes": io.save(sae, folder, about)}
+    written, layout = io.save(sae, folder, about), job.spec.arm.layout(sae.dictionary.d_in)
+    if layout.file_bytes:  # another library's file counts, not our copy of it
+        record["storage"] = planned_counts(layout)._asdict() | {"artifact_bytes": layout.file_bytes}
+    else:
+        record["storage"] = count_storage(sae)._asdict() | {"artifact_bytes": written}
     record[WEIGHTS] = file_hash(folder / io.WEIGHTS_FILE)
 
 

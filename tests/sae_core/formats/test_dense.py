@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sae_core.arms import ITDA, PCA, DenseTied, Expander, FewBits
+from sae_core.arms import ITDA, PCA, DenseTied, Expander, FewBits, Kron
 from sae_core.formats import FormatError
 from sae_core.formats.dense import Above, DenseForm, MatchingPursuit, TopK, dense_form
 from sae_core.inference import infer_by
@@ -41,7 +41,7 @@ def test_the_formula_gives_our_codes_or_the_error_says_what_is_nearest(arm):
         form = dense_form(sae)
     except FormatError as error:
         pursuit = getattr(arm, "encoder", getattr(getattr(arm, "of", None), "encoder", "topk"))
-        refused = sae.dictionary.always_on or isinstance(arm, PCA) or "topk" not in pursuit
+        refused = sae.dictionary.always_on or isinstance(arm, (PCA, Kron)) or "topk" not in pursuit
         assert refused and "nearest is" in str(error) and "\n" not in str(error)
         return
     expected = ours(sae, h)
@@ -70,6 +70,7 @@ def test_what_is_refused_is_named():
         (Expander(N, D, K, always_on=2), "always_on=2"),
         (PCA(N, D), "half of them or more"),
         (ITDA(N, K, tokens=500), "by mp_magnitude"),
+        (Kron(N, K), "KronSAE"),
         (replace(Expander(N, D, K), encoder="mp_cg1"), "by mp_cg1"),
     ):
         with pytest.raises(FormatError, match=said):

@@ -13,6 +13,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 import sweep.launch  # noqa: F401  (registers the resolver)
+from sae_core.arms import DenseRandInit
+from sae_core.formats import About, export
 from sweep.embedded import WEIGHTS
 from sweep.jobs.build import build_job
 from sweep.jobs.compose import Composer
@@ -37,7 +39,11 @@ def job(tmp_path, *overrides):
 
 @pytest.mark.parametrize("arm", files("sae"))
 def test_every_arm_builds_by_its_own_name(arm, tmp_path):
-    built = job(tmp_path, f"sae={arm}", "d=30", "k=16")
+    given = []
+    if arm == "imported":
+        export(DenseRandInit(64, 16).build(256, 0), "saelens", tmp_path / "sae", About("embedded", 1))
+        given = [f"sae.path={tmp_path / 'sae'}"]
+    built = job(tmp_path, f"sae={arm}", "d=30", "k=16", *given)
     base, bits = arm, ""
     for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained"), ("_pq", "bit_pq")):
         if arm.endswith(suffix):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, make_dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sae_core import arms
 from sae_core.arms import DenseMatched, DenseTied, Dynamic, Expander, FewBits, Quantised
@@ -18,6 +23,20 @@ from sweep.train.config import TrainConfig
 KEY = CacheKey("w", "float32", 2, "resid_post", "c", 128, "window", 1000, "float16", 0)
 SPEC = RunSpec(KEY, Expander(64, 3, 4), TrainConfig(), EvalConfig(), 0)
 RECOVERY = RecoverySpec(RecoveryConfig(), 64, 3, 4, 0)
+
+
+FOLDER = TemporaryDirectory()  # of the imported SAE, as long as these tests run
+
+
+def imported():
+    """The arm of an SAE in SAELens' format, whose files are the same everywhere."""
+    tensors = {"W_enc": torch.ones(8, 64), "W_dec": torch.ones(64, 8), "b_enc": torch.ones(64), "b_dec": torch.ones(8)}
+    save_file(tensors, f"{FOLDER.name}/sae_weights.safetensors")
+    config = {"architecture": "standard", "d_in": 8, "d_sae": 64, "metadata": {"sae_lens_version": "6.0.0"}}
+    Path(FOLDER.name, "cfg.json").write_text(json.dumps(config))
+    return arms.Imported(4, FOLDER.name)
+
+
 ARMS = {
     "expander": Expander(64, 3, 4),
     "expander by mp_refit": Expander(64, 3, 4, encoder="mp_refit"),
@@ -38,6 +57,7 @@ ARMS = {
     "dense_low_rank": arms.DenseLowRank(64, 3, 4),
     "itda": arms.ITDA(64, 4),
     "kron": arms.Kron(64, 4),
+    "imported": imported(),
     "pca": arms.PCA(64, 3),
     "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
     "expander at 1.58 bits": Quantised(Expander(64, 3, 4), 1.58),
@@ -67,6 +87,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "dense_matched_own": "607edd741009f39f",
     "dense_low_rank": "335bc57cc67eed7e",  # of 2026-11-26
     "itda": "439f6bebb740be7c",  # of 2026-11-26
+    "imported": "47c9aaffd8d123a4",  # of 2026-11-26
     "pca": "148e83046a578e7e",
     "expander at 8 bits": "34067635e29e774d",
     "expander at 1.58 bits": "06c65983a3c31628",  # of 2026-11-26
