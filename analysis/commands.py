@@ -342,7 +342,7 @@ def iso_storage(records: Records, options: Options) -> list[Output]:
     table = iso_storage_table(chosen(records.runs, options), records.runs)
     # The number of atoms is the axis: in place of n, a panel's title has the values that d*n atoms share.
     shown = table.assign(n=[f"{values:,} / d" for values in table["values"]], what="ce_recovered")
-    return [Output("iso_storage", table, lines_figure(shown, "n_latents", "n: atoms (the more, the fewer values each)"))]
+    return [Output("iso_storage", table, lines_figure(shown, "n_latents", "n: atoms (more, with fewer values each)"))]
 
 
 def seeds(records: Records, options: Options) -> list[Output]:
