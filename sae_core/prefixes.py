@@ -82,8 +82,8 @@ def cut(sae: SAE, n_latents: int) -> SAE:
     TopK, it picks k latents of its own. Where a seed drew the support, it still does: the first of more atoms.
 
     Raises:
-        ValueError: `n_latents` is not in 1..n - 1, or no more than 2k (a CellError), latents share encoder rows, or atoms
-            stay packed.
+        ValueError: `n_latents` is not in 1..n - 1, or no more than 2k (a CellError); or latents share encoder rows, or
+            atoms stay packed.
     """
     n = sae.dictionary.n_latents
     if not 1 <= n_latents < n:
