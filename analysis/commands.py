@@ -65,13 +65,13 @@ from analysis.tables.stability import stability_table
 from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
 
-_BITS_LOOK = {  # bits of a value: marker, line
-    32: ("o", "-"),
-    8: ("s", "--"),
-    4: ("^", ":"),
-    2: ("v", "-."),
-    1.58: ("<", "--"),
-    1: (">", ":"),
+_BITS_LOOK = {  # bits of a value: line, marker, marker in a Fourier basis, marker of pieces out of a codebook
+    32: ("-", "o", "o", "o"),
+    8: ("--", "s", "D", "s"),
+    4: (":", "^", "p", "P"),
+    2: ("-.", "v", "d", "X"),
+    1.58: ("--", "<", "h", "<"),
+    1: (":", ">", "8", "*"),
 }
 
 
@@ -296,16 +296,20 @@ def bits(records: Records, options: Options) -> list[Output]:
     Hollow markers are of values that were rounded after training, filled ones of those that were trained so.
     """
     table = bits_table(chosen(records.runs, options), records.runs)
-
-    def style(row: dict[str, Any]) -> Style:
-        marker, line = _BITS_LOOK.get(row["bits"], ("D", "-."))
-        label, after = f"{arms.display(row['base'])}, {row['rounding']}", row["bits"] != arms.FLOAT_BITS
-        return Style(label, arms.colour(row["base"]), marker, line, hollow=after and not row["how_rounded"])
-
     shown = readable("bits", table)
     x_label = "stored bytes (size of sae.safetensors)"
     titles = {ROUNDED: "latents changed by rounding\n(share with correlation < .9)"}
-    return [Output("bits", table, _lines(shown, "artifact_bytes", x_label, style, ["base", "rounding"], titles=titles))]
+    figure = _lines(shown, "artifact_bytes", x_label, _style_of_bits, ["base", "rounding"], titles=titles)
+    return [Output("bits", table, figure)]
+
+
+def _style_of_bits(row: dict[str, Any]) -> Style:
+    """Return the look of an arm's values: a marker for their bits and how they are kept, hollow if never trained so."""
+    how = row["how_rounded"]
+    line, *markers = _BITS_LOOK.get(row["bits"], ("-.", "H", "H", "H"))
+    marker = markers[1 if "fourier" in how else 2 if how == "pq" else 0]
+    hollow = row["bits"] != arms.FLOAT_BITS and how in ("", "fourier")
+    return Style(f"{arms.display(row['base'])}, {row['rounding']}", arms.colour(row["base"]), marker, line, hollow)
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:

@@ -29,6 +29,8 @@ class CodebookDictionary(Dictionary):
         d_in: rows of the dictionary.
     """
 
+    rows_of_atoms = ("chosen",)
+
     chosen: torch.Tensor
 
     def __init__(self, codebook: torch.Tensor, chosen: torch.Tensor, d_in: int):
@@ -36,7 +38,10 @@ class CodebookDictionary(Dictionary):
         self.d_in, self.support, self.drawn, self.basis = d_in, None, None, Neurons()
         self.codebook = nn.Parameter(codebook)
         self.register_buffer("chosen", chosen.to(torch.int64))
-        self.value_bits = bits_a_value(len(chosen), d_in, codebook.shape[1])
+
+    @property
+    def value_bits(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return bits_a_value(self.n_latents, self.d_in, self.codebook.shape[1])
 
     @property
     def values(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]

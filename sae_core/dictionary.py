@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class Dictionary(nn.Module):
     and support first takes activations `into` the basis. The first `always_on` rows are in no atom's support: there the
     SAE keeps an activation as it is.
     """
+
+    rows_of_atoms: ClassVar[tuple[str, ...]] = ("values", "support")  # the tensors, or None, with a row for each atom
 
     values: torch.Tensor  # a parameter where values are learned
     support: torch.Tensor | None  # int64 (n_latents, degree), None where atoms use the first rows
@@ -147,6 +149,8 @@ class NearDictionary(SparseDictionary):
         ValueError: `cosine` is outside 0..1.
     """
 
+    rows_of_atoms = ("values", "support", "start")
+
     start: torch.Tensor  # (n_latents, degree), each atom of unit l2 norm
 
     def __init__(
@@ -250,6 +254,8 @@ class ActivationDictionary(DenseDictionary):
     Raises:
         ValueError: n_latents is below 1.
     """
+
+    rows_of_atoms = ("values", "support", "sources")
 
     sources: torch.Tensor  # int64 (n_latents,), in 0..tokens-1; 0 before they are chosen
 

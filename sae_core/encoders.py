@@ -85,14 +85,14 @@ class ByPursuit(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        self.name, self._solve = canonical(name), solver(name)
+        self.name = canonical(name)
 
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), each (tokens, k), of x (tokens, d_in); `atoms` are unit values (n, degree)."""
         backend, atoms, support = opened(backend, atoms, support)
-        return self._solve(backend, x, atoms, support, k)
+        return solver(self.name)(backend, x, atoms, support, k)
 
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
         """Do nothing: this encoder has no parameters."""

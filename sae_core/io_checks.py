@@ -41,26 +41,27 @@ def check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> N
     for name, shape in _expected_shapes(config).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
-        if (tensors[name].dtype == torch.uint8) != (name in packed):
-            raise SAEFileError(f"{file} asks for another {name} than {tensors[name].dtype}, which {WEIGHTS_FILE} holds")
+        dtype = tensors[name].dtype
+        if not (dtype == torch.uint8 if name in packed else dtype.is_floating_point):
+            raise SAEFileError(f"{file} asks for another {name} than {dtype}, which {WEIGHTS_FILE} holds")
 
 
 def _check_sizes(config: Any, file: Path) -> None:
     if not isinstance(config, dict) or config.get("format") not in FORMATS:
         raise SAEFileError(f"{file} is not an SAE config of a format among {', '.join(map(str, FORMATS))}")
     for key in ("d_in", "n_latents", "degree", "k"):
-        if type(config.get(key)) is not int:
-            raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number")
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise SAEFileError(f"{file}: {key}={config.get(key)} must be a whole number, 1 at least")
 
 
 def _check_kinds(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config says how dictionary and encoder are made, of kinds that go together."""
     sparse, tied, seed = config.get("sparse"), config.get("tied"), config.get("support_seed")
     well_typed = isinstance(sparse, bool) and isinstance(tied, bool) and isinstance(config.get("scale"), float)
-    if not well_typed or not (seed is None or type(seed) is int) or (sparse and "support_sha256" not in config):
+    if not well_typed or not (seed is None or _is_seed(seed)) or (sparse and "support_sha256" not in config):
         raise SAEFileError(f"{file}: sparse, tied, scale, support_seed and support_sha256 do not make an SAE")
-    if not (config.get("values_seed") is None or type(config["values_seed"]) is int):
-        raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number")
+    if not (config.get("values_seed") is None or _is_seed(config["values_seed"])):
+        raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number, 0 at least")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
     few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
     known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS))
@@ -69,8 +70,12 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
         known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
     if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
-    if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in SUPPORTS:
+    if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in list(SUPPORTS):
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
+
+
+def _is_seed(found: Any) -> bool:
+    return type(found) is int and found >= 0
 
 
 def _check_encoder(config: dict[str, Any], file: Path) -> None:
@@ -163,7 +168,7 @@ def _is_known(basis: dict[str, Any], d_in: int) -> bool:
     try:
         basis_shape(basis["name"], d_in)
         seeded = BASES[basis_name(basis["name"]).kind].needs_seed
-        return basis["value_bits"] in (32, BASIS_BITS) and (type(basis["seed"]) is int if seeded else True)
+        return basis["value_bits"] in (32, BASIS_BITS) and (_is_seed(basis["seed"]) if seeded else True)
     except (KeyError, TypeError, ValueError):
         return False
 

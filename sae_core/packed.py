@@ -84,7 +84,7 @@ class PackedDictionary(Dictionary):
 
     def set_atoms(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
         """Raise TypeError: packed atoms cannot be trained."""
-        raise TypeError("packed atoms cannot be trained: load the SAE without packed=True")
+        raise TypeError("packed atoms cannot be trained: load the SAE without keep_packed=True")
 
 
 @torch.no_grad()

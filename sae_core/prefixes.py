@@ -12,9 +12,9 @@ from fractions import Fraction
 import torch
 from torch import nn
 
-from sae_core.dictionary import NearDictionary
 from sae_core.encoders import JumpReLU, OwnTopK, PositiveTopK, TiedTopK, inner_encoder
 from sae_core.kronecker import KroneckerTopK
+from sae_core.packed import PackedDictionary
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_sparsity
 
@@ -82,7 +82,8 @@ def cut(sae: SAE, n_latents: int) -> SAE:
     TopK, it picks k latents of its own. Where a seed drew the support, it still does: the first of more atoms.
 
     Raises:
-        ValueError: `n_latents` is not in 1..n - 1, or no more than 2k (a CellError), or latents share encoder rows.
+        ValueError: `n_latents` is not in 1..n - 1, or no more than 2k (a CellError); or latents share encoder rows, or
+            atoms stay packed.
     """
     n = sae.dictionary.n_latents
     if not 1 <= n_latents < n:
@@ -90,12 +91,13 @@ def cut(sae: SAE, n_latents: int) -> SAE:
     check_sparsity(n_latents, sae.k)
     if isinstance(inner_encoder(sae.encoder), KroneckerTopK):
         raise ValueError("an SAE of kron cannot be cut: its latents share the encoder's rows")
+    if isinstance(sae.dictionary, PackedDictionary):
+        raise ValueError("packed atoms cannot be cut: load the SAE without keep_packed=True")
     other = copy.deepcopy(sae)
     dictionary, encoder = other.dictionary, inner_encoder(other.encoder)
-    for name in ("values", *(("support",) if dictionary.support is not None else ())):
-        _keep(dictionary, name, n_latents)
-    if isinstance(dictionary, NearDictionary):
-        _keep(dictionary, "start", n_latents)
+    for name in dictionary.rows_of_atoms:
+        if getattr(dictionary, name) is not None:
+            _keep(dictionary, name, n_latents)
     if isinstance(encoder, (TiedTopK, OwnTopK)):
         _keep(encoder, "b_enc", n_latents)
     if isinstance(encoder, OwnTopK):

@@ -73,7 +73,7 @@ class Butterfly(Basis):
                 u = turned_back(u, phases)
             return u
         for blocks in reversed(self._blocks(u.dtype)):
-            u = in_blocks(u.view(len(u), -1, blocks.shape[1]), blocks.mT).transpose(1, 2).flatten(1)
+            u = in_blocks(u.unflatten(1, (-1, blocks.shape[1])), blocks.mT).transpose(1, 2).flatten(1)
         return u.contiguous()
 
     def multiply_adds(self, d_in: int) -> int:
@@ -111,7 +111,7 @@ class Butterfly(Basis):
 
 def _gathered(x: torch.Tensor, blocks: torch.Tensor) -> torch.Tensor:
     """Return the coordinates that each of a group's blocks (b, w, w) takes: (rows, b, w)."""
-    return x.view(len(x), blocks.shape[1], -1).transpose(1, 2)
+    return x.unflatten(1, (blocks.shape[1], -1)).transpose(1, 2)
 
 
 def turned(x: torch.Tensor, phases: torch.Tensor) -> torch.Tensor:

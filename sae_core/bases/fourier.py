@@ -46,5 +46,8 @@ class Fourier(Basis):
 
 
 def _hartley(x: torch.Tensor) -> torch.Tensor:
-    found = torch.fft.fft(x, norm="ortho")
-    return found.real - found.imag
+    if not len(x):
+        return x  # no library transforms no rows
+    at_least_float = torch.promote_types(x.dtype, torch.float32)  # shorter floats have no transform on a CPU
+    found = torch.fft.fft(x.to(at_least_float), norm="ortho")
+    return (found.real - found.imag).to(x.dtype)

@@ -23,7 +23,7 @@ from sweep.store.human_size import human_size
 _SIZES = ("d", "k", "n", "layer", "seed")
 _STORED = ("values", "parameters", "compr.", "stored")
 _TAKEN = ("time", "from", "memory")
-_WIDE = 165  # characters per line that the whole table needs
+_WIDE, _ARM = 165, 30  # characters per line that the whole table needs, and those of a label that it has room for
 
 
 def print_plan(plan: Plan, workers: Workers, console: Console | None = None, budget: float = PROBING) -> None:
@@ -37,11 +37,12 @@ def print_plan(plan: Plan, workers: Workers, console: Console | None = None, bud
     rows, basis = rows_of(plan, threads, budget)
     passes = passes_of(rows, basis)
     console = console or Console(highlight=False)
-    if not console.is_terminal:  # a file or a pipe, which has room for lines of any length
-        console.width = max(console.width, _WIDE)
     saes = [row for row in rows if isinstance(row.job, Job)]
+    wide = _WIDE + max([len(row.job.labels["arm"]) - _ARM for row in saes if isinstance(row.job, Job)] + [0])
+    if not console.is_terminal:  # a file or a pipe, which has room for lines of any length
+        console.width = max(console.width, wide)
     if saes:
-        console.print(_wide_table(saes) if console.width >= _WIDE else _narrow_table(saes))
+        console.print(_wide_table(saes) if console.width >= wide else _narrow_table(saes))
     synthetic = [row for row in rows if isinstance(row.job, RecoveryJob)]
     if synthetic:
         console.print(_recovery_table(synthetic))
@@ -112,5 +113,6 @@ def _new_table(columns: Sequence[str]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         left = column in ("run", "arm", "mask", "from", "state") or column.startswith("what")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column not in ("run", "state"))
+        folded = column in ("run", "state") or column.startswith("what")
+        table.add_column(column, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
     return table

@@ -25,6 +25,7 @@ Records = Mapping[str, Record | None]  # by run id
 _WHICH = ("run", "arm", "d", "k", "n", "layer", "seed")
 _FOUND = ("compression", "CE recovered")
 _ENDED = ("delta CE", "seconds", "status")
+_ANY_WIDTH = 10_000  # characters, more than any table has
 
 
 def print_table(
@@ -45,8 +46,7 @@ def print_table(
     every = [(run, run.job) for run in runs if isinstance(run.job, Job)]
     saes = [(run, job) for run, job in every if job.spec.synthetic is None]
     readings = list(dict.fromkeys(name for _, job in saes for name in job.spec.eval.inference if name != ENCODER))
-    # rich would cut a table's columns to the width of a narrow terminal; with a wider console, long lines wrap instead.
-    console = console or Console(highlight=False, width=max(Console().width, 150 + 16 * len(readings)))
+    console = console or Console(highlight=False)
     if saes:
         columns = [*_WHICH, *_FOUND, *(f"by {name}" for name in readings), *_ENDED]
         errors += _print(console, columns, [_row(run, job, readings, records, why) for run, job in saes])
@@ -60,9 +60,8 @@ def print_table(
     if recoveries:
         names = list(dict.fromkeys(name for _, job in recoveries for name in job.spec.config.algorithms))
         columns = ["run", "mask", "d", "k", "n", "noise", "seed", *names, "seconds", "status"]
-        wide = Console(highlight=False, width=max(console.width, 80 + 20 * len(names)))
         rows = [_recovery_row(run, job, names, records, why) for run, job in recoveries]
-        errors += _print(wide, columns, rows, "share of trials whose picks are exactly the planted atoms")
+        errors += _print(console, columns, rows, "share of trials whose picks are exactly the planted atoms")
     complete = [record for record in records.values() if record and record["status"] == COMPLETE]
     for line in [
         *_shortened(errors),
@@ -96,13 +95,16 @@ def _shortened(errors: Sequence[str]) -> list[str]:
 def _print(
     console: Console, columns: Sequence[str], rows: Sequence[tuple[list[str], str]], caption: str | None = None
 ) -> list[str]:
-    """Print the table of (cells, error) in `rows`, and return the errors that are not empty."""
+    """Print the table of (cells, error) in `rows`, no cell cut, and return the errors that are not empty."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     for column in columns:
         left = column in ("run", "arm", "mask", "status")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     for cells, _ in rows:
         table.add_row(*cells)
+    # rich would cut cells to the width of a narrow terminal; with a wider console, long lines wrap instead.
+    room = console.options.update(max_width=_ANY_WIDTH)
+    console.width = max(console.width, console.measure(table, options=room).maximum)
     console.print(table)
     return [error for _, error in rows if error]
 

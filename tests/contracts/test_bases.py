@@ -139,6 +139,23 @@ def test_lengths_stay_in_each_dtype(name, dtype, tolerance):
         torch.testing.assert_close(out.norm(dim=1), x.norm(dim=1), rtol=tolerance, atol=0)
 
 
+@by_name
+def test_no_rows_stay_no_rows(name):
+    basis, none = make_basis(name, M, 0, sample()), torch.zeros(0, M)
+    assert basis.into(none).shape == basis.out_of(none).shape == (0, M)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.02), (torch.float16, 0.004)])
+def test_the_control_takes_short_floats(dtype, tolerance):
+    basis, x = make_basis("fourier", M, 0, None), sample(50)
+    for found, wanted in (
+        (basis.to(dtype).into(x.to(dtype)), basis.into(x)),
+        (basis.out_of(x.to(dtype)), basis.out_of(x)),
+    ):
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), wanted, rtol=tolerance, atol=tolerance)
+
+
 ODD_SIZES = [
     *((name, d_in) for name in ("reflections1", "fourier", "neurons") for d_in in (1, 2, 7, 64, 97)),
     *(("butterfly_trained", d_in) for d_in in (2, 3, 7, 12, 64, 97, 128)),

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_core import io
-from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, Quantised
+from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, Kron, ProductQuantised, Quantised
 from sae_core.inference import infer_by
 
 
@@ -26,6 +26,9 @@ WRONG_SETTINGS = [
     ("d_in", 17),
     ("n_latents", 10**12),
     ("degree", 4),
+    ("d_in", 0),
+    ("n_latents", 0),
+    ("degree", -1),
     ("k", 1.5),
     ("k", "4"),
     ("scale", "x"),
@@ -36,6 +39,9 @@ WRONG_SETTINGS = [
     ("support_seed", "remove"),
     ("support_seed", "a"),
     ("support_seed", 1),
+    ("support_seed", -1),
+    ("support_name", []),
+    ("support_name", {}),
     ("support_sha256", "remove"),
     ("format", 2),
     ("k", 0),
@@ -138,6 +144,29 @@ def test_bits_that_do_not_fit_their_tensors_are_an_error_of_one_line(tmp_path, c
     with pytest.raises(io.SAEFileError, match=str(tmp_path)) as error:
         io.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arm", [ProductQuantised(DenseTied(64, 4), 2), Quantised(Dynamic(64, 3, 4), 2)])
+@pytest.mark.parametrize("key", ["d_in", "n_latents", "degree", "k"])
+def test_sizes_below_1_are_an_error_for_atoms_of_every_kind(tmp_path, arm, key):
+    io.save(arm.build(16, seed=0), tmp_path)
+    for size in (0, -1):
+        edit_config(tmp_path, **{key: size})
+        with pytest.raises(io.SAEFileError, match=f"{key}={size} must be a whole number, 1 at least"):
+            io.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep_packed", [False, True])
+@pytest.mark.parametrize("name", ["b_dec", "b_enc", "values", "encoder_weight", "codebook"])
+def test_whole_numbers_in_the_place_of_floats_are_an_error(tmp_path, name, keep_packed):
+    arm = Kron(64, 4)
+    if name == "codebook":
+        arm = ProductQuantised(DenseTied(64, 4), 2)
+    io.save(arm.build(16, seed=0), tmp_path)
+    tensors = load_file(tmp_path / "sae.safetensors")
+    save_file({**tensors, name: tensors[name].to(torch.int16)}, tmp_path / "sae.safetensors")
+    with pytest.raises(io.SAEFileError, match=f"another {name} than torch.int16"):
+        io.load(tmp_path, keep_packed=keep_packed)
 
 
 def test_a_byte_that_no_five_numbers_make_is_an_error(tmp_path):

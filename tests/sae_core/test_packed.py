@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +14,7 @@ from sae_core.inference import infer_by, multiply_adds
 from sae_core.kernels import on_packed
 from sae_core.packed import PackedDictionary
 from sae_core.packing import align_rows, byte_table, pack_rows, pack_values
+from sae_core.prefixes import cut
 from sae_core.rounding import GRIDS
 from sae_core.storage import count_storage
 
@@ -122,6 +125,15 @@ def test_rows_of_any_length_begin_with_a_byte_of_their_own(stored_bits):
         assert torch.equal(on_packed.unpacked(found, table, columns), values)
 
 
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.label)
+@torch.no_grad()
+def test_an_sae_goes_to_another_process_packed_or_not(arm):
+    sae, h = derived(arm), activations()
+    for each in (sae, pack(sae), infer_by(sae, "omp"), infer_by(pack(sae), "mp_cg2")):
+        again = pickle.loads(pickle.dumps(each))
+        assert torch.equal(again(h).reconstruction, each(h).reconstruction)
+
+
 @torch.no_grad()
 def test_an_input_has_the_same_gradient():
     sae = derived(ARMS[2])
@@ -135,10 +147,12 @@ def test_an_input_has_the_same_gradient():
 def test_packed_atoms_are_for_inference_alone(tmp_path):
     sae = pack(derived(ARMS[2]))
     assert pack(sae) is sae
-    with pytest.raises(TypeError, match="cannot be trained"):
+    with pytest.raises(TypeError, match="cannot be trained: load the SAE without keep_packed=True"):
         sae.dictionary.set_atoms(torch.tensor([0]), torch.ones(1, M))
     with pytest.raises(ValueError, match="copy the file"):
         io.save(sae, tmp_path)
+    with pytest.raises(ValueError, match="packed atoms cannot be cut"):
+        cut(sae, N // 2)
 
 
 @pytest.mark.parametrize("arm", [Expander(N, 7, K), FrozenRandom(N, 7, K), PCA(N, 4)])

@@ -9,6 +9,7 @@ import torch
 
 from sae_core import io
 from sae_core.arms import (
+    ITDA,
     Banded,
     CellError,
     DenseTied,
@@ -18,8 +19,10 @@ from sae_core.arms import (
     ExpanderBalanced,
     FrozenRandom,
     Prefix,
+    ProductQuantised,
     SoftFrozen,
 )
+from sae_core.codebook import bits_a_value
 from sae_core.encoders import inner_encoder
 from sae_core.losses import matryoshka_loss, reconstruction_loss
 from sae_core.prefixes import checked_part, cut, prefix_sizes
@@ -127,6 +130,29 @@ def test_a_cut_sae_has_the_first_latents_and_comes_back_from_its_file(arm, tmp_p
     with pytest.raises(ValueError, match="latents=48 must be in 1..47"):
         cut(part, 48)
     assert torch.equal(cut(again, 24)(h).reconstruction, cut(sae, 24)(h).reconstruction)
+
+
+@pytest.mark.parametrize("n_latents", [48, 5])
+def test_atoms_of_pieces_are_cut_and_their_file_is_as_large_as_counted(n_latents, tmp_path):
+    arm, h = ProductQuantised(DenseTied(N, 2), 2), batch().float()
+    sae = arm.derive(arm.of.build(M, seed=0), seed=0).eval()
+    part = cut(sae, n_latents)
+    assert torch.equal(part.dictionary.unit_values(), sae.dictionary.unit_values()[:n_latents])
+    io.save(part, tmp_path)
+    again = io.load(tmp_path)
+    assert torch.equal(again(h).reconstruction, part(h).reconstruction)
+    assert part.dictionary.value_bits == bits_a_value(n_latents, M, 4)
+    assert count_storage(part) == count_storage(again)
+
+
+def test_atoms_that_are_activations_are_cut_with_their_numbers(tmp_path):
+    sae = ITDA(N, K, tokens=500).build(M, seed=0)
+    sae.dictionary.sources.copy_(torch.arange(N))
+    io.save(cut(sae, 48), tmp_path)
+    again = io.load(tmp_path)
+    assert again.dictionary.sources.tolist() == list(range(48))
+    assert torch.equal(again.dictionary.values, sae.dictionary.values[:48])
+    assert count_storage(again) == count_storage(cut(sae, 48))
 
 
 def test_above_a_threshold_a_cut_sae_has_the_codes_that_its_latents_have_among_all():

@@ -181,6 +181,19 @@ def test_nothing_is_written_and_nothing_left_to_do_is_said(world):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+@pytest.mark.parametrize("width", [110, 120, 170, 180, 190, 200])
+def test_no_line_of_long_labels_is_cut_on_a_terminal_or_in_a_pipe(world, width):
+    _, plan, _ = world
+    few = ["sae=dense_matched_few_bits", "sae.rounded_in=fourier", "sae.rounded_from=0.25", "n=2000", "d=16"]
+    found = plan([*few, "sae.of.encoder=mp_refit", "sae.of.basis=reflections8"])
+    for terminal in (True, False):
+        text = printed(found, width=width, terminal=terminal)
+        table = text[: text.index("1 run: ")]
+        assert "…" not in table and found.runs[0].job.spec.run_id in table
+        assert found.runs[0].job.labels["arm"] in table
+        assert not terminal or max(map(len, table.splitlines())) <= width
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_no_line_of_the_table_is_cut_or_wider_than_the_terminal(world, width):
     _, plan, _ = world

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from sweep.workers.table import _shortened
+import io
+
+from rich.console import Console
+
+from sweep.workers.table import _print, _shortened
+
+
+def test_no_cell_is_cut_on_a_narrow_terminal_however_long_a_label_is():
+    console = Console(file=io.StringIO(), width=40)
+    cells = [
+        "0123456789abcdef",
+        "dense_matched+batch_topk-2bit_trained_fourier_from0.25",
+        *"1234",
+        "0.8913 ± 0.0012",
+        "done",
+    ]
+    columns = ["run", "arm", "d", "k", "n", "seed", "CE recovered", "status"]
+    assert _print(console, columns, [(cells, "an error"), (cells, "")]) == ["an error"]
+    printed = console.file.getvalue().splitlines()
+    assert sum(line.split() == " ".join(cells).split() for line in printed) == 2
 
 
 def test_many_runs_that_were_not_finished_are_one_line_and_failures_stay():
