@@ -35,7 +35,7 @@ def job(tmp_path, *overrides):
     return build(composed(f"cache_dir={tmp_path}", *overrides), "test")
 
 
-@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("name", [name for name in ARMS if name != "imported"])  # whose width is that of its files
 def test_a_support_seed_is_drawn_from_where_there_is_a_random_support_and_ignored_elsewhere(name):
     arm = ARMS[name]
     plain, same, other = arm.build(M, 3), arm.build(M, 3, support_seed=3), arm.build(M, 3, support_seed=4)

@@ -158,6 +158,6 @@ def test_a_plan_says_what_it_would_cost(place):
 def test_a_search_is_refused_at_once_as_there_is_no_cross_entropy(place):
     runs, arguments = place
     done = call("sweep", "-m", *arguments, "hydra/sweeper=optuna_frontier", "d=3,7", "seed=9", code=1)
-    assert "error: model=synthetic has no LM, and so no CE recovered to search" in done.stderr
+    assert "error: model=synthetic has no LM, and so no ce_recovered to search" in done.stderr
     assert "Traceback" not in done.stderr
     assert not [record for _, record in iterate_records(runs) if record["axes"]["seed"] == 9]
