@@ -68,6 +68,6 @@ class FewBits(RoundedArm):
         return self._rounding(self.of.derive(trained, seed, sample), seed)
 
     def _rounding(self, sae: SAE, seed: int) -> SAE:
-        sae = self.in_place(sae, seed)
+        sae = self.in_basis(sae, seed)
         sae.dictionary.rounded_to = grid_of(self.bits)
         return sae

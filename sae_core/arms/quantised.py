@@ -25,4 +25,4 @@ class Quantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompatibleVa
         return self.of
 
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
-        return quantised(self.in_place(trained, seed), self.bits)
+        return quantised(self.in_basis(trained, seed), self.bits)

@@ -72,7 +72,7 @@ class RoundedArm(Arm):
         layout = self.of.layout(d_in)._replace(value_bits=grid_of(self.bits).stored_bits, basis_bits=BASIS_BITS)
         return layout if self.rounded_in == NEURONS else layout._replace(basis=self.rounded_in)
 
-    def in_place(self, sae: SAE, seed: int) -> SAE:
+    def in_basis(self, sae: SAE, seed: int) -> SAE:
         """Return `sae` with its values as coordinates in the basis that they are rounded in, drawn from `seed`."""
         if self.rounded_in == NEURONS:
             return sae
