@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from sae_core import io
 from sae_core.prefixes import checked_part, cut, prefix_size
 from sweep.jobs.key_values import finished_run, key_values
-from sweep.launch import one_line_errors
+from sweep.launch import command
 from sweep.store.records import run_folder
 
 USAGE = """python -m sweep.cut run=ID latents=512 out=DIR [runs_dir=runs]
@@ -21,30 +20,25 @@ USAGE = """python -m sweep.cut run=ID latents=512 out=DIR [runs_dir=runs]
 _NEEDED = {"run": "ID", "latents": "512", "out": "DIR"}
 
 
+@command(USAGE)
 def main(arguments: list[str]) -> int:
     """Cut the SAE that is named, and say what was written. Return the exit code: 0 if all went well."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0 if arguments else 1
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    with one_line_errors():
-        given = key_values(arguments, _NEEDED, {"runs_dir": "runs"})
-        runs_dir, out = Path(given.get("runs_dir", "runs")), Path(given["out"])
-        finished_run(given["run"], runs_dir)
-        for name in (io.WEIGHTS_FILE, io.CONFIG_FILE):
-            if (out / name).exists():
-                raise ValueError(f"out={out} holds an SAE already, which is not overwritten")
-        sae, latents = io.load(run_folder(runs_dir, given["run"])), given["latents"]
-        part = checked_part("latents", int(latents) if latents.isdecimal() else latents)
-        n = sae.dictionary.n_latents
-        size = prefix_size("latents", part, n)
-        written = io.save(cut(sae, size), out, {"first_latents_of": given["run"]})
-        print(f"{out}: the first {size} of {n} latents of {given['run']}, {written:,} bytes")
-        if sae.prefixes and size not in sae.prefixes:
-            trained = ", ".join(map(str, sae.prefixes))
-            print(f"note: the prefixes that were trained to reconstruct by themselves have {trained} latents")
-        return 0
-    return 1
+    given = key_values(arguments, _NEEDED, {"runs_dir": "runs"})
+    runs_dir, out = Path(given.get("runs_dir", "runs")), Path(given["out"])
+    finished_run(given["run"], runs_dir)
+    for name in (io.WEIGHTS_FILE, io.CONFIG_FILE):
+        if (out / name).exists():
+            raise ValueError(f"out={out} holds an SAE already, which is not overwritten")
+    sae, latents = io.load(run_folder(runs_dir, given["run"])), given["latents"]
+    part = checked_part("latents", int(latents) if latents.isdecimal() else latents)
+    n = sae.dictionary.n_latents
+    size = prefix_size("latents", part, n)
+    written = io.save(cut(sae, size), out, {"first_latents_of": given["run"]})
+    print(f"{out}: the first {size} of {n} latents of {given['run']}, {written:,} bytes")
+    if sae.prefixes and size not in sae.prefixes:
+        trained = ", ".join(map(str, sae.prefixes))
+        print(f"note: the prefixes that were trained to reconstruct by themselves have {trained} latents")
+    return 0
 
 
 if __name__ == "__main__":

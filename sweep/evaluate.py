@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 
 from sweep.jobs.job import Job
 from sweep.jobs.recorded import CHANGE_NO_RESULT, has_an_sae, job_of, parse_settings
-from sweep.launch import explain, one_line_errors
+from sweep.launch import command, explain
 from sweep.plan.plan import Planned
 from sweep.run.once import preflight, run_measured_together, same_clean_pass
 from sweep.store.records import Record, iterate_records, read_record
@@ -33,27 +32,20 @@ _TOGETHER = 16  # runs whose SAEs are in memory at a time
 _MAY_CHANGE = ("eval", *CHANGE_NO_RESULT)
 
 
+@command(USAGE)
 def main(arguments: list[str]) -> int:
     """Measure the runs that are named, and print the table. Return the exit code: 0 if all went well."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0 if arguments else 1
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    with one_line_errors():
-        names = ",".join(word.removeprefix("run=") for word in arguments if word.startswith("run="))
-        given = parse_settings(
-            [word for word in arguments if not word.startswith("run=")], _MAY_CHANGE, "sweep.evaluate"
-        )
-        runs_dir = Path(given.get("runs_dir", "runs"))
-        planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
-        todo = [entry.job for entry in planned if not entry.done and isinstance(entry.job, Job)]
-        for job in todo:
-            preflight(job)
-        for together in _groups(todo):
-            with Display(runs_dir, [(job.spec.run_id, job.title) for job in together]):
-                _measure(together)
-        return 1 if print_table(planned, []) else 0
-    return 1
+    names = ",".join(word.removeprefix("run=") for word in arguments if word.startswith("run="))
+    given = parse_settings([word for word in arguments if not word.startswith("run=")], _MAY_CHANGE, "sweep.evaluate")
+    runs_dir = Path(given.get("runs_dir", "runs"))
+    planned = [_planned(record, given, runs_dir) for record in _records(names, runs_dir)]
+    todo = [entry.job for entry in planned if not entry.done and isinstance(entry.job, Job)]
+    for job in todo:
+        preflight(job)
+    for together in _groups(todo):
+        with Display(runs_dir, [(job.spec.run_id, job.title) for job in together]):
+            _measure(together)
+    return 1 if print_table(planned, []) else 0
 
 
 def _groups(jobs: Sequence[Job]) -> Iterator[list[Job]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from sae_core import io
 from sae_core.formats import FORMATS, About, export, format_name
 from sae_core.inference import ENCODER, infer_by
 from sweep.jobs.key_values import finished_run, key_values
-from sweep.launch import one_line_errors
+from sweep.launch import command
 from sweep.store.records import Record, run_folder
 
 USAGE = """python -m sweep.export run=ID format=saelens [out=DIR] [inference=encoder] [runs_dir=runs]
@@ -26,26 +25,21 @@ _NEEDED = {"run": "ID", "format": "saelens"}
 _OPTIONAL = {"out": "DIR", "inference": "encoder", "runs_dir": "runs"}
 
 
+@command(USAGE)
 def main(arguments: list[str]) -> int:
     """Export the SAE that is named, and say what was written. Return the exit code: 0 if all went well."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0 if arguments else 1
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    with one_line_errors():
-        given = key_values(arguments, _NEEDED, _OPTIONAL)
-        name, runs_dir = format_name(given["format"]), Path(given.get("runs_dir", "runs"))
-        record = finished_run(given["run"], runs_dir)
-        about = _about(record)
-        out = Path(given["out"]) if "out" in given else _folder(name, given["run"], about)
-        sae = infer_by(io.load(run_folder(runs_dir, given["run"])), given.get("inference", ENCODER))
-        written = export(sae, name, out, about)
-        size = sum(file.stat().st_size for file in written.files)
-        print(f"{out}: {record['title']} for {name}, {size:,} bytes")
-        for note in written.notes:
-            print(f"note: {note}")
-        return 0
-    return 1
+    given = key_values(arguments, _NEEDED, _OPTIONAL)
+    name, runs_dir = format_name(given["format"]), Path(given.get("runs_dir", "runs"))
+    record = finished_run(given["run"], runs_dir)
+    about = _about(record)
+    out = Path(given["out"]) if "out" in given else _folder(name, given["run"], about)
+    sae = infer_by(io.load(run_folder(runs_dir, given["run"])), given.get("inference", ENCODER))
+    written = export(sae, name, out, about)
+    size = sum(file.stat().st_size for file in written.files)
+    print(f"{out}: {record['title']} for {name}, {size:,} bytes")
+    for note in written.notes:
+        print(f"note: {note}")
+    return 0
 
 
 def _folder(name: str, run_id: str, about: About) -> Path:

@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 
 import hydra
@@ -24,6 +25,7 @@ from sweep.jobs.words import ADDED, hydra_words
 from sweep.machine.workers import register_resolvers
 from sweep.store.versions import code_hash
 
+_Command = Callable[[list[str]], int]
 _TRACES = "EXPANDER_SWEEP_TRACES"  # environment variable: keeps the HYDRA_FULL_ERROR that the user set
 
 OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
@@ -123,6 +125,29 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(1)
+
+
+def command(usage: str, needs_words: bool = True) -> Callable[[_Command], _Command]:
+    """Return a decorator for the main function of a command that reads its words by itself, (words) -> exit code.
+
+    `--help` prints the usage, and so does no word at all where the command needs some, which is exit code 1. Errors are
+    shown as `one_line_errors` does.
+    """
+
+    def decorated(main: _Command) -> _Command:
+        @wraps(main)
+        def run(arguments: list[str]) -> int:
+            if (needs_words and not arguments) or {"-h", "--help"} & set(arguments):
+                print(usage)
+                return 0 if arguments else 1
+            os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+            with one_line_errors():
+                return main(arguments)
+            return 1
+
+        return run
+
+    return decorated
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from omegaconf import DictConfig
 
 from sae_core.io import WEIGHTS_FILE
 from sweep.jobs.recorded import CHANGE_NO_RESULT, has_an_sae, job_of, parse_settings
-from sweep.launch import explain, one_line_errors
+from sweep.launch import command, explain
 from sweep.machine.process import prepare_process
 from sweep.run.pairs import (
     Finished,
@@ -41,27 +40,22 @@ into the records; what is there already is not measured again.
                 LM and the text are now (model.path, corpus.path)"""
 
 
+@command(USAGE, needs_words=False)
 def main(arguments: list[str]) -> int:
     """Measure the pairs that are not measured yet, a line for each. Return the exit code: 0 if all went well."""
-    if {"-h", "--help"} & set(arguments):
-        print(USAGE)
-        return 0
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
-    with one_line_errors():
-        names = [word.removeprefix("run=") for word in arguments if word.startswith("run=")]
-        settings = [word for word in arguments if not word.startswith("run=")]
-        given = parse_settings(settings, CHANGE_NO_RESULT, "sweep.stability")
-        runs_dir = Path(given.get("runs_dir", "runs"))
-        runs = list(_with_weights(_records(",".join(names), runs_dir), given, runs_dir))
-        pairs, rounded = seed_pairs(runs), rounded_pairs(runs)
-        if not pairs and not rounded:
-            raise ValueError(
-                f"no two finished runs under {runs_dir} (runs_dir) differ in a seed alone, and none was rounded: "
-                "python -m sweep -m seed=0,1,2 makes such runs"
-            )
-        prepare_process()
-        return _measure_all(pairs, rounded)
-    return 1
+    names = [word.removeprefix("run=") for word in arguments if word.startswith("run=")]
+    settings = [word for word in arguments if not word.startswith("run=")]
+    given = parse_settings(settings, CHANGE_NO_RESULT, "sweep.stability")
+    runs_dir = Path(given.get("runs_dir", "runs"))
+    runs = list(_with_weights(_records(",".join(names), runs_dir), given, runs_dir))
+    pairs, rounded = seed_pairs(runs), rounded_pairs(runs)
+    if not pairs and not rounded:
+        raise ValueError(
+            f"no two finished runs under {runs_dir} (runs_dir) differ in a seed alone, and none was rounded: "
+            "python -m sweep -m seed=0,1,2 makes such runs"
+        )
+    prepare_process()
+    return _measure_all(pairs, rounded)
 
 
 def _records(names: str, runs_dir: Path) -> list[Record]:
