@@ -1,13 +1,13 @@
-"""An SAE that another library trained, measured like any other."""
+"""An SAE that is there already, of another library or of ours, measured like any other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from sae_core.arms.base import Arm, Sizes, Start
-from sae_core.formats import About, describe, find, read
-from sae_core.formats.dense import from_dense
+from sae_core.formats import About, Block, blocks, describe, find, read
 from sae_core.formats.reading import Header, Source, content_hash
 from sae_core.hashed import changes_no_result
 from sae_core.sae import SAE
@@ -16,14 +16,14 @@ from sae_core.storage import Layout
 
 @dataclass(frozen=True)
 class Imported(Arm):
-    """An SAE of SAELens, sparsify or dictionary_learning, read from disk and not trained.
+    """An SAE of SAELens, sparsify or dictionary_learning, or one of our files, read from disk and not trained.
 
     A run of it is named by what the files hold, not by where they lie.
 
     Args:
         k: the latents of readings that use exactly so many, such as `omp`. An SAE of TopK says k itself.
         path: the folder, or the file of the weights, with the config beside it.
-        format: saelens, sparsify or dictionary_learning; found out by the files unless given.
+        format: saelens, sparsify, dictionary_learning or sae_core; found out by the files unless given.
         allow_pickle: run what a pickle holds beside tensors.
         check_model: whether the LM that the files name must be the one that it is measured on.
         content: the hash of what the files hold; found out unless given.
@@ -44,7 +44,7 @@ class Imported(Arm):
 
     def __post_init__(self):
         if not self.path:
-            raise ValueError("sae.path must name the folder of an SAE that another library saved")
+            raise ValueError("sae.path must name the folder of an SAE")
         found = content_hash(self.source, self.header)
         if self.content not in ("", found):
             raise ValueError(f"sae.path={self.path} holds another SAE than sae.content={self.content} says")
@@ -73,10 +73,13 @@ class Imported(Arm):
             raise ValueError(f"sae.path={self.path} has d_in={header.d_in}, and the LM's activations {d_in}")
         if not 1 <= self.k <= header.n_latents:
             raise ValueError(f"k={self.k} must be in 1..{header.n_latents} (n, the latents of sae.path={self.path})")
-        return Sizes(header.n_latents, d_in, self.k)
+        return Sizes(header.n_latents, header.layout.degree if header.layout else d_in, self.k)
 
     def layout(self, d_in: int) -> Layout:
         header = self.header
+        if header.layout is not None:
+            self.sizes(d_in)
+            return header.layout
         rule = "threshold" if header.k is None else "gain"
         layout = super().layout(d_in)._replace(value_bits=header.value_bits, own_encoder=True, rule=rule)
         return layout._replace(file_bytes=header.file_bytes)
@@ -84,4 +87,12 @@ class Imported(Arm):
     def make(self, start: Start) -> SAE:
         """Read the SAE. The scale counts only where it is meant for normalised activations."""
         self.sizes(start.d_in)
-        return from_dense(read(self.source, self.header), self.k, start.scale if self.header.normalised else 1.0)
+        return read(self.source, self.header, self.k, self.scale_from(start.scale))
+
+    def blocks(self, scale: float) -> Iterator[Block]:
+        """Yield the SAE a few latents at a time; `scale` is that of `Start`."""
+        return blocks(self.source, self.header, self.k, self.scale_from(scale))
+
+    def scale_from(self, scale: float) -> float:
+        """Return what activations are multiplied with, given the scale that brings them to mean norm sqrt(d_in)."""
+        return scale if self.header.normalised else 1.0

@@ -21,6 +21,7 @@ from sae_core.files import replacing
 from sae_core.formats.about import About, FormatError
 from sae_core.formats.dense import Above, DenseForm, MatchingPursuit, TopK, dense_form
 from sae_core.formats.reading import (
+    ALL,
     Header,
     Source,
     check_shapes,
@@ -152,9 +153,12 @@ def describe(source: Source) -> Header:
     return Header(d_in, n_latents, k, bits, size, {"dict_class": dict_class, "k": k}, False, about)
 
 
-def read(source: Source, header: Header) -> DenseForm:
-    """Return the SAE in dense form. Raises FormatError where a value is not finite."""
-    found, kind = tensors(source), _CLASSES[header.reading["dict_class"]]
+def read(source: Source, header: Header, latents: slice = ALL) -> DenseForm:
+    """Return some latents in dense form. Raises FormatError where a value is not finite."""
+    kind = _CLASSES[header.reading["dict_class"]]
+    linear = int("." in kind.encoder)
+    axes = {kind.encoder: 1 - linear, kind.decoder: linear} | dict.fromkeys(kind.vectors, 0)
+    found = tensors(source, axes, latents)
     encoder, decoder, b_dec = found[kind.encoder], found[kind.decoder], found[kind.b_dec]
     encoder, decoder = (encoder, decoder.T) if "." in kind.encoder else (encoder.T, decoder)
     if kind.by_topk:

@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sae_core.formats.about import About, FormatError
+from sae_core.storage import Layout
 
+ALL = slice(None)  # of an SAE's latents
 LONGEST_CONFIG = 10_000_000  # bytes
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)")
 
@@ -44,6 +47,7 @@ class Header(NamedTuple):
     reading: Mapping[str, Any]  # all that says how the weights are read, as plain values
     normalised: bool  # whether it is meant for activations whose mean norm is sqrt(d_in)
     about: About
+    layout: Layout | None = None  # what the file stores, where it is ours
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -77,14 +81,21 @@ def shapes(source: Source) -> dict[str, tuple[tuple[int, ...], int]]:
     return {name: (tuple(each.shape), 8 * each.element_size()) for name, each in _pickled(source).items()}
 
 
-def tensors(source: Source) -> dict[str, torch.Tensor]:
-    """Return the weights in float32. Raise FormatError where they cannot be read, or a value is not finite."""
+def tensors(source: Source, axes: Mapping[str, int], latents: slice = ALL) -> dict[str, torch.Tensor]:
+    """Return the weights of some latents in float32; no others come into memory.
+
+    Args:
+        axes: the axis along which latents lie, of each tensor that has one; other tensors are returned whole.
+
+    Raises:
+        FormatError: the weights cannot be read, or a value that is returned is not finite.
+    """
     if source.weights.suffix == ".safetensors":
         shapes(source)  # names what is wrong
         with safe_open(source.weights, "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = {name: _part(file, name, axes, latents) for name in file.keys()}  # noqa: SIM118
     else:
-        found = _pickled(source)
+        found = {name: tensor[_along(axes, name, latents)] for name, tensor in _pickled(source).items()}
     for name, tensor in found.items():
         if (
             tensor.is_floating_point()
@@ -95,12 +106,25 @@ def tensors(source: Source) -> dict[str, torch.Tensor]:
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
 
 
+def _part(file: Any, name: str, axes: Mapping[str, int], latents: slice) -> torch.Tensor:
+    return (
+        file.get_tensor(name)
+        if latents == ALL or name not in axes
+        else file.get_slice(name)[_along(axes, name, latents)]
+    )
+
+
+def _along(axes: Mapping[str, int], name: str, latents: slice) -> tuple[slice, ...]:
+    """Return the index that takes some latents out of a tensor."""
+    return (*[ALL] * axes[name], latents) if name in axes else ()
+
+
 def _pickled(source: Source) -> dict[str, torch.Tensor]:
     """Return the tensors of a file of torch's. Anything else than tensors is read only where pickles are allowed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles, which are refused or were allowed
-            found = torch.load(source.weights, map_location="cpu", weights_only=not source.allow_pickle)
+            found = _loaded(source)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise FormatError(f"{source.weights} is missing") from None
     except pickle.UnpicklingError:
@@ -112,6 +136,13 @@ def _pickled(source: Source) -> dict[str, torch.Tensor]:
     if not isinstance(found, dict) or not all(isinstance(each, torch.Tensor) for each in found.values()):
         raise FormatError(f"{source.weights} holds no state dict of tensors")
     return found
+
+
+def _loaded(source: Source) -> Any:
+    """Return what a file of torch's holds; tensors of its zip format stay on disk until they are looked at."""
+    return torch.load(
+        source.weights, "cpu", weights_only=not source.allow_pickle, mmap=zipfile.is_zipfile(source.weights)
+    )
 
 
 def check_shapes(source: Source, found: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -19,6 +19,7 @@ import torch
 from sae_core.formats.about import About, FormatError
 from sae_core.formats.dense import Above, DenseForm, MatchingPursuit, Rule, TopK, dense_form
 from sae_core.formats.reading import (
+    ALL,
     Header,
     Source,
     check_shapes,
@@ -160,9 +161,11 @@ def describe(source: Source) -> Header:
     )
 
 
-def read(source: Source, header: Header) -> DenseForm:
-    """Return the SAE in dense form. Raises FormatError where a value is not finite."""
-    found, reading = tensors(source), header.reading
+def read(source: Source, header: Header, latents: slice = ALL) -> DenseForm:
+    """Return some latents in dense form. Raises FormatError where a value is not finite."""
+    reading = header.reading
+    axes = {"W_enc": 1, "W_dec": 0} | dict.fromkeys(_PARTS[reading["architecture"]], 0)
+    found = tensors(source, axes, latents)
     encoder, decoder, b_dec = found["W_enc"].T, found["W_dec"], found["b_dec"]
     rule: Rule
     match reading["architecture"]:

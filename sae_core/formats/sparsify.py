@@ -15,6 +15,7 @@ from pathlib import Path
 from sae_core.formats.about import About, FormatError
 from sae_core.formats.dense import Above, DenseForm, TopK, dense_form
 from sae_core.formats.reading import (
+    ALL,
     Header,
     Source,
     check_shapes,
@@ -31,6 +32,7 @@ from sae_core.sae import SAE
 WEIGHTS, CONFIG, OF_ALL = "sae.safetensors", "cfg.json", "config.json"
 BY_MODULE = True  # whether the library knows a hook point by the name of its folder
 KEY = "expansion_factor"  # which only a config of this format has
+_AXES = {"encoder.weight": 0, "encoder.bias": 0, "W_dec": 0}  # along which latents lie
 
 
 def save(sae: SAE, folder: str | Path, about: About) -> Exported:
@@ -95,9 +97,9 @@ def describe(source: Source) -> Header:
     return Header(d_in, n_latents, k, found["W_dec"][1], source.weights.stat().st_size, {"k": k}, False, about)
 
 
-def read(source: Source, header: Header) -> DenseForm:
-    """Return the SAE in dense form. Raises FormatError where a value is not finite."""
-    found = tensors(source)
+def read(source: Source, header: Header, latents: slice = ALL) -> DenseForm:
+    """Return some latents in dense form. Raises FormatError where a value is not finite."""
+    found = tensors(source, _AXES, latents)
     weights = found["encoder.weight"], found["encoder.bias"], found["W_dec"], found["b_dec"]
     return DenseForm(*weights, TopK(header.reading["k"]), ())
 

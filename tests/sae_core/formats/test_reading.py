@@ -16,9 +16,9 @@ from sae_core.encoders import JumpReLU, joined
 from sae_core.formats import FormatError, describe, export, find, load
 from sae_core.inference import infer_by
 from sae_core.prefixes import cut
-from sae_core.storage import count_storage, planned_counts
+from sae_core.storage import count_storage, planned_bytes, planned_counts
 from tests.contracts.test_arms import D, K, M, N
-from tests.sae_core.formats.cases import ABOUT, activations, check_alike, ours, trained
+from tests.sae_core.formats.cases import ABOUT, ARMS, activations, check_alike, identified, ours, trained
 
 LIBRARIES = ("saelens", "sparsify", "dictionary_learning")
 
@@ -290,10 +290,31 @@ def test_a_pickle_runs_nothing_unless_it_is_allowed_to(tmp_path, monkeypatch):
     assert Path("it-ran").exists()
 
 
-def test_an_sae_of_ours_is_not_taken_for_another_librarys(tmp_path):
+@pytest.mark.parametrize("arm", ARMS, ids=identified)
+def test_an_sae_of_ours_is_read_as_it_is_and_counted_as_its_file_says(arm, tmp_path):
+    sae, h = trained(arm), activations()
+    size = io.save(sae, tmp_path, {"labels": {"model": "m"}, "spec": {"activations": {"layer": 2}}})
+    found = Imported(K, str(tmp_path))
+    assert torch.equal(found.build(M, 0, scale=3.0)(h).reconstruction, io.load(tmp_path)(h).reconstruction)
+    layout = found.layout(M)
+    assert planned_counts(layout) == count_storage(io.load(tmp_path)) and planned_bytes(layout) == size
+    assert planned_bytes(layout._replace(file_bytes=0)) == size
+    assert (found.k, found.about.model, found.about.layer) == (sae.k, "m", 2)
+
+
+def test_an_sae_of_ours_must_lie_beside_its_config_under_its_own_name(tmp_path):
     io.save(trained(DenseTied(N, K)), tmp_path)
-    with pytest.raises(FormatError, match="holds no SAE of another library"):
-        load(tmp_path)
+    (tmp_path / "sae.safetensors").rename(tmp_path / "other.safetensors")
+    with pytest.raises(FormatError, match="must be called sae.safetensors, and lie beside"):
+        load(tmp_path / "other.safetensors")
+
+
+def test_an_sae_of_ours_that_is_damaged_is_refused_before_it_is_read(tmp_path):
+    io.save(trained(DenseTied(N, K)), tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "d_in": M + 1}))
+    with pytest.raises(io.SAEFileError, match="asks for b_dec of shape"):
+        Imported(K, str(tmp_path))
 
 
 def test_sizes_that_do_not_fit_are_named(tmp_path):

@@ -1,0 +1,14 @@
+"""The formats by their names: those that SAEs are written in for other libraries, and all that can be read."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from sae_core.formats import dictionary_learning, own, saelens, sparsify
+
+FORMATS: dict[str, ModuleType] = {
+    "saelens": saelens,
+    "sparsify": sparsify,
+    "dictionary_learning": dictionary_learning,
+}
+READERS: dict[str, ModuleType] = {**FORMATS, "sae_core": own}
