@@ -7,6 +7,7 @@ the arms.
 from sae_core.arms.banded import Banded
 from sae_core.arms.base import TOPK, Arm, Sizes
 from sae_core.arms.clustered import Clustered
+from sae_core.arms.compressed import Compressed
 from sae_core.arms.dense_low_rank import DenseLowRank
 from sae_core.arms.dense_matched import DenseMatched, DenseMatchedOwn
 from sae_core.arms.dense_own import DenseRandInit, DenseWarmTied
@@ -36,6 +37,7 @@ __all__ = [
     "Banded",
     "CellError",
     "Clustered",
+    "Compressed",
     "DenseLowRank",
     "DenseMatched",
     "DenseMatchedOwn",

@@ -39,6 +39,7 @@ from sweep.run.finished import load_sae
 from sweep.run.loaded import held_out_of, held_out_samples_of, positions_of
 from sweep.run.pools import ready_clean_pass, ready_pool
 from sweep.run.recording import Recording, log
+from sweep.run.survival import compressed_part, survival
 from sweep.store.hashes import file_hash
 from sweep.store.once_said import say_once
 from sweep.store.progress import RunProgress
@@ -101,8 +102,15 @@ def _ready_to_measure(
     base = _baselines(job, pool, clean, say)
     record["lm"] = _about_dtype(job, base, device, say)
     _warn_of_undefined(job, base, folder)
-    load = partial(load_sae, device)
-    return lambda sae, original: examine(job, sae, clean, base, record, say, load, original)
+    load, smaller = partial(load_sae, device), compressed_part(job.spec.arm)
+
+    def measure(sae: SAE, original: SAE | None) -> Trainee[None]:
+        yield from examine(job, sae, clean, base, record, say, load, original)
+        if smaller is not None:
+            say("latents before and after")
+            record["survival"] = survival(smaller, sae, _sample(job, pool), clean, folder)
+
+    return measure
 
 
 def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
@@ -121,16 +129,25 @@ def _starting_sae(job: Job, device: torch.device, record: Record) -> SAE | None:
     return sae
 
 
+def scale_of(job: Job, pool: Pool | FedPool) -> float:
+    """Return the scalar that activations are multiplied with: it brings their mean norm to sqrt(d_in), or is 1."""
+    return pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
+
+
+def _sample(job: Job, pool: Pool | FedPool) -> torch.Tensor | None:
+    """Return the activations that the arm looks at when it builds an SAE; None where it looks at none."""
+    count = job.spec.arm.sample_tokens
+    return batches(job, pool, torch.device("cpu")).sample(1, count) if count else None
+
+
 def _build_sae(job: Job, start: SAE | None, pool: Pool | FedPool, device: torch.device) -> SAE:
     """Return the untrained SAE of the job, or the one that the arm makes of the trained SAE `start`."""
     arm, seeds = job.spec.arm, job.spec.seeds
-    sample = _batches(job, pool, torch.device("cpu")).sample(1, count) if (count := arm.sample_tokens) else None
+    sample = _sample(job, pool)
     if start is not None:
         sae = arm.derive(start, seeds.values, sample)
     else:
-        # The scale brings the mean norm of activations to sqrt(d_in).
-        scale = pool.d_in**0.5 / pool.mean_norm if job.spec.train.input_scale == "unit" else 1.0
-        sae = arm.build(pool.d_in, seeds.values, scale, sample, seeds.support)
+        sae = arm.build(pool.d_in, seeds.values, scale_of(job, pool), sample, seeds.support)
     sae.backend = job.backend
     return sae.to(device)
 
@@ -177,7 +194,7 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool | FedPool, recording:
 
     return training(
         sae,
-        _batches(job, pool, sae.b_dec.device),
+        batches(job, pool, sae.b_dec.device),
         pool.total_variance,
         recipe,
         folder / CHECKPOINT,
@@ -189,7 +206,7 @@ def _training(job: Job, folder: Path, sae: SAE, pool: Pool | FedPool, recording:
     )
 
 
-def _batches(job: Job, pool: Pool | FedPool, device: torch.device) -> Batches:
+def batches(job: Job, pool: Pool | FedPool, device: torch.device) -> Batches:
     """Return the batches that the job trains on."""
     recipe, seed = job.spec.train, job.spec.seeds.order
     if isinstance(pool, FedPool):

@@ -38,6 +38,7 @@ PREFIXES = {
     "training": "training/",
     "source": "source/",
     "rounding": "rounding/",
+    "survival": "survival/",
 }
 STORAGE, EVAL = PREFIXES["storage"], PREFIXES["metrics"]
 COMPRESSION = STORAGE + "compression"

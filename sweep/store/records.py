@@ -52,6 +52,8 @@ object with these entries:
     rounding    for an SAE of rounded values: what that changed of its latents (`sae_core.quantised`), against the SAE
                 that was rounded or, for values rounded in training, against the float values underneath at its end;
                 missing from older records until `python -m sweep.stability` adds it
+    survival    for an SAE that was made smaller (`sae=compressed`): how far its latents are those of the SAE that it
+                was made of (`sweep.run.survival`), whose table of all latents is `latents.csv` in the run's folder
     theory      {quantity: value and kind}, what is known of the dictionary (`sae_core.theory`); the kind is exact,
                 estimate or bound
     training    steps, tokens and seconds of this run's own training, over all its interruptions; for a learned support

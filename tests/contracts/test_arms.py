@@ -5,8 +5,10 @@ Every arm of sparse atoms meets it in every basis, with both kinds of encoder.
 
 from __future__ import annotations
 
+import atexit
 import math
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from sae_core.arms import (
     PCA,
     Banded,
     Clustered,
+    Compressed,
     DenseLowRank,
     DenseMatched,
     DenseMatchedOwn,
@@ -28,6 +31,7 @@ from sae_core.arms import (
     ExpanderBalanced,
     FewBits,
     FrozenRandom,
+    Imported,
     Kron,
     Prefix,
     ProductQuantised,
@@ -37,11 +41,16 @@ from sae_core.arms import (
 )
 from sae_core.arms.base import SparseArm
 from sae_core.encoders import BatchTopK
+from sae_core.formats import export
 from sae_core.losses import matryoshka_loss
 from sae_core.quantised import keep_rounded
 from sae_core.storage import count_storage, planned_bytes, planned_counts
 
 M, N, K, D = 24, 96, 4, 5
+FOLDER = TemporaryDirectory()  # of an SAE in another library's format, as long as the process runs
+atexit.register(FOLDER.cleanup)
+export(DenseRandInit(N, K).build(M, seed=9, scale=0.6), "saelens", FOLDER.name)
+OTHER = Imported(K, FOLDER.name)
 ARMS = [
     Expander(N, D, K),
     DenseTied(N, K),
@@ -111,6 +120,11 @@ ARMS = [
     FewBits(DenseTied(N, K, encoder="mp_refit"), 1),
     FewBits(Dynamic(N, D, K), 2),
     FewBits(PrunedRetuned(N, D, K), 1.58),
+    Compressed(OTHER, N, D, K),
+    Compressed(OTHER, 60, D, K, encoder="mp_refit", basis="reflections8"),
+    Compressed(OTHER, 60, M, K),
+    FewBits(Compressed(OTHER, N, M, K), 4, rounded_from=0.0),
+    FewBits(Compressed(OTHER, 60, D, K, encoder="batch_topk"), 2, rounded_from=0.0),
     ProductQuantised(DenseTied(N, K), 4),
     ProductQuantised(DenseTied(N, K, encoder="mp_refit"), 2),
     ProductQuantised(DenseMatched(N, D, K), 1),

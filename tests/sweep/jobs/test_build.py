@@ -40,18 +40,22 @@ def job(tmp_path, *overrides):
 @pytest.mark.parametrize("arm", files("sae"))
 def test_every_arm_builds_by_its_own_name(arm, tmp_path):
     given = []
-    if arm == "imported":
+    if arm in ("imported", "compressed"):
         export(DenseRandInit(64, 16).build(256, 0), "saelens", tmp_path / "sae", About("embedded", 1))
-        given = [f"sae.path={tmp_path / 'sae'}"]
+        key = "sae.path" if arm == "imported" else "sae.of.of.path"
+        given = [f"{key}={tmp_path / 'sae'}", *(["n=64"] if arm == "compressed" else [])]
     built = job(tmp_path, f"sae={arm}", "d=30", "k=16", *given)
     base, bits = arm, ""
     for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained"), ("_pq", "bit_pq")):
         if arm.endswith(suffix):
             base, bits = arm.removesuffix(suffix), f"-{built.spec.arm.bits}{said}"
+    if arm == "compressed":
+        bits = "-4bit_trained"
     if arm.endswith("_prefix"):
         base, bits = arm.removesuffix("_prefix"), "-n4"
     pursuit = "+mp_magnitude" if arm == "itda" else ""  # it has no one-shot encoder
-    assert built.spec.arm.name == base + bits and built.labels["arm"] == base + bits + pursuit
+    start = "_from0" if arm == "compressed" else ""
+    assert built.spec.arm.name == base + bits and built.labels["arm"] == base + bits + pursuit + start
 
 
 @pytest.mark.parametrize("group", ["model", "corpus", "train", "eval", "tracker"])

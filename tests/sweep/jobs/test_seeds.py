@@ -13,7 +13,7 @@ from sae_core import arms, io
 from sae_core.arms import DenseTied, Expander, FrozenRandom, Quantised
 from sweep.jobs.build import build
 from sweep.jobs.spec import Seeds
-from sweep.run.stages import _batches, _build_sae
+from sweep.run.stages import _build_sae, batches
 from sweep.workers.worker import _batches_of
 from tests.sweep.jobs.test_spec import ARMS, SPEC
 from tests.sweep.world import composed
@@ -35,7 +35,7 @@ def job(tmp_path, *overrides):
     return build(composed(f"cache_dir={tmp_path}", *overrides), "test")
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if name != "imported"])  # whose width is that of its files
+@pytest.mark.parametrize("name", [name for name in ARMS if "imported" not in name])  # whose width is that of its files
 def test_a_support_seed_is_drawn_from_where_there_is_a_random_support_and_ignored_elsewhere(name):
     arm = ARMS[name]
     plain, same, other = arm.build(M, 3), arm.build(M, 3, support_seed=3), arm.build(M, 3, support_seed=4)
@@ -99,7 +99,7 @@ def test_each_part_of_the_training_follows_its_own_seed(tmp_path):
 
     def made(one):
         sae = _build_sae(one, None, Pool(), cpu)
-        return sae.dictionary.support, sae.dictionary.values, _batches(one, Pool(), cpu).read(5)
+        return sae.dictionary.support, sae.dictionary.values, batches(one, Pool(), cpu).read(5)
 
     start = made(base)
     for changed, name in enumerate(("seed_support", "seed_values", "seed_order")):
@@ -120,5 +120,5 @@ def test_a_seed_out_of_range_ends_in_one_line(name, tmp_path):
 
 
 def test_rows_of_the_pool_are_those_of_the_order_seed(tmp_path):
-    read = _batches(job(tmp_path, "seed=0", "seed_order=1"), Pool(), torch.device("cpu")).read(0)
-    assert np.array_equal(read, _batches(job(tmp_path, "seed=1", "seed_values=0"), Pool(), torch.device("cpu")).read(0))
+    read = batches(job(tmp_path, "seed=0", "seed_order=1"), Pool(), torch.device("cpu")).read(0)
+    assert np.array_equal(read, batches(job(tmp_path, "seed=1", "seed_values=0"), Pool(), torch.device("cpu")).read(0))

@@ -58,6 +58,7 @@ ARMS = {
     "itda": arms.ITDA(64, 4),
     "kron": arms.Kron(64, 4),
     "imported": imported(),
+    "imported, made smaller": arms.Compressed(imported(), 48, 3, 4),
     "pca": arms.PCA(64, 3),
     "expander at 8 bits": Quantised(Expander(64, 3, 4), 8),
     "expander at 1.58 bits": Quantised(Expander(64, 3, 4), 1.58),
@@ -97,6 +98,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander of nested prefixes": "c361d98ed153d49d",  # of 2026-11-26
     "expander cut to a quarter": "45bf54125c46ac29",  # of 2026-11-26
     "kron": "e6f6750de0e0da2b",  # of 2026-11-26
+    "imported, made smaller": "65ab09dbadc728c3",  # of 2026-11-27
     "dense_tied trained with 2 bits in a fourier basis": "6433625035151958",  # of 2026-11-26
 }
 

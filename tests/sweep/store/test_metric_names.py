@@ -57,6 +57,13 @@ def test_the_readme_lists_what_rounding_changes():
     assert PREFIXES["rounding"] == "rounding/"
 
 
+def test_the_readme_lists_how_latents_survive():
+    codes = code_matrix(torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.long), 2)
+    measures = {*rounding_measures(codes, codes), "removed", "survived"}
+    assert measures == listed("`survival/...`") - {"survival/..."}
+    assert PREFIXES["survival"] == "survival/"
+
+
 def test_the_readme_lists_what_is_measured_of_known_features():
     config = SyntheticConfig(d_in=16, n_features=20, roots=2, branching=2, depth=1, window=50, min_prob=0.05)
     model = SyntheticModel(config)
