@@ -29,6 +29,7 @@ class OptunaFrontierSweeper(LaunchingSweeper):
         prune_margin: float = 0.1,
         prune_after: float = 0.25,
         batch: int | None = None,
+        first: list[str] | None = None,
         params: dict[str, Any] | None = None,
     ):
         self._given = {key: value for key, value in locals().items() if key not in ("self", "params", "__class__")}

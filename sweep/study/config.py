@@ -34,6 +34,8 @@ class SearchConfig:
             run to its end.
         prune_share, prune_margin, prune_after: of the pruner `frontier`, see `sweep.study.front_rule.FrontRule`.
         batch: trials asked for at a time; None is one for each worker, but at most a quarter of `n_trials`.
+        first: what the first trials of the study are, one after the other, before the sampler draws any: each a text
+            such as `d=7 k=32`; keys that it does not name are drawn. A grid has no use for it.
 
     Raises:
         ValueError: a value is out of range; names the key.
@@ -52,6 +54,7 @@ class SearchConfig:
     prune_margin: float = 0.1
     prune_after: float = 0.25
     batch: int | None = None
+    first: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_types(KEY, {field.name: getattr(self, field.name) for field in fields(self)}, get_type_hints(type(self)))
@@ -111,7 +114,7 @@ def search_config(given: dict[str, Any]) -> SearchConfig:
     budget = given.get("budget_bytes")
     if isinstance(budget, float) and budget.is_integer():
         given = {**given, "budget_bytes": int(budget)}
-    return SearchConfig(**given)
+    return SearchConfig(**{**given, "first": tuple(given.get("first") or ())})
 
 
 def _key(name: str) -> str:

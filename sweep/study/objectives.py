@@ -5,6 +5,8 @@
     delta_ce, kl, fvu                           what it loses; less is better
     probing/FAMILY/READING/best_N               what its latents mean: the mean accuracy of probes of N latents, such as
                                                 probing/code/encoder/best_5 (`sweep.store.metric_names`)
+    survived                                    how many latents of an SAE that is made smaller stay what they were
+                                                (`sweep.run.survival`); more is better
     coverage, feature_f1                        the same of a synthetic model, whose features are known
 
 Measures of what is preserved are those of the codes that `hydra.sweeper.inference` finds.
@@ -20,12 +22,13 @@ from typing import Any, Literal, NamedTuple
 from sae_core.inference import ENCODER, inference_name
 from sweep.jobs.job import Job
 from sweep.probing.probe import BEST
+from sweep.run.survival import compressed_part
 from sweep.store.metric_names import PROBING, probing_means
 from sweep.store.records import Record
 
 Direction = Literal["minimize", "maximize"]
 
-STORED, VALUES, RECOVERED = "stored_bytes", "learned_decoder_values", "ce_recovered"
+STORED, VALUES, RECOVERED, SURVIVED = "stored_bytes", "learned_decoder_values", "ce_recovered", "survived"
 _IN_STORAGE = {STORED: "artifact_bytes", VALUES: VALUES}  # objective: its key in a record's `storage`
 _OF_AN_LM: dict[str, Direction] = {
     RECOVERED: "maximize",
@@ -35,7 +38,12 @@ _OF_AN_LM: dict[str, Direction] = {
 }
 _OF_SAMPLES: dict[str, Direction] = {"coverage": "maximize", "feature_f1": "maximize"}
 _PRESERVED: dict[str, Direction] = {**_OF_AN_LM, "fvu": "minimize"}
-_DIRECTIONS: dict[str, Direction] = {**dict.fromkeys(_IN_STORAGE, "minimize"), **_PRESERVED, **_OF_SAMPLES}
+_DIRECTIONS: dict[str, Direction] = {
+    **dict.fromkeys(_IN_STORAGE, "minimize"),
+    **_PRESERVED,
+    **_OF_SAMPLES,
+    SURVIVED: "maximize",
+}
 
 
 class UndefinedError(ValueError):
@@ -69,6 +77,8 @@ def check_measured(name: str, job: Job) -> None:
         raise ValueError(f"model=synthetic has no LM, and so no {name} to search: give hydra.sweeper.objectives")
     if not synthetic and name in _OF_SAMPLES:
         raise ValueError(f"hydra.sweeper.objectives: {name} needs known features: model=synthetic has some")
+    if name == SURVIVED and (synthetic or compressed_part(job.spec.arm) is None):
+        raise ValueError(f"hydra.sweeper.objectives: {name} is of an SAE that is made smaller: sae=compressed")
     if name in _DIRECTIONS:
         return
     probe = _probe(name)
@@ -86,6 +96,8 @@ def value_in(record: Record, name: str, inference: str) -> float:
     """
     if name in _IN_STORAGE:
         return float(record["storage"][_IN_STORAGE[name]])
+    if name == SURVIVED:
+        return float(record["survival"][SURVIVED])
     if name not in _DIRECTIONS:
         value = probing_means(record.get("probing", {})).get(name)
         if value is None:

@@ -23,7 +23,7 @@ from sweep.study.preview import corners, print_search
 from sweep.study.report import print_results, write_results
 from sweep.study.samplers import GRID
 from sweep.study.search import Launch, Search, SearchError, search
-from sweep.study.space import space_from
+from sweep.study.space import cell_of, space_from
 from sweep.study.storage import StorageError, quiet
 from sweep.study.trials import FINISHED, Asking, combinations
 from sweep.workers.start import launch, launch_folder, workers, write_launch
@@ -52,6 +52,8 @@ def run_search(
     space = space_from(params, arguments, loader)
     if config.sampler == GRID:
         next(combinations(space))  # raises SpaceError for an interval
+    for cell in config.first:
+        cell_of(space, cell)  # raises SpaceError for one that cannot be
     compose = Composer(loader, master)
     base = compose(space.fixed)
     check_base(config, space, base)

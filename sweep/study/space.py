@@ -11,6 +11,7 @@ k=32                                       fixed
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
@@ -78,6 +79,37 @@ def values_of(space: Space, name: str) -> Sequence[Any]:
         raise SpaceError(f"{name}={described(distribution)}: sampler=grid needs a list, or range(first,end,step)")
     count = round((distribution.high - distribution.low) / distribution.step) + 1
     return [distribution.low + index * distribution.step for index in range(count)]
+
+
+def cell_of(space: Space, words: str) -> dict[str, Any]:
+    """Return the values of the parameters that `words` gives, such as `d=7 sae.bits=2`; the others are drawn.
+
+    Raises:
+        SpaceError: a word is not KEY=VALUE of a parameter, or its value is not one that is searched.
+    """
+    found: dict[str, Any] = {}
+    for word in words.split():
+        name, _, text = word.partition("=")
+        if name not in space.distributions:
+            raise SpaceError(f"{word} is of no key that is searched: {', '.join(space.distributions)}")
+        found[name] = _value(name, space.distributions[name], text)
+    return found
+
+
+def _value(name: str, distribution: BaseDistribution, text: str) -> Any:
+    """Return the value that is written as `text`. Raises SpaceError where it is not one of the parameter's."""
+    named: list[Any] = []
+    if isinstance(distribution, CategoricalDistribution):
+        named = [choice for choice in distribution.choices if _written(choice) == text]
+    else:
+        assert isinstance(distribution, (IntDistribution, FloatDistribution))
+        whole = isinstance(distribution, IntDistribution)
+        with suppress(ValueError):
+            number = int(text) if whole else float(text)
+            named = [number] if distribution.low <= number <= distribution.high else []
+    if not named:
+        raise SpaceError(f"{name}={text} is not among {described(distribution)}")
+    return named[0]
 
 
 def differences(stored: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:

@@ -31,7 +31,7 @@ from sweep.study.config import SearchConfig
 from sweep.study.controller import Controller, Owner
 from sweep.study.outcome import Outcome, outcome_of
 from sweep.study.samplers import GRID, sampler_for
-from sweep.study.space import Space, values_of
+from sweep.study.space import Space, cell_of, values_of
 from sweep.study.storage import StorageError
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -61,6 +61,8 @@ def next_trial(asking: Asking) -> Trial | None:
             params = next(_combinations_left(asking, trials), None)
             if params is None:
                 return None
+        elif draw < len(asking.config.first):
+            params = cell_of(asking.space, asking.config.first[draw])
         study.enqueue_trial(params, user_attrs={"draw": draw, **marks})
     else:
         draw = waiting.user_attrs.get("draw", _next_draw(trials))  # a trial that was enqueued by hand has none
