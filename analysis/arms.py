@@ -39,6 +39,7 @@ MATCHED = (
 LOW_RANK, ITDA, KRON = RIVALS = ("dense_low_rank", "itda", "kron")  # other dense atoms; those of rank d have a d
 PCA, FROZEN = "pca", "frozen_random"
 IMPORTED = "imported"  # another library's, whose file says n
+COMPRESSED = "compressed"  # an imported one that was made smaller
 CONTROLS = (FROZEN, "soft_frozen")  # random dictionaries, and those that stay near them
 REFERENCE = "dense_tied"  # the SAE that `retained` compares with
 FLOAT_BITS = 32  # bits of a decoder value that was not rounded
@@ -77,6 +78,7 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
     "itda": ("activations as atoms (ITDA)", "#4D7A1F", "8"),
     "kron": ("dense, Kronecker encoder", "#00695C", "H"),
     "imported": ("imported", "#C2185B", "*"),
+    "compressed": ("compressed", "#C2185B", "d"),
     "pca": ("PCA (not sparse)", "#B0A160", "_"),
 }
 
@@ -129,7 +131,8 @@ class Arm(NamedTuple):
 def described(sae: Mapping[str, Any]) -> Arm:
     """Return the parts of the arm that a record's `spec["sae"]` describes."""
     trained, bits, prefix = sae, None, None
-    while of := trained.get("of"):  # a rounded arm, or a prefix, holds the arm that it was made of
+    # A rounded arm, or a prefix, holds the arm that it was made of. What a compressed one holds is not its own.
+    while (of := trained.get("of")) and trained.get("arm") != COMPRESSED:
         bits, share = trained.get("bits", bits), trained.get("share")
         prefix = prefix if share is None else _part(share)
         trained = of

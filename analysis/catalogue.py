@@ -48,6 +48,7 @@ CATALOGUE = {
     "throughput": Entry(
         "commands", "throughput", "tokens a second against relative error, for each way of reading codes"
     ),
+    "compressed": Entry("commands", "compressed", "SAEs that were made smaller, beside what they were made of"),
     "certificates": Entry("commands", "certificates", "identifiability and OMP ratios of each dictionary against k"),
     "recovery": Entry("commands", "recovery", "phase transitions of synthetic recovery"),
     "meaning": Entry("commands", "meaning", "which known features latents stand for, beside the random floor"),

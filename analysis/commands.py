@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import arms
+from analysis.draw.compressed import compressed_figure
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.frontier import frontier_figure
 from analysis.draw.iso_bytes import iso_bytes_figure
@@ -32,6 +33,7 @@ from analysis.latex.verdicts import dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, rows_to_draw
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
+from analysis.tables.compressed import compressed_table
 from analysis.tables.controls import (
     ROUNDED,
     bits_table,
@@ -360,6 +362,12 @@ def scale(records: Records, options: Options) -> list[Output]:
     """Return what very many atoms take: time, memory and bytes on disk, beside those of dense atoms."""
     table = scale_table(chosen(records.runs, options))
     return [Output("scale", table, scale_figure(table))]
+
+
+def compressed(records: Records, options: Options) -> list[Output]:
+    """Return what SAEs preserve that were made smaller, and how many of their latents, beside what they were."""
+    table = compressed_table(chosen(records.everything, options))
+    return [Output("compressed", table, compressed_figure(table))]
 
 
 def _lines(table: pd.DataFrame, *args: Any, **options: Any) -> Figure | None:

@@ -53,11 +53,11 @@ def task(cfg: DictConfig) -> dict[str, str] | None:
         raise ValueError(f"hydra/sweeper={hydra_config.runtime.choices['hydra/sweeper']} is not one of this project's")
     # Errors are caught here and not in main, because Hydra prints messages of its own about an exception of its task.
     with one_line_errors():
-        _run_alone(cfg, Path(hydra_config.run.dir).name)
+        run_alone(cfg, Path(hydra_config.run.dir).name)
     return None
 
 
-def _run_alone(cfg: DictConfig, name: str) -> None:
+def run_alone(cfg: DictConfig, name: str) -> None:
     """Carry out the one run that a config describes, or print what it would take; `name` is the launch's name."""
     from sweep.machine.workers import Workers
     from sweep.plan.plan import make_plan

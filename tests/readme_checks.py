@@ -24,7 +24,8 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 SETTING = re.compile(r"\+?([a-z_]+(?:[./][a-z_]+)*)=(\S*)")
-STAND_FOR_OTHERS = {"key", "group", "group.key"}  # `key=value` and such, which explain the form of a setting
+# `key=value` and such, which explain the form of a setting, and the words of `python -m sweep.compress`.
+STAND_FOR_OTHERS = {"key", "group", "group.key", "ratio", "survived", "trials"}
 
 
 class RottenError(AssertionError):

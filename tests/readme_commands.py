@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import sweep.launch  # noqa: F401  registers the resolvers that the configuration uses
 from sae_core.arms import CellError
+from sweep.compress import main as compress
 from sweep.cut import main as cut
 from sweep.embedded import WEIGHTS
 from sweep.evaluate import main as evaluate
@@ -254,6 +255,7 @@ MODULES: dict[str, Callable[[list[str], Path], None]] = {
     "sweep.completion": without_arguments,
     "sweep.cut": looks_for_a_run(cut),
     "sweep.evaluate": check_evaluate,
+    "sweep.compress": looks_for_a_run(compress),
     "sweep.export": looks_for_a_run(export),
     "sweep.retry": parsed_by("sweep.retry"),
     "sweep.stability": check_stability,

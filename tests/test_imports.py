@@ -38,6 +38,7 @@ ROOMS = {
         "plan": "store machine lm train activations measures jobs run",
         "workers": "store machine jobs run plan",
         "study": "store lm probing jobs run plan workers",
+        "shrink": "store machine jobs run study",
     },
     "analysis": {
         "read": "",

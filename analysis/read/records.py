@@ -99,6 +99,7 @@ class Records:
         - `d`: the d asked for, NaN for arms that have none (full dense ones, PCA),
         - `seed_support`, `seed_values`, `seed_order` where a run has such seeds,
         - `rounding_*`: what rounding changed of the latents, where it was measured (`sae_core.quantised`),
+        - `survived`: the share of an SAE's latents that stay what they were when it is made smaller, where it was,
         - `settings`: the other settings that determine the result (text, recipe, evaluation), as JSON; see
           `analysis.read.comparable`,
         - `options`: the arm's options that its label does not name, such as the dynamic support's, as JSON,

@@ -163,6 +163,7 @@ def run_row(record: Record) -> dict[str, object]:
         "dense_values": d_in * n,
         "decoder_compression": d_in * n / (n_latents * degree + record["storage"].get("basis_values", 0)),
         **_training(record),
+        "survived": (record.get("survival") or {}).get("survived"),
         **{f"rounding_{name}": value for name, value in numbers(record.get("rounding") or {}).items()},
         **{key: record.get(key) or {} for key in ("latents", "curves", "theory")},
     }

@@ -1,0 +1,171 @@
+"""`python -m sweep.compress sae=PATH ratio=8`: make an SAE smaller, with as little loss as can be found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sae_core.arms import Imported
+from sweep.jobs.key_values import finished_run
+from sweep.jobs.overrides import key_of, quoted
+from sweep.launch import command, run_alone
+from sweep.launch import main as sweep
+from sweep.shrink.cells import BITS, RATES, READINGS, fitting
+from sweep.shrink.chosen import best_of, check_free, hand_out
+from sweep.shrink.original import Original, latents_of_use, original
+from sweep.store.hashes import short_hash
+from sweep.store.records import run_folder
+
+USAGE = """python -m sweep.compress sae=PATH|run=ID ratio=8|bytes=100000 [out=DIR] [trials=12] [SETTING=VALUE ...]
+
+  sae=PATH       the folder, or the file of the weights, of an SAE of SAELens, sparsify or dictionary_learning, or ours
+  run=ID         the SAE of a finished run in its place
+  ratio=, bytes= how many times smaller its file shall be, or how many bytes it may have at most
+  out=DIR        the folder for the smaller SAE; by default compressed/NAME-BYTES
+  survived=0.9   the least share of latents that shall stay what they were, that is correlate with it by .9 or more, so
+                 that labels still hold; 0 looks at the LM's cross-entropy alone
+  trials=12      how many sizes, bits and readings are tried; asked for again with more, the search goes on
+  SETTING=VALUE  any setting of python -m sweep: model=, layer= and corpus= that the SAE is of, k=, runs_dir=,
+                 cache_dir=, train.steps=, train.lr=, launch.workers=, eval.probing=, ...
+
+It measures the SAE, searches for the smaller one that preserves most of the LM's cross-entropy, and writes that one,
+the table of which latent is which, and a figure of all that was tried."""
+
+_OWN = ("sae", "run", "ratio", "bytes", "out", "trials", "survived")
+_SETTLED = ("d", "n", "sae.bits", "budget_bytes", "plan")  # what the search decides, or has no use for
+_STEPS = 1000  # of the training that follows; no dead latent is re-aimed in it
+
+
+class Asked(NamedTuple):
+    """What the command's words ask for."""
+
+    path: Path
+    own: dict[str, str]
+    settings: list[str]  # for python -m sweep
+
+    def setting(self, key: str, default: str) -> str:
+        """Return the value of a setting that is given, else the default."""
+        return next((word.split("=", 1)[1] for word in self.settings if key_of(word) == key), default)
+
+
+@command(USAGE)
+def main(arguments: list[str]) -> int:
+    """Make the SAE smaller that is named, and say what was found. Return the exit code: 0 if all went well."""
+    asked = _asked(arguments)
+    if "out" in asked.own:
+        check_free(Path(asked.own["out"]))
+    name = f"compress-{short_hash(str(asked.path.resolve()), sorted(asked.settings))}"
+    where = _with_layer(asked)
+    source = original([f"sae.path={quoted(str(asked.path))}", *where], name, run_alone)
+    budget = _budget(asked.own, source)
+    out = Path(asked.own.get("out", f"compressed/{asked.path.stem}-{budget}"))
+    check_free(out)
+    study = f"{name}-{budget}"
+    _search(asked, where, source, budget, study)
+    folder = source.job.runs_dir / "studies" / study
+    least = float(asked.own.get("survived", "0.9"))
+    hand_out(best_of(folder, source.job.runs_dir, least), source, folder, out)
+    return 0
+
+
+def _asked(arguments: Sequence[str]) -> Asked:
+    """Sort the command's words. Raises ValueError for one that is wrong, missing or settled."""
+    own: dict[str, str] = {}
+    settings: list[str] = []
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals or not value:
+            raise ValueError(f"{word} is not KEY=VALUE; python -m sweep.compress --help shows what can be given")
+        if key in _SETTLED:
+            raise ValueError(f"{key} is what the search decides; bytes= or ratio= limits it")
+        if key not in _OWN:
+            settings.append(word)
+        elif key in own:
+            raise ValueError(f"{key}= is given twice")
+        else:
+            own[key] = value
+    for pair in (("sae", "run"), ("ratio", "bytes")):
+        if sum(key in own for key in pair) != 1:
+            raise ValueError(f"give {pair[0]}= or {pair[1]}=, one of both")
+    try:
+        fits = 0 <= float(own.get("survived", "0")) <= 1
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"survived={own['survived']} must be a number in 0..1")
+    for key in ("trials", "bytes"):
+        if key in own and not (own[key].isdecimal() and int(own[key]) > 0):
+            raise ValueError(f"{key}={own[key]} must be a whole number of at least 1")
+    asked = Asked(Path(own.get("sae", "")).expanduser(), own, settings)
+    if "run" in own:
+        runs_dir = Path(asked.setting("runs_dir", "runs")).expanduser()
+        finished_run(own["run"], runs_dir)
+        asked = asked._replace(path=run_folder(runs_dir, own["run"]))
+    return asked
+
+
+def _with_layer(asked: Asked) -> list[str]:
+    """Return the settings, with the layer that the SAE's files name unless one is given."""
+    layer = Imported(32, str(asked.path)).about.layer
+    given = {key_of(word) for word in asked.settings}
+    return [*asked.settings, *([f"layer={layer}"] if layer is not None and "layer" not in given else [])]
+
+
+def _budget(own: dict[str, str], source: Original) -> int:
+    """Return the most bytes that the smaller SAE's file may have."""
+    if "bytes" in own:
+        return int(own["bytes"])
+    try:
+        ratio = float(own["ratio"])
+    except ValueError:
+        ratio = 0.0
+    if not 1 < ratio < float("inf"):
+        raise ValueError(f"ratio={own['ratio']} must be a number above 1")
+    return int(source.file_bytes / ratio)
+
+
+def _search(asked: Asked, where: list[str], source: Original, budget: int, study: str) -> None:
+    """Search for the best SAE of at most `budget` bytes, by the sweeper of searches."""
+    n, k = latents_of_use(source), source.k
+    cells = fitting(source.arm, n, k, budget)
+    print(f"{n} of {source.arm.header.n_latents} latents are kept, k={k}; at most {budget:,} bytes", file=sys.stderr)
+    given = {key_of(word) for word in where}
+    steps = asked.setting("train.steps", str(_STEPS))
+    aims = "[ce_recovered]" if asked.own.get("survived") == "0" else "[ce_recovered,survived]"
+    searched = {
+        "n": _choice(cells.latents),
+        "d": _choice(cells.degrees),
+        "sae.bits": _choice(BITS),
+        "sae.of.encoder": _choice(READINGS),
+        "sae.of.basis": _choice(cells.bases),
+        "train.lr": _choice(RATES),
+        "train.steps": steps,
+        "train.resample_min_steps": str(int(float(steps)) + 1),
+        "k": str(k),
+    }
+    sys.argv[1:] = [
+        "-m",
+        "hydra/sweeper=optuna_frontier",
+        f"hydra.sweeper.n_trials={asked.own.get('trials', '12')}",
+        f"hydra.sweeper.study_name={study}",
+        f"hydra.sweeper.storage={quoted(str(source.job.runs_dir / 'studies' / f'{study}.journal'))}",
+        "hydra.sweeper.first=[" + ",".join(map(quoted, cells.first)) + "]",
+        f"budget_bytes={budget}",
+        "sae=compressed",
+        f"sae.of.of.path={quoted(str(asked.path))}",
+        f"hydra.sweeper.objectives={aims}",
+        *(f"{key}={value}" for key, value in searched.items() if key not in given),
+        *where,
+    ]
+    sweep()
+
+
+def _choice(values: Sequence[object]) -> str:
+    """Return values to search as an override has them, also where there is one alone."""
+    return f"choice({','.join(map(str, values))})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,91 @@
+"""The sizes, bits and readings of smaller SAEs that a number of bytes leaves."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from sae_core.arms import Compressed, FewBits, Imported
+from sae_core.bases import NEURONS
+from sae_core.sizes import CellError
+from sae_core.storage import planned_bytes
+
+BITS = (4, 2, 1.58, 8)  # the most promising first
+READINGS = ("topk", "mp_refit")
+RATES = ("3e-5", "3e-4")  # learning rates: the first keeps latents, the second makes up for more that is left out
+_SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 3 / 64, 1 / 32)  # of d_in, values of an atom
+_LEAST = 4  # values of an atom
+_MOST_LEFT_OUT = 0.1  # the largest share of the latents that is left out so that the others keep more bits
+_REFLECTIONS = 64
+
+
+class Cells(NamedTuple):
+    """What a search looks through."""
+
+    latents: tuple[int, ...]
+    degrees: tuple[int, ...]
+    bases: tuple[str, ...]
+    first: tuple[str, ...]  # what it looks at first: for each number of bits and reading what keeps the most values
+
+
+class _Cell(NamedTuple):
+    latents: int
+    degree: int
+    bits: float
+    reading: str
+
+    @property
+    def words(self) -> str:
+        rate = RATES[self.reading != READINGS[0]]
+        sizes = f"n={self.latents} d={self.degree} sae.bits={self.bits}"
+        return f"{sizes} sae.of.encoder={self.reading} sae.of.basis={NEURONS} train.lr={float(rate)}"
+
+
+def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
+    """Return the cells of at most `budget` bytes.
+
+    Args:
+        n_latents: the latents that are of use. Up to a tenth of them is left out where that lets the others fit.
+
+    Raises:
+        ValueError: no SAE of so many latents is that small.
+    """
+    d_in = of.header.d_in
+    degrees = sorted({max(min(_LEAST, d_in), round(share * d_in)) for share in _SHARES}, reverse=True)
+    best: list[_Cell] = []
+    for bits in BITS:
+        for reading in READINGS:
+            options = [_largest(of, _Cell(n_latents, degree, bits, reading), k, budget) for degree in degrees]
+            fit = [cell for cell in options if cell is not None]
+            best += [max(fit, key=lambda cell: cell.latents * cell.degree)] if fit else []
+    if not best:
+        smallest = min(_bytes(of, _Cell(n_latents, degrees[-1], bits, READINGS[1]), k) for bits in BITS)
+        raise ValueError(
+            f"bytes={budget:,} is too little for {n_latents} latents: the smallest SAE that is tried takes {smallest:,}"
+        )
+    bases = (NEURONS, f"reflections{_REFLECTIONS}") if d_in >= 2 * _REFLECTIONS else (NEURONS,)
+    latents = sorted({n_latents, *(cell.latents for cell in best)}, reverse=True)
+    largest = max(cell.degree for cell in best)
+    kept = tuple(degree for degree in degrees if degree <= largest)
+    return Cells(tuple(latents), kept, bases, tuple(cell.words for cell in best))
+
+
+def _largest(of: Imported, cell: _Cell, k: int, budget: int) -> _Cell | None:
+    """Return the cell with as many of its latents as fit; None where too many would be left out."""
+    least, most = math.ceil((1 - _MOST_LEFT_OUT) * cell.latents), cell.latents
+    if _bytes(of, cell._replace(latents=least), k) > budget:
+        return None
+    while least < most:
+        middle = (least + most + 1) // 2
+        fits = _bytes(of, cell._replace(latents=middle), k) <= budget
+        least, most = (middle, most) if fits else (least, middle - 1)
+    return cell._replace(latents=least)
+
+
+def _bytes(of: Imported, cell: _Cell, k: int) -> float:
+    """Return the bytes of a smaller SAE's file; infinitely many where there is none of these sizes."""
+    try:
+        arm = FewBits(Compressed(of, cell.latents, cell.degree, k, cell.reading), cell.bits, rounded_from=0.0)
+        return planned_bytes(arm.layout(of.header.d_in))
+    except CellError:
+        return float("inf")
