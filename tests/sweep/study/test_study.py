@@ -16,7 +16,7 @@ from sweep.study.opening import StudyError
 from sweep.study.report import PARETO, TRIALS, write_results
 from sweep.study.samplers import PATIENCE, SAMPLERS
 from sweep.study.search import LEAST_FAILURES, SearchError
-from sweep.study.space import SpaceError, space_from
+from sweep.study.space import SpaceError, cell_of, space_from
 from tests.sweep.study.searching import SPACE, _composer, completed, settle, with_another_store
 
 
@@ -38,6 +38,41 @@ def test_a_target_reached_in_two_launches_is_the_one_of_a_single_launch(bench, s
 
 def test_there_is_a_test_for_every_sampler():
     assert set(SAMPLERS) == {"tpe", "nsga2", "gp", "random"}
+
+
+def test_a_search_begins_with_the_cells_that_are_given_and_goes_on_with_the_samplers(bench):
+    given = ("d=19 train.lr=0.001", "d=3")
+    trials = bench.done(*SPACE, n_trials=4, first=given, seed=3)
+    assert trials[0].params == {"d": 19, "train.lr": 0.001} and trials[1].params["d"] == 3
+    drawn = completed(bench.done(*SPACE, n_trials=4, seed=3, study_name="drawn"))
+    assert [trial.params for trial in trials[2:]] == [params for params, _ in drawn[2:]]
+    again = bench.done(*SPACE, n_trials=1, first=("d=7",), sampler="random", study_name="one")
+    assert again[0].params["d"] == 7
+
+
+@pytest.mark.parametrize(
+    "space, cell, said",
+    [
+        (["d=3,7"], "k=4", "k=4 is of no key that is searched: d"),
+        (["d=3,7"], "d=4", "d=4 is not among 3,7"),
+        (["d=interval(2,30)"], "d=31", r"d=31 is not among interval\(2,30\)"),
+        (["d=interval(2,30)"], "d=x", "d=x is not among"),
+        (["train.lr=tag(log,interval(1e-4,1e-2))"], "train.lr=1", "train.lr=1 is not among"),
+    ],
+)
+def test_a_given_cell_must_be_one_that_is_searched(space, cell, said):
+    with pytest.raises(SpaceError, match=said):
+        cell_of(space_from({}, space), cell)
+
+
+def test_a_given_cell_is_read_as_the_space_has_it():
+    space = space_from({}, ["sae=expander,dynamic", "n=8m,64", "d=interval(2,30)", "train.lr=1e-3,2e-3"])
+    assert cell_of(space, "sae=dynamic n=64 d=7 train.lr=0.002") == {
+        "sae": "dynamic",
+        "n": 64,
+        "d": 7,
+        "train.lr": 0.002,
+    }
 
 
 def test_another_seed_draws_other_values(bench):
