@@ -58,7 +58,7 @@ def blocks(
         form = READERS[source.format].read(source, header, slice(first, min(first + size, header.n_latents)))
         if isinstance(form.rule, TopK):
             form = form._replace(rule=TopK(min(form.rule.k, form.n_latents)))
-        yield Block(first, from_dense(form, k, scale))
+        yield Block(first, from_dense(form, min(k, form.n_latents), scale))
 
 
 @torch.no_grad()
