@@ -103,20 +103,29 @@ def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> i
         ValueError: the codes of `sae` are refitted (`infer_by(sae, "refit")`): save the SAE itself. Or its values are
             still trained to be rounded: end that first (`sae_core.keep_rounded`). Or its atoms stay packed.
     """
+    tensors, config = stored(sae, about)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / WEIGHTS_FILE) as path:
+        save_file(tensors, path)
+    with replacing(folder / CONFIG_FILE) as path:
+        path.write_text(json.dumps(config, indent=1))
+    return (folder / WEIGHTS_FILE).stat().st_size
+
+
+def stored(sae: SAE, about: dict[str, Any] | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return what `save` writes: the tensors of `sae.safetensors` by name, on the CPU, and what `cfg.json` says.
+
+    Raises the errors of `save`.
+    """
     if sae.dictionary.rounded_to is not None:
         raise ValueError("the values of this SAE are still trained to be rounded: call sae_core.keep_rounded first")
     if isinstance(sae.encoder, Refitted):
         raise ValueError("this is a reading of an SAE by refit, which a file cannot hold: save the SAE itself")
     if isinstance(sae.dictionary, PackedDictionary):
         raise ValueError("the atoms of this SAE are packed for inference: copy the file that it was loaded from")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors_to_write(sae).items()}
-    with replacing(folder / WEIGHTS_FILE) as path:
-        save_file(tensors, path)
-    with replacing(folder / CONFIG_FILE) as path:
-        path.write_text(json.dumps(_config_to_write(sae, about or {}), indent=1))
-    return (folder / WEIGHTS_FILE).stat().st_size
+    return tensors, _config_to_write(sae, about or {})
 
 
 def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
@@ -231,6 +240,25 @@ def load(
             tensors = load_file(folder / WEIGHTS_FILE)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, SafetensorError) as error:
         raise SAEFileError(f"{folder} holds no readable SAE: {error}") from None
+    return from_stored(tensors, config, folder, backend, keep_packed).to(device)
+
+
+def from_stored(
+    tensors: dict[str, torch.Tensor],
+    config: dict[str, Any],
+    folder: Path,
+    backend: str = "auto",
+    keep_packed: bool = False,
+) -> SAE:
+    """Make the SAE that `stored` says, in evaluation mode; it may share memory with the tensors.
+
+    Args:
+        folder: the folder that errors name.
+        backend, keep_packed: see `load`.
+
+    Raises:
+        SAEFileError: tensors and config make no SAE, or the regenerated support is not the saved one's.
+    """
     check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder, keep_packed)
     try:
@@ -239,7 +267,7 @@ def load(
     except ValueError as error:  # a size or scale that no SAE can have
         raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
     sae.b_dec.data = tensors["b_dec"]
-    return sae.to(device).eval()
+    return sae.eval()
 
 
 def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dictionary: Dictionary) -> Encoder:

@@ -32,18 +32,23 @@ class SAEFileError(ValueError):
 
 def check_config(config: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Raise SAEFileError unless the config is complete and says the shapes that the tensors have."""
-    _check_sizes(config, file)
-    _check_kinds(config, file)
-    _check_encoder(config, file)
-    _check_basis(config, file)
-    _check_sources(config, file)
-    packed = _packed_tensors(config)
+    check_says(config, file)
+    packed = packed_tensors(config)
     for name, shape in _expected_shapes(config).items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             raise SAEFileError(f"{file} asks for {name} of shape {shape}, which {WEIGHTS_FILE} does not hold")
         dtype = tensors[name].dtype
         if not (dtype == torch.uint8 if name in packed else dtype.is_floating_point):
             raise SAEFileError(f"{file} asks for another {name} than {dtype}, which {WEIGHTS_FILE} holds")
+
+
+def check_says(config: Any, file: Path) -> None:
+    """Raise SAEFileError unless the config is complete and what it says goes together, whatever the tensors are."""
+    _check_sizes(config, file)
+    _check_kinds(config, file)
+    _check_encoder(config, file)
+    _check_basis(config, file)
+    _check_sources(config, file)
 
 
 def _check_sizes(config: Any, file: Path) -> None:
@@ -202,7 +207,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _packed_tensors(config: dict[str, Any]) -> set[str]:
+def packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
     basis_bits = config["basis"]["value_bits"] if names_basis(config) else 32
     values_packed = config.get("value_bits", 32) < 32

@@ -108,8 +108,15 @@ def test_what_rooms_need_imports_no_command(package, needed):
 
 
 def test_sae_core_needs_torch_and_numpy_and_little_else():
-    outside = {name.split(".")[0] for f in (ROOT / "sae_core").rglob("*.py") for name in imported(f)} - OURS
+    files = set((ROOT / "sae_core").rglob("*.py")) - {ROOT / "sae_core/formats/saelens.py"}
+    outside = {name.split(".")[0] for file in files for name in imported(file)} - OURS
     assert outside - set(sys.stdlib_module_names) == {"torch", "numpy", "scipy", "safetensors", "triton"}
+
+
+def test_nothing_imports_the_class_that_needs_sae_lens():
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            assert "sae_core.formats.saelens" not in set(imported(file)), f"{file.relative_to(ROOT)} needs SAELens"
 
 
 def test_the_run_store_is_standard_library_only():

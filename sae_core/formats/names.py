@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from sae_core.formats import dictionary_learning, own, saelens, sparsify
+from sae_core.formats import dictionary_learning, own, saelens_files, sparsify
 
 FORMATS: dict[str, ModuleType] = {
-    "saelens": saelens,
+    "saelens": saelens_files,
     "sparsify": sparsify,
     "dictionary_learning": dictionary_learning,
 }

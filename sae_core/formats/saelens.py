@@ -1,209 +1,297 @@
-"""SAELens' format: `cfg.json` and `sae_weights.safetensors`, which its `SAE.load_from_disk` reads.
+"""Our sparse file as an SAE of SAELens: it is loaded as it is, and its atoms are never made dense.
 
-    ours                                its architecture
-    topk, tied or with own weights      topk
-    batch_topk                          jumprelu, as it saves BatchTopK SAEs itself
-    mp                                  matching_pursuit, which has neither encoder weights nor biases
+    from sae_core.formats.saelens import load
+    sae = load("runs/ID")  # an sae_lens.SAE
+    sae.save_model("my-sae")  # from there SAELens' own SAE.load_from_disk reads it, once this module is imported
 
-Held against SAELens 6.54. It is not needed to write.
+Importing this module registers the architecture `expander` with SAELens, and needs it: the module is for code that
+uses SAELens anyway. To write and to read SAELens' own architectures needs no SAELens (`saelens_files`).
+
+Held against SAELens 6.54 (extra `bench`).
 """
 
 from __future__ import annotations
 
-import re
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from sae_core.formats.about import About, FormatError
-from sae_core.formats.dense import Above, DenseForm, MatchingPursuit, Rule, TopK, dense_form
-from sae_core.formats.reading import (
-    ALL,
-    Header,
-    Source,
-    check_shapes,
-    layer_of_hook,
-    number,
-    read_config,
-    shapes,
-    tensors,
-    text,
-    whole,
-)
-from sae_core.formats.thresholds import gated
-from sae_core.formats.writing import Exported, check_free, write_json, write_tensors
+from sae_core import io
+from sae_core.dense_codes import decode_dense, encode_dense
+from sae_core.encoders import ByPursuit, OwnTopK, inner_encoder
+from sae_core.formats.about import About
+from sae_core.formats.saelens_files import metadata
+from sae_core.inference import ENCODER, infer_by
+from sae_core.io_checks import check_says, packed_tensors
+from sae_core.kronecker import KroneckerTopK
 from sae_core.sae import SAE
 
-WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-BY_MODULE = False  # whether the library knows a hook point by the name of its folder
-KEY = "d_sae"  # which only a config of this format has
-_AVERAGE = "expected_average_only_in"  # activations were scaled to a mean norm of sqrt(d_in)
-_PARTS = {  # the architectures that can be read, with the vectors that each has
-    "standard": ("b_enc",),
-    "topk": ("b_enc",),
-    "jumprelu": ("b_enc", "threshold"),
-    "gated": ("b_gate", "b_mag", "r_mag"),
-}
-_RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}  # keys of versions before 6
-_READ = {  # settings that change how an SAE is read, with the values that can be read; the first is the default
-    "normalize_activations": ("none", _AVERAGE),
-    "reshape_activations": ("none",),
-    "finetuning_scaling_factor": (False, None),
-    "activation_fn": ("relu", "topk"),
-}
-VERSION = "6.54.12"  # whose layout it is; a config without it is read as one from before version 6, and loses its model
+try:
+    from sae_lens.registry import SAE_CLASS_REGISTRY, register_sae_class  # pyright: ignore
+    from sae_lens.saes.sae import SAE as LensSAE  # pyright: ignore
+    from sae_lens.saes.sae import SAEConfig as LensConfig  # pyright: ignore
+    from sae_lens.saes.sae import SAEMetadata  # pyright: ignore
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"sae_core.formats.saelens needs SAELens (pip install 'sae-lens>=6.54'): {error}", name=error.name
+    ) from None
+
+ARCHITECTURE = "expander"
+_FIXED = {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
 
 
-def save(sae: SAE, folder: str | Path, about: About) -> Exported:
-    """Write `sae` so that `sae_lens.SAE.load_from_disk(folder)` has its codes and reconstructions.
+@dataclass
+class ExpanderSAEConfig(LensConfig):  # pyright: ignore[reportUntypedBaseClass]
+    """SAELens' config of an SAE of ours.
 
-    Raises:
-        FormatError: SAELens has no class for its reading, or a file is there already.
-    """
-    form, folder = dense_form(sae), Path(folder)
-    files = folder / WEIGHTS, folder / CONFIG
-    check_free(files)
-    write_tensors(files[0], _tensors(form))
-    write_json(files[1], _config(form, about))
-    return Exported(files, form.notes)
-
-
-def _tensors(form: DenseForm) -> dict[str, torch.Tensor]:
-    tensors = {"W_dec": form.decoder, "b_dec": form.b_dec}
-    if isinstance(form.rule, MatchingPursuit):
-        return tensors
-    tensors |= {"W_enc": form.encoder.T, "b_enc": form.b_enc}
-    if isinstance(form.rule, Above):
-        tensors["threshold"] = form.rule.threshold
-    return tensors
-
-
-def _config(form: DenseForm, about: About) -> dict[str, Any]:
-    return {
-        **_architecture(form),
-        "d_in": form.d_in,
-        "d_sae": form.n_latents,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {
-            "sae_lens_version": VERSION,
-            "sae_lens_training_version": None,
-            "model_name": about.model,
-            "model_class_name": "HookedTransformer",
-            "model_from_pretrained_kwargs": {},
-            "hook_name": about.hook_name,
-            "hook_head_index": None,
-            "hf_hook_name": None if about.module is None else f"model.{about.module}",
-            "context_size": about.context,
-            "dataset_path": about.dataset,
-            "prepend_bos": about.bos,
-            "expander_sae_run": about.run,
-        },
-    }
-
-
-def _architecture(form: DenseForm) -> dict[str, Any]:
-    """Return the class that reads codes by the form's rule, with the settings of its own."""
-    match form.rule:
-        case TopK(k):
-            # Our atoms are of unit norm, so that codes need no other one.
-            return {"architecture": "topk", "k": k, "rescale_acts_by_decoder_norm": False}
-        case Above():
-            return {"architecture": "jumprelu"}
-        case MatchingPursuit(k):
-            # k picks of each token: neither a small residual nor an atom that comes again ends them.
-            ends = {"residual_threshold": 0.0, "stop_on_duplicate_support": False}
-            return {"architecture": "matching_pursuit", "max_iterations": k, **ends}
-
-
-def describe(source: Source) -> Header:
-    """Return what an SAE is that SAELens saved, of version 6 or before. Its weights are not read.
+    Args:
+        stored: what our own `cfg.json` says (`sae_core.io`), which makes the SAE together with its tensors.
+        code_factor: what our codes are multiplied with: 1, or 1/s after `fold_W_dec_norm`.
 
     Raises:
-        FormatError: the files are no SAE that can be read here; the message says why.
+        ValueError: a setting of SAELens' asks for another reading than our SAEs have.
     """
-    config = _settings(source.config)
-    d_in, n_latents = (whole(source.config, config, key) for key in ("d_in", "d_sae"))
-    architecture = config["architecture"]
-    if architecture not in _PARTS:
-        raise FormatError(
-            f"{source.config}: architecture={architecture} is none of {', '.join(_PARTS)}, which can be read"
+
+    stored: dict[str, Any] = field(default_factory=dict[str, Any])
+    code_factor: float = 1.0
+
+    @classmethod
+    def architecture(cls) -> str:
+        return ARCHITECTURE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key, value in _FIXED.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key}={getattr(self, key)} must be {value} in an SAE of architecture {ARCHITECTURE}")
+
+
+class ExpanderSAE(LensSAE):  # pyright: ignore[reportUntypedBaseClass]
+    """An SAE of ours behind the interface of SAELens' SAEs: its atoms stay sparse, and it is not trained.
+
+    Codes are ours, found by the SAE's own encoder, a pursuit as well: `encode` gives a matrix (..., d_sae) with zeros,
+    as SAELens wants it, and that is all of this size that is made. Their gradient by the input is that of one product
+    for one-shot encoders; a pursuit's codes have none. That of `decode` reaches every latent. `hook_sae_acts_pre` does
+    not fire: pre-activations of all latents are never in memory.
+
+    `dtype` is that of inputs, codes and outputs. The SAE itself stays in float32, or in float64 where it is that.
+
+    `W_dec`, `W_enc` and the biases are made when they are asked for, in the units of the input, and each time anew: to
+    change them changes nothing. `state_dict` holds what our file does.
+    """
+
+    def initialize_weights(self) -> None:
+        """Wait for the weights, which `load_state_dict` or `of` brings."""
+        self.__dict__["_ours"] = (
+            None  # not a submodule: HookedRootModule.setup gives each one a name, and ours have one
         )
-    _check_settings(source.config, config)
-    found = shapes(source)
-    sizes = {"W_enc": (d_in, n_latents), "W_dec": (n_latents, d_in), "b_dec": (d_in,)}
-    check_shapes(source, found, sizes | dict.fromkeys(_PARTS[architecture], (n_latents,)))
-    k = whole(source.config, config, "k") if architecture == "topk" else None
-    if k is not None and k > n_latents:
-        raise FormatError(f"{source.config}: k={k} must be in 1..{n_latents} (d_sae)")
-    about: dict[str, Any] = config["metadata"] if isinstance(config.get("metadata"), dict) else {}
-    layer = layer_of_hook(source.config, text(about, "hook_name"))
-    dataset, context = text(about, "dataset_path"), number(about, "context_size")
-    reading = {
-        "architecture": architecture,
-        "k": k,
-        "subtracts": config.get("apply_b_dec_to_input", True) is True,
-        "rescales": architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False) is True,
-    }
-    return Header(
-        d_in,
-        n_latents,
-        k,
-        value_bits=found["W_dec"][1],
-        file_bytes=source.weights.stat().st_size,
-        reading=reading,
-        normalised=config.get("normalize_activations") == _AVERAGE,
-        about=About(text(about, "model_name"), layer, context, dataset),
+
+    @property
+    def ours(self) -> SAE:
+        """The SAE itself. Raises ValueError before it has weights."""
+        if self.__dict__["_ours"] is None:
+            raise ValueError(
+                f"this SAE of architecture {ARCHITECTURE} has no weights yet: load them, or make it by of()"
+            )
+        return cast(SAE, self.__dict__["_ours"])
+
+    @classmethod
+    def of(cls, sae: SAE, about: About | None = None) -> ExpanderSAE:
+        """Return a copy of `sae` as an SAE of SAELens.
+
+        Args:
+            about: the LM, the hook point and the text, for SAELens' metadata.
+        """
+        made = cls(_config(sae, about or About()))
+        made.hold(copy.deepcopy(sae))
+        return made
+
+    def hold(self, sae: SAE) -> None:
+        """Be `sae` from now on, which nobody trains any more."""
+        self.__dict__["_ours"] = sae.eval().requires_grad_(False)
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[Any]:
+        """Yield the parameters of the SAE itself."""
+        yield from self.ours.named_parameters(prefix, recurse, remove_duplicate)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ExpanderSAE:
+        """Move the SAE itself too, which is how torch's `to` and its like do it; it stays in float32 at least."""
+        super()._apply(fn, recurse)
+        if self.__dict__["_ours"] is not None:
+            moved = fn(self.ours.scale)
+            self.ours.to(moved.device, torch.promote_types(moved.dtype, torch.float32))
+        return self
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the codes (..., d_sae) of x (..., d_in)."""
+        h = self.hook_sae_input(self.reshape_fn_in(x.to(self.dtype)))
+        codes = encode_dense(self.ours, h.reshape(-1, h.shape[-1]), self.dtype)
+        if self.cfg.code_factor != 1:
+            codes = codes * self.cfg.code_factor
+        return self.hook_sae_acts_post(codes.view(*h.shape[:-1], -1))
+
+    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        """Return the reconstruction (..., d_in) of codes (..., d_sae), whichever of them are not 0."""
+        codes = feature_acts.reshape(-1, feature_acts.shape[-1])
+        if self.cfg.code_factor != 1:
+            codes = codes / self.cfg.code_factor
+        found = decode_dense(self.ours, codes).view(*feature_acts.shape[:-1], -1)
+        return self.reshape_fn_out(self.hook_sae_recons(found), self.d_head)
+
+    @property
+    def b_dec(self) -> torch.Tensor:
+        """The bias in the units of the input (d_in,)."""
+        return (self.ours.b_dec / self.ours.scale).to(self.dtype)
+
+    @property
+    @torch.no_grad()
+    def W_dec(self) -> torch.Tensor:
+        """What a code of 1 of each latent adds to the reconstruction, made dense now: (d_sae, d_in)."""
+        sae = self.ours
+        rows = sae.dictionary.dense_atoms()
+        if always_on := sae.dictionary.always_on:
+            kept = torch.eye(always_on, sae.dictionary.d_in, dtype=rows.dtype, device=rows.device)
+            rows = torch.cat((rows, sae.dictionary.basis.out_of(kept)))
+        return (rows / (sae.scale * self.cfg.code_factor)).to(self.dtype)
+
+    @property
+    @torch.no_grad()
+    def W_enc(self) -> torch.Tensor:
+        """The encoder's weights, made dense now: (d_in, d_sae); a pursuit begins with the products of these.
+
+        Raises NotImplementedError where latents have no weights each of its own, as in a `kron`.
+        """
+        sae = self.ours
+        encoder, factor = inner_encoder(sae.encoder), sae.scale * self.cfg.code_factor
+        if isinstance(encoder, KroneckerTopK):
+            raise NotImplementedError(
+                "latents of KronSAE's encoder are products of pre-latents, so that it has no W_enc"
+            )
+        if isinstance(encoder, OwnTopK):
+            return (encoder.weight * factor).T.to(self.dtype)
+        return (self.W_dec * factor**2).T
+
+    @property
+    def b_enc(self) -> torch.Tensor:
+        """The encoder's biases in the units of codes (d_sae,). Raises AttributeError where it has none each."""
+        encoder = inner_encoder(self.ours.encoder)
+        if isinstance(encoder, (ByPursuit, KroneckerTopK)):
+            raise AttributeError("this encoder has no bias for each latent")
+        always_on = encoder.b_enc.new_zeros(self.ours.dictionary.always_on)
+        return (torch.cat((encoder.b_enc, always_on)) * self.cfg.code_factor).to(self.dtype)
+
+    def get_W_dec_norm(self) -> torch.Tensor:
+        """Return the norms of the rows of `W_dec`, which is not made for that: (d_sae,)."""
+        sae = self.ours
+        norms = sae.dictionary.unit_values().norm(dim=1)
+        always_on = norms.new_ones(sae.dictionary.always_on)
+        return (torch.cat((norms, always_on)) / (sae.scale * self.cfg.code_factor)).to(self.dtype)
+
+    def fold_and_get_W_dec_norm(self) -> torch.Tensor:
+        """Measure codes in the units of the input, so that `W_dec` are the unit atoms; return the norms before.
+
+        It is a factor for all codes, which changes neither picks nor reconstructions, also of a pursuit's.
+        """
+        norms = self.get_W_dec_norm()
+        self.cfg.code_factor = 1 / float(self.ours.scale)
+        return norms
+
+    def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
+        """Be an SAE for activations that have not been multiplied by `scaling_factor` beforehand."""
+        self.ours.scale.mul_(scaling_factor)
+
+    def fold_activation_whitening(self, *_: Any, **__: Any) -> None:
+        """Raise NotImplementedError."""
+        raise NotImplementedError("a whitening cannot be folded into sparse atoms: they would be dense")
+
+    def state_dict(self, *_: Any, destination: Any = None, prefix: str = "", **__: Any) -> Any:
+        """Return the tensors that our file holds, and say in `cfg.stored` what its config does.
+
+        Raises ValueError where no file of ours can hold the SAE (`sae_core.save`).
+        """
+        tensors, self.cfg.stored = io.stored(self.ours)
+        found: dict[str, torch.Tensor] = {} if destination is None else destination
+        found.update({prefix + name: tensor for name, tensor in tensors.items()})
+        return found
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take the tensors of a file of ours, with the config of `cfg.stored`. Raises SAEFileError where they differ.
+
+        SAELens' loader makes all tensors floats; bytes become bytes again, which is exact.
+        """
+        config, where = self.cfg.stored, Path(f"{ARCHITECTURE} SAE")
+        check_says(config, where)
+        packed = packed_tensors(config)
+        tensors = {key: value.to(torch.uint8 if key in packed else torch.float32) for key, value in state_dict.items()}
+        self.hold(io.from_stored(tensors, config, where))
+        return super().load_state_dict({}, strict=False)
+
+
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    inference: str = ENCODER,
+    about: About | None = None,
+    keep_packed: bool = False,
+) -> ExpanderSAE:
+    """Read the SAE that `sae_core.save` wrote as an SAE of SAELens.
+
+    Args:
+        folder: a run's folder, or any that was given to `save`.
+        inference: the way to read codes (`sae_core.infer_by`); `refit` can be used and not be saved.
+        about: the LM, the hook point and the text; what the file of a run says of them unless given.
+        keep_packed: whether values of 8 or fewer bits stay packed in memory (`sae_core.load`); they cannot be saved.
+
+    Raises the errors of `sae_core.load` and `sae_core.infer_by`.
+    """
+    found = infer_by(io.load(folder, keep_packed=keep_packed), inference)
+    if about is None:
+        about = _about(json.loads((Path(folder) / io.CONFIG_FILE).read_text()))
+    sae = ExpanderSAE(_config(found, about))
+    sae.hold(found)
+    return sae.to(device)
+
+
+def disk_loader(
+    path: str | Path, device: str = "cpu", cfg_overrides: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read our file for SAELens' own method: `SAE.load_from_disk(folder, converter=disk_loader)`.
+
+    Raises the errors of `sae_core.load`.
+    """
+    sae = load(path, device)
+    tensors = sae.state_dict()
+    return sae.cfg.to_dict() | (cfg_overrides or {}), tensors
+
+
+def _config(sae: SAE, about: About) -> ExpanderSAEConfig:
+    return ExpanderSAEConfig(
+        sae.dictionary.d_in,
+        sae.n_latents,
+        dtype=str(sae.b_dec.dtype).removeprefix("torch."),
+        device=str(sae.b_dec.device),
+        metadata=SAEMetadata(**metadata(about)),
     )
 
 
-def read(source: Source, header: Header, latents: slice = ALL) -> DenseForm:
-    """Return some latents in dense form. Raises FormatError where a value is not finite."""
-    reading = header.reading
-    axes = {"W_enc": 1, "W_dec": 0} | dict.fromkeys(_PARTS[reading["architecture"]], 0)
-    found = tensors(source, axes, latents)
-    encoder, decoder, b_dec = found["W_enc"].T, found["W_dec"], found["b_dec"]
-    rule: Rule
-    match reading["architecture"]:
-        case "topk":
-            b_enc, rule = found["b_enc"], TopK(reading["k"])
-        case "gated":
-            encoder, b_enc, threshold = gated(encoder, found["b_gate"], found["b_mag"], found["r_mag"])
-            rule = Above(threshold)
-        case _:  # a standard one is a ReLU
-            b_enc = found["b_enc"]
-            rule = Above(found.get("threshold", torch.zeros_like(b_enc)))
-    if reading["rescales"]:  # picks and codes are those of atoms of unit norm
-        norms = decoder.norm(dim=1).clamp(min=1e-8)
-        encoder, b_enc, decoder = encoder * norms[:, None], b_enc * norms, decoder / norms[:, None]
-    if not reading["subtracts"]:  # z stays the same, and with it where it is above a threshold
-        b_enc = b_enc + encoder @ b_dec
-    return DenseForm(encoder, b_enc, decoder, b_dec, rule, ())
+def _about(config: dict[str, Any]) -> About:
+    """Return what the config of a run's file says of the LM, the hook point and the text."""
+    said: dict[str, Any] = config.get("about") or {}
+    labels, activations = said.get("labels", {}), said.get("spec", {}).get("activations", {})
+    bos = activations.get("bos")
+    return About(
+        labels.get("model"),
+        activations.get("layer"),
+        activations.get("window"),
+        labels.get("corpus"),
+        None if bos is None else bos == "window",
+    )
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    """Return a config with the keys of version 6."""
-    config = read_config(path)
-    about: dict[str, Any] = config["metadata"] if isinstance(config.get("metadata"), dict) else config
-    version = about.get("sae_lens_version")
-    if re.match(r"([6-9]|\d\d)\.", str(version)):
-        return {"architecture": None, **config}
-    renamed = {_RENAMED.get(key, key): value for key, value in config.items()}
-    kwargs = renamed.get("activation_fn_kwargs")
-    if renamed.get("activation_fn") == "topk" and isinstance(kwargs, dict):
-        renamed |= {"architecture": "topk", "k": kwargs.get("k")}
-    normalised = renamed.get("normalize_activations")
-    if normalised is None or isinstance(normalised, bool):
-        renamed["normalize_activations"] = _AVERAGE if normalised else "none"
-    return {"architecture": "standard", "metadata": renamed, **renamed}
-
-
-def _check_settings(path: Path, config: dict[str, Any]) -> None:
-    """Raise FormatError for a setting under which the SAE would be read in another way than here."""
-    for key, values in _READ.items():
-        if config.get(key, values[0]) not in values:
-            raise FormatError(f"{path}: {key}={config[key]} cannot be read here, only {' or '.join(map(str, values))}")
+if ARCHITECTURE not in SAE_CLASS_REGISTRY:
+    register_sae_class(ARCHITECTURE, ExpanderSAE, ExpanderSAEConfig)
