@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 RUNS ?= embedded
 CPP := $(wildcard sae_core/kernels/*.cpp sae_core/kernels/*.h)
 
-.PHONY: help install smollm2 sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-lm bench-sweeps format clean
+.PHONY: help install smollm2 sweep figures test test-slow test-gpu test-slurm test-postgres test-ray lint bench bench-gallery bench-lm bench-sweeps format clean
 
 help: ## show this list
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,6 +70,11 @@ bench: ## kernels, training steps and pursuits beside sae-lens, sparsify and sci
 	@$(MAKE) --no-print-directory install VENV=.venv-bench EXTRAS=bench
 	.venv-bench/bin/python -m tests.benchmarks.kernels
 	.venv-bench/bin/python -m tests.benchmarks.pursuits
+
+bench-gallery: ## SAEs that SAELens and sparsify train, taken through import and export; our sparse file in SAELens
+	@$(MAKE) --no-print-directory install VENV=.venv-bench EXTRAS=bench
+	.venv-bench/bin/python -m tests.benchmarks.gallery
+	.venv-bench/bin/python -m tests.benchmarks.saelens
 
 bench-sweeps: $(INSTALLED) ## what launching costs: overhead, asking again, workers, shared passes (15 minutes)
 	$(BIN)/python -m tests.benchmarks.sweeps

@@ -14,7 +14,7 @@ from sae_core.inference import infer_by
 
 sae_lens: Any = pytest.importorskip("sae_lens", reason="extra bench is not installed")
 compact: Any = pytest.importorskip("sae_core.formats.saelens", reason="extra bench is not installed")
-lens_lm: Any = pytest.importorskip("tests.sae_core.formats.lens_lm", reason="extra bench is not installed")
+lens_lm: Any = pytest.importorskip("tests.benchmarks.lens_lm", reason="extra bench is not installed")
 evals: Any = pytest.importorskip("sae_lens.evals", reason="extra bench is not installed")
 scaler: Any = pytest.importorskip("sae_lens.training.activation_scaler", reason="extra bench is not installed")
 datasets: Any = pytest.importorskip("datasets", reason="extra bench is not installed")

@@ -1,0 +1,207 @@
+"""Take SAEs that SAELens and sparsify trained themselves through import, measurement and export. Write the results.
+
+    python -m tests.benchmarks.gallery [ARCHITECTURE ...]
+
+Each library trains small SAEs of the embedded LM by its own runner (`tests.benchmarks.trainers`). What is read here is
+then held against the library's own forward pass: on held-out activations, and in the cross-entropy that the LM keeps.
+
+A further step is one more function in STEPS. It gets an SAE's folder, with what the steps before it have found, and
+returns what it adds to the SAE's row.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from sae_core import io
+from sae_core.formats import FormatError, load
+from sweep.store.records import iterate_records
+from tests.benchmarks.lens_lm import embedded
+from tests.benchmarks.trainers import GALLERY, LAYER, LOADERS, Sizes, Trained, held_out, text
+
+RESULTS = Path(__file__).parent / "results" / "gallery.md"
+WINDOWS = 50
+Row = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where the steps of one SAE write, and the settings of the sweep that measures it."""
+
+    folder: Path
+    settings: tuple[str, ...]  # of the sweep
+    held_out: torch.Tensor  # (windows, tokens a window)
+
+
+@torch.no_grad()
+def hidden(windows: torch.Tensor) -> torch.Tensor:
+    """The activations of the windows after the block that SAEs are of: (tokens, d_in)."""
+    model, _ = embedded()
+    return model(windows, output_hidden_states=True).hidden_states[LAYER + 1].flatten(0, 1)
+
+
+@torch.no_grad()
+def cross_entropy(windows: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor] | None = None) -> float:
+    """Nats a token of transformers' own LM, with the output of the block as `forward` makes it of itself."""
+    model, _ = embedded()
+
+    def edit(module, inputs, output):
+        first = output[0] if isinstance(output, tuple) else output
+        made = forward(first.flatten(0, 1)).view_as(first)
+        return (made, *output[1:]) if isinstance(output, tuple) else made
+
+    handle = model.gpt_neox.layers[LAYER].register_forward_hook(edit) if forward else None
+    logits = model(windows).logits
+    if handle:
+        handle.remove()
+    return float(F.cross_entropy(logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()))
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The norm of the difference over that of what is expected."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def call(*arguments: str) -> None:
+    """Run a command of the project."""
+    subprocess.run([sys.executable, "-m", *arguments], check=True, capture_output=True, env={**os.environ, **_OFFLINE})
+
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+
+
+def imported(trained: Trained, place: Place, row: Row) -> Row:
+    """Read it, and hold the reconstructions against the library's."""
+    h = hidden(place.held_out)
+    with torch.no_grad():
+        found = load(trained.folder)(h)
+    theirs = trained.forward(h)
+    fvu = (h - theirs).square().sum() / (h - h.mean(0)).square().sum()
+    return {
+        "l0": float((found.codes != 0).sum(1).float().mean()),
+        "FVU": float(fvu),
+        "reading": difference(found.reconstruction, theirs),
+    }
+
+
+def measured(trained: Trained, place: Place, row: Row) -> Row:
+    """Run `sae=imported` on it, and find CE recovered once more with the library's own forward pass in the LM."""
+    runs = place.folder / "runs"
+    call("sweep", *place.settings, "sae=imported", f"sae.path={trained.folder}", f"runs_dir={runs}")
+    ((_, record),) = iterate_records(runs)
+    clean, zero = (cross_entropy(place.held_out, forward) for forward in (None, torch.zeros_like))
+    theirs = (zero - cross_entropy(place.held_out, trained.forward)) / (zero - clean)
+    return {
+        "CE recovered": record["metrics"]["ce_recovered"],
+        "by the library": theirs,
+        "mean ablation": record["metrics"]["ce_recovered_mean"],
+        "run": record["run_id"],
+    }
+
+
+def exported(trained: Trained, place: Place, row: Row) -> Row:
+    """Export the run to the library's format again, load it there, and hold it against the SAE that was trained."""
+    out, runs = place.folder / "out" / f"layers.{LAYER}", place.folder / "runs"
+    call("sweep.export", f"run={row['run']}", f"format={trained.library}", f"out={out}", f"runs_dir={runs}")
+    h = hidden(place.held_out)
+    return {"exported": difference(LOADERS[trained.library](out)(h), trained.forward(h))}
+
+
+def kept(trained: Trained, place: Place, row: Row) -> Row:
+    """Load the run in SAELens as our own file is (`sae_core.formats.saelens`), and hold it against the same SAE."""
+    from sae_core.formats.saelens import ExpanderSAE
+
+    run, h = io.load(place.folder / "runs" / row["run"]), hidden(place.held_out)
+    with torch.no_grad():
+        return {"as our file": difference(ExpanderSAE.of(run)(h), trained.forward(h))}
+
+
+STEPS: tuple[Callable[[Trained, Place, Row], Row], ...] = (imported, measured, exported, kept)
+
+
+def taken_through(trained: Trained, place: Place) -> Row:
+    """Take an SAE through all steps. Where it cannot be read, the row has the reason in place of the rest."""
+    row: Row = {"library": trained.library, "architecture": trained.architecture}
+    try:
+        for step in STEPS:
+            row |= step(trained, place, row)
+    except FormatError as error:
+        row["refused"] = str(error).removeprefix(f"{trained.folder}/")
+    return row
+
+
+def settings(cache_dir: Path, windows: int = WINDOWS) -> tuple[str, ...]:
+    """The arguments of the sweep: the embedded LM, its layer, and a pool that nothing is trained on."""
+    measures = (f"eval.windows={windows}", "corpus.train_tokens=20000", f"layer={LAYER}")
+    return ("model=embedded", *measures, f"cache_dir={cache_dir}", "threads=1", "launch.workers=1")
+
+
+@cache
+def version(library: str) -> str:
+    name = {"saelens": "sae-lens", "sparsify": "eai-sparsify"}[library]
+    return importlib.metadata.version(name)
+
+
+def as_lines(rows: list[Row], seconds: list[float], sizes: Sizes) -> list[str]:
+    """The page of results."""
+    lines = ["# SAEs that other libraries trained", ""]
+    versions = f"SAELens {version('saelens')}, sparsify {version('sparsify')}, torch {torch.__version__}"
+    lines += [
+        f"`python -m tests.benchmarks.gallery`, one core, {versions}.",
+        f"Embedded LM after block {LAYER}, n={sizes.n_latents}, k={sizes.k} (where it is set); {sizes.tokens:,} tokens",
+        f"of the standard library's source, {WINDOWS} held-out windows.",
+        "",
+        "Differences are ||ours - theirs|| / ||theirs|| over the reconstructions of all held-out tokens.",
+        "",
+    ]
+    heads = ["library", "architecture", "trained in, s", "l0", "FVU", "difference as read", "CE recovered (zero)"]
+    heads += ["with its own forward", "CE recovered (mean)", "difference exported again", "difference as our file"]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row, took in zip(rows, seconds, strict=True):
+        lines.append(f"| {' | '.join(_cells(row, took, len(heads)))} |")
+    return lines
+
+
+def _cells(row: Row, took: float, count: int) -> list[str]:
+    cells = [row["library"], row["architecture"], f"{took:.0f}"]
+    if "refused" in row:
+        return [*cells, f"refused: {row['refused']}", *[""] * (count - len(cells) - 1)]
+    cells += [f"{row['l0']:.1f}", f"{row['FVU']:.3f}", f"{row['reading']:.0e}"]
+    cells += [f"{row[name]:.4f}" for name in ("CE recovered", "by the library", "mean ablation")]
+    return [*cells, f"{row['exported']:.0e}", f"{row['as our file']:.0e}"]
+
+
+def main(only: list[str]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(_OFFLINE)
+    sizes, rows, seconds = Sizes(), list[Row](), list[float]()
+    windows, measured_on = text(tokens=sizes.tokens), held_out(windows=WINDOWS)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for train, architecture in GALLERY:
+            if only and architecture not in only:
+                continue
+            name = f"{train.__name__}-{architecture}"
+            started = time.perf_counter()
+            trained = train(architecture, root / name, sizes, windows)
+            seconds.append(time.perf_counter() - started)
+            place = Place(root / f"{name}-steps", settings(root / "cache"), measured_on)
+            rows.append(taken_through(trained, place))
+            print(as_lines(rows, seconds, sizes)[-1], flush=True)
+    if not only:
+        RESULTS.write_text("\n".join(as_lines(rows, seconds, sizes)) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
