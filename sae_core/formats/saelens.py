@@ -25,6 +25,7 @@ from sae_core import io
 from sae_core.dense_codes import decode_dense, encode_dense
 from sae_core.encoders import ByPursuit, OwnTopK, inner_encoder
 from sae_core.formats.about import About
+from sae_core.formats.saelens_files import SPARSE as ARCHITECTURE
 from sae_core.formats.saelens_files import metadata
 from sae_core.inference import ENCODER, infer_by
 from sae_core.io_checks import check_says, packed_tensors
@@ -41,7 +42,6 @@ except ModuleNotFoundError as error:
         f"sae_core.formats.saelens needs SAELens (pip install 'sae-lens>=6.54'): {error}", name=error.name
     ) from None
 
-ARCHITECTURE = "expander"
 _FIXED = {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
 
 

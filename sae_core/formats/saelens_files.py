@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from sae_core import io
 from sae_core.formats.about import About, FormatError
 from sae_core.formats.dense import Above, DenseForm, MatchingPursuit, Rule, TopK, dense_form
 from sae_core.formats.reading import (
@@ -53,6 +54,7 @@ _READ = {  # settings that change how an SAE is read, with the values that can b
     "finetuning_scaling_factor": (False, None),
     "activation_fn": ("relu", "topk"),
 }
+SPARSE = "expander"  # the architecture of our own class, `sae_core.formats.saelens`
 VERSION = "6.54.12"  # whose layout it is; a config without it is read as one from before version 6, and loses its model
 
 
@@ -70,6 +72,24 @@ def save(sae: SAE, folder: str | Path, about: About) -> Exported:
     return Exported(files, form.notes)
 
 
+def save_sparse(sae: SAE, folder: str | Path, about: About) -> Exported:
+    """Write `sae` as it is stored, so that `sae_lens.SAE.load_from_disk(folder)` reads it without dense atoms.
+
+    That needs `import sae_core.formats.saelens` there, which registers the architecture. Every encoder can be written.
+
+    Raises:
+        FormatError: a file is there already.
+        ValueError: no file of ours can hold the SAE (`sae_core.save`).
+    """
+    files = Path(folder) / WEIGHTS, Path(folder) / CONFIG
+    check_free(files)
+    tensors, stored = io.stored(sae)
+    write_tensors(files[0], tensors)
+    said = {"architecture": SPARSE, "stored": stored, "code_factor": 1.0}
+    write_json(files[1], said | _shared(sae.dictionary.d_in, sae.n_latents, about))
+    return Exported(files, (f"SAELens loads it after `import {__package__}.saelens`",))
+
+
 def _tensors(form: DenseForm) -> dict[str, torch.Tensor]:
     tensors = {"W_dec": form.decoder, "b_dec": form.b_dec}
     if isinstance(form.rule, MatchingPursuit):
@@ -81,10 +101,14 @@ def _tensors(form: DenseForm) -> dict[str, torch.Tensor]:
 
 
 def _config(form: DenseForm, about: About) -> dict[str, Any]:
+    return {**_architecture(form), **_shared(form.d_in, form.n_latents, about)}
+
+
+def _shared(d_in: int, n_latents: int, about: About) -> dict[str, Any]:
+    """Return what every config says, whatever the architecture is."""
     return {
-        **_architecture(form),
-        "d_in": form.d_in,
-        "d_sae": form.n_latents,
+        "d_in": d_in,
+        "d_sae": n_latents,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,

@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
     n_latents: int = 1024
     k: int = 32
-    tokens: int = 500_000  # each once
+    tokens: int = 300_000  # each once
 
 
 class Trained(NamedTuple):

@@ -43,6 +43,17 @@ def test_a_run_is_written_with_its_codes_and_its_place_in_the_lm(runs, tmp_path)
     torch.testing.assert_close(found, sae(h).reconstruction, rtol=1e-5, atol=1e-5)
 
 
+def test_a_run_is_written_as_it_is_stored_for_saelens(runs, tmp_path):
+    folder, ids = runs
+    given = [f"run={ids['mp_refit']}", "format=saelens", "sparse=true", f"out={tmp_path}", f"runs_dir={folder}"]
+    assert "note: SAELens loads it after `import sae_core.formats.saelens`" in call("sweep.export", *given).stdout
+    config, tensors = json.loads((tmp_path / "cfg.json").read_text()), load_file(tmp_path / "sae_weights.safetensors")
+    stored = load_file(folder / ids["mp_refit"] / "sae.safetensors")
+    assert tensors.keys() == stored.keys() and all(tensors[name].equal(stored[name]) for name in stored)
+    assert config["architecture"] == "expander" and config["stored"]["pursuit"] == "mp_refit"
+    assert (config["d_in"], config["d_sae"], config["metadata"]["hook_name"]) == (32, 64, "blocks.1.hook_resid_post")
+
+
 def test_a_folder_is_named_unless_one_is_given(runs, tmp_path, monkeypatch):
     folder, ids = runs
     monkeypatch.chdir(tmp_path)
@@ -71,6 +82,8 @@ def test_wrong_arguments_are_one_line(runs, tmp_path):
         (["run=0123", "format=saelens", out, where], "run=0123: no finished run"),
         ([run, out, where], "format= is missing"),
         ([run, "format=saelens", out, where, "inference=guess"], "guess is no inference"),
+        ([run, "format=sparsify", out, where, "sparse=true"], "sparse=true is for format=saelens, not for format=spar"),
+        ([run, "format=saelens", out, where, "sparse=1"], "sparse=1 must be true or false"),
         ([run, "format=saelens", out, where, "k=3"], "k=3 must be one of run=ID, format=saelens"),
     ):
         done = call("sweep.export", *wrong, code=1)

@@ -14,7 +14,8 @@ import torch
 
 from sae_core import io
 from sae_core.arms import Expander, Imported, Kron, Quantised
-from sae_core.formats import About, export
+from sae_core.formats import About, FormatError, export
+from sae_core.formats.saelens_files import save_sparse
 from sae_core.inference import infer_by
 from tests.contracts.test_arms import IN_BASES, D, K, M, N
 from tests.sae_core.formats.cases import ABOUT, ARMS, SCALE, activations, check_alike, identified, ours, trained
@@ -56,6 +57,17 @@ def test_every_arm_loads_as_it_lies_on_disk_and_reads_the_same(arm, tmp_path):
     check_same(again, sae)
     converted = sae_lens.SAE.load_from_disk(tmp_path / "ours", converter=compact.disk_loader)
     check_same(converted, sae)
+
+
+@pytest.mark.parametrize("encoder", ["topk", "mp_refit"])
+def test_it_loads_what_the_export_writes_without_saelens(encoder, tmp_path):
+    sae = trained(Expander(N, D, K, encoder=encoder))
+    save_sparse(sae, tmp_path, ABOUT)
+    loaded = sae_lens.SAE.load_from_disk(tmp_path)
+    check_same(loaded, sae)
+    assert loaded.cfg.metadata.hook_name == "blocks.3.hook_resid_post"
+    with pytest.raises(FormatError, match="is there already"):
+        save_sparse(sae, tmp_path, ABOUT)
 
 
 @pytest.mark.parametrize("inference", ["topk", "mp", "omp", "refit"])
