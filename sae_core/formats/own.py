@@ -44,7 +44,7 @@ def describe(source: Source) -> Header:
         source.weights.stat().st_size,
         {"format": "own", "config": {key: value for key, value in config.items() if key != "about"}},
         normalised=False,
-        about=_about(about if isinstance(about, dict) else {}),
+        about=about_of(about if isinstance(about, dict) else {}),
         layout=stored,
     )
 
@@ -80,9 +80,16 @@ def _layout(config: dict[str, Any], source: Source) -> Layout:
     )
 
 
-def _about(about: dict[str, Any]) -> About:
-    """Return the LM and the layer that a run wrote into its config."""
-    spec, labels = (part if isinstance(part := about.get(key), dict) else {} for key in ("spec", "labels"))
+def about_of(said: dict[str, Any]) -> About:
+    """Return the LM, the place in it and the text that a run wrote into its config, under the key `about`."""
+    spec, labels = (part if isinstance(part := said.get(key), dict) else {} for key in ("spec", "labels"))
     where = spec.get("activations")
     where = where if isinstance(where, dict) else {}
-    return About(text(labels, "model"), number(where, "layer"), number(where, "window"), text(labels, "corpus"))
+    bos = text(where, "bos")
+    return About(
+        text(labels, "model"),
+        number(where, "layer"),
+        number(where, "window"),
+        text(labels, "corpus"),
+        None if bos is None else bos == "window",
+    )

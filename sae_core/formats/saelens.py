@@ -25,6 +25,7 @@ from sae_core import io
 from sae_core.dense_codes import decode_dense, encode_dense
 from sae_core.encoders import ByPursuit, OwnTopK, inner_encoder
 from sae_core.formats.about import About
+from sae_core.formats.own import about_of
 from sae_core.formats.saelens_files import SPARSE as ARCHITECTURE
 from sae_core.formats.saelens_files import metadata
 from sae_core.inference import ENCODER, infer_by
@@ -251,7 +252,8 @@ def load(
     """
     found = infer_by(io.load(folder, keep_packed=keep_packed), inference)
     if about is None:
-        about = _about(json.loads((Path(folder) / io.CONFIG_FILE).read_text()))
+        said = json.loads((Path(folder) / io.CONFIG_FILE).read_text()).get("about")
+        about = about_of(said if isinstance(said, dict) else {})
     sae = ExpanderSAE(_config(found, about))
     sae.hold(found)
     return sae.to(device)
@@ -276,20 +278,6 @@ def _config(sae: SAE, about: About) -> ExpanderSAEConfig:
         dtype=str(sae.b_dec.dtype).removeprefix("torch."),
         device=str(sae.b_dec.device),
         metadata=SAEMetadata(**metadata(about)),
-    )
-
-
-def _about(config: dict[str, Any]) -> About:
-    """Return what the config of a run's file says of the LM, the hook point and the text."""
-    said: dict[str, Any] = config.get("about") or {}
-    labels, activations = said.get("labels", {}), said.get("spec", {}).get("activations", {})
-    bos = activations.get("bos")
-    return About(
-        labels.get("model"),
-        activations.get("layer"),
-        activations.get("window"),
-        labels.get("corpus"),
-        None if bos is None else bos == "window",
     )
 
 
