@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,9 @@ USAGE = """python -m sweep.compress sae=PATH|run=ID ratio=8|bytes=100000 [out=DI
                  that labels still hold; 0 looks at the LM's cross-entropy alone
   trials=12      how many sizes, bits and readings are tried; asked for again with more, the search goes on
   SETTING=VALUE  any setting of python -m sweep: model=, layer= and corpus= that the SAE is of, k=, runs_dir=,
-                 cache_dir=, train.steps=, train.lr=, launch.workers=, eval.probing=, ...
+                 cache_dir=, train.steps=, train.lr=, launch.workers=, eval.probing=, ...; sae.format=,
+                 sae.allow_pickle= and sae.check_model= are of the SAE that is read, and sae.of.encoder=topk, say,
+                 settles what is else searched
 
 It measures the SAE, searches for the smaller one that preserves most of the LM's cross-entropy, and writes that one,
 the table of which latent is which, and a figure of all that was tried."""
@@ -58,12 +60,13 @@ def main(arguments: list[str]) -> int:
         check_free(Path(asked.own["out"]))
     name = f"compress-{short_hash(str(asked.path.resolve()), sorted(asked.settings))}"
     where = _with_layer(asked)
-    source = original([f"sae.path={quoted(str(asked.path))}", *where], name, run_alone)
+    own = [word for word in where if not key_of(word).startswith("sae.of.")]
+    source = original([f"sae.path={quoted(str(asked.path))}", *own], name, run_alone)
     budget = _budget(asked.own, source)
     out = Path(asked.own.get("out", f"compressed/{asked.path.stem}-{budget}"))
     check_free(out)
     study = f"{name}-{budget}"
-    _search(asked, where, source, budget, study)
+    _search(asked, [_of_the_smaller(word) for word in where], source, budget, study)
     folder = source.job.runs_dir / "studies" / study
     least = float(asked.own.get("survived", "0.9"))
     hand_out(best_of(folder, source.job.runs_dir, least), source, folder, out)
@@ -151,7 +154,7 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
         f"hydra.sweeper.n_trials={asked.own.get('trials', '12')}",
         f"hydra.sweeper.study_name={study}",
         f"hydra.sweeper.storage={quoted(str(source.job.runs_dir / 'studies' / f'{study}.journal'))}",
-        "hydra.sweeper.first=[" + ",".join(map(quoted, cells.first)) + "]",
+        "hydra.sweeper.first=[" + ",".join(map(quoted, _without(cells.first, given))) + "]",
         f"budget_bytes={budget}",
         "sae=compressed",
         f"sae.of.of.path={quoted(str(asked.path))}",
@@ -160,6 +163,18 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
         *where,
     ]
     sweep()
+
+
+def _of_the_smaller(word: str) -> str:
+    """Return a setting of the SAE that is read, such as `sae.format=saelens`, as one of what is made of it."""
+    reads = key_of(word) in ("sae.format", "sae.allow_pickle", "sae.check_model")
+    return f"sae.of.of.{word.removeprefix('sae.')}" if reads else word
+
+
+def _without(cells: Sequence[str], given: Collection[str]) -> list[str]:
+    """Return cells without the keys that the command settles, each once."""
+    parts = [[word for word in cell.split() if key_of(word) not in given] for cell in cells]
+    return list(dict.fromkeys(" ".join(words) for words in parts))
 
 
 def _choice(values: Sequence[object]) -> str:

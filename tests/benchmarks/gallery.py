@@ -26,13 +26,14 @@ import torch
 import torch.nn.functional as F
 
 from sae_core import io
-from sae_core.formats import FormatError, load
+from sae_core.formats import FormatError, export, load
 from sweep.store.records import iterate_records
 from tests.benchmarks.lens_lm import embedded
 from tests.benchmarks.trainers import GALLERY, LAYER, LOADERS, Sizes, Trained, held_out, text
 
 RESULTS = Path(__file__).parent / "results" / "gallery.md"
 WINDOWS = 50
+RATIO, TRIALS = 8, 6  # of the SAEs that are made smaller
 Row = dict[str, Any]
 
 
@@ -86,7 +87,10 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> Difference:
 
 def call(*arguments: str) -> None:
     """Run a command of the project."""
-    subprocess.run([sys.executable, "-m", *arguments], check=True, capture_output=True, env={**os.environ, **_OFFLINE})
+    command = [sys.executable, "-m", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **_OFFLINE})
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
 
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
@@ -138,7 +142,33 @@ def kept(trained: Trained, place: Place, row: Row) -> Row:
         return {"as our file": difference(ExpanderSAE.of(run)(h), trained.forward(h))}
 
 
-STEPS: tuple[Callable[[Trained, Place, Row], Row], ...] = (imported, measured, exported, kept)
+def smaller(trained: Trained, place: Place, row: Row) -> Row:
+    """Make it RATIO times smaller (`python -m sweep.compress`), export that one, and hold the library's own reading of
+    it against ours."""
+    runs, small, out = (place.folder / name for name in ("runs", "small", f"small-out/layers.{LAYER}"))
+    limits = (f"ratio={RATIO}", f"trials={TRIALS}", "sae.of.encoder=topk")  # a reading that every library has
+    given = [word for word in place.settings if not word.startswith("corpus.train_tokens=")]
+    call("sweep.compress", f"sae={trained.folder}", *limits, *given, f"runs_dir={runs}", f"out={small}")
+    weights = (small / io.WEIGHTS_FILE).read_bytes()
+    made = next(each for _, each in iterate_records(runs) if _has(runs / each["run_id"], weights))
+    export(io.load(small), trained.library, out)
+    h = hidden(place.held_out)
+    with torch.no_grad():
+        ours = io.load(small)(h).reconstruction
+    return {
+        "smaller": made["metrics"]["ce_recovered"],
+        "made of": f"{made['sizes']['n_latents']} x {made['sizes']['degree']}, {made['storage']['value_bits']:g} bits",
+        "survived": made["survival"]["survived"],
+        "smaller exported": difference(LOADERS[trained.library](out)(h), ours),
+    }
+
+
+def _has(folder: Path, weights: bytes) -> bool:
+    file = folder / io.WEIGHTS_FILE
+    return file.exists() and file.read_bytes() == weights
+
+
+STEPS: tuple[Callable[[Trained, Place, Row], Row], ...] = (imported, measured, exported, kept, smaller)
 
 
 def taken_through(trained: Trained, place: Place) -> Row:
@@ -180,6 +210,7 @@ def as_lines(rows: list[Row], seconds: list[float], sizes: Sizes) -> list[str]:
     ]
     heads = ["library", "architecture", "trained in, s", "l0", "FVU", "difference as read", "CE recovered (zero)"]
     heads += ["with its own forward", "CE recovered (mean)", "difference exported again", "difference as our file"]
+    heads += [f"{RATIO} times smaller: latents x values", "CE recovered", "latents that survived", "exported"]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row, took in zip(rows, seconds, strict=True):
         lines.append(f"| {' | '.join(_cells(row, took, len(heads)))} |")
@@ -192,7 +223,8 @@ def _cells(row: Row, took: float, count: int) -> list[str]:
         return [*cells, f"refused: {row['refused']}", *[""] * (count - len(cells) - 1)]
     cells += [f"{row['l0']:.1f}", f"{row['FVU']:.3f}", _said(row["reading"])]
     cells += [f"{row[name]:.4f}" for name in ("CE recovered", "by the library", "mean ablation")]
-    return [*cells, _said(row["exported"]), _said(row["as our file"])]
+    cells += [_said(row["exported"]), _said(row["as our file"]), row["made of"]]
+    return [*cells, f"{row['smaller']:.4f}", f"{row['survived']:.3f}", _said(row["smaller exported"])]
 
 
 def _said(found: Difference) -> str:

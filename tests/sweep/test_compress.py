@@ -13,7 +13,7 @@ from sae_core.arms import DenseRandInit, Imported
 from sae_core.formats import About, codes_of, export, load
 from sae_core.formats.blocks import blocks
 from sae_core.storage import planned_bytes
-from sweep.compress import main
+from sweep.compress import _without, main
 from sweep.jobs.build import build_job
 from sweep.shrink.cells import BITS, READINGS, fitting
 from sweep.store.records import iterate_records
@@ -34,7 +34,7 @@ def place(tmp_path_factory, model_folders, text_file):
     settings = [word for word in SMALL if word.split("=")[0] not in ("d", "n", "k", "layer")]
     settings += [f"model.path={model}", f"corpus.path={text_file}", f"cache_dir={folder / 'cache'}"]
     settings += [f"runs_dir={folder / 'runs'}", "launch.workers=1"]
-    words = [f"sae={folder / 'sae'}", "ratio=12", "trials=5", f"out={folder / 'small'}"]
+    words = [f"sae={folder / 'sae'}", "ratio=12", "trials=5", f"out={folder / 'small'}", "sae.format=saelens"]
     return folder, settings, words, call("sweep.compress", *words, *settings).stdout
 
 
@@ -142,6 +142,26 @@ def test_a_mistake_is_one_line_before_anything_is_done(words, said, capsys, tmp_
     error = capsys.readouterr().err
     assert end.value.code == 1 and said in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_reading_that_is_given_is_the_only_one_that_is_tried(place):
+    folder, settings, words, _ = place
+    given = [f"out={folder / 'one-shot'}" if word.startswith("out=") else word for word in words]
+    call("sweep.compress", *given, "sae.of.encoder=mp_refit", *settings)
+    (study,) = [path for path in (folder / "runs" / "studies").iterdir() if path.is_dir() and _readings(path) == {""}]
+    assert (study / "trials.csv").exists() and io.load(folder / "one-shot").encoder.name == "mp_refit"
+
+
+def _readings(study):
+    """The readings that a search has tried; one of no name where the reading was settled."""
+    with open(study / "trials.csv", newline="") as stream:
+        return {row.get("sae.of.encoder", "") for row in csv.DictReader(stream)}
+
+
+def test_a_setting_that_is_given_is_not_searched():
+    first = ["n=9 d=7 sae.of.encoder=topk", "n=9 d=7 sae.of.encoder=mp_refit", "n=9 d=3 sae.of.encoder=topk"]
+    assert _without(first, {"sae.of.encoder", "k"}) == ["n=9 d=7", "n=9 d=3"]
+    assert _without(first, ()) == first
 
 
 def test_a_ratio_must_make_it_smaller(place, capsys):
