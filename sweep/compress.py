@@ -37,6 +37,7 @@ the table of which latent is which, and a figure of all that was tried."""
 
 _OWN = ("sae", "run", "ratio", "bytes", "out", "trials", "survived")
 _SETTLED = ("d", "n", "sae.bits", "budget_bytes", "plan")  # what the search decides, or has no use for
+_DEFAULT_LM = "embedded"
 _STEPS = 1000  # of the training that follows; no dead latent is re-aimed in it
 
 
@@ -110,10 +111,16 @@ def _asked(arguments: Sequence[str]) -> Asked:
 
 
 def _with_layer(asked: Asked) -> list[str]:
-    """Return the settings, with the layer that the SAE's files name unless one is given."""
-    layer = Imported(32, str(asked.path)).about.layer
-    given = {key_of(word) for word in asked.settings}
-    return [*asked.settings, *([f"layer={layer}"] if layer is not None and "layer" not in given else [])]
+    """Return the settings, with the layer that the SAE's files name unless one is given.
+
+    Raises:
+        ValueError: the SAE cannot be read, or is of another LM than the default one, and no LM is given.
+    """
+    about = Imported(32, str(asked.path)).about
+    given = {key_of(word).split(".")[0] for word in asked.settings}
+    if about.model not in (None, _DEFAULT_LM) and "model" not in given:
+        raise ValueError(f"the SAE is of the LM {about.model}: say which it is here, as in model={about.model}")
+    return [*asked.settings, *([f"layer={about.layer}"] if about.layer is not None and "layer" not in given else [])]
 
 
 def _budget(own: dict[str, str], source: Original) -> int:

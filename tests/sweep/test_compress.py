@@ -164,6 +164,14 @@ def test_a_setting_that_is_given_is_not_searched():
     assert _without(first, ()) == first
 
 
+def test_an_sae_of_another_lm_than_the_default_one_needs_to_be_told_which(place, capsys):
+    folder, settings, _, _ = place
+    with pytest.raises(SystemExit):
+        main([f"sae={folder / 'sae'}", "ratio=8"])
+    error = capsys.readouterr().err
+    assert "the SAE is of the LM" in error and "as in model=" in error and len(error.splitlines()) == 1
+
+
 def test_a_ratio_must_make_it_smaller(place, capsys):
     folder, settings, _, _ = place
     for ratio in ("1", "x", "nan"):
