@@ -12,7 +12,7 @@ from sweep.jobs.key_values import finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
 from sweep.launch import main as sweep
-from sweep.shrink.cells import BITS, RATES, READINGS, fitting
+from sweep.shrink.cells import BITS, RATES, READINGS, SUPPORTS, fitting
 from sweep.shrink.chosen import best_of, check_free, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
 from sweep.store.hashes import short_hash
@@ -150,10 +150,12 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
         "sae.bits": _choice(BITS),
         "sae.of.encoder": _choice(READINGS),
         "sae.of.basis": _choice(cells.bases),
+        "sae.of.support": _choice(SUPPORTS),
         "train.lr": _choice(RATES),
         "train.steps": steps,
         "train.resample_min_steps": str(int(float(steps)) + 1),
         "k": str(k),
+        "hydra.sweeper.objectives": aims,
     }
     sys.argv[1:] = [
         "-m",
@@ -165,7 +167,6 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
         f"budget_bytes={budget}",
         "sae=compressed",
         f"sae.of.of.path={quoted(str(asked.path))}",
-        f"hydra.sweeper.objectives={aims}",
         *(f"{key}={value}" for key, value in searched.items() if key not in given),
         *where,
     ]

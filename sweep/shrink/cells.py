@@ -12,6 +12,7 @@ from sae_core.storage import planned_bytes
 
 BITS = (4, 2, 1.58, 8)  # the most promising first
 READINGS = ("topk", "mp_refit")
+SUPPORTS = ("largest", "drawn")  # which values of an atom are kept
 RATES = ("3e-5", "3e-4")  # learning rates: the first keeps latents, the second makes up for more that is left out
 _SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 3 / 64, 1 / 32)  # of d_in, values of an atom
 _LEAST = 4  # values of an atom
@@ -38,7 +39,8 @@ class _Cell(NamedTuple):
     def words(self) -> str:
         rate = RATES[self.reading != READINGS[0]]
         sizes = f"n={self.latents} d={self.degree} sae.bits={self.bits}"
-        return f"{sizes} sae.of.encoder={self.reading} sae.of.basis={NEURONS} train.lr={float(rate)}"
+        where = f"sae.of.basis={NEURONS} sae.of.support={SUPPORTS[0]}"
+        return f"{sizes} sae.of.encoder={self.reading} {where} train.lr={float(rate)}"
 
 
 def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from sae_core import io
-from sae_core.arms import Compressed, DenseRandInit, DenseTied, FewBits, Imported
+from sae_core.arms import Compressed, DenseRandInit, DenseTied, Expander, FewBits, Imported
 from sae_core.formats import export
 from sae_core.shrink import Use
+from sae_core.storage import count_storage
 from tests.contracts.test_arms import K, M, N
 from tests.sae_core.formats.cases import activations, trained
 
@@ -60,6 +61,16 @@ def test_atoms_are_the_largest_magnitudes_of_the_latents_that_are_kept(tmp_path)
     assert torch.equal(other.dictionary.support, largest)
     wanted = torch.nn.functional.normalize(atoms.gather(1, largest), dim=1)
     torch.testing.assert_close(other.dictionary.unit_values(), wanted)
+
+
+def test_a_drawn_support_keeps_what_the_atoms_have_there_and_stores_a_seed(tmp_path):
+    sae = trained(DenseTied(N, K))
+    arm = Compressed(saved(tmp_path, sae), N, 5, K, support="drawn")
+    other = arm.build(M, 3)
+    assert torch.equal(other.dictionary.support, Expander(N, 5, K).build(M, 3).dictionary.support)
+    wanted = torch.nn.functional.normalize(sae.dictionary.dense_atoms().gather(1, other.dictionary.support), dim=1)
+    torch.testing.assert_close(other.dictionary.unit_values(), wanted)
+    assert count_storage(other).index_bits == 64
 
 
 def test_an_arm_of_few_bits_keeps_what_the_arm_inside_keeps(tmp_path):
