@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import NamedTuple
 
 from sae_core.arms import Compressed, FewBits, Imported
@@ -13,6 +14,8 @@ from sae_core.storage import planned_bytes
 BITS = (4, 2, 1.58, 8)  # the most promising first
 READINGS = ("topk", "mp_refit")
 SUPPORTS = ("largest", "drawn")  # which values of an atom are kept
+# Readings with the supports that are looked at first. Read by a pursuit, drawn rows preserve more where they are few.
+_WAYS = ((READINGS[0], SUPPORTS[0]), (READINGS[1], SUPPORTS[0]), (READINGS[1], SUPPORTS[1]))
 RATES = ("3e-5", "3e-4")  # learning rates: the first keeps latents, the second makes up for more that is left out
 _SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 3 / 64, 1 / 32)  # of d_in, values of an atom
 _LEAST = 4  # values of an atom
@@ -34,12 +37,13 @@ class _Cell(NamedTuple):
     degree: int
     bits: float
     reading: str
+    support: str = SUPPORTS[0]
 
     @property
     def words(self) -> str:
         rate = RATES[self.reading != READINGS[0]]
         sizes = f"n={self.latents} d={self.degree} sae.bits={self.bits}"
-        where = f"sae.of.basis={NEURONS} sae.of.support={SUPPORTS[0]}"
+        where = f"sae.of.basis={NEURONS} sae.of.support={self.support}"
         return f"{sizes} sae.of.encoder={self.reading} {where} train.lr={float(rate)}"
 
 
@@ -55,13 +59,15 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
     d_in = of.header.d_in
     degrees = sorted({max(min(_LEAST, d_in), round(share * d_in)) for share in _SHARES}, reverse=True)
     best: list[_Cell] = []
-    for bits in BITS:
-        for reading in READINGS:
-            options = [_largest(of, _Cell(n_latents, degree, bits, reading), k, budget) for degree in degrees]
-            fit = [cell for cell in options if cell is not None]
-            best += [max(fit, key=lambda cell: cell.latents * cell.degree)] if fit else []
+    for bits, (reading, support) in product(BITS, _WAYS):
+        sizes = [degree for degree in degrees if support == SUPPORTS[0] or degree < d_in]
+        options = [_largest(of, _Cell(n_latents, degree, bits, reading, support), k, budget) for degree in sizes]
+        fit = [cell for cell in options if cell is not None]
+        best += [max(fit, key=lambda cell: cell.latents * cell.degree)] if fit else []
+    dense = [cell for cell in best if cell.degree == d_in]  # which leave nothing to be drawn
+    best = [cell for cell in best if cell.support == SUPPORTS[0] or not _as_one(cell, dense)]
     if not best:
-        smallest = min(_bytes(of, _Cell(n_latents, degrees[-1], bits, READINGS[1]), k) for bits in BITS)
+        smallest = min(_bytes(of, _Cell(n_latents, degrees[-1], bits, *way), k) for bits, way in product(BITS, _WAYS))
         raise ValueError(
             f"bytes={budget:,} is too little for {n_latents} latents: the smallest SAE that is tried takes {smallest:,}"
         )
@@ -70,6 +76,11 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
     largest = max(cell.degree for cell in best)
     kept = tuple(degree for degree in degrees if degree <= largest)
     return Cells(tuple(latents), kept, bases, tuple(cell.words for cell in best))
+
+
+def _as_one(cell: _Cell, others: list[_Cell]) -> bool:
+    """Tell whether another cell is of the same bits and reading."""
+    return any((cell.bits, cell.reading) == (other.bits, other.reading) for other in others)
 
 
 def _largest(of: Imported, cell: _Cell, k: int, budget: int) -> _Cell | None:
@@ -87,7 +98,8 @@ def _largest(of: Imported, cell: _Cell, k: int, budget: int) -> _Cell | None:
 def _bytes(of: Imported, cell: _Cell, k: int) -> float:
     """Return the bytes of a smaller SAE's file; infinitely many where there is none of these sizes."""
     try:
-        arm = FewBits(Compressed(of, cell.latents, cell.degree, k, cell.reading), cell.bits, rounded_from=0.0)
+        smaller = Compressed(of, cell.latents, cell.degree, k, cell.reading, support=cell.support)
+        arm = FewBits(smaller, cell.bits, rounded_from=0.0)
         return planned_bytes(arm.layout(of.header.d_in))
     except CellError:
         return float("inf")

@@ -95,7 +95,14 @@ def test_the_cells_fit_the_budget_and_keep_as_many_values_as_they_can(place):
     job = build_job(composed("sae=imported", f"sae.path={folder / 'sae'}", "layer=1", *settings[:-1]), "test")
     arm = job.spec.arm
     cells = fitting(arm, N, 4, 4000)
-    assert len(cells.first) == len(BITS) * len(READINGS) and set(cells.latents) >= {N}
+    assert set(cells.latents) >= {N}
+    for budget in (4000, 1500):
+        first = fitting(arm, N, 4, budget).first
+        kept = [words for words in first if "support=largest" in words]
+        assert len(kept) == len(BITS) * len(READINGS)
+        drawn = [dict(word.split("=") for word in words.split()) for words in first if words not in kept]
+        assert all(int(cell["d"]) < D_IN and cell["sae.of.encoder"] == "mp_refit" for cell in drawn)
+    assert drawn  # where all values do not fit
     for words in cells.first:
         cell = dict(word.split("=") for word in words.split())
         smaller = composed(
