@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,9 @@ def _draw_cell(
     axis.text(x, top + height / 2, text, ha="center", va="center", fontsize=7, color=ink, linespacing=1.25)
 
 
+_WIDEST = 22  # characters of a line that fits a cell
+
+
 def _cell_text(row: dict[str, Any]) -> str:
     sparse = arms.base(row["winner"]) in arms.SPARSE
     low_rank = arms.base(row["winner"]) == arms.LOW_RANK
@@ -160,7 +164,9 @@ def _short_name(label: str) -> str:
     name = arm.base.replace("dense_matched", "dense_m.").replace("_parameters", "_par").replace("_", " ")
     basis = f" {arm.basis.replace('reflections', 'R')}" if arm.basis else ""  # the whole name would not fit a cell
     bits = f" {arm.bits}-bit" if arm.bits else ""
-    return name + basis + (bits.replace(" ", "\n") + f" {arm.manner}" if arm.how else bits)
+    if not arm.how:
+        return name + basis + bits
+    return "\n".join([name + basis, *wrap(f"{bits} {arm.manner}".strip(), _WIDEST)])
 
 
 def _reading(row: dict[str, Any]) -> str:
