@@ -206,8 +206,8 @@ def as_lines(rows: list[Row], seconds: list[float], sizes: Sizes) -> list[str]:
         "Differences are ||ours - theirs|| / ||theirs|| over the reconstructions of the held-out tokens. In brackets is"
         " how",
         f"many tokens were left out because they differ by more than {TIE:.0e}: two latents tie there in float32.",
-        "Where a smaller one has so large a k that some of the k largest codes are negative, as that of `jumprelu`, the",
-        "library makes these 0, and nearly all tokens differ.",
+        "Where a smaller one has so large a k that some of the k largest codes are negative, as that of `jumprelu`,",
+        "the library makes these 0, and nearly all tokens differ.",
         "",
     ]
     heads = ["library", "architecture", "trained in, s", "l0", "FVU", "difference as read", "CE recovered (zero)"]
