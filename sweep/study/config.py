@@ -97,6 +97,11 @@ class SearchConfig:
         if self.pruner is None:
             return
         preserved, listed = [name for name in aims if is_foretold(name)], ", ".join(aims)
+        if self.pruner == FRONTIER and len(aims) == 1:
+            raise ValueError(
+                f"{KEY}pruner={FRONTIER} needs {STORED} as a second objective beside {listed}: leave out budget_bytes, "
+                f"or choose {' or '.join(PRUNERS)}"
+            )
         if self.pruner == FRONTIER and (len(preserved) != 1 or len(aims) != 2 or STORED not in aims):
             raise ValueError(
                 f"{KEY}pruner={FRONTIER} is for {STORED} and one measure of what is preserved, such as {RECOVERED}: "
