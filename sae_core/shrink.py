@@ -33,7 +33,7 @@ class Use(NamedTuple):
 
     @property
     def useful(self) -> int:
-        """How many latents are of use."""
+        """The number of latents that fire on the sample and are no duplicates."""
         return int(((self.fired > 0) & ~self.duplicate).sum())
 
     def kept(self, count: int) -> torch.Tensor:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_core.arms import Imported
-from sweep.jobs.key_values import finished_run
+from sweep.jobs.key_values import check_free, finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
 from sweep.launch import main as sweep
 from sweep.shrink.cells import BITS, RATES, READINGS, SUPPORTS, fitting
-from sweep.shrink.chosen import best_of, check_free, hand_out
+from sweep.shrink.chosen import best_of, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
 from sweep.store.hashes import short_hash
 from sweep.store.records import run_folder
@@ -42,7 +42,7 @@ _STEPS = 1000  # of the training that follows; no dead latent is re-aimed in it
 
 
 class Asked(NamedTuple):
-    """What the command's words ask for."""
+    """The command's words, sorted by what they are for."""
 
     path: Path
     own: dict[str, str]

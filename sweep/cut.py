@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sae_core import io
 from sae_core.prefixes import checked_part, cut, prefix_size
-from sweep.jobs.key_values import finished_run, key_values
+from sweep.jobs.key_values import check_free, finished_run, key_values
 from sweep.launch import command
 from sweep.store.records import run_folder
 
@@ -26,9 +26,7 @@ def main(arguments: list[str]) -> int:
     given = key_values(arguments, _NEEDED, {"runs_dir": "runs"})
     runs_dir, out = Path(given.get("runs_dir", "runs")), Path(given["out"])
     finished_run(given["run"], runs_dir)
-    for name in (io.WEIGHTS_FILE, io.CONFIG_FILE):
-        if (out / name).exists():
-            raise ValueError(f"out={out} holds an SAE already, which is not overwritten")
+    check_free(out)
     sae, latents = io.load(run_folder(runs_dir, given["run"])), given["latents"]
     part = checked_part("latents", int(latents) if latents.isdecimal() else latents)
     n = sae.dictionary.n_latents

@@ -53,8 +53,7 @@ def _point(axis: Axes, row: dict[str, Any]) -> Any:
         axis.scatter(x, y, **_ORIGINAL)
         return None
     marker = "o" if row["reading"] == TOPK else "D"
-    found = axis.scatter(x, y, c=[row["survived"]], cmap=_COLOURS, norm=Normalize(0, 1), marker=marker, s=45)
-    return found
+    return axis.scatter(x, y, c=[row["survived"]], cmap=_COLOURS, norm=Normalize(0, 1), marker=marker, s=45)
 
 
 def _label(axis: Axes, rows: pd.DataFrame) -> None:

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from sae_core.arms.base import Sizes, Start, TiedArm, checked_basis, checked_sizes, label_in_basis, tied_encoder
+from sae_core.arms.base import TOPK, Sizes, Start, TiedArm, checked_basis, checked_sizes, label_in_basis, tied_encoder
+from sae_core.arms.expander import Expander
 from sae_core.arms.imported import Imported
 from sae_core.bases import FOURIER, NEURONS, basis_sample, basis_shape, make_basis
 from sae_core.dictionary import DenseDictionary, Dictionary, Drawn, SparseDictionary, drawn_support
@@ -21,7 +22,6 @@ from sae_core.storage import AS_INDICES, FROM_SEED, Layout
 from sae_core.supports import top_magnitude_support
 
 LARGEST, DRAWN = "largest", "drawn"
-EXPANDER = "expander"  # the support that is drawn
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Compressed(TiedArm):
     n_latents: int
     degree: int
     k: int
-    encoder: str = "topk"
+    encoder: str = TOPK
     basis: str = later(NEURONS)
     support: str = later(LARGEST)
     name = "compressed"
@@ -108,7 +108,7 @@ class Compressed(TiedArm):
         dense = degree == start.d_in
         basis = make_basis(FOURIER if dense else self.basis, start.d_in, start.seed, start.sample)
         values, b_enc = torch.empty(n_latents, degree), torch.empty(n_latents)
-        drawn = Drawn(EXPANDER, start.support_seed) if self.draws_support else None
+        drawn = Drawn(Expander.name, start.support_seed) if self.draws_support else None
         support = torch.empty(0 if dense else n_latents, degree, dtype=torch.int64)
         if drawn is not None:
             support = drawn_support(drawn, start.d_in, n_latents, degree)

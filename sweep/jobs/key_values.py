@@ -1,10 +1,11 @@
-"""Command lines of KEY=VALUE words, for commands that Hydra does not compose, and the finished run that they name."""
+"""Command lines of KEY=VALUE words, for commands that Hydra does not compose, and what they name: a run, a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sae_core.io_checks import CONFIG_FILE, WEIGHTS_FILE
 from sweep.jobs.recorded import has_an_sae
 from sweep.store.records import Record, read_record
 
@@ -29,6 +30,13 @@ def key_values(arguments: Sequence[str], needed: Mapping[str, str], optional: Ma
         if key not in given:
             raise ValueError(f"{key}= is missing: {key}={example}")
     return given
+
+
+def check_free(out: Path) -> None:
+    """Raise ValueError where the folder that an SAE is to be written to holds one already."""
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        if (out / name).exists():
+            raise ValueError(f"out={out} holds an SAE already, which is not overwritten")
 
 
 def finished_run(run_id: str, runs_dir: Path) -> Record:

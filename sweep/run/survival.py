@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def survival(arm: Compressed, sae: SAE, sample: torch.Tensor | None, clean: Clea
     found = held_out_codes(sae, clean).read
     after = code_matrix(sae.of_atoms(found.codes), sae.of_atoms(found.indices), sae.dictionary.n_latents)
     h = torch.cat([batch.h.float().cpu() for batch in clean])
-    whole = codes_of(partial(arm.of.blocks, scale)(), arm.of.header, h)
+    whole = codes_of(arm.of.blocks(scale), arm.of.header, h)
     before, fired = whole[:, kept], np.diff(whole.indptr)
     alike = correlations(before, after)
     columns = kept, alike, np.diff(after.indptr), fired[kept]

@@ -24,7 +24,7 @@ _REFLECTIONS = 64
 
 
 class Cells(NamedTuple):
-    """What a search looks through."""
+    """The values that a search draws from, and the cells that it begins with."""
 
     latents: tuple[int, ...]
     degrees: tuple[int, ...]

@@ -20,13 +20,6 @@ TRIED = "tried.csv"  # the runs that the figure shows
 _RECOVERED = (("ce_recovered", "CE recovered, against zero ablation"), ("ce_recovered_mean", "against mean ablation"))
 
 
-def check_free(out: Path) -> None:
-    """Raise ValueError where a folder holds an SAE already."""
-    for name in (io.WEIGHTS_FILE, io.CONFIG_FILE):
-        if (out / name).exists():
-            raise ValueError(f"out={out} holds an SAE already, which is not overwritten")
-
-
 def best_of(study: Path, runs_dir: Path, least: float) -> Record:
     """Return the record of the run that recovers most of the CE among those that keep enough of the latents.
 

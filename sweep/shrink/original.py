@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -73,10 +72,8 @@ def original(words: Sequence[str], launch: str, carry_out: Callable[[DictConfig,
 
 def latents_of_use(source: Original) -> int:
     """Return how many latents to keep: all, unless enough of them are of no use (`sae_core.shrink`)."""
-    arm, job = source.arm, source.job
-    n = arm.header.n_latents
-    smaller = Compressed(arm, n, arm.header.d_in, source.k)
-    use = _use(replace(job, spec=replace(job.spec, arm=smaller)), smaller)
+    arm, n = source.arm, source.arm.header.n_latents
+    use = _use(source.job, Compressed(arm, n, arm.header.d_in, source.k))
     useful = max(use.useful, 2 * source.k + 1)
     return useful if useful < (1 - _LEAST_USELESS) * n else n
 
