@@ -106,7 +106,8 @@ def _value(name: str, distribution: BaseDistribution, text: str) -> Any:
         whole = isinstance(distribution, IntDistribution)
         with suppress(ValueError):
             number = int(text) if whole else float(text)
-            named = [number] if distribution.low <= number <= distribution.high else []
+            on_a_step = not distribution.step or round((number - distribution.low) / distribution.step, 9).is_integer()
+            named = [number] if distribution.low <= number <= distribution.high and on_a_step else []
     if not named:
         raise SpaceError(f"{name}={text} is not among {described(distribution)}")
     return named[0]

@@ -57,6 +57,7 @@ def test_a_search_begins_with_the_cells_that_are_given_and_goes_on_with_the_samp
         (["d=3,7"], "d=4", "d=4 is not among 3,7"),
         (["d=interval(2,30)"], "d=31", r"d=31 is not among interval\(2,30\)"),
         (["d=interval(2,30)"], "d=x", "d=x is not among"),
+        (["d=range(3,61,step=3)"], "d=4", r"d=4 is not among 3,6,\.\.\.,60"),
         (["train.lr=tag(log,interval(1e-4,1e-2))"], "train.lr=1", "train.lr=1 is not among"),
     ],
 )
@@ -66,7 +67,7 @@ def test_a_given_cell_must_be_one_that_is_searched(space, cell, said):
 
 
 def test_a_given_cell_is_read_as_the_space_has_it():
-    space = space_from({}, ["sae=expander,dynamic", "n=8m,64", "d=interval(2,30)", "train.lr=1e-3,2e-3"])
+    space = space_from({}, ["sae=expander,dynamic", "n=8m,64", "d=range(3,61,step=2)", "train.lr=1e-3,2e-3"])
     assert cell_of(space, "sae=dynamic n=64 d=7 train.lr=0.002") == {
         "sae": "dynamic",
         "n": 64,
