@@ -5,9 +5,10 @@ another basis than the neurons', then `:n16:n4` where nested prefixes of a 16th 
 trained to reconstruct by themselves, then `+pursuit` where a pursuit trained it, or `+batch_topk`, then `-n4` where it
 is the first quarter of a trained SAE's latents, then what its values take where that is fewer than 32 bits, as in
 `expander@reflections64:n16:n4+mp_refit-n4-4bit`: `-4bit` where they were rounded to 4 bits after training,
-`-2bit_trained` where they were trained rounded to 2 bits (`_from0.1` if not from the middle of training on), `-2bit_pq`
-where atoms are pieces out of a codebook (product quantisation) that take 2 bits a value. `Arm.label` writes a label and
-`parse` reads one. An arm that is not listed here is drawn too, under its own name.
+`-2bit_trained` where they were trained rounded to 2 bits (`_enc4` if the encoder's own weights are to have 4,
+`_from0.1` if not from the middle of training on), `-2bit_pq` where atoms are pieces out of a codebook (product
+quantisation) that take 2 bits a value. `Arm.label` writes a label and `parse` reads one. An arm that is not listed here
+is drawn too, under its own name.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ BATCH_TOPK = "batch_topk"  # the one-shot encoder of k latents on average
 TOPK = "topk"  # the one-shot encoder, which a record names, or leaves out, where no pursuit trained the arm
 
 _PART = re.compile(r"[0-9]+|[0-9]*n[0-9]+")  # a prefix of the latents, as labels name it
-_TRAINED = {BATCH_TOPK: "BatchTopK"}  # words for encoders that are no pursuits
+_TRAINED = {BATCH_TOPK: "BatchTopK", "own": "its own encoder"}  # words for encoders that are no pursuits
 
 _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), marker
     "expander": ("expander", "#0072B2", "o"),
@@ -84,7 +85,8 @@ _DRAWN = {  # name, colour (colour-blind readers can tell the main ones apart), 
 
 
 _NUMBER = r"[0-9]+(\.[0-9]+)?"
-_ROUNDED = re.compile(rf"(?P<trained>.+)-(?P<bits>{_NUMBER})bit(_(?P<how>({'|'.join(_HOW)})(_from{_NUMBER})?))?")
+_MANNER = rf"(({'|'.join(_HOW)})(_enc{_NUMBER})?|enc{_NUMBER})(_from{_NUMBER})?"
+_ROUNDED = re.compile(rf"(?P<trained>.+)-(?P<bits>{_NUMBER})bit(_(?P<how>{_MANNER}))?")
 _HEADS, _SIZES = (2, 4), re.compile(r"[0-9]+x[0-9]+")  # a head's sizes where a label of KRON names none; such a name
 _FROM_THE_MIDDLE = 0.5  # the share of training after which values are rounded where no label says otherwise
 
@@ -124,7 +126,9 @@ class Arm(NamedTuple):
     def bits_in_words(self) -> str:
         """What values were rounded to: `4 bits`, or `2 bits, trained`; empty where they were not."""
         how, _, start = self.how.partition("_from")
-        words = [f"{self.bits:g} bits", *([_HOW[how]] if how else [])] if self.bits else []
+        how, _, encoder = f"_{how}".partition("_enc")
+        words = [f"{self.bits:g} bits", *([_HOW[how[1:]]] if how[1:] else [])] if self.bits else []
+        words += [f"encoder {encoder} bits"] if encoder else []
         return ", ".join(words) + (f" from {start} on" if start else "")
 
 

@@ -310,7 +310,7 @@ def _style_of_bits(row: dict[str, Any]) -> Style:
     how = row["how_rounded"]
     line, *markers = _BITS_LOOK.get(row["bits"], ("-.", "H", "H", "H"))
     marker = markers[1 if "fourier" in how else 2 if how == "pq" else 0]
-    hollow = row["bits"] != arms.FLOAT_BITS and how in ("", "fourier")
+    hollow = row["bits"] != arms.FLOAT_BITS and not how.startswith(("trained", "pq"))
     return Style(f"{arms.display(row['base'])}, {row['rounding']}", arms.colour(row["base"]), marker, line, hollow)
 
 

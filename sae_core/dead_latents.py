@@ -37,5 +37,5 @@ def resample_dead(
     samples = torch.multinomial(weights, len(dead), replacement=True, generator=generator)
     directions = residual[samples]
     sae.dictionary.set_atoms(dead, directions)
-    sae.encoder.set_rows(dead, directions)
+    sae.encoder.set_rows(dead, sae.dictionary.coordinates(directions))
     return len(dead)

@@ -17,6 +17,7 @@ from sae_core.kernels.dispatch import Backend
 from sae_core.kernels.on_packed import OnPacked, opened
 from sae_core.kronecker import KroneckerTopK
 from sae_core.pursuit.solvers import canonical, solver, stops_by_gain
+from sae_core.rounding import Grid, straight_through_rows
 
 
 class TiedTopK(nn.Module):
@@ -41,36 +42,63 @@ class TiedTopK(nn.Module):
 class OwnTopK(nn.Module):
     """The k largest of z = W_enc x + b_enc, with a dense weight (n_latents, d_in) of its own.
 
-    Args:
-        start: where W_enc begins: "transpose", at the unit atoms (the paper's warm-tied arm), or "random", at
-            N(0, 1) / sqrt(d_in) drawn by `generator`.
+    Its columns are coordinates in the dictionary's basis, as those of atoms are. `weight_bits` below 32 says that
+    `weight` holds whole numbers of so many bits, which `row_scale` multiplies row by row (`sae_core.quantised`). A
+    weight that is to become such is trained as floats, and used as what it rounds to (`rounded_to`).
 
-    Raises:
-        ValueError: `start` is neither, or the dictionary is sparse.
+    Args:
+        weight: W_enc.
+        b_enc: (n_latents,); 0 unless given.
     """
 
-    def __init__(self, dictionary: Dictionary, start: str, generator: torch.Generator):
+    weight_bits: float = 32
+    rounded_to: Grid | None = None
+    row_scale: nn.Parameter | None  # (n_latents,), None where the weight is of 32 bits
+
+    def __init__(self, weight: torch.Tensor, b_enc: torch.Tensor | None = None):
         super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.b_enc = nn.Parameter(torch.zeros(len(weight)) if b_enc is None else b_enc)
+        self.register_parameter("row_scale", None)
+
+    @classmethod
+    def starting(cls, dictionary: Dictionary, start: str, generator: torch.Generator) -> OwnTopK:
+        """Return an untrained encoder.
+
+        Args:
+            start: where W_enc begins: "transpose", at the unit atoms (the paper's warm-tied arm), or "random", at
+                N(0, 1) / sqrt(d_in) drawn by `generator`.
+
+        Raises:
+            ValueError: `start` is neither, or the dictionary is sparse.
+        """
         if start not in ("transpose", "random"):
             raise ValueError(f"start={start} must be transpose or random")
         if dictionary.support is not None:
             raise ValueError("an encoder of its own is defined for dense dictionaries only")
         if start == "transpose":
-            weight = dictionary.unit_values().detach().clone()
-        else:
-            weight = torch.randn(dictionary.n_latents, dictionary.d_in, generator=generator) / dictionary.d_in**0.5
-        self.weight = nn.Parameter(weight)
-        self.b_enc = nn.Parameter(torch.zeros(dictionary.n_latents))
+            return cls(dictionary.unit_values().detach().clone())
+        return cls(torch.randn(dictionary.n_latents, dictionary.d_in, generator=generator) / dictionary.d_in**0.5)
+
+    def rows(self) -> torch.Tensor:
+        """Return W_enc as it is used: (n_latents, d_in)."""
+        if self.rounded_to is not None:
+            return straight_through_rows(self.weight, self.rounded_to)
+        return self.weight if self.row_scale is None else self.weight * self.row_scale[:, None]
 
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (codes, indices), each (tokens, k), of x (tokens, d_in); the atoms are not used."""
-        return backend.encode_topk(x, self.weight, None, self.b_enc, k)
+        floats = backend.kernels if isinstance(backend, OnPacked) else backend
+        return floats.encode_topk(x, self.rows(), None, self.b_enc, k)
 
     @torch.no_grad()
     def set_rows(self, latents: torch.Tensor, directions: torch.Tensor) -> None:
-        """Aim the rows of re-aimed `latents` at `directions` (r, d_in), at unit norm, and set their bias to 0."""
+        """Aim the rows of re-aimed `latents` at `directions` (r, d_in), at unit norm, and set their bias to 0.
+
+        Weights must not be whole numbers yet.
+        """
         self.weight[latents] = nn.functional.normalize(directions, dim=1)
         self.b_enc[latents] = 0.0
 
@@ -181,7 +209,7 @@ class JumpReLU(nn.Module):
         w is the most that fire on one of these tokens, and at least k. Entries that are not finite stay, so that a
         broken SAE shows.
         """
-        weight, b_enc = self.encoder.weight, self.encoder.b_enc
+        weight, b_enc = self.encoder.rows(), self.encoder.b_enc
         rows = max(1, self.MOST // len(weight))
         parts = [self._part(part @ weight.T + b_enc, k) for part in x.split(rows)] or [self._part(x @ weight.T, k)]
         return joined(parts)

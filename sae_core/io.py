@@ -20,6 +20,9 @@ has the final name.
        in the neurons' basis
     8  atoms are dense, and the encoder has weights of its own and, as `rule` says, a value for each latent: `threshold`
        of a JumpReLU, or `gain` of a TopK with ReLU
+    9  atoms are dense, and they and the encoder's own weights are of few bits, or in a basis that is named; of fewer
+       than 32 bits (`encoder_bits`) weights are whole numbers, with `encoder_scale` for each latent; the encoder may be
+       BatchTopK or have a `rule` as in format 8
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from sae_core.bases import Basis, Neurons, make_basis
 from sae_core.codebook import CodebookDictionary
@@ -67,6 +71,7 @@ from sae_core.io_checks import (
     THRESHOLD,
     WEIGHTS_FILE,
     WITH_BASIS,
+    WITH_ENCODER_BITS,
     WITH_FEW_BITS,
     WITH_HEADS,
     WITH_RANKS,
@@ -145,8 +150,11 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     inner = inner_encoder(encoder)
     if not isinstance(inner, ByPursuit):
         tensors["b_enc"] = inner.b_enc
-    if isinstance(inner, (OwnTopK, KroneckerTopK)):
+    if isinstance(inner, KroneckerTopK):
         tensors["encoder_weight"] = inner.weight
+    if isinstance(inner, OwnTopK):
+        tensors["encoder_weight"] = pack_values(inner.weight, inner.weight_bits)
+        tensors |= {} if inner.row_scale is None else {"encoder_scale": inner.row_scale}
     if dictionary.basis.stored is not None:
         tensors["basis"] = pack_values(dictionary.basis.stored, dictionary.basis.value_bits)
     if isinstance(dictionary, ActivationDictionary):
@@ -201,11 +209,16 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         config["format"] = DENSE_KINDS
     if isinstance(dictionary, ActivationDictionary):
         config["source_tokens"] = dictionary.tokens
-    if isinstance(inner := inner_encoder(sae.encoder), KroneckerTopK):
+    inner = inner_encoder(sae.encoder)
+    if isinstance(inner, KroneckerTopK):
         config |= {"format": WITH_HEADS, "heads": list(inner.heads), "batch_topk": isinstance(sae.encoder, BatchTopK)}
     if isinstance(sae.encoder, (JumpReLU, PositiveTopK)):
         rule = THRESHOLD if isinstance(sae.encoder, JumpReLU) else GAIN
         config |= {"format": WITH_RULE, "rule": rule}
+    if isinstance(inner, OwnTopK) and (dense_kind or min(inner.weight_bits, dictionary.value_bits) < 32):
+        about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
+        config |= {"format": WITH_ENCODER_BITS, "basis": about_basis, "always_on": 0}
+        config |= {"encoder_bits": inner.weight_bits, "batch_topk": isinstance(sae.encoder, BatchTopK)}
     if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
         config["prefixes"] = list(sae.prefixes)
     return config
@@ -262,7 +275,7 @@ def from_stored(
     check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder, keep_packed)
     try:
-        encoder, prefixes = _load_encoder(config, tensors, dictionary), tuple(config.get("prefixes", ()))
+        encoder, prefixes = _load_encoder(config, tensors, dictionary, folder), tuple(config.get("prefixes", ()))
         sae = SAE(dictionary, encoder, config["k"], config["scale"], backend, prefixes)
     except ValueError as error:  # a size or scale that no SAE can have
         raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
@@ -270,20 +283,19 @@ def from_stored(
     return sae.eval()
 
 
-def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dictionary: Dictionary) -> Encoder:
+def _load_encoder(
+    config: dict[str, Any], tensors: dict[str, torch.Tensor], dictionary: Dictionary, folder: Path
+) -> Encoder:
     if config.get("pursuit"):
         return ByPursuit(config["pursuit"])
     if config["tied"]:
         encoder = TiedTopK(dictionary)
+        encoder.b_enc.data = tensors["b_enc"]
+    elif heads := config.get("heads"):
+        encoder = KroneckerTopK(dictionary.d_in, dictionary.n_latents, Heads(*heads), torch.Generator())
+        encoder.weight.data, encoder.b_enc.data = tensors["encoder_weight"], tensors["b_enc"]
     else:
-        generator, heads = torch.Generator(), config.get("heads")
-        encoder = (
-            KroneckerTopK(dictionary.d_in, dictionary.n_latents, Heads(*heads), generator)
-            if heads
-            else OwnTopK(dictionary, "random", generator)
-        )
-        encoder.weight.data = tensors["encoder_weight"]
-    encoder.b_enc.data = tensors["b_enc"]
+        encoder = _load_own(config, tensors, folder)
     if rule := config.get("rule"):
         assert isinstance(encoder, OwnTopK), "_check_encoder demands weights of its own"
         return JumpReLU(encoder, tensors[rule]) if rule == THRESHOLD else PositiveTopK(encoder, tensors[rule])
@@ -291,6 +303,17 @@ def _load_encoder(config: dict[str, Any], tensors: dict[str, torch.Tensor], dict
         return encoder
     encoder = BatchTopK(encoder)
     encoder.threshold.copy_(tensors["threshold"][0])
+    return encoder
+
+
+def _load_own(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> OwnTopK:
+    bits = config.get("encoder_bits", 32)
+    if bits == 32:
+        return OwnTopK(tensors["encoder_weight"], tensors["b_enc"])
+    with _naming_damage(folder):
+        weight = unpack_values(tensors["encoder_weight"], bits, (config["n_latents"], config["d_in"]))
+    encoder = OwnTopK(weight, tensors["b_enc"])
+    encoder.weight_bits, encoder.row_scale = bits, nn.Parameter(tensors["encoder_scale"])
     return encoder
 
 

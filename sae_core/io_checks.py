@@ -19,9 +19,9 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS, WITH_RULE = FORMATS = range(
-    1, 9
-)
+FORMATS = range(1, 10)
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS, WITH_RULE = FORMATS[:-1]
+WITH_ENCODER_BITS = FORMATS[-1]
 RULES = THRESHOLD, GAIN = "threshold", "gain"  # also the names of their tensors
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
@@ -69,7 +69,8 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number, 0 at least")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
     few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
-    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS))
+    either = config["format"] in (WITH_THRESHOLD, DENSE_KINDS, WITH_ENCODER_BITS)
+    known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or either)
     if width is not None:
         fits = few and not sparse and type(width) is int and width > 0
         known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
@@ -100,7 +101,7 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
     fits = (
         said
         if config["format"] == WITH_THRESHOLD
-        else not said or (config["format"] in (DENSE_KINDS, WITH_HEADS) and not atoms)
+        else not said or (config["format"] in (DENSE_KINDS, WITH_HEADS, WITH_ENCODER_BITS) and not atoms)
     )
     if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
         raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
@@ -110,6 +111,7 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
         )
     _check_heads(config, file)
     _check_rule(config, file)
+    _check_encoder_bits(config, file)
     prefixes = config.get("prefixes", [])
     if not (isinstance(prefixes, list) and all(type(size) is int for size in prefixes)):
         raise SAEFileError(f"{file}: prefixes={prefixes} must be numbers of latents")
@@ -130,16 +132,28 @@ def _check_heads(config: dict[str, Any], file: Path) -> None:
 def _check_rule(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config says which latents fire where its format asks for that."""
     rule = config.get("rule")
+    if config["format"] == WITH_ENCODER_BITS and (rule is None or (rule in RULES and not config["batch_topk"])):
+        return
     plain = not (config["tied"] or config["sparse"] or config.get("value_bits", 32) != 32)
     if (rule in RULES and plain) is not (config["format"] == WITH_RULE) or (rule is not None and rule not in RULES):
         raise SAEFileError(f"{file}: rule={rule} does not go with its format, an encoder without weights or such atoms")
+
+
+def _check_encoder_bits(config: dict[str, Any], file: Path) -> None:
+    """Raise SAEFileError unless the config says the bits of an encoder's own weights just where its format asks it."""
+    bits, asked = config.get("encoder_bits"), config["format"] == WITH_ENCODER_BITS
+    known = not isinstance(bits, bool) and bits in (32, *STORED_GRIDS)
+    whole = not config["tied"] and not config["sparse"] and config["degree"] == config["d_in"]
+    if not (known and whole if asked else bits is None):
+        raise SAEFileError(f"{file}: encoder_bits={bits} does not go with its format, encoder and atoms")
 
 
 def _check_basis(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config names a known basis of its atoms, or is of a format that names none."""
     if not names_basis(config):
         return
-    basis, always_on, dense = config.get("basis"), config.get("always_on"), config["format"] == DENSE_KINDS
+    basis, always_on = config.get("basis"), config.get("always_on")
+    dense = config["format"] in (DENSE_KINDS, WITH_ENCODER_BITS)
     most = config["d_in"] - config["degree"]
     fits = type(always_on) is int and 0 <= always_on <= (min(most, 0) if dense else most) and config["sparse"] != dense
     if not (fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
@@ -148,7 +162,7 @@ def _check_basis(config: dict[str, Any], file: Path) -> None:
 
 def names_basis(config: dict[str, Any]) -> bool:
     """Tell whether a config says what its basis is; the others have that of the neurons."""
-    return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS) or (
+    return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS, WITH_ENCODER_BITS) or (
         config["format"] in (WITH_FEW_BITS, WITH_THRESHOLD) and "basis" in config
     )
 
@@ -198,7 +212,11 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         shapes["sources"] = (packed_bytes(n_latents, bits_per_index(tokens)),)
     rows = Heads(*config["heads"]).rows(n_latents) if "heads" in config else n_latents
     shapes |= {} if config.get("pursuit") else {"b_enc": (rows,)}
-    shapes |= {} if config["tied"] else {"encoder_weight": (rows, d_in)}
+    encoder_bits = config.get("encoder_bits", 32)
+    if encoder_bits < 32:
+        shapes |= {"encoder_weight": (packed_bytes(rows * d_in, encoder_bits),), "encoder_scale": (rows,)}
+    elif not config["tied"]:
+        shapes["encoder_weight"] = (rows, d_in)
     shapes |= {"threshold": (1,)} if config.get("batch_topk") else {}
     shapes |= {config["rule"]: (n_latents,)} if config.get("rule") else {}
     if names_basis(config) and (shape := basis_shape(config["basis"]["name"], d_in)):
@@ -210,6 +228,7 @@ def _expected_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 def packed_tensors(config: dict[str, Any]) -> set[str]:
     """Return the names of the tensors that are packed whole numbers (uint8), not floats."""
     basis_bits = config["basis"]["value_bits"] if names_basis(config) else 32
-    values_packed = config.get("value_bits", 32) < 32
+    values_packed, rows_packed = (config.get(key, 32) < 32 for key in ("value_bits", "encoder_bits"))
     packed = {"support": True, "sources": True, "chosen": True, "values": values_packed, "basis": basis_bits < 32}
+    packed["encoder_weight"] = rows_packed
     return {name for name, is_packed in packed.items() if is_packed}

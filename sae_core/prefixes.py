@@ -102,6 +102,8 @@ def cut(sae: SAE, n_latents: int) -> SAE:
         _keep(encoder, "b_enc", n_latents)
     if isinstance(encoder, OwnTopK):
         _keep(encoder, "weight", n_latents)
+        if encoder.row_scale is not None:
+            _keep(encoder, "row_scale", n_latents)
     if isinstance(other.encoder, JumpReLU):
         _keep(other.encoder, "threshold", n_latents)
     if isinstance(other.encoder, PositiveTopK):

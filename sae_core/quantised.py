@@ -1,7 +1,8 @@
-"""Atoms of whole numbers, which take fewer bits per value: rounded after training, or in it.
+"""SAEs of whole numbers, which take fewer bits per value: rounded after training, or in it.
 
 An atom is used at unit norm, so its whole numbers need no scale beside them: a file holds `bits` bits per value only.
-How the values of a basis are rounded is the basis' own matter (`Basis.round_values`); these always have 8 bits.
+An encoder's own weights are whole numbers too, times a factor (float32) for each latent. Biases stay as they are. How
+the values of a basis are rounded is the basis' own matter (`Basis.round_values`); these always have 8 bits.
 """
 
 from __future__ import annotations
@@ -11,26 +12,42 @@ import copy
 import numpy as np
 import torch
 from scipy.sparse import csc_array
+from torch import nn
 
 from sae_core.bases import Basis, Neurons
 from sae_core.correlation import correlations, fires
-from sae_core.rounding import grid_of, straight_through, whole_numbers
+from sae_core.encoders import OwnTopK, inner_encoder
+from sae_core.kronecker import KroneckerTopK
+from sae_core.rounding import Grids, grids_of, on_grid, straight_through, whole_numbers, with_factors
 from sae_core.sae import SAE
 
 
 @torch.no_grad()
-def quantised(sae: SAE, bits: float) -> SAE:
+def quantised(sae: SAE, bits: float, encoder_bits: float | None = None) -> SAE:
     """Return a copy of `sae` whose dictionary holds whole numbers of `bits` bits; biases stay as they are.
 
+    Args:
+        encoder_bits: of the encoder's own weights, where it has any; `bits` unless given.
+
     Raises:
-        ValueError: `sae_core.rounding.GRIDS` has no such `bits`, or the encoder has weights of its own.
+        ValueError: `sae_core.rounding.GRIDS` has no such bits, or latents share the encoder's rows (`kron`).
     """
-    grid = grid_of(bits)
-    if not sae.tied:
-        raise ValueError("only an SAE whose encoder is tied can be quantised; this one's has weights of its own")
+    grids = grids_of(bits, encoder_bits)
+    if isinstance(inner_encoder(sae.encoder), KroneckerTopK):
+        raise ValueError("an SAE of kron cannot be quantised: its latents share the encoder's rows")
     other = copy.deepcopy(sae)
-    _keep(other, whole_numbers(sae.dictionary.values, bits), grid.stored_bits)
+    _keep(other, whole_numbers(sae.dictionary.values, bits), grids.atoms.stored_bits)
+    if isinstance(encoder := inner_encoder(other.encoder), OwnTopK):
+        numbers, factors = with_factors(encoder.rows(), bits if encoder_bits is None else encoder_bits)
+        _keep_rows(encoder, numbers, factors, grids.encoder.stored_bits)
     return other
+
+
+def use_rounded(sae: SAE, grids: Grids | None) -> None:
+    """Let `sae` use its values rounded from now on, while those underneath are trained; with None it uses them."""
+    sae.dictionary.rounded_to = None if grids is None else grids.atoms
+    if isinstance(encoder := inner_encoder(sae.encoder), OwnTopK):
+        encoder.rounded_to = None if grids is None else grids.encoder
 
 
 @torch.no_grad()
@@ -46,23 +63,32 @@ def turned(sae: SAE, basis: Basis) -> SAE:
     other = copy.deepcopy(sae)
     other.dictionary.basis = basis.to(sae.b_dec.device)
     other.dictionary.values.copy_(basis.into(dictionary.values))
+    if isinstance(encoder := inner_encoder(other.encoder), OwnTopK):
+        encoder.weight.copy_(basis.into(encoder.weight))
     return other
 
 
 @torch.no_grad()
-def keep_rounded(sae: SAE, bits: float) -> SAE:
+def keep_rounded(sae: SAE, bits: float, encoder_bits: float | None = None) -> SAE:
     """End the training of an SAE whose values are rounded where they are used; return a copy with those of before.
 
-    From now on the dictionary of `sae` holds the whole numbers that it rounded its values to. The copy uses the float
-    values underneath, which the straight-through gradient has moved, as they are.
+    From now on the dictionary of `sae` holds the whole numbers that it rounded its values to, and so does an encoder
+    with weights of its own. The copy uses the float values underneath, which the straight-through gradient has moved,
+    as they are.
+
+    Args:
+        encoder_bits: of the encoder's own weights, where it has any; `bits` unless given.
 
     Raises:
-        ValueError: `sae_core.rounding.GRIDS` has no such `bits`.
+        ValueError: `sae_core.rounding.GRIDS` has no such bits.
     """
-    grid = grid_of(bits)
-    sae.dictionary.rounded_to = None
+    grids = grids_of(bits, encoder_bits)
+    use_rounded(sae, None)
     underneath = copy.deepcopy(sae)
-    _keep(sae, straight_through(sae.dictionary.values, grid), grid.stored_bits)
+    _keep(sae, straight_through(sae.dictionary.values, grids.atoms), grids.atoms.stored_bits)
+    if isinstance(encoder := inner_encoder(sae.encoder), OwnTopK):
+        numbers, inverse = on_grid(encoder.weight, grids.encoder)
+        _keep_rows(encoder, numbers, inverse.reciprocal().view(-1), grids.encoder.stored_bits)
     return underneath
 
 
@@ -71,6 +97,13 @@ def _keep(sae: SAE, numbers: torch.Tensor, stored_bits: float) -> None:
     sae.dictionary.values.copy_(numbers)
     sae.dictionary.value_bits = stored_bits
     sae.dictionary.basis.round_values()
+
+
+def _keep_rows(encoder: OwnTopK, numbers: torch.Tensor, factors: torch.Tensor, stored_bits: float) -> None:
+    """Put whole numbers, and their factors (n_latents,), in the place of an encoder's own weights."""
+    encoder.weight.copy_(numbers)
+    encoder.row_scale = nn.Parameter(factors.contiguous(), encoder.weight.requires_grad)
+    encoder.weight_bits = stored_bits
 
 
 def rounding_measures(before: csc_array, after: csc_array) -> dict[str, float | None]:

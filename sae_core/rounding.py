@@ -1,4 +1,8 @@
-"""Vectors as whole numbers of few bits, where only their direction counts: after training, and in it."""
+"""Vectors as whole numbers of few bits, after training and in it: atoms by their direction, encoder rows by length too.
+
+An atom is used at unit norm, so that its whole numbers are all there is to it. A row of an encoder's weights is its
+whole numbers times a factor of its own.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +46,23 @@ class Rounding(NamedTuple):
 
     bits: float  # see `GRIDS`
     start: float  # share of the training after which values are rounded
+    encoder_bits: float | None = None  # of an encoder's own weights; `bits` unless given
 
-    def grid_at(self, step: int, steps: int) -> Grid | None:
-        """Return what values are rounded to in `step` of `steps`, counted from 0; None before rounding starts."""
-        return GRIDS[self.bits] if step >= self.start * steps else None
+    @property
+    def grids(self) -> Grids:
+        """What values are rounded to once rounding has started."""
+        return grids_of(self.bits, self.encoder_bits)
+
+    def started(self, step: int, steps: int) -> bool:
+        """Tell whether values are rounded in `step` of `steps`, counted from 0."""
+        return step >= self.start * steps
+
+
+class Grids(NamedTuple):
+    """What the values of atoms and the encoder's own weights are rounded to."""
+
+    atoms: Grid
+    encoder: Grid
 
 
 def grid_of(bits: float) -> Grid:
@@ -54,6 +71,11 @@ def grid_of(bits: float) -> Grid:
         *most, last = map(str, GRIDS)
         raise ValueError(f"bits={bits} must be {', '.join(most)} or {last}")
     return GRIDS[bits]
+
+
+def grids_of(bits: float, encoder_bits: float | None = None) -> Grids:
+    """Return the grids of atoms and of an encoder's own weights, which has the same bits unless told otherwise."""
+    return Grids(grid_of(bits), grid_of(bits if encoder_bits is None else encoder_bits))
 
 
 def whole_numbers(values: torch.Tensor, bits: float) -> torch.Tensor:
@@ -84,6 +106,21 @@ def straight_through(values: torch.Tensor, grid: Grid) -> torch.Tensor:
     return _StraightThrough.apply(values, grid)  # type: ignore[return-value]
 
 
+def straight_through_rows(values: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Return what `straight_through` does times unit * rms(v), so that each row is near what it was.
+
+    The gradient of v is that of the result.
+    """
+    return _StraightThroughRows.apply(values, grid)  # type: ignore[return-value]
+
+
+def with_factors(values: torch.Tensor, bits: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `whole_numbers` of values (n, d), and the factors (n,) that bring them nearest to the values."""
+    numbers = whole_numbers(values, bits)
+    factors = (values * numbers).sum(1) / numbers.square().sum(1).clamp_min(1.0)
+    return numbers, factors
+
+
 def on_grid(values: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `straight_through` does, without a gradient, and the factor of its gradient by rows: (n, 1)."""
     rms = torch.linalg.vector_norm(values, dim=1, keepdim=True).div_(values.shape[1] ** 0.5)
@@ -103,3 +140,15 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         (inverse,) = ctx.saved_tensors
         return grad * inverse, None
+
+
+class _StraightThroughRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, grid: Grid) -> torch.Tensor:
+        numbers, inverse = on_grid(values, grid)
+        return numbers * inverse.reciprocal()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad, None

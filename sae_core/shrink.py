@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sae_core.encoders import ByPursuit, PositiveTopK, inner_encoder
+from sae_core.encoders import BatchTopK, ByPursuit, JumpReLU, OwnTopK, PositiveTopK, inner_encoder
 from sae_core.formats import Block, codes_of
 from sae_core.formats.reading import Header
 from sae_core.kronecker import KroneckerTopK
@@ -72,22 +72,49 @@ def dense_parts(sae: SAE) -> Iterator[torch.Tensor]:
         yield sae.dictionary.dense_atoms(slice(first, first + _ATOMS)).float().cpu()
 
 
-@torch.no_grad()
-def kept_atoms(parts: Blocks, kept: torch.Tensor, scale: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (atoms of unit norm, their encoder biases) of the latents `kept`, in their order, a few at a time.
+class Kept(NamedTuple):
+    """Some latents of an SAE, for one that multiplies activations with another scale."""
 
-    Biases are those of an SAE that multiplies activations with `scale`, whatever the scale of the one that is read; a
-    latent without a bias has 0.
+    atoms: torch.Tensor  # (latents, d_in), of unit norm in the LM's coordinates
+    b_enc: torch.Tensor  # (latents,), what an encoder adds to the products of these atoms; 0 where the SAE has no such
+    own: OwnRows | None  # where the encoder has a row of weights for each latent
+
+
+class OwnRows(NamedTuple):
+    """The rows of an encoder that are some latents'."""
+
+    weight: torch.Tensor  # (latents, d_in), in the LM's coordinates
+    b_enc: torch.Tensor  # (latents,)
+    rule: torch.Tensor | None  # (latents,), the thresholds or gains, where each latent has one
+
+
+@torch.no_grad()
+def kept_rows(parts: Blocks, kept: torch.Tensor, scale: float) -> Iterator[Kept]:
+    """Yield the latents `kept`, in their order, a few at a time, for an SAE that multiplies activations with `scale`.
 
     Args:
         kept: int64 (count,), rising.
     """
     for first, sae in parts():
-        b_enc = _biases(sae) * (scale / float(sae.scale))
+        b_enc, ratio = _biases(sae) * (scale / float(sae.scale)), scale / float(sae.scale)
         for number, atoms in enumerate(dense_parts(sae)):
             start = number * _ATOMS
-            inside = kept[(kept >= first + start) & (kept < first + start + len(atoms))] - first - start
-            yield atoms[inside], b_enc[inside + start]
+            inside = kept[(kept >= first + start) & (kept < first + start + len(atoms))] - first
+            yield Kept(atoms[inside - start], b_enc[inside], _own_rows(sae, inside, ratio))
+
+
+def _own_rows(sae: SAE, latents: torch.Tensor, ratio: float) -> OwnRows | None:
+    """Return the encoder's rows of some latents, for a scale that is `ratio` times that of `sae`."""
+    encoder, inner = sae.encoder, inner_encoder(sae.encoder)
+    if not isinstance(inner, OwnTopK):
+        return None
+    weight = sae.dictionary.basis.out_of(inner.rows()[latents]).float().cpu()
+    rule = None
+    if isinstance(encoder, JumpReLU):
+        rule = encoder.threshold[latents].float().cpu() * ratio
+    elif isinstance(encoder, PositiveTopK):
+        rule = encoder.gain[latents].float().cpu()
+    return OwnRows(weight, inner.b_enc[latents].float().cpu() * ratio, rule)
 
 
 @torch.no_grad()
@@ -95,6 +122,12 @@ def decoder_bias(parts: Blocks, scale: float) -> torch.Tensor:
     """Return b_dec (d_in,) of an SAE that multiplies activations with `scale`."""
     sae = next(parts()).sae
     return sae.b_dec.detach().float().cpu() * (scale / float(sae.scale))
+
+
+def common_threshold(parts: Blocks, scale: float) -> float:
+    """Return the threshold that all latents share (`BatchTopK`), for a scale; 0 where they share none."""
+    sae = next(parts()).sae
+    return float(sae.encoder.threshold) * scale / float(sae.scale) if isinstance(sae.encoder, BatchTopK) else 0.0
 
 
 def _biases(sae: SAE) -> torch.Tensor:

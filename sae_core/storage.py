@@ -11,7 +11,7 @@ from torch import nn
 from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
-from sae_core.encoders import BatchTopK, JumpReLU, PositiveTopK
+from sae_core.encoders import BatchTopK, JumpReLU, OwnTopK, PositiveTopK, inner_encoder
 from sae_core.kronecker import Heads
 from sae_core.packed import PackedDictionary
 from sae_core.packing import packed_bytes
@@ -28,12 +28,13 @@ class Storage(NamedTuple):
 
     learned_decoder_values: int  # d*n, the paper's headline count, and the values of a basis
     compression: float  # m/d; with a basis, m*n over the count above
-    learned_parameters: int  # decoder values, encoder weights, both biases, thresholds and gains
+    learned_parameters: int  # decoder values, encoder weights, both biases, thresholds, gains and factors of rows
     index_bits: int  # bits of the support: 64 if a seed regenerates it, else ceil(log2 C(m, d)) an atom; 0 if dense
     value_bits: float  # bits of an atom's value, with its share of a codebook; 0 where a seed regenerates values
     basis_values: int  # how many of the decoder values are a basis'
     basis_bits: int  # bits of each of these; 0 where there are none
     source_bits: int  # bits that say which activations of the pool the atoms are; 0 where they are none
+    encoder_bits: float  # bits of an encoder weight; 0 where the encoder has none of its own
 
 
 def count_storage(sae: SAE) -> Storage:
@@ -52,7 +53,14 @@ def count_storage(sae: SAE) -> Storage:
         basis_values=in_basis,
         basis_bits=dictionary.basis.value_bits if in_basis else 0,
         source_bits=source_bits(dictionary),
+        encoder_bits=_encoder_bits(sae),
     )
+
+
+def _encoder_bits(sae: SAE) -> float:
+    """Return the bits of an encoder weight, 0 where there are none."""
+    inner = inner_encoder(sae.encoder)
+    return inner.weight_bits if isinstance(inner, OwnTopK) else 0 if sae.tied else 32
 
 
 def _thresholds(sae: SAE) -> int:
@@ -97,6 +105,7 @@ class Layout(NamedTuple):
     support: str = NO_SUPPORT  # or FROM_SEED, AS_INDICES
     value_bits: float = 32  # 0 where a seed regenerates the values
     own_encoder: bool = False  # whether the encoder has weights of its own
+    encoder_bits: float = 32  # of each of these weights; below 32 each row has a factor beside them
     heads: Heads | None = None  # the groups that latents are in, where an own encoder has fewer rows than latents
     pursuit: str | None = None  # the pursuit that is the encoder, which then has no bias
     basis: str = NEURONS  # its name, see `sae_core.bases.names`
@@ -125,8 +134,8 @@ class Layout(NamedTuple):
 
     @property
     def encoder_values(self) -> int:
-        """Number of stored encoder weights, encoder biases and thresholds."""
-        weights = self.encoder_rows * self.d_in if self.own_encoder else 0
+        """Number of stored encoder weights, factors of their rows, encoder biases and thresholds."""
+        weights = self.encoder_rows * (self.d_in + (self.encoder_bits < 32)) if self.own_encoder else 0
         rule = self.n_latents if self.rule else 0
         return weights + (0 if self.pursuit else self.encoder_rows) + self.batch_topk + rule
 
@@ -149,6 +158,7 @@ def planned_counts(layout: Layout) -> Storage:
         basis_values=in_basis,
         basis_bits=layout.basis_bits if in_basis else 0,
         source_bits=layout.source_bits,
+        encoder_bits=layout.encoder_bits if layout.own_encoder else 0,
     )
 
 
@@ -167,10 +177,15 @@ def planned_bytes(layout: Layout) -> int:
     packed: dict[str, tuple[int, ...]] = {}
     if not layout.pursuit:
         floats["b_enc"] = (layout.encoder_rows,)
-    if layout.own_encoder:
+    if layout.own_encoder and layout.encoder_bits == 32:
         floats["encoder_weight"] = (layout.encoder_rows, m)
+    elif layout.own_encoder:
+        floats["encoder_scale"] = (layout.encoder_rows,)
+        packed["encoder_weight"] = (packed_bytes(layout.encoder_rows * m, layout.encoder_bits),)
     if layout.batch_topk:
         floats["threshold"] = (1,)
+    if layout.rule:
+        floats[layout.rule] = (n,)
     if layout.basis_values and layout.basis_bits == 32:
         floats["basis"] = basis_shape(layout.basis, m)
     elif layout.basis_values:

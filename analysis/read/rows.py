@@ -26,6 +26,7 @@ _UNRECORDED: dict[str, object] = {  # for records without them
     "basis_values": 0,
     "basis_bits": 0,
     "source_bits": 0,
+    "encoder_bits": float("nan"),
     "artifact_bytes": float("nan"),
     "mask_policy": ALL_TOKENS,
 }

@@ -59,7 +59,8 @@ class Arm(ABC):
     name: ClassVar[str]
     by_gradient: ClassVar[bool] = True
     sparse_codes: ClassVar[bool] = True  # few of its latents are in use on a token
-    can_be_quantised: ClassVar[bool] = True  # it stores decoder values in 32 bits and no encoder weights
+    can_be_quantised: ClassVar[bool] = True  # it stores decoder values in 32 bits, and so any encoder weights it has
+    own_encoder: ClassVar[bool] = False  # its encoder has weights of its own, a row for each latent
     draws_support: ClassVar[bool] = False  # a seed draws the support that it starts from
     turns_freely: ClassVar[bool] = False  # its atoms use every neuron, so that any orthogonal basis serves as well
 

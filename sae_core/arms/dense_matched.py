@@ -96,7 +96,8 @@ class DenseMatchedOwn(Arm):
     match: str = VALUES
     encoder: str = later(TOPK)
     prefixes: tuple[int | str, ...] = later(())
-    can_be_quantised = False
+    own_encoder = True
+    turns_freely = True
 
     def __post_init__(self):
         check_match(self.match)

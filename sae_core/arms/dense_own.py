@@ -38,7 +38,8 @@ class DenseOwn(Arm):
     encoder: str = later(TOPK)
     prefixes: tuple[int | str, ...] = later(())
     start: ClassVar[str]
-    can_be_quantised = False
+    own_encoder = True
+    turns_freely = True
 
     def __post_init__(self):
         one_shot_name(self.encoder)
@@ -61,7 +62,7 @@ class DenseOwn(Arm):
         n_latents, _, k = self.sizes(start.d_in)
         generator = torch.Generator().manual_seed(start.seed)
         dictionary = DenseDictionary(start.d_in, n_latents, generator)
-        encoder = one_shot_encoder(OwnTopK(dictionary, self.start, generator), self.encoder)
+        encoder = one_shot_encoder(OwnTopK.starting(dictionary, self.start, generator), self.encoder)
         return SAE(dictionary, encoder, k, start.scale, prefixes=prefix_sizes(self.prefixes, n_latents))
 
 

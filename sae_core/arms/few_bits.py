@@ -6,8 +6,9 @@ import torch
 
 from sae_core.arms.base import Arm, Start
 from sae_core.arms.rounded import RoundedArm
+from sae_core.quantised import use_rounded
 from sae_core.regrow import SupportSchedule
-from sae_core.rounding import Rounding, grid_of
+from sae_core.rounding import Rounding
 from sae_core.sae import SAE
 
 FROM_THE_MIDDLE = 0.5  # the start of rounding that labels do not name
@@ -15,9 +16,10 @@ FROM_THE_MIDDLE = 0.5  # the start of rounding that labels do not name
 
 @dataclass(frozen=True)
 class FewBits(RoundedArm):
-    """Another arm, trained with its decoder values rounded to few bits: what is trained is what is stored.
+    """Another arm, trained with its values rounded to few bits: what is trained is what is stored.
 
-    From the share `rounded_from` of the training on, encoder and decoder use the rounded atoms, while the gradient
+    From the share `rounded_from` of the training on, the rounded atoms are used, and an encoder's own weights as they
+    are rounded, while the gradient
     moves float values underneath (`sae_core.rounding.straight_through`). All else goes as in the other arm: its start,
     the schedule of its support, the re-aiming of dead latents. `build` makes an SAE that rounds from the first step on,
     for training loops of one's own; `sae_core.keep_rounded` ends its training.
@@ -51,7 +53,7 @@ class FewBits(RoundedArm):
 
     @property
     def rounding(self) -> Rounding:
-        return Rounding(self.bits, self.rounded_from)
+        return Rounding(self.bits, self.rounded_from, self.encoder_bits)
 
     @property
     def sample_tokens(self) -> int:
@@ -69,5 +71,5 @@ class FewBits(RoundedArm):
 
     def _rounding(self, sae: SAE, seed: int) -> SAE:
         sae = self.in_basis(sae, seed)
-        sae.dictionary.rounded_to = grid_of(self.bits)
+        use_rounded(sae, self.rounding.grids)
         return sae

@@ -47,6 +47,10 @@ class Prefix(DerivedArm):
         return self.of.can_be_quantised
 
     @property
+    def own_encoder(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.of.own_encoder
+
+    @property
     def starts_from(self) -> Arm:
         return self.of
 

@@ -12,10 +12,10 @@ from sae_core.sae import SAE
 
 @dataclass(frozen=True)
 class Quantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Another arm's trained SAE with its decoder values rounded to few bits; no further training.
+    """Another arm's trained SAE with its values rounded to few bits; no further training.
 
-    `RoundedArm` says what `of` and `bits` are. Each atom is rounded so that its cosine with what it was is largest
-    (`sae_core.rounding.whole_numbers`).
+    `RoundedArm` says what `of` and `bits` are. Each atom, and each row of an encoder's own weights, is rounded so that
+    its cosine with what it was is largest (`sae_core.rounding.whole_numbers`).
     """
 
     by_gradient = False
@@ -25,4 +25,4 @@ class Quantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompatibleVa
         return self.of
 
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
-        return quantised(self.in_basis(trained, seed), self.bits)
+        return quantised(self.in_basis(trained, seed), self.bits, self.encoder_bits)

@@ -96,7 +96,7 @@ def dense_form(sae: SAE) -> DenseForm:
         encoder = decoder = atoms
     else:
         b_enc = inner.b_enc.detach().float().cpu().clone()
-        encoder = scale * inner.weight.detach().float().cpu() if isinstance(inner, OwnTopK) else encoder
+        encoder = scale * dictionary.basis.out_of(inner.rows()).float().cpu() if isinstance(inner, OwnTopK) else encoder
     if isinstance(sae.encoder, PositiveTopK):
         decoder = decoder * sae.encoder.gain.float().cpu()[:, None]
     return DenseForm(encoder, b_enc, decoder, b_dec, rule, notes)
@@ -156,20 +156,19 @@ def from_dense(form: DenseForm, k: int, scale: float = 1.0) -> SAE:
     norms = form.decoder.norm(dim=1)
     if not bool((norms > 0).all()):
         raise FormatError(f"W_dec of latent {int((norms > 0).int().argmin())} is 0: it is no atom")
-    # Modules of one latent, which are then given all: no other matrix than the form's own and W_enc is ever in memory.
+    # A dictionary of one latent, which is then given all: no other matrix than the form's and W_enc is ever in memory.
     dictionary = DenseDictionary(form.d_in, 1, torch.Generator())
-    own = OwnTopK(dictionary, "transpose", torch.Generator())
     dictionary.values.data = form.decoder.contiguous()
+    gain = norms if isinstance(form.rule, Above) else torch.ones_like(norms)
+    weight = torch.mul(form.encoder, gain[:, None], out=torch.empty(form.n_latents, form.d_in))
+    own = OwnTopK(weight, form.b_enc * gain)
     match form.rule:
         case TopK(size):
             k, encoder = size, PositiveTopK(own, norms)
-            gain = torch.ones_like(norms)
         case Above(threshold):
-            gain, encoder = norms, JumpReLU(own, threshold.clamp(min=0.0) * norms)
+            encoder = JumpReLU(own, threshold.clamp(min=0.0) * norms)
         case MatchingPursuit(size):
             raise FormatError("an SAE that is read by matching pursuit is made from its atoms alone")
-    own.weight.data = torch.mul(form.encoder, gain[:, None], out=torch.empty(form.n_latents, form.d_in))
-    own.b_enc.data = form.b_enc * gain
     sae = SAE(dictionary, encoder, k, scale)
     sae.b_dec.copy_(form.b_dec)
     return sae.eval()

@@ -67,6 +67,7 @@ def _layout(config: dict[str, Any], source: Source) -> Layout:
         support=NO_SUPPORT if not sparse else AS_INDICES if config.get("support_seed") is None else FROM_SEED,
         value_bits=0 if frozen else config.get("value_bits", 32),
         own_encoder=not config["tied"],
+        encoder_bits=config.get("encoder_bits", 32),
         heads=Heads(*config["heads"]) if "heads" in config else None,
         pursuit=config.get("pursuit"),
         basis=basis.get("name", NEURONS),

@@ -174,7 +174,7 @@ class ExpanderSAE(LensSAE):  # pyright: ignore[reportUntypedBaseClass]
                 "latents of KronSAE's encoder are products of pre-latents, so that it has no W_enc"
             )
         if isinstance(encoder, OwnTopK):
-            return (encoder.weight * factor).T.to(self.dtype)
+            return (sae.dictionary.basis.out_of(encoder.rows()) * factor).T.to(self.dtype)
         return (self.W_dec * factor**2).T
 
     @property

@@ -34,6 +34,7 @@ class PlannedStorage(NamedTuple):
     basis_values: int
     basis_bits: int
     source_bits: int
+    encoder_bits: float
     artifact_bytes: int  # the exact size of sae.safetensors
 
 

@@ -183,7 +183,9 @@ def stand_in(shape: StepShape, backend: str = "auto") -> SAE:
     if layout.heads:
         encoder = KroneckerTopK(m, n, layout.heads, generator)
     else:
-        encoder = OwnTopK(dictionary, "random", generator) if layout.own_encoder else TiedTopK(dictionary)
+        encoder = OwnTopK.starting(dictionary, "random", generator) if layout.own_encoder else TiedTopK(dictionary)
+    if isinstance(encoder, OwnTopK):
+        encoder.rounded_to = STORED_GRIDS.get(layout.encoder_bits)
     encoder = BatchTopK(encoder) if layout.batch_topk else encoder
     return SAE(dictionary, encoder, shape.k, backend=backend, prefixes=layout.prefixes)
 

@@ -77,7 +77,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     if isinstance(job.spec.arm, (Quantised, ProductQuantised)):
         original = start
     elif rounding is not None:
-        original = keep_rounded(sae, rounding.bits)
+        original = keep_rounded(sae, rounding.bits, rounding.encoder_bits)
     _record_training(job, record, pool, trained)
     _save(job, folder, sae, record)
     with _timed(timings, "evaluation"):

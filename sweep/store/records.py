@@ -27,6 +27,8 @@ object with these entries:
                                         share of a codebook is counted in
                 basis_values, basis_bits  number of a basis' values, and bits of each; missing from older records
                 source_bits             bits that say which activations the atoms are; missing from older records
+                encoder_bits            bits of one of the encoder's own weights, 0 where it has none; missing from
+                                        older records
                 artifact_bytes          bytes of the file sae.safetensors
     activations what the SAE was trained on: rows, dtype (as stored), and norms, which says what tokens are ordinary and
                 how many are not (`sweep.activations.norms`); missing from older records. There are no norms where all

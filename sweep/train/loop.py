@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from sae_core.gradients import loss_gradients
+from sae_core.quantised import use_rounded
 from sae_core.regrow import SupportSchedule
 from sae_core.rounding import Rounding
 from sae_core.sae import SAE, SAEResidual
@@ -106,7 +107,7 @@ def training(
         delivery = yield BatchRequest(stream, state.step)
         state.start_clock(delivery.seconds)
         if rounding is not None:
-            sae.dictionary.rounded_to = rounding.grid_at(state.step, config.steps)
+            use_rounded(sae, rounding.grids if rounding.started(state.step, config.steps) else None)
         _advance(state, delivery.batch, stream, schedule, losses)
         if state.step % LOG_EVERY and state.step < config.steps:
             continue

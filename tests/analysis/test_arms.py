@@ -5,6 +5,7 @@ import pytest
 from analysis.arms import LOW_RANK, RIVALS, Arm, colour, described, display, has_degree, in_order, parse, unrounded
 from analysis.read.load import read_records
 from sae_core.arms import ITDA, TOPK, DenseLowRank, Dynamic, Kron, Prefix
+from sae_core.arms.dense_own import DenseWarmTied
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.expander import Expander
 from sae_core.arms.few_bits import FewBits
@@ -113,6 +114,19 @@ def test_a_label_says_in_which_basis_and_from_when_on_values_were_rounded():
         assert parse(arm.label).label == arm.label and unrounded(arm.label) == arm.of.label
     assert display("dense_tied-2bit_trained_fourier_from0.1").endswith("2 bits, trained in a Fourier basis from 0.1 on")
     assert display("dense_tied-4bit_fourier").endswith("4 bits, in a Fourier basis")
+
+
+def test_a_label_says_what_an_encoders_own_weights_are_rounded_to():
+    of = DenseWarmTied(8, 2)
+    for arm, words in (
+        (Quantised(of, 4, encoder_bits=2), "4 bits, encoder 2 bits"),
+        (Quantised(of, 4, "fourier", encoder_bits=1.58), "4 bits, in a Fourier basis, encoder 1.58 bits"),
+        (FewBits(of, 1.58, rounded_from=0, encoder_bits=4), "1.58 bits, trained, encoder 4 bits from 0 on"),
+    ):
+        spec = {"arm": arm.name, **hashed_fields(arm), "of": {"arm": "dense_warmtied"}}
+        assert parse(arm.label) == described(spec) and parse(arm.label).label == arm.label
+        assert unrounded(arm.label) == "dense_warmtied" and parse(arm.label).bits_in_words == words
+    assert "its own encoder" in display("compressed+own-4bit_trained_enc2_from0")
 
 
 @pytest.mark.parametrize("encoder", [TOPK, "batch_topk"])

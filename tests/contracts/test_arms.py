@@ -40,7 +40,7 @@ from sae_core.arms import (
     SoftFrozen,
 )
 from sae_core.arms.base import Arm, SparseArm
-from sae_core.encoders import BatchTopK
+from sae_core.encoders import BatchTopK, JumpReLU
 from sae_core.formats import export
 from sae_core.losses import matryoshka_loss
 from sae_core.quantised import keep_rounded
@@ -51,6 +51,12 @@ FOLDER = TemporaryDirectory()  # of an SAE in another library's format, as long 
 atexit.register(FOLDER.cleanup)
 export(DenseRandInit(N, K).build(M, seed=9, scale=0.6), "saelens", FOLDER.name)
 OTHER = Imported(K, FOLDER.name)
+io.save(DenseRandInit(N, K, encoder="batch_topk").build(M, seed=9, scale=0.6), f"{FOLDER.name}/batched")
+BATCHED = Imported(K, f"{FOLDER.name}/batched")
+with_thresholds = DenseRandInit(N, K, encoder="batch_topk").build(M, seed=9, scale=0.6)
+with_thresholds.encoder.threshold.fill_(0.5)
+export(with_thresholds, "saelens", f"{FOLDER.name}/thresholds")
+THRESHOLDS = Imported(K, f"{FOLDER.name}/thresholds")
 ARMS = [
     Expander(N, D, K),
     DenseTied(N, K),
@@ -126,6 +132,15 @@ ARMS = [
     Compressed(OTHER, N, D, K, encoder="mp_refit", support="drawn"),
     FewBits(Compressed(OTHER, N, M, K), 4, rounded_from=0.0),
     FewBits(Compressed(OTHER, 60, D, K, encoder="batch_topk"), 2, rounded_from=0.0),
+    Compressed(OTHER, 60, M, K, encoder="own"),
+    FewBits(Compressed(OTHER, 60, M, K, encoder="own"), 4, rounded_from=0.0),
+    FewBits(Compressed(BATCHED, N, M, K, encoder="own"), 1.58, rounded_from=0.0, encoder_bits=2),
+    Quantised(Compressed(THRESHOLDS, 60, M, K, encoder="own"), 8),
+    FewBits(DenseWarmTied(N, K), 4, encoder_bits=2),
+    FewBits(DenseRandInit(N, K, encoder="batch_topk"), 1.58, rounded_in="fourier", encoder_bits=8),
+    Quantised(DenseRandInit(N, K), 4),
+    Quantised(DenseMatchedOwn(N, D, K), 2, encoder_bits=8),
+    Quantised(Prefix(DenseWarmTied(N, K), "1/2"), 2, encoder_bits=8),
     ProductQuantised(DenseTied(N, K), 4),
     ProductQuantised(DenseTied(N, K, encoder="mp_refit"), 2),
     ProductQuantised(DenseMatched(N, D, K), 1),
@@ -178,7 +193,7 @@ def ended(arm, d_in=M, scale=1.0):
     """An SAE of the arm as its training leaves it: one whose values are rounded in training holds whole numbers."""
     sae = arm.build(d_in, seed=3, scale=scale)
     if arm.rounding is not None:
-        keep_rounded(sae, arm.rounding.bits)
+        keep_rounded(sae, arm.rounding.bits, arm.rounding.encoder_bits)
     return sae
 
 
@@ -188,6 +203,8 @@ def test_an_arm_builds_the_sizes_it_says(arm):
     assert (sae.dictionary.n_latents, sae.dictionary.degree, sae.k) == sizes
     width = min(BatchTopK.WIDTH * K, sizes.n_latents) if isinstance(sae.encoder, BatchTopK) else sizes.k
     out, used = sae(batch()), width + sae.dictionary.always_on
+    if isinstance(sae.encoder, JumpReLU):  # as wide as the token of the most latents
+        used = max(K, int((out.codes != 0).sum(1).max()))
     assert out.reconstruction.shape == (64, M) and out.codes.shape == out.indices.shape == (64, used)
     assert int(out.indices.max()) < sae.n_latents
 
@@ -262,6 +279,8 @@ def test_every_parameter_gets_a_gradient_and_training_lowers_the_loss(arm):
 def test_an_input_times_4_and_a_scale_over_4_give_an_output_times_4(arm):
     h = batch()
     plain, scaled = arm.build(M, 0, scale=1.0), arm.build(M, 0, scale=0.25)
+    if isinstance(plain.encoder, JumpReLU):
+        pytest.skip("the thresholds of an SAE that is there already are of activations as they are")
     torch.testing.assert_close(scaled(4 * h).reconstruction, 4 * plain(h).reconstruction)
 
 
@@ -283,6 +302,9 @@ def test_a_loaded_sae_is_bit_identical_and_its_file_holds_what_is_counted(arm, t
     values = math.ceil(round(bits, 6) / 8)  # a codebook's share of a value's bits is no whole number
     values += -(-storage.basis_values * storage.basis_bits // 8) + -(-storage.source_bits // 8)
     others = storage.learned_parameters - storage.learned_decoder_values
+    if storage.encoder_bits not in (0, 32):
+        weights = sae.dictionary.n_latents * M
+        values, others = values + math.ceil(round(storage.encoder_bits * weights, 6) / 8), others - weights
     assert n_bytes - header == values + 4 * others + explicit_indices
     assert loaded.dictionary.value_bits == sae.dictionary.value_bits
     assert loaded.dictionary.basis.name == sae.dictionary.basis.name

@@ -17,6 +17,7 @@ from sae_core.arms import (
     Dynamic,
     Expander,
     FrozenRandom,
+    Kron,
     PrunedRetuned,
     Quantised,
 )
@@ -111,8 +112,7 @@ def test_frozen_atoms_are_changed_neither_by_training_nor_by_aiming_them():
         (lambda: Dynamic(N, D, K, until=-1), "sae.until=-1"),
         (lambda: Clustered(N, D, K, encoder="mp"), "does not end in least squares"),
         (lambda: Quantised(FrozenRandom(N, D, K), 8), "sae.of=frozen_random cannot be quantised"),
-        (lambda: Quantised(DenseWarmTied(N, K), 8), "sae.of=dense_warmtied"),
-        (lambda: Quantised(DenseMatchedOwn(N, D, K), 8), "sae.of=dense_matched_own"),
+        (lambda: Quantised(Kron(N, K), 8), "sae.of=kron"),
         (lambda: Quantised(Quantised(Expander(N, D, K), 8), 4), "sae.of=expander-8bit"),
     ],
 )

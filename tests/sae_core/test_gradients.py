@@ -20,6 +20,7 @@ from sae_core.arms import (
 )
 from sae_core.gradients import loss_gradients
 from sae_core.losses import matryoshka_loss, squared_errors
+from sae_core.quantised import use_rounded
 from sweep.train.loop import train_step
 
 M, N, K = 24, 96, 4
@@ -54,7 +55,7 @@ def started(arm):
     h = torch.randn(64, M, generator=generator, dtype=torch.float64) + 0.5
     sae = arm.build(M, 1, 0.7, h.float()).double()
     if arm.rounding is not None:
-        sae.dictionary.rounded_to = arm.rounding.grid_at(1, 1)
+        use_rounded(sae, arm.rounding.grids)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             if "b_" in name:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_core import io
-from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, Kron, ProductQuantised, Quantised
+from sae_core.arms import DenseRandInit, DenseTied, DenseWarmTied, Dynamic, Expander, Kron, ProductQuantised, Quantised
 from sae_core.inference import infer_by
 
 
@@ -196,6 +196,60 @@ def test_a_threshold_is_stored_in_a_format_that_older_versions_refuse(tmp_path, 
             io.load(tmp_path)
     io.save(arm(*sizes).build(16, seed=0), tmp_path / "plain")
     assert json.loads((tmp_path / "plain" / "cfg.json").read_text())["format"] == (3 if arm is Dynamic else 1)
+
+
+@pytest.mark.parametrize("arm", [DenseWarmTied(64, 4), DenseRandInit(64, 4, encoder="batch_topk")])
+def test_only_files_of_an_encoder_of_few_bits_are_of_format_9(tmp_path, arm):
+    sae, h = Quantised(arm, 4, encoder_bits=1.58).build(16, seed=0), torch.randn(20, 16)
+    io.save(sae, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["format"] == 9 and (config["value_bits"], config["encoder_bits"]) == (4, 1.6)
+    loaded, packed = io.load(tmp_path), io.load(tmp_path, keep_packed=True)
+    assert torch.equal(loaded(h).reconstruction, sae.eval()(h).reconstruction)
+    torch.testing.assert_close(packed(h).reconstruction, loaded(h).reconstruction)
+    tensors = load_file(tmp_path / "sae.safetensors")
+    assert tensors["encoder_weight"].dtype == torch.uint8 and tensors["encoder_scale"].shape == (64,)
+    io.save(arm.build(16, seed=0), tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["format"] < 9
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoder_bits": 32},
+        {"encoder_bits": 8},
+        {"encoder_bits": 3},
+        {"encoder_bits": True},
+        {"encoder_bits": "remove"},
+        {"value_bits": 2},
+        {"format": 8},
+        {"format": 6},
+        {"tied": True},
+        {"sparse": True},
+        {"degree": 5},
+        {"rule": "threshold"},
+        {"rule": "magic"},
+        {"batch_topk": 1},
+        {"always_on": 1},
+        {"basis": None},
+        {"pursuit": "omp"},
+    ],
+)
+def test_what_does_not_go_with_an_encoder_of_few_bits_is_an_error_of_one_line(tmp_path, changes):
+    io.save(Quantised(DenseWarmTied(64, 4), 4).build(16, seed=0), tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(io.SAEFileError, match=str(tmp_path)) as error:
+        io.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_byte_of_an_encoder_is_an_error(tmp_path):
+    io.save(Quantised(DenseWarmTied(64, 4), 1.58).build(16, seed=0), tmp_path)
+    tensors = load_file(tmp_path / "sae.safetensors")
+    tensors["encoder_weight"][7] = 243
+    save_file(tensors, tmp_path / "sae.safetensors")
+    with pytest.raises(io.SAEFileError, match="a byte of 243 is not in 0..242"):
+        io.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe", b"{"])

@@ -1,4 +1,4 @@
-"""Atoms of whole numbers: they point nearly the same way, quantising leaves its source alone, training uses them."""
+"""SAEs of whole numbers: atoms point nearly the same way, quantising leaves its source alone, training uses them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from sae_core import io
 from sae_core.arms import (
     PCA,
     DenseLowRank,
+    DenseRandInit,
     DenseTied,
     DenseWarmTied,
     Dynamic,
     Expander,
     FewBits,
     FrozenRandom,
+    Kron,
     Quantised,
 )
 from sae_core.bases import Fourier, Neurons
 from sae_core.losses import reconstruction_loss
 from sae_core.quantised import keep_rounded, quantised, turned
-from sae_core.rounding import GRIDS, grid_of, straight_through, whole_numbers
+from sae_core.rounding import GRIDS, grid_of, straight_through, straight_through_rows, whole_numbers
 
 DENSE = DenseTied(200, 4)
 NUMBERS = {2: [-3, -1, 1, 3], 1.58: [-1, 0, 1], 1: [-1, 1]}
@@ -104,8 +106,8 @@ def test_quantising_makes_a_copy_and_leaves_its_source_unchanged():
 
 
 def test_an_sae_or_a_number_of_bits_that_cannot_be_quantised_is_an_error():
-    with pytest.raises(ValueError, match="weights of its own"):
-        quantised(DenseWarmTied(64, 4).build(16, 0), 8)
+    with pytest.raises(ValueError, match="its latents share the encoder's rows"):
+        quantised(Kron(64, 4).build(16, 0), 8)
     for bits in (5, 1.6, True, 0, float("nan")):
         with pytest.raises(ValueError, match=f"bits={bits} must be 8, 4, 2, 1.58 or 1"):
             quantised(Expander(64, 5, 4).build(16, 0), bits)
@@ -114,7 +116,8 @@ def test_an_sae_or_a_number_of_bits_that_cannot_be_quantised_is_an_error():
 @pytest.mark.parametrize(
     "of, settings, said",
     [
-        (DenseWarmTied(64, 4), {}, "sae.of=dense_warmtied cannot be quantised"),
+        (Kron(64, 4), {}, "sae.of=kron cannot be quantised"),
+        (DenseWarmTied(64, 4), {"encoder_bits": 3}, "sae.encoder_bits=3 must be 8, 4, 2, 1.58 or 1"),
         (FrozenRandom(64, 5, 4), {}, "sae.of=frozen_random cannot be quantised"),
         (Quantised(Expander(64, 5, 4), 8), {}, "sae.of=expander-8bit cannot be quantised"),
         (FewBits(Expander(64, 5, 4), 8), {}, "sae.of=expander-8bit_trained cannot be quantised"),
@@ -136,6 +139,36 @@ def test_one_width_has_one_name_however_it_is_written():
     assert FewBits(Expander(64, 5, 4), 2.0).label == "expander-2bit_trained"
     assert Quantised(Expander(64, 5, 4), 8.0) == Quantised(Expander(64, 5, 4), 8)
     assert isinstance(Quantised(Expander(64, 5, 4), 8.0).bits, int)
+    own = DenseWarmTied(64, 4)
+    assert FewBits(own, 2, encoder_bits=2.0) == FewBits(own, 2)
+    assert FewBits(own, 2).label == "dense_warmtied-2bit_trained"
+    assert FewBits(DenseTied(64, 4), 2, encoder_bits=8) == FewBits(DenseTied(64, 4), 2)  # which has no such weights
+    assert FewBits(own, 2, encoder_bits=4.0).label == "dense_warmtied-2bit_trained_enc4"
+
+
+@pytest.mark.parametrize("bits", GRIDS)
+def test_each_row_of_an_encoder_is_as_near_to_what_it_was_as_its_numbers_allow(bits):
+    sae = DenseRandInit(64, 4).build(256, seed=0)
+    sae.encoder.weight.data *= torch.linspace(0.1, 10, 64)[:, None]  # rows differ in length, which counts
+    other = quantised(sae, 8, encoder_bits=bits)
+    before, after = sae.encoder.weight.detach(), other.encoder.rows().detach()
+    assert other.encoder.weight_bits == grid_of(bits).stored_bits and other.dictionary.value_bits == 8
+    cosine = torch.cosine_similarity(before, after)
+    assert float(cosine.mean()) > {8: 0.9999, 4: 0.99, 2: 0.93, 1.58: 0.88, 1: 0.78}[bits]
+    # The factor is that of least squares: what is left is at a right angle to the row.
+    torch.testing.assert_close((after.norm(dim=1) / before.norm(dim=1)), cosine, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", GRIDS)
+def test_the_gradient_of_a_rounded_row_is_that_of_the_row_it_is_used_as(bits):
+    values = gaussian(6, 64).requires_grad_()
+    used, weights = straight_through_rows(values, grid_of(bits)), gaussian(6, 64, seed=7)
+    (used * weights).sum().backward()
+    assert torch.equal(values.grad, weights)
+    used, values = used.detach(), values.detach()
+    cosine = torch.cosine_similarity(used, values)
+    assert float(cosine.min()) > 0.7
+    torch.testing.assert_close(used.norm(dim=1) / values.norm(dim=1), cosine, rtol=0.25, atol=0)  # nearly the best
 
 
 def test_dense_atoms_in_another_basis_are_the_same_sae():
@@ -185,7 +218,9 @@ def trained(arm, steps=40):
 
 
 @pytest.mark.parametrize("bits", GRIDS)
-@pytest.mark.parametrize("of", [Expander(64, 5, 4), DenseTied(64, 4), Dynamic(64, 5, 4, encoder="mp_refit")])
+@pytest.mark.parametrize(
+    "of", [Expander(64, 5, 4), DenseTied(64, 4), Dynamic(64, 5, 4, encoder="mp_refit"), DenseRandInit(64, 4)]
+)
 def test_what_training_used_is_what_its_end_keeps_and_a_file_holds(of, bits, tmp_path):
     sae, h = trained(FewBits(of, bits))
     last, floats = sae(h), sae.dictionary.values.detach().clone()

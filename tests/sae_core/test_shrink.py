@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from sae_core import io
-from sae_core.arms import Compressed, DenseRandInit, DenseTied, Expander, FewBits, Imported
+from sae_core.arms import CellError, Compressed, DenseRandInit, DenseTied, Expander, FewBits, Imported, Kron
+from sae_core.correlation import code_matrix
+from sae_core.encoders import inner_encoder
 from sae_core.formats import export
 from sae_core.shrink import Use
 from sae_core.storage import count_storage
@@ -47,6 +50,48 @@ def test_with_all_values_kept_it_is_the_same_sae_written_otherwise(tmp_path):
     found, expected = other(h), sae(h)
     assert torch.equal(found.indices.sort(1).values, expected.indices.sort(1).values)
     torch.testing.assert_close(found.reconstruction, expected.reconstruction, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.7, 2.0])
+@pytest.mark.parametrize("form", ["ours", "batch_topk", "topk of SAELens", "thresholds of SAELens"])
+def test_an_own_encoder_with_all_bits_kept_has_the_codes_that_it_had(tmp_path, form, scale):
+    topk = DenseRandInit(N, K, encoder="topk" if "topk of" in form or form == "ours" else "batch_topk")
+    sae, h = trained(topk), activations()
+    if "SAELens" in form:
+        export(sae, "saelens", tmp_path)
+    else:
+        io.save(sae, tmp_path)
+    arm = Compressed(Imported(K, str(tmp_path)), N, M, K, encoder="own")
+    other, source = arm.build(M, 0, scale=scale).eval(), arm.of.build(M, 0, scale=scale)
+    assert type(other.encoder) is type(source.encoder) and str(other.dictionary.basis.name) == "fourier"
+    found, expected = other(h), source(h)
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction, rtol=1e-4, atol=1e-4)
+    ratio = scale / float(source.scale)  # codes are in scaled units
+    before, after = (code_matrix(out.codes, out.indices, N).toarray() for out in (expected, found))
+    assert abs(before * ratio - after).max() < 1e-4 * abs(after).max()
+
+
+def test_an_own_encoder_keeps_the_rows_of_the_latents_that_are_kept(tmp_path):
+    sae, h = trained(DenseRandInit(N, K)), activations()
+    export(sae, "saelens", tmp_path)
+    arm = Compressed(Imported(K, str(tmp_path)), 60, M, K, encoder="own")
+    kept, other = arm.kept_latents(1.0, h), arm.build(M, 0, sample=h)
+    assert kept.tolist() != list(range(60))
+    source = arm.of.build(M, 0)
+    rows = other.dictionary.basis.out_of(inner_encoder(other.encoder).rows())
+    torch.testing.assert_close(rows, inner_encoder(source.encoder).rows()[kept])
+    assert torch.equal(other.encoder.gain, source.encoder.gain[kept])
+    assert torch.equal(inner_encoder(other.encoder).b_enc, inner_encoder(source.encoder).b_enc[kept])
+
+
+def test_an_own_encoder_is_for_dense_atoms_and_an_sae_that_has_one(tmp_path):
+    with pytest.raises(CellError, match="sae.encoder=own is for an SAE whose encoder has a row of weights for each"):
+        Compressed(saved(tmp_path / "tied", trained(DenseTied(N, K))), N, M, K, encoder="own")
+    with pytest.raises(CellError, match="which that of sae.path="):
+        Compressed(saved(tmp_path / "kron", trained(Kron(N, K))), N, M, K, encoder="own")
+    arm = Compressed(saved(tmp_path / "own", trained(DenseRandInit(N, K))), N, 5, K, encoder="own")
+    with pytest.raises(CellError, match="sae.encoder=own goes with dense atoms, of d=24 values"):
+        arm.sizes(M)
 
 
 def test_atoms_are_the_largest_magnitudes_of_the_latents_that_are_kept(tmp_path):

@@ -41,7 +41,7 @@ def trained(arm: Arm, d_in: int = M) -> SAE:
             if name.endswith("b_enc"):
                 parameter.normal_(0, 0.1, generator=generator)
         if arm.rounding is not None:
-            keep_rounded(sae, arm.rounding.bits)
+            keep_rounded(sae, arm.rounding.bits, arm.rounding.encoder_bits)
         for seed in (2, 3, 4):
             sae.residual(activations(seed))  # BatchTopK's threshold follows
     return sae.eval()
