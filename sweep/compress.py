@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from sweep.jobs.key_values import check_free, finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
 from sweep.launch import main as sweep
-from sweep.shrink.cells import BITS, RATES, READINGS, SUPPORTS, fitting
+from sweep.shrink.cells import BITS, OWN, RATES, SUPPORTS, fitting
 from sweep.shrink.chosen import best_of, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
 from sweep.store.hashes import short_hash
@@ -141,14 +141,16 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
     n, k = latents_of_use(source), source.k
     cells = fitting(source.arm, n, k, budget)
     print(f"{n} of {source.arm.header.n_latents} latents are kept, k={k}; at most {budget:,} bytes", file=sys.stderr)
-    given = {key_of(word) for word in where}
+    given = {key_of(word): word.split("=", 1)[1] for word in where}
+    own = given.get("sae.of.encoder", OWN) == OWN and OWN in cells.readings
     steps = asked.setting("train.steps", str(_STEPS))
     aims = "[ce_recovered]" if asked.own.get("survived") == "0" else "[ce_recovered,survived]"
     searched = {
         "n": _choice(cells.latents),
         "d": _choice(cells.degrees),
         "sae.bits": _choice(BITS),
-        "sae.of.encoder": _choice(READINGS),
+        "sae.of.encoder": _choice(cells.readings),
+        **({"sae.encoder_bits": _choice(BITS)} if own else {}),
         "sae.of.basis": _choice(cells.bases),
         "sae.of.support": _choice(SUPPORTS),
         "train.lr": _choice(RATES),
@@ -179,10 +181,16 @@ def _of_the_smaller(word: str) -> str:
     return f"sae.of.of.{word.removeprefix('sae.')}" if reads else word
 
 
-def _without(cells: Sequence[str], given: Collection[str]) -> list[str]:
-    """Return cells without the keys that the command settles, each once."""
-    parts = [[word for word in cell.split() if key_of(word) not in given] for cell in cells]
-    return list(dict.fromkeys(" ".join(words) for words in parts))
+def _without(cells: Sequence[str], given: Mapping[str, str]) -> list[str]:
+    """Return cells without the keys that the command settles, each once.
+
+    Of a reading that it settles those of other readings are left out, where there are any of that one.
+    """
+    parts = [cell.split() for cell in cells]
+    if reading := given.get("sae.of.encoder"):
+        alike = [words for words in parts if f"sae.of.encoder={reading}" in words]
+        parts = alike or [words for words in parts if f"sae.of.encoder={OWN}" not in words]
+    return list(dict.fromkeys(" ".join(word for word in words if key_of(word) not in given) for words in parts))
 
 
 def _choice(values: Sequence[object]) -> str:

@@ -13,6 +13,7 @@ from sae_core.storage import planned_bytes
 
 BITS = (4, 2, 1.58, 8)  # the most promising first
 READINGS = ("topk", "mp_refit")
+OWN = "own"  # the reading of an SAE whose encoder has weights of its own; it goes with dense atoms
 SUPPORTS = ("largest", "drawn")  # which values of an atom are kept
 # Readings with the supports that are looked at first. Read by a pursuit, drawn rows preserve more where they are few.
 _WAYS = ((READINGS[0], SUPPORTS[0]), (READINGS[1], SUPPORTS[0]), (READINGS[1], SUPPORTS[1]))
@@ -29,6 +30,7 @@ class Cells(NamedTuple):
     latents: tuple[int, ...]
     degrees: tuple[int, ...]
     bases: tuple[str, ...]
+    readings: tuple[str, ...]
     first: tuple[str, ...]  # what it looks at first: for each number of bits and reading what keeps the most values
 
 
@@ -38,11 +40,14 @@ class _Cell(NamedTuple):
     bits: float
     reading: str
     support: str = SUPPORTS[0]
+    encoder_bits: float | None = None  # of an own encoder's weights
 
     @property
     def words(self) -> str:
-        rate = RATES[self.reading != READINGS[0]]
+        rate = RATES[self.reading == READINGS[1]]
         sizes = f"n={self.latents} d={self.degree} sae.bits={self.bits}"
+        if self.encoder_bits is not None:
+            sizes += f" sae.encoder_bits={self.encoder_bits}"
         where = f"sae.of.basis={NEURONS} sae.of.support={self.support}"
         return f"{sizes} sae.of.encoder={self.reading} {where} train.lr={float(rate)}"
 
@@ -57,6 +62,7 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
         ValueError: no SAE of so many latents is that small.
     """
     d_in = of.header.d_in
+    own = _with_own_encoder(of, n_latents, k, budget)
     degrees = sorted({max(min(_LEAST, d_in), round(share * d_in)) for share in _SHARES}, reverse=True)
     best: list[_Cell] = []
     for bits, (reading, support) in product(BITS, _WAYS):
@@ -66,16 +72,35 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
         best += [max(fit, key=lambda cell: cell.latents * cell.degree)] if fit else []
     dense = [cell for cell in best if cell.degree == d_in]  # which leave nothing to be drawn
     best = [cell for cell in best if cell.support == SUPPORTS[0] or not _as_one(cell, dense)]
-    if not best:
+    if not best + own:
         smallest = min(_bytes(of, _Cell(n_latents, degrees[-1], bits, *way), k) for bits, way in product(BITS, _WAYS))
         raise ValueError(
             f"bytes={budget:,} is too little for {n_latents} latents: the smallest SAE that is tried takes {smallest:,}"
         )
     bases = (NEURONS, f"reflections{_REFLECTIONS}") if d_in >= 2 * _REFLECTIONS else (NEURONS,)
+    best = own + best
     latents = sorted({n_latents, *(cell.latents for cell in best)}, reverse=True)
     largest = max(cell.degree for cell in best)
     kept = tuple(degree for degree in degrees if degree <= largest)
-    return Cells(tuple(latents), kept, bases, tuple(cell.words for cell in best))
+    readings = (OWN, *READINGS) if own else READINGS
+    return Cells(tuple(latents), kept, bases, readings, tuple(cell.words for cell in best))
+
+
+def _with_own_encoder(of: Imported, n_latents: int, k: int, budget: int) -> list[_Cell]:
+    """Return the cells that keep the SAE's own encoder, at bits of its own, that none is better than in all respects.
+
+    Those of the most bits come first. There are none where the SAE has no such encoder.
+    """
+    cells = (_Cell(n_latents, of.header.d_in, bits, OWN, SUPPORTS[0], own) for bits, own in product(BITS, BITS))
+    fit = [cell for each in cells if (cell := _largest(of, each, k, budget)) is not None]
+    best = [cell for cell in fit if not any(_is_better(other, cell) for other in fit)]
+    return sorted(best, key=lambda cell: (cell.bits + (cell.encoder_bits or 0), cell.encoder_bits), reverse=True)
+
+
+def _is_better(one: _Cell, other: _Cell) -> bool:
+    """Tell whether a cell with an own encoder keeps no less than another one in any respect, and more in one."""
+    pairs = [(cell.latents, cell.bits, cell.encoder_bits or 0) for cell in (one, other)]
+    return pairs[0] != pairs[1] and all(a >= b for a, b in zip(*pairs, strict=True))
 
 
 def _as_one(cell: _Cell, others: list[_Cell]) -> bool:
@@ -99,7 +124,7 @@ def _bytes(of: Imported, cell: _Cell, k: int) -> float:
     """Return the bytes of a smaller SAE's file; infinitely many where there is none of these sizes."""
     try:
         smaller = Compressed(of, cell.latents, cell.degree, k, cell.reading, support=cell.support)
-        arm = FewBits(smaller, cell.bits, rounded_from=0.0)
+        arm = FewBits(smaller, cell.bits, rounded_from=0.0, encoder_bits=cell.encoder_bits)
         return planned_bytes(arm.layout(of.header.d_in))
     except CellError:
         return float("inf")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sae_core import io
-from sae_core.arms import DenseRandInit, Imported
+from sae_core.arms import DenseRandInit, DenseTied, Imported
 from sae_core.formats import About, codes_of, export, load
 from sae_core.formats.blocks import blocks
 from sae_core.storage import planned_bytes
@@ -97,7 +97,9 @@ def test_the_cells_fit_the_budget_and_keep_as_many_values_as_they_can(place):
     cells = fitting(arm, N, 4, 4000)
     assert set(cells.latents) >= {N}
     for budget in (4000, 1500):
-        first = fitting(arm, N, 4, budget).first
+        found = fitting(arm, N, 4, budget)
+        first = [words for words in found.first if "sae.of.encoder=own" not in words]
+        assert found.readings == (("own", *READINGS) if len(first) < len(found.first) else READINGS)
         kept = [words for words in first if "support=largest" in words]
         assert len(kept) == len(BITS) * len(READINGS)
         drawn = [dict(word.split("=") for word in words.split()) for words in first if words not in kept]
@@ -114,6 +116,20 @@ def test_the_cells_fit_the_budget_and_keep_as_many_values_as_they_can(place):
     assert any("d=32" in words for words in cells.first) and cells.bases == ("neurons",)
     with pytest.raises(ValueError, match="is too little for 96 latents: the smallest SAE that is tried takes"):
         fitting(arm, N, 4, 100)
+
+
+def test_an_encoder_of_its_own_is_kept_at_the_bits_that_fit_and_none_is_looked_for_where_there_is_none(place, tmp_path):
+    folder, settings, _, _ = place
+    arm = Imported(5, str(folder / "sae"))
+    full = arm.header.file_bytes
+    found = [fitting(arm, N, 5, full // ratio).first for ratio in (3, 7, 40)]
+    own = [[words for words in first if "sae.of.encoder=own" in words] for first in found]
+    assert all(list(first[: len(kept)]) == kept for first, kept in zip(found, own, strict=True))  # they come first
+    assert "sae.bits=8 sae.encoder_bits=8" in own[0][0] and len(own[0]) == 1 and not own[2]
+    pairs = [tuple(float(word.split("=")[1]) for word in words.split()[2:4]) for words in own[1]]
+    assert pairs and all(4 <= sum(pair) <= 8 for pair in pairs) and pairs == sorted(pairs, key=sum, reverse=True)
+    io.save(DenseTied(N, 5).build(D_IN, seed=0), tmp_path)
+    assert "own" not in fitting(Imported(5, str(tmp_path)), N, 5, full // 7).readings
 
 
 def test_codes_of_a_folder_are_those_of_the_loaded_sae(place):
@@ -167,8 +183,11 @@ def _readings(study):
 
 def test_a_setting_that_is_given_is_not_searched():
     first = ["n=9 d=7 sae.of.encoder=topk", "n=9 d=7 sae.of.encoder=mp_refit", "n=9 d=3 sae.of.encoder=topk"]
-    assert _without(first, {"sae.of.encoder", "k"}) == ["n=9 d=7", "n=9 d=3"]
-    assert _without(first, ()) == first
+    assert _without(first, {"sae.of.encoder": "topk", "k": "4"}) == ["n=9 d=7", "n=9 d=3"]
+    assert _without(first, {}) == first
+    own = "n=9 d=24 sae.encoder_bits=4 sae.of.encoder=own"
+    assert _without([own, *first], {"sae.of.encoder": "omp"}) == ["n=9 d=7", "n=9 d=3"]
+    assert _without([own, *first], {"sae.of.encoder": "own"}) == ["n=9 d=24 sae.encoder_bits=4"]
 
 
 def test_an_sae_of_another_lm_than_the_default_one_needs_to_be_told_which(place, capsys):
