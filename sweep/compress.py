@@ -12,7 +12,7 @@ from sweep.jobs.key_values import check_free, finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
 from sweep.launch import main as sweep
-from sweep.shrink.cells import BITS, OWN, RATES, SUPPORTS, fitting
+from sweep.shrink.cells import BITS, OWN, RATES, fitting
 from sweep.shrink.chosen import best_of, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
 from sweep.store.hashes import short_hash
@@ -143,6 +143,8 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
     print(f"{n} of {source.arm.header.n_latents} latents are kept, k={k}; at most {budget:,} bytes", file=sys.stderr)
     given = {key_of(word): word.split("=", 1)[1] for word in where}
     own = given.get("sae.of.encoder", OWN) == OWN and OWN in cells.readings
+    if given.get("sae.of.encoder") == OWN:
+        cells = cells.of_dense_atoms()
     steps = asked.setting("train.steps", str(_STEPS))
     aims = "[ce_recovered]" if asked.own.get("survived") == "0" else "[ce_recovered,survived]"
     searched = {
@@ -152,7 +154,7 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
         "sae.of.encoder": _choice(cells.readings),
         **({"sae.encoder_bits": _choice(BITS)} if own else {}),
         "sae.of.basis": _choice(cells.bases),
-        "sae.of.support": _choice(SUPPORTS),
+        "sae.of.support": _choice(cells.supports),
         "train.lr": _choice(RATES),
         "train.steps": steps,
         "train.resample_min_steps": str(int(float(steps)) + 1),

@@ -17,7 +17,7 @@ OWN = "own"  # the reading of an SAE whose encoder has weights of its own; it go
 SUPPORTS = ("largest", "drawn")  # which values of an atom are kept
 # Readings with the supports that are looked at first. Read by a pursuit, drawn rows preserve more where they are few.
 _WAYS = ((READINGS[0], SUPPORTS[0]), (READINGS[1], SUPPORTS[0]), (READINGS[1], SUPPORTS[1]))
-RATES = ("3e-5", "3e-4")  # learning rates: the first keeps latents, the second makes up for more that is left out
+RATES = ("3e-5", "3e-4")  # learning rates: the first keeps latents, the second makes up for more that is lost
 _SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 3 / 64, 1 / 32)  # of d_in, values of an atom
 _LEAST = 4  # values of an atom
 _MOST_LEFT_OUT = 0.1  # the largest share of the latents that is left out so that the others keep more bits
@@ -31,7 +31,12 @@ class Cells(NamedTuple):
     degrees: tuple[int, ...]
     bases: tuple[str, ...]
     readings: tuple[str, ...]
+    supports: tuple[str, ...]
     first: tuple[str, ...]  # what it looks at first: for each number of bits and reading what keeps the most values
+
+    def of_dense_atoms(self) -> Cells:
+        """Return those alone that leave every atom dense, as an own encoder wants it."""
+        return self._replace(degrees=self.degrees[:1], bases=(NEURONS,), supports=SUPPORTS[:1])
 
 
 class _Cell(NamedTuple):
@@ -44,7 +49,7 @@ class _Cell(NamedTuple):
 
     @property
     def words(self) -> str:
-        rate = RATES[self.reading == READINGS[1]]
+        rate = RATES[self.reading == READINGS[1] or (self.encoder_bits or 4) < 4]
         sizes = f"n={self.latents} d={self.degree} sae.bits={self.bits}"
         if self.encoder_bits is not None:
             sizes += f" sae.encoder_bits={self.encoder_bits}"
@@ -83,7 +88,7 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
     largest = max(cell.degree for cell in best)
     kept = tuple(degree for degree in degrees if degree <= largest)
     readings = (OWN, *READINGS) if own else READINGS
-    return Cells(tuple(latents), kept, bases, readings, tuple(cell.words for cell in best))
+    return Cells(tuple(latents), kept, bases, readings, SUPPORTS, tuple(cell.words for cell in best))
 
 
 def _with_own_encoder(of: Imported, n_latents: int, k: int, budget: int) -> list[_Cell]:

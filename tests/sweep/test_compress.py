@@ -10,6 +10,7 @@ import torch
 
 from sae_core import io
 from sae_core.arms import DenseRandInit, DenseTied, Imported
+from sae_core.encoders import JumpReLU
 from sae_core.formats import About, codes_of, export, load
 from sae_core.formats.blocks import blocks
 from sae_core.storage import planned_bytes
@@ -132,6 +133,21 @@ def test_an_encoder_of_its_own_is_kept_at_the_bits_that_fit_and_none_is_looked_f
     assert "own" not in fitting(Imported(5, str(tmp_path)), N, 5, full // 7).readings
 
 
+def test_an_sae_keeps_its_own_encoder_and_most_of_its_latents_and_goes_back_to_its_library(place, tmp_path):
+    folder, settings, _, _ = place
+    words = [f"sae={folder / 'sae'}", "ratio=4", "trials=4", f"out={tmp_path / 'small'}", "sae.of.encoder=own"]
+    said = call("sweep.compress", *words, *settings).stdout
+    small = io.load(tmp_path / "small")
+    assert isinstance(small.encoder, JumpReLU) and "compressed+own-" in said
+    chosen = said.partition("chosen: ")[2]
+    record = next(record for _, record in iterate_records(folder / "runs") if record["run_id"] in chosen)
+    assert record["storage"]["encoder_bits"] in (8, 4, 2, 1.6) and record["survival"]["survived"] > 0.8
+    export(small, "saelens", tmp_path / "out")
+    h = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(3))
+    other = load(tmp_path / "out")(h).reconstruction.detach()
+    assert float((other - small(h).reconstruction.detach()).abs().max()) < 1e-3
+
+
 def test_codes_of_a_folder_are_those_of_the_loaded_sae(place):
     folder, _, _, _ = place
     arm, sae = Imported(5, str(folder / "sae")), load(folder / "sae")
@@ -170,15 +186,12 @@ def test_a_mistake_is_one_line_before_anything_is_done(words, said, capsys, tmp_
 def test_a_reading_that_is_given_is_the_only_one_that_is_tried(place):
     folder, settings, words, _ = place
     given = [f"out={folder / 'one-shot'}" if word.startswith("out=") else word for word in words]
+    before = set((folder / "runs" / "studies").iterdir())
     call("sweep.compress", *given, "sae.of.encoder=mp_refit", *settings)
-    (study,) = [path for path in (folder / "runs" / "studies").iterdir() if path.is_dir() and _readings(path) == {""}]
-    assert (study / "trials.csv").exists() and io.load(folder / "one-shot").encoder.name == "mp_refit"
-
-
-def _readings(study):
-    """The readings that a search has tried; one of no name where the reading was settled."""
+    (study,) = [path for path in set((folder / "runs" / "studies").iterdir()) - before if path.is_dir()]
+    assert io.load(folder / "one-shot").encoder.name == "mp_refit"
     with open(study / "trials.csv", newline="") as stream:
-        return {row.get("sae.of.encoder", "") for row in csv.DictReader(stream)}
+        assert all("sae.of.encoder" not in row for row in csv.DictReader(stream))
 
 
 def test_a_setting_that_is_given_is_not_searched():
