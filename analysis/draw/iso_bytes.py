@@ -88,7 +88,9 @@ def _draw(axis: Axes, points: pd.DataFrame, shares: list[int]) -> None:
 def _name(row: dict[str, Any], side: str) -> str:
     """Return the dictionary of a point in a few short lines: its arm, basis, size and bits, and its reading."""
     arm = arms.parse(row[side])
-    size = f"n'={row[f'{side}_n_latents']:.0f}" if side == "dense" else f"d={row[f'{side}_d']:.0f}"
+    sizes = [f"d={row[f'{side}_d']:.0f}"] if side != "dense" else []
+    sizes += [f"n'={row[f'{side}_n_latents']:.0f}"] if side == "dense" or arm.prefix else []
+    size = " ".join(sizes)
     bits = f" {arm.bits}-bit{f' {arm.manner}' if arm.how else ''}" if arm.bits else ""
     reading = row[f"{side}_inference"]
     read = (arm.pursuit or "") if reading == "encoder" else f"by {reading}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-# The sources that ship with the project: records of the embedded LM, of SmolLM2-135M, and of a synthetic model.
-SHIPPED = ("embedded", "smollm2", "synthetic")
+# The sources that ship with the project: records of the embedded LM and of SmolLM2-135M, each at one n; of a synthetic
+# model; and of both LMs at other n.
+SHIPPED = ("embedded", "smollm2", "synthetic", "sizes")
 URL = "url"  # the key of a run's page in Weights & Biases, in a record read from there
 
 
