@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from sae_core.arms.base import BATCH_TOPK, ONE_SHOT, TOPK
+from sae_core.arms.compressed import OWN, Compressed
 from sae_core.arms.dense_low_rank import low_rank_basis
 from sae_core.bases import NEURONS
 from sae_core.kronecker import Heads
@@ -90,7 +91,7 @@ def shape_in(record: Record) -> StepShape:
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
     arm = spec["sae"]
-    while "of" in arm:
+    while "of" in arm and arm["arm"] != Compressed.name:  # of which the SAE that it was made of says nothing
         arm = arm["of"]
     encoder = arm.get("encoder", TOPK)
     layout = Layout(
@@ -100,8 +101,9 @@ def shape_in(record: Record) -> StepShape:
         support=FROM_SEED if counts["index_bits"] else NO_SUPPORT,
         value_bits=counts.get("value_bits", 32 if values else 0),
         own_encoder=counts["learned_parameters"] > values + n + d_in + 1,
+        encoder_bits=counts.get("encoder_bits") or 32,  # missing from older records, 0 where there is no such encoder
         heads=Heads(arm["base"], arm["extension"]) if "extension" in arm else None,
-        pursuit=None if encoder in ONE_SHOT else encoder,
+        pursuit=None if encoder in (*ONE_SHOT, OWN) else encoder,
         batch_topk=encoder == BATCH_TOPK,
         prefixes=prefix_sizes(spec["sae"].get("prefixes", ()), n),
         basis=_basis_in(arm, sparse=counts["index_bits"] > 0),

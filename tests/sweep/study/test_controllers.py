@@ -49,9 +49,9 @@ def killed(bench, call, *arguments, **settings):
     return process.exitcode == -signal.SIGKILL
 
 
-def _search_and_exit(bench, arguments, settings):
+def _search_and_exit(bench, arguments, settings, seconds=0.01):
     try:
-        bench.done(*arguments, train=slowly(bench, 0.01), **settings)
+        bench.done(*arguments, train=slowly(bench, seconds), **settings)
     finally:
         os._exit(0)
 
@@ -179,7 +179,8 @@ def test_a_trial_drawn_twice_is_given_back(bench, storage):
 
 def test_two_controllers_do_the_trials_asked_for_together(bench, each_storage):
     settings = {"n_trials": 12, "storage": each_storage, "sampler": "random"}
-    processes = [fork.Process(target=_search_and_exit, args=(bench, SPACE, settings)) for _ in range(2)]
+    # Trials of a fifth of a second: shorter ones may all be done before the second controller has started.
+    processes = [fork.Process(target=_search_and_exit, args=(bench, SPACE, settings, 0.2)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

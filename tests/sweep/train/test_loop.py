@@ -83,7 +83,15 @@ def test_values_are_rounded_from_the_share_of_training_that_is_asked_for():
     train(sae, rows, 500, VARIANCE, TrainConfig(steps=9, batch_size=8), 0, rounding=arm.rounding)
     assert used == [None] * 5 + [grid_of(2)] * 4
     late = FewBits(Expander(48, 3, 4), 2, rounded_from=0.99).rounding
-    assert [late.grid_at(step, 400) for step in (395, 396, 399)] == [None, grid_of(2), grid_of(2)]
+    assert [late.started(step, 400) for step in (395, 396, 399)] == [False, True, True]
+
+
+def test_an_encoders_own_weights_are_rounded_when_the_atoms_are():
+    arm, used = FewBits(DenseWarmTied(48, 4), 2, rounded_from=0.5, encoder_bits=4), []
+    sae = arm.build(16, seed=0)
+    sae.dictionary.constrain = lambda: used.append((sae.dictionary.rounded_to, sae.encoder.rounded_to))
+    train(sae, rows, 500, VARIANCE, TrainConfig(steps=4, batch_size=8), 0, rounding=arm.rounding)
+    assert used == [(None, None)] * 2 + [(grid_of(2), grid_of(4))] * 2
 
 
 def test_before_its_values_are_rounded_an_arm_trains_as_its_plain_form():
