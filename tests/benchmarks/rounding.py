@@ -14,13 +14,17 @@ from pathlib import Path
 
 import torch
 
-from sae_core.arms import Arm, DenseTied, Expander, FewBits
+from sae_core.arms import Arm, DenseTied, DenseWarmTied, Expander, FewBits
 from sweep.plan.steps import as_in_a_worker
 from sweep.train.loop import train_step
 
 M, N, K, TOKENS, STEPS, WARM_UP = 256, 2048, 32, 256, 60, 5
 WIDTHS = (4, 2, 1.58)
-ARMS = (Expander(N, 7, K), Expander(N, 7, K, encoder="mp_refit"), DenseTied(N, K), DenseTied(N, K, encoder="mp_refit"))
+ARMS: tuple[Arm, ...] = (
+    *(Expander(N, 7, K, encoder=encoder) for encoder in ("topk", "mp_refit")),
+    *(DenseTied(N, K, encoder=encoder) for encoder in ("topk", "mp_refit")),
+    DenseWarmTied(N, K),
+)
 RESULTS = Path(__file__).parent / "results" / "rounding.md"
 
 
