@@ -96,7 +96,8 @@ def kept_rows(parts: Blocks, kept: torch.Tensor, scale: float) -> Iterator[Kept]
         kept: int64 (count,), rising.
     """
     for first, sae in parts():
-        b_enc, ratio = _biases(sae) * (scale / float(sae.scale)), scale / float(sae.scale)
+        ratio = scale / float(sae.scale)
+        b_enc = _biases(sae) * ratio
         for number, atoms in enumerate(dense_parts(sae)):
             start = number * _ATOMS
             inside = kept[(kept >= first + start) & (kept < first + start + len(atoms))] - first

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sae_core.arms import Imported
+from sae_core.arms.compressed import OWN
 from sweep.jobs.key_values import check_free, finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
 from sweep.launch import main as sweep
-from sweep.shrink.cells import BITS, OWN, RATES, fitting
+from sweep.shrink.cells import BITS, RATES, fitting
 from sweep.shrink.chosen import best_of, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
 from sweep.store.hashes import short_hash

@@ -81,7 +81,7 @@ class Compressed(TiedArm):
 
     @property
     def _original(self) -> Layout:
-        """What the other SAE stores."""
+        """The description of the SAE that this one is made of: its sizes, and the encoder that its file holds."""
         return self.of.layout(self.of.header.d_in)
 
     @property

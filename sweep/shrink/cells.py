@@ -7,13 +7,13 @@ from itertools import product
 from typing import NamedTuple
 
 from sae_core.arms import Compressed, FewBits, Imported
+from sae_core.arms.compressed import OWN
 from sae_core.bases import NEURONS
 from sae_core.sizes import CellError
 from sae_core.storage import planned_bytes
 
 BITS = (4, 2, 1.58, 8)  # the most promising first
 READINGS = ("topk", "mp_refit")
-OWN = "own"  # the reading of an SAE whose encoder has weights of its own; it goes with dense atoms
 SUPPORTS = ("largest", "drawn")  # which values of an atom are kept
 # Readings with the supports that are looked at first. Read by a pursuit, drawn rows preserve more where they are few.
 _WAYS = ((READINGS[0], SUPPORTS[0]), (READINGS[1], SUPPORTS[0]), (READINGS[1], SUPPORTS[1]))
