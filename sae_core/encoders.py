@@ -7,7 +7,7 @@ does not fire, whichever latent its index names. Codes are as wide as the encode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -85,6 +85,12 @@ class OwnTopK(nn.Module):
         if self.rounded_to is not None:
             return straight_through_rows(self.weight, self.rounded_to)
         return self.weight if self.row_scale is None else self.weight * self.row_scale[:, None]
+
+    def products(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield z = W_enc x + b_enc, (tokens, n_latents), of each part (tokens, d_in) of x."""
+        rows = self.rows()
+        for part in parts:
+            yield part @ rows.T + self.b_enc
 
     def forward(
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
@@ -209,10 +215,8 @@ class JumpReLU(nn.Module):
         w is the most that fire on one of these tokens, and at least k. Entries that are not finite stay, so that a
         broken SAE shows.
         """
-        weight, b_enc = self.encoder.rows(), self.encoder.b_enc
-        rows = max(1, self.MOST // len(weight))
-        parts = [self._part(part @ weight.T + b_enc, k) for part in x.split(rows)] or [self._part(x @ weight.T, k)]
-        return joined(parts)
+        rows = max(1, self.MOST // len(self.threshold))
+        return joined([self._part(z, k) for z in self.encoder.products(x.split(rows) if len(x) else (x,))])
 
     def _part(self, z: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         fires = ~(z <= self.threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,8 @@ def packed_tensors(config: dict[str, Any]) -> set[str]:
     packed = {"support": True, "sources": True, "chosen": True, "values": values_packed, "basis": basis_bits < 32}
     packed["encoder_weight"] = rows_packed
     return {name for name, is_packed in packed.items() if is_packed}
+
+
+def support_digest(support: torch.Tensor) -> str:
+    """Return the sha256 of a support's indices as little-endian int64, in hex digits."""
+    return hashlib.sha256(support.cpu().numpy().astype("<i8").tobytes()).hexdigest()

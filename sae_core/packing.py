@@ -21,6 +21,7 @@ from sae_core.sizes import bits_per_atom, bits_per_index
 _DIGITS = 5  # numbers of three values that one byte holds: 3^5 = 243
 _TERNARY_BITS = 8 / _DIGITS
 _ROWS = 4000  # packed at once: a multiple of 40, so many rows of any length fill whole bytes
+_WHOLE_BYTES = {8: ">u1", 16: ">u2"}  # widths that need no bits shifted, and the numbers that their bytes are
 _POWERS = 3 ** np.arange(_DIGITS - 1, -1, -1)
 
 
@@ -74,8 +75,9 @@ def unpack_indices(packed: torch.Tensor, d_in: int, n_latents: int, degree: int)
 def pack_values(values: torch.Tensor, value_bits: float) -> torch.Tensor:
     """Return values as a file holds them: floats, or packed whole numbers of fewer than 32 bits.
 
-    Whole numbers of 8 and 4 bits are shifted by 2^(b-1), so that none is negative. Those of fewer bits are counted from
-    the grid's least number on (`sae_core.rounding.GRIDS`); of three numbers, five make a byte, as digits of base 3.
+    Whole numbers of b bits, 4 or more, are shifted by 2^(b-1), so that none is negative. Those of fewer are counted
+    from the grid's least number on (`sae_core.rounding.GRIDS`); of three numbers, five make a byte, as digits of
+    base 3.
     """
     if value_bits == 32:
         return values
@@ -93,7 +95,11 @@ def unpack_values(packed: torch.Tensor, value_bits: float, shape: tuple[int, ...
 
 
 def pack_rows(values: torch.Tensor, value_bits: float) -> torch.Tensor:
-    """Pack whole numbers (rows, columns) so that every row begins with a byte of its own: uint8 (rows, bytes)."""
+    """Pack whole numbers (rows, columns) as they lie in memory: uint8 (rows, bytes), where no byte is of two rows.
+
+    Where numbers of so many bits do not fill a byte, each takes the least bits that do (`bits_in_memory`).
+    """
+    value_bits = bits_in_memory(value_bits)
     fewest = STORED_GRIDS[value_bits].nearest(values.new_full((1,), -torch.inf))
     per = values_a_byte(value_bits)
     padded = torch.cat((values, fewest.expand(len(values), -values.shape[1] % per)), 1)
@@ -109,24 +115,37 @@ def align_rows(packed: torch.Tensor, value_bits: float, shape: tuple[int, int]) 
     rows, columns = shape
     if value_bits == _TERNARY_BITS:
         _check_digits(packed)
-    if columns % values_a_byte(value_bits) == 0 or rows == 0:
-        return packed.view(rows, -(-columns // values_a_byte(value_bits)))
+    per = values_a_byte(value_bits)
+    if rows == 0 or (columns % per == 0 and value_bits == bits_in_memory(value_bits)):
+        return packed.view(rows, -(-columns // per))
     parts = packed.split(packed_bytes(_ROWS * columns, value_bits))
     counts = (min(_ROWS, rows - first) for first in range(0, rows, _ROWS))
     found = (unpack_values(part, value_bits, (n, columns)) for part, n in zip(parts, counts, strict=True))
     return torch.cat([pack_rows(part, value_bits) for part in found])
 
 
+def bits_in_memory(value_bits: float) -> float:
+    """Return the bits that a whole number takes in memory: the least, at least `value_bits`, that fill a byte evenly.
+
+    Raises ValueError for numbers that no byte holds.
+    """
+    if value_bits > 8:
+        raise ValueError(f"no byte holds a whole number of {value_bits:g} bits")
+    return next(width for width in (1, _TERNARY_BITS, 2, 4, 8) if width >= value_bits)
+
+
 def values_a_byte(value_bits: float) -> int:
-    """Return how many whole numbers a byte holds."""
-    return _DIGITS if value_bits == _TERNARY_BITS else 8 // int(value_bits)
+    """Return how many whole numbers of so many bits a byte in memory holds."""
+    width = bits_in_memory(value_bits)
+    return _DIGITS if width == _TERNARY_BITS else 8 // int(width)
 
 
 def byte_table(value_bits: float) -> torch.Tensor:
-    """Return the whole numbers that each byte holds: float32 (256, numbers a byte).
+    """Return the whole numbers that each byte in memory holds: float32 (256, numbers a byte).
 
     Bytes that five digits of base 3 cannot make stand for zeros.
     """
+    value_bits = bits_in_memory(value_bits)
     every, per = torch.arange(256, dtype=torch.uint8), values_a_byte(value_bits)
     known = every[: 3**_DIGITS] if value_bits == _TERNARY_BITS else every
     table = torch.zeros(256, per)
@@ -173,11 +192,15 @@ def unpack_sources(packed: torch.Tensor, tokens: int, n_latents: int) -> torch.T
 
 def _pack(numbers: np.ndarray, width: int) -> torch.Tensor:
     """Pack whole numbers in 0..2^width - 1 into `width` bits each, most significant bit first: uint8 (bytes,)."""
+    if width in _WHOLE_BYTES:
+        return torch.from_numpy(numbers.ravel().astype(_WHOLE_BYTES[width]).view(np.uint8))
     bits = (numbers.reshape(-1, 1) >> np.arange(width - 1, -1, -1)) & 1
     return torch.from_numpy(np.packbits(bits.astype(np.uint8)))
 
 
 def _unpack(packed: torch.Tensor, width: int, count: int) -> np.ndarray:
     """Undo `_pack`: int64 (count,)."""
+    if width in _WHOLE_BYTES:
+        return packed.numpy()[: count * width // 8].view(_WHOLE_BYTES[width]).astype(np.int64)
     bits = np.unpackbits(packed.numpy(), count=count * width).reshape(-1, width)
     return bits.astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))

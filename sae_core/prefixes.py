@@ -14,7 +14,7 @@ from torch import nn
 
 from sae_core.encoders import JumpReLU, OwnTopK, PositiveTopK, TiedTopK, inner_encoder
 from sae_core.kronecker import KroneckerTopK
-from sae_core.packed import PackedDictionary
+from sae_core.packed import is_packed
 from sae_core.sae import SAE
 from sae_core.sizes import CellError, check_sparsity
 
@@ -91,7 +91,7 @@ def cut(sae: SAE, n_latents: int) -> SAE:
     check_sparsity(n_latents, sae.k)
     if isinstance(inner_encoder(sae.encoder), KroneckerTopK):
         raise ValueError("an SAE of kron cannot be cut: its latents share the encoder's rows")
-    if isinstance(sae.dictionary, PackedDictionary):
+    if is_packed(sae):
         raise ValueError("packed atoms cannot be cut: load the SAE without keep_packed=True")
     other = copy.deepcopy(sae)
     dictionary, encoder = other.dictionary, inner_encoder(other.encoder)

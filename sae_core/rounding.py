@@ -31,9 +31,14 @@ class Grid(NamedTuple):
 
 
 # By the bits of a value, log2 of how many numbers there are. The unit of 1 bit is the best scale of a Gaussian's signs.
+# That of 16 bits is three times the best one, so that values of up to 16 times the root mean square are not clipped.
 GRIDS: dict[float, Grid] = {
+    16: Grid(16, 32767, False, 0.0005),
     8: Grid(8, 127, False, 0.0309),
+    6: Grid(6, 31, False, 0.1053),
+    5: Grid(5, 15, False, 0.1937),
     4: Grid(4, 7, False, 0.3534),
+    3: Grid(3, 3, False, 0.6491),
     2: Grid(2, 3, True, 0.4978),
     1.58: Grid(1.6, 1, False, 1.224),
     1: Grid(1, 1, True, 0.7979),

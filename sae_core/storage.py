@@ -13,7 +13,7 @@ from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
 from sae_core.encoders import BatchTopK, JumpReLU, OwnTopK, PositiveTopK, inner_encoder
 from sae_core.kronecker import Heads
-from sae_core.packed import PackedDictionary
+from sae_core.packed import PackedDictionary, PackedTopK
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
@@ -44,6 +44,8 @@ def count_storage(sae: SAE) -> Storage:
     in_basis = 0 if stored is None else stored.numel()
     decoder_values = dictionary.n_latents * dictionary.degree if _learned(dictionary) else 0
     others = sum(p.numel() for name, p in sae.named_parameters() if name not in _OF_ATOMS)
+    if isinstance(encoder := inner_encoder(sae.encoder), PackedTopK):  # whose weights are bytes, and no parameter
+        others += len(encoder.packed) * encoder.d_in
     return Storage(
         learned_decoder_values=decoder_values + in_basis,
         compression=_compression(dictionary.d_in, dictionary.n_latents, dictionary.degree, in_basis),

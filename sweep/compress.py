@@ -13,7 +13,7 @@ from sweep.jobs.key_values import check_free, finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
 from sweep.launch import main as sweep
-from sweep.shrink.cells import BITS, RATES, fitting
+from sweep.shrink.cells import BITS, OWN_BITS, RATES, fitting
 from sweep.shrink.chosen import best_of, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
 from sweep.store.hashes import short_hash
@@ -151,9 +151,9 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
     searched = {
         "n": _choice(cells.latents),
         "d": _choice(cells.degrees),
-        "sae.bits": _choice(BITS),
+        "sae.bits": _choice(OWN_BITS if own else BITS),
         "sae.of.encoder": _choice(cells.readings),
-        **({"sae.encoder_bits": _choice(BITS)} if own else {}),
+        **({"sae.encoder_bits": _choice(OWN_BITS)} if own else {}),
         "sae.of.basis": _choice(cells.bases),
         "sae.of.support": _choice(cells.supports),
         "train.lr": _choice(RATES),

@@ -18,7 +18,7 @@ class RoundedArm(Arm):
 
     Args:
         of: the other arm; it stores its values in 32 bits (`Arm.can_be_quantised`).
-        bits: bits of each value: 8, 4, 2, 1.58 (for log2 3: -1, 0 and 1) or 1.
+        bits: bits of each value: 16, 8, 6, 5, 4, 3, 2, 1.58 (for log2 3: -1, 0 and 1) or 1.
         rounded_in: the basis whose coordinates become whole numbers: `neurons`, or `fourier` for dense atoms. The
             residual stream of a pretrained LM has a few neurons that are far larger than the rest, and so have dense
             atoms. Few bits cut these values off, in all atoms alike. Random signs and a fast transform spread them over

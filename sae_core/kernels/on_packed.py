@@ -9,7 +9,7 @@ every pick, so that it needs floats of all of them for the time of a call (`open
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -50,21 +50,9 @@ class OnPacked:
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int
     ) -> tuple[Tensor, Tensor]:
         """Compute what `reference.encode_topk` defines; the order of the k picks is unspecified."""
-        block = max(k, _BLOCK_VALUES // self.degree, 1)
-        codes, indices = zip(*self._best_of_blocks(x, values, support, bias, k, block), strict=True)
-        if len(codes) == 1:
-            return codes[0], indices[0]
-        best = torch.cat(codes, 1).topk(k, dim=1)
-        return best.values, torch.cat(indices, 1).gather(1, best.indices)
-
-    def _best_of_blocks(
-        self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int, block: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(values), block):
-            part = slice(start, start + block)
-            unit = self.unit(values[part])
-            codes, indices = self.kernels.encode_topk(x, unit, _wide(support, part), bias[part], min(k, len(unit)))
-            yield codes, indices + start
+        return best_of_blocks(
+            self.kernels, x, lambda part: (self.unit(values[part]), _wide(support, part)), self.degree, bias, k
+        )
 
     def decode(self, codes: Tensor, indices: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
         """Compute what `reference.decode` defines."""
@@ -95,6 +83,43 @@ class OnPacked:
             part = slice(start, start + tokens)
             latents, picks = indices[part].unique(return_inverse=True)
             yield part, picks, self.unit(values[latents]), _wide(support, latents)
+
+
+def best_of_blocks(
+    kernels: Backend,
+    x: Tensor,
+    rows_of: Callable[[slice], tuple[Tensor, Tensor | None]],
+    degree: int,
+    bias: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """Compute what `reference.encode_topk` defines, with the floats of some rows at a time.
+
+    Args:
+        rows_of: returns the floats of some rows, (rows, degree), and their support.
+        bias: of each of the rows, which says how many there are.
+    """
+    codes, indices = zip(
+        *(
+            _shifted(kernels.encode_topk(x, *rows_of(part), bias[part], min(k, len(bias[part]))), part.start)
+            for part in blocks(len(bias), degree, k)
+        ),
+        strict=True,
+    )
+    if len(codes) == 1:
+        return codes[0], indices[0]
+    best = torch.cat(codes, 1).topk(k, dim=1)
+    return best.values, torch.cat(indices, 1).gather(1, best.indices)
+
+
+def blocks(rows: int, degree: int, least: int = 1) -> Iterator[slice]:
+    """Yield the rows that are floats at the same time: as many as `_BLOCK_VALUES` allows, and at least `least`."""
+    block = max(least, _BLOCK_VALUES // degree, 1)
+    return (slice(start, start + block) for start in range(0, rows, block))
+
+
+def _shifted(found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
+    return found[0], found[1] + start
 
 
 def opened(

@@ -12,13 +12,15 @@ from sae_core.bases import NEURONS
 from sae_core.sizes import CellError
 from sae_core.storage import planned_bytes
 
-BITS = (4, 2, 1.58, 8)  # the most promising first
+BITS = (4, 3, 2, 1.58, 8, 6, 5, 16)  # the most promising first
+_DENSE_ONLY = (6, 5, 16)  # bits that are looked at first where they leave atoms dense, and only there
+OWN_BITS = (16, 8, 6, 5, 4, 3, 2, 1.58, 1)  # of atoms' values, and of an own encoder's weights
 READINGS = ("topk", "mp_refit")
 SUPPORTS = ("largest", "drawn")  # which values of an atom are kept
 # Readings with the supports that are looked at first. Read by a pursuit, drawn rows preserve more where they are few.
 _WAYS = ((READINGS[0], SUPPORTS[0]), (READINGS[1], SUPPORTS[0]), (READINGS[1], SUPPORTS[1]))
 RATES = ("3e-5", "3e-4")  # learning rates: the first keeps latents, the second makes up for more that is lost
-_SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 3 / 64, 1 / 32)  # of d_in, values of an atom
+_SHARES = (1, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 3 / 32, 1 / 16, 3 / 64, 1 / 32)  # of d_in, values of an atom
 _LEAST = 4  # values of an atom
 _MOST_LEFT_OUT = 0.1  # the largest share of the latents that is left out so that the others keep more bits
 _REFLECTIONS = 64
@@ -77,6 +79,7 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
         best += [max(fit, key=lambda cell: cell.latents * cell.degree)] if fit else []
     dense = [cell for cell in best if cell.degree == d_in]  # which leave nothing to be drawn
     best = [cell for cell in best if cell.support == SUPPORTS[0] or not _as_one(cell, dense)]
+    best = _undominated([cell for cell in best if cell.degree == d_in or cell.bits not in _DENSE_ONLY])
     if not best + own:
         smallest = min(_bytes(of, _Cell(n_latents, degrees[-1], bits, *way), k) for bits, way in product(BITS, _WAYS))
         raise ValueError(
@@ -92,20 +95,26 @@ def fitting(of: Imported, n_latents: int, k: int, budget: int) -> Cells:
 
 
 def _with_own_encoder(of: Imported, n_latents: int, k: int, budget: int) -> list[_Cell]:
-    """Return the cells that keep the SAE's own encoder, at bits of its own, that none is better than in all respects.
+    """Return the cells that keep the SAE's own encoder, at no fewer bits than atoms have, as it decides about latents.
 
     Those of the most bits come first. There are none where the SAE has no such encoder.
     """
-    cells = (_Cell(n_latents, of.header.d_in, bits, OWN, SUPPORTS[0], own) for bits, own in product(BITS, BITS))
-    fit = [cell for each in cells if (cell := _largest(of, each, k, budget)) is not None]
-    best = [cell for cell in fit if not any(_is_better(other, cell) for other in fit)]
+    pairs = [(bits, own) for bits, own in product(OWN_BITS, OWN_BITS) if own >= bits]
+    cells = (_Cell(n_latents, of.header.d_in, bits, OWN, SUPPORTS[0], own) for bits, own in pairs)
+    best = _undominated([cell for each in cells if (cell := _largest(of, each, k, budget)) is not None])
     return sorted(best, key=lambda cell: (cell.bits + (cell.encoder_bits or 0), cell.encoder_bits), reverse=True)
 
 
+def _undominated(cells: list[_Cell]) -> list[_Cell]:
+    """Return the cells than which no other one of the same reading and support keeps at least as much of everything."""
+    return [cell for cell in cells if not any(_is_better(other, cell) for other in cells)]
+
+
 def _is_better(one: _Cell, other: _Cell) -> bool:
-    """Tell whether a cell with an own encoder keeps no less than another one in any respect, and more in one."""
-    pairs = [(cell.latents, cell.bits, cell.encoder_bits or 0) for cell in (one, other)]
-    return pairs[0] != pairs[1] and all(a >= b for a, b in zip(*pairs, strict=True))
+    """Tell whether a cell keeps no less than another one of its reading in any respect, and more in one."""
+    alike = (one.reading, one.support) == (other.reading, other.support)
+    pairs = [(cell.latents, cell.degree, cell.bits, cell.encoder_bits or 0) for cell in (one, other)]
+    return alike and pairs[0] != pairs[1] and all(a >= b for a, b in zip(*pairs, strict=True))
 
 
 def _as_one(cell: _Cell, others: list[_Cell]) -> bool:

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.packed
 
 Random values rounded to few bits, one thread. What codes of a batch take is measured of both forms in turns; the median
-of the processor times counts, which other work on the machine changes little. Memory is what the atoms' tensors take,
-the support's included.
+of the processor times counts, which other work on the machine changes little. Memory is what atoms, their
+support and the encoder take.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from sae_core.arms import DenseTied, Expander, ProductQuantised, Quantised
+from sae_core.arms import DenseTied, DenseWarmTied, Expander, ProductQuantised, Quantised
 from sae_core.arms.base import Arm
 from sae_core.inference import infer_by
 from sae_core.packed import pack
@@ -26,6 +26,7 @@ BITS = (8, 4, 2, 1.58, 1)
 CASES: list[tuple[int, Arm]] = [
     *((576, Quantised(DenseTied(4608, 32), bits)) for bits in BITS),
     (576, ProductQuantised(DenseTied(4608, 32), 2)),
+    (576, Quantised(DenseWarmTied(4608, 32), 2, encoder_bits=4)),
     *((2048, Quantised(Expander(16384, 7, 64), bits)) for bits in (8, 2)),
 ]
 BATCHES, ROUNDS, WARM_UP = (64, 256, 2048), 15, 3
@@ -33,8 +34,9 @@ RESULTS = Path(__file__).parent / "results" / "packed.md"
 
 
 def atom_bytes(sae: SAE) -> int:
-    """Return the bytes that atoms and their support take in memory."""
-    tensors = [*sae.dictionary.parameters(), *sae.dictionary.buffers()]
+    """Return the bytes that atoms, their support and the encoder take in memory."""
+    parts = (sae.dictionary, sae.encoder)
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -68,9 +70,9 @@ def row(d_in: int, arm: Arm) -> str:
 def main() -> None:
     heads = ["arm", "m", "n", "float32, MiB", "packed, MiB", *(f"time, {tokens} tokens" for tokens in BATCHES)]
     heads.append("by mp_refit, 256")
-    lines = ["# Atoms that stay packed in memory", ""]
+    lines = ["# Atoms and encoder weights that stay packed in memory", ""]
     lines.append(
-        f"`python -m tests.benchmarks.packed`, one core, torch {torch.__version__}. Atoms and support in memory;"
+        f"`python -m tests.benchmarks.packed`, one core, torch {torch.__version__}. All of an SAE in memory;"
     )
     lines += ["the processor time of finding codes, that of packed atoms over that of float32 ones.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -108,11 +108,12 @@ def test_files_in_the_neurons_basis_are_those_of_versions_before_bases(tmp_path)
 FEW = [Expander(64, 3, 4), DenseTied(64, 4, encoder="omp"), Dynamic(64, 3, 4, basis="reflections3", always_on=2)]
 
 
-@pytest.mark.parametrize("bits", [2, 1.58, 1])
+@pytest.mark.parametrize("bits", [3, 2, 1.58, 1])
 @pytest.mark.parametrize("arm", FEW, ids=lambda arm: arm.label)
 def test_only_files_of_fewer_than_4_bits_are_of_format_4(arm, bits, tmp_path):
-    io.save(Quantised(arm, 4).build(16, seed=0), tmp_path)
-    assert json.loads((tmp_path / "cfg.json").read_text())["format"] == (3 if arm is FEW[-1] else 1)
+    for more in (16, 6, 5, 4):
+        io.save(Quantised(arm, more).build(16, seed=0), tmp_path)
+        assert json.loads((tmp_path / "cfg.json").read_text())["format"] == (3 if arm is FEW[-1] else 1)
     sae = Quantised(arm, bits).build(16, seed=0)
     io.save(sae, tmp_path)
     config = json.loads((tmp_path / "cfg.json").read_text())
@@ -129,6 +130,8 @@ def test_only_files_of_fewer_than_4_bits_are_of_format_4(arm, bits, tmp_path):
         {"value_bits": 1.58},
         {"value_bits": 3},
         {"value_bits": 4},
+        {"value_bits": 7},
+        {"value_bits": 16},
         {"value_bits": 32},
         {"value_bits": None},
         {"value_bits": [1.6]},

@@ -9,16 +9,27 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_core import io, pack
-from sae_core.arms import PCA, DenseTied, Dynamic, Expander, FrozenRandom, ProductQuantised, Quantised
+from sae_core.arms import (
+    PCA,
+    DenseRandInit,
+    DenseTied,
+    DenseWarmTied,
+    Dynamic,
+    Expander,
+    FrozenRandom,
+    ProductQuantised,
+    Quantised,
+)
+from sae_core.encoders import JumpReLU, PositiveTopK, Refitted, inner_encoder
 from sae_core.inference import infer_by, multiply_adds
 from sae_core.kernels import on_packed
-from sae_core.packed import PackedDictionary
+from sae_core.packed import PackedDictionary, PackedTopK, is_packed
 from sae_core.packing import align_rows, byte_table, pack_rows, pack_values
 from sae_core.prefixes import cut
 from sae_core.rounding import GRIDS
 from sae_core.storage import count_storage
 
-BITS = {bits: grid.stored_bits for bits, grid in GRIDS.items()}
+BITS = {bits: grid.stored_bits for bits, grid in GRIDS.items() if bits <= 8}
 M, N, K = 24, 90, 6
 ARMS = [
     *(Quantised(DenseTied(N, K), bits) for bits in BITS),
@@ -29,7 +40,10 @@ ARMS = [
     Quantised(Dynamic(N, 11, K, basis="reflections3", always_on=2), 1.58),  # no two atoms alike
     Quantised(Dynamic(N, 11, K, encoder="batch_topk"), 4),
     ProductQuantised(DenseTied(N, K), 2),
+    Quantised(DenseRandInit(N, K), 4, encoder_bits=3),
+    Quantised(DenseWarmTied(N, K, encoder="batch_topk"), 16, encoder_bits=1.58, rounded_in="fourier"),
 ]
+NOT_ATOMS = ARMS[-1]  # whose atoms are of 16 bits, which are floats in memory
 
 
 def derived(arm):
@@ -66,7 +80,7 @@ def block_values(request, monkeypatch):
 def test_packed_atoms_compute_what_float_ones_do(arm, block_values):
     sae, h = derived(arm).double(), activations().double()  # nearly dependent picks multiply the rounding of float32
     other = pack(sae)
-    assert isinstance(other.dictionary, PackedDictionary)
+    assert is_packed(other) and isinstance(other.dictionary, PackedDictionary) == (arm is not NOT_ATOMS)
     assert_same(other(h), sae(h))
     torch.testing.assert_close(other.residual(h).residual, sae.residual(h).residual, rtol=1e-5, atol=1e-5)
     for name in ("topk", "refit", "mp_refit", "omp", "cosamp", "mp_cg2"):
@@ -89,23 +103,37 @@ def test_a_file_is_loaded_packed_and_never_as_floats(arm, tmp_path, monkeypatch)
     io.save(sae, tmp_path)
     plain = io.load(tmp_path)
     made = []
-    monkeypatch.setattr(PackedDictionary, "values", property(lambda self: made.append(1)))
+    for kind, name in ((PackedDictionary, "values"), (PackedTopK, "weight")):
+        monkeypatch.setattr(kind, name, property(lambda self: made.append(1)))
     other = io.load(tmp_path, keep_packed=True)
-    assert isinstance(other.dictionary, PackedDictionary) and not made
+    assert is_packed(other) and isinstance(other.dictionary, PackedDictionary) == (arm is not NOT_ATOMS)
     expected, found = plain(h), other(h)
     assert_same(found, expected)
+    assert not made
+    monkeypatch.undo()
     assert count_storage(other) == count_storage(plain) and multiply_adds(other) == multiply_adds(plain)
     assert (other.dictionary.support is None) == (plain.dictionary.support is None)
     torch.testing.assert_close(other.dictionary.unit_values(), plain.dictionary.unit_values())
     torch.testing.assert_close(other.dictionary.dense_atoms(slice(3, 20)), plain.dictionary.dense_atoms(slice(3, 20)))
 
 
-@pytest.mark.parametrize("bits, share", [(8, 1 / 4), (4, 1 / 8), (2, 1 / 16), (1.58, 1.6 / 32), (1, 1 / 32)])
+@pytest.mark.parametrize(
+    "bits, share",
+    [(8, 1 / 4), (6, 1 / 4), (5, 1 / 4), (4, 1 / 8), (3, 1 / 8), (2, 1 / 16), (1.58, 1.6 / 32), (1, 1 / 32)],
+)
 def test_packed_values_take_the_share_of_memory_that_their_bits_are(bits, share, tmp_path):
     arm = Quantised(DenseTied(200, 4), bits)
     io.save(arm.derive(arm.of.build(240, seed=0)), tmp_path)
     packed = io.load(tmp_path, keep_packed=True).dictionary.packed
     assert packed.dtype == torch.uint8 and packed.numel() == share * 4 * 200 * 240
+
+
+def test_whole_numbers_of_16_bits_are_floats_in_memory(tmp_path):
+    sae = derived(Quantised(DenseTied(N, K), 16))
+    io.save(sae, tmp_path)
+    assert torch.equal(io.load(tmp_path, keep_packed=True).dictionary.values, sae.dictionary.values)
+    with pytest.raises(ValueError, match="whole numbers of 8 or fewer bits can be packed"):
+        pack(sae)
 
 
 def test_a_support_takes_two_bytes_a_row():
@@ -134,6 +162,23 @@ def test_an_sae_goes_to_another_process_packed_or_not(arm):
         assert torch.equal(again(h).reconstruction, each(h).reconstruction)
 
 
+@pytest.mark.parametrize("kind", [JumpReLU, PositiveTopK, Refitted])
+@torch.no_grad()
+def test_an_encoder_around_packed_weights_fires_as_around_float_ones(kind, block_values, tmp_path):
+    sae, h = Quantised(DenseRandInit(N, K), 8, encoder_bits=4).build(M, seed=0), activations()
+    values = () if kind is Refitted else (torch.linspace(0.1, 1.2, N),)
+    sae.encoder.b_enc.data.normal_()
+    sae = sae.with_encoder(kind(sae.encoder, *values)).eval()
+    packed = pack(sae)
+    assert isinstance(packed.encoder, kind) and isinstance(packed.encoder.encoder, PackedTopK)
+    assert isinstance(sae.encoder.encoder.weight, torch.nn.Parameter)  # the one that was packed is as before
+    assert_same(packed(h), sae(h))
+    assert packed.encode(h[:0])[0].shape[0] == 0
+    if kind is not Refitted:
+        io.save(sae, tmp_path)
+        assert_same(io.load(tmp_path, keep_packed=True)(h), sae(h))
+
+
 @torch.no_grad()
 def test_an_input_has_the_same_gradient():
     sae = derived(ARMS[2])
@@ -155,6 +200,17 @@ def test_packed_atoms_are_for_inference_alone(tmp_path):
         cut(sae, N // 2)
 
 
+def test_packed_weights_of_an_encoder_are_for_inference_alone(tmp_path):
+    sae = pack(derived(NOT_ATOMS))
+    assert pack(sae) is sae and inner_encoder(sae.encoder).packed.numel() == N * 5  # five numbers a byte, of 24
+    with pytest.raises(TypeError, match="packed weights cannot be trained"):
+        sae.encoder.set_rows(torch.tensor([0]), torch.ones(1, M))
+    with pytest.raises(ValueError, match="copy the file"):
+        io.save(sae, tmp_path)
+    with pytest.raises(ValueError, match="packed atoms cannot be cut"):
+        cut(sae, N // 2)
+
+
 @pytest.mark.parametrize("arm", [Expander(N, 7, K), FrozenRandom(N, 7, K), PCA(N, 4)])
 def test_values_of_32_bits_cannot_be_packed_and_are_loaded_as_ever(arm, tmp_path):
     sae = arm.build(M, seed=0)
@@ -164,11 +220,11 @@ def test_values_of_32_bits_cannot_be_packed_and_are_loaded_as_ever(arm, tmp_path
     assert type(io.load(tmp_path, keep_packed=True).dictionary) is type(sae.dictionary)
 
 
-def test_a_byte_that_no_digits_make_is_damage_in_a_packed_file_too(tmp_path):
-    arm = Quantised(DenseTied(N, K), 1.58)
+@pytest.mark.parametrize("arm, name", [(Quantised(DenseTied(N, K), 1.58), "values"), (NOT_ATOMS, "encoder_weight")])
+def test_a_byte_that_no_digits_make_is_damage_in_a_packed_file_too(arm, name, tmp_path):
     io.save(arm.derive(arm.of.build(25, seed=0)), tmp_path)
     tensors = load_file(tmp_path / io.WEIGHTS_FILE)
-    tensors["values"][3] = 250
+    tensors[name][3] = 250
     save_file(tensors, tmp_path / io.WEIGHTS_FILE)
     with pytest.raises(io.SAEFileError, match="the values are damaged: a byte of 250"):
         io.load(tmp_path, keep_packed=True)
