@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     _search(asked, [_of_the_smaller(word) for word in where], source, budget, study)
     folder = source.job.runs_dir / "studies" / study
     least = float(asked.own.get("survived", "0.9"))
-    hand_out(best_of(folder, source.job.runs_dir, least), source, folder, out)
+    hand_out(best_of(folder, source.job.runs_dir, least, source.record), source, folder, out)
     return 0
 
 

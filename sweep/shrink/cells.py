@@ -51,7 +51,7 @@ class _Cell(NamedTuple):
 
     @property
     def words(self) -> str:
-        rate = RATES[self.reading == READINGS[1] or (self.encoder_bits or 4) < 4]
+        rate = RATES[self.reading == READINGS[1] or (self.encoder_bits or 4) < 3]
         sizes = f"n={self.latents} d={self.degree} sae.bits={self.bits}"
         if self.encoder_bits is not None:
             sizes += f" sae.encoder_bits={self.encoder_bits}"
@@ -99,7 +99,7 @@ def _with_own_encoder(of: Imported, n_latents: int, k: int, budget: int) -> list
 
     Those of the most bits come first. There are none where the SAE has no such encoder.
     """
-    pairs = [(bits, own) for bits, own in product(OWN_BITS, OWN_BITS) if own >= bits]
+    pairs = [(bits, own) for bits, own in product(OWN_BITS, OWN_BITS) if own >= bits and (own <= 8 or bits >= 8)]
     cells = (_Cell(n_latents, of.header.d_in, bits, OWN, SUPPORTS[0], own) for bits, own in pairs)
     best = _undominated([cell for each in cells if (cell := _largest(of, each, k, budget)) is not None])
     return sorted(best, key=lambda cell: (cell.bits + (cell.encoder_bits or 0), cell.encoder_bits), reverse=True)

@@ -17,15 +17,20 @@ from sweep.store.records import Record, read_record, run_folder
 from sweep.study.report import TRIALS
 
 TRIED = "tried.csv"  # the runs that the figure shows
+LEAST_CE = 0.98  # share of the original's CE recovered that counts before latents do, where not enough of these survive
 _RECOVERED = (("ce_recovered", "CE recovered, against zero ablation"), ("ce_recovered_mean", "against mean ablation"))
 
 
-def best_of(study: Path, runs_dir: Path, least: float) -> Record:
+def best_of(study: Path, runs_dir: Path, least: float, before: Record | None = None) -> Record:
     """Return the record of the run that recovers most of the CE among those that keep enough of the latents.
+
+    Where none keeps enough, it is the run that keeps the most among those that recover `LEAST_CE` of the CE that the
+    original recovers, or among all where none does or the original was not measured.
 
     Args:
         study: the folder of a search, whose complete trials are looked at.
-        least: the share of latents that must survive; where no run keeps so many, it is the most that one keeps.
+        least: the share of latents that must survive.
+        before: the record of the original.
 
     Raises:
         ValueError: no trial is complete.
@@ -34,10 +39,14 @@ def best_of(study: Path, runs_dir: Path, least: float) -> Record:
     records = [record for run_id in sorted(runs) if (record := read_record(runs_dir, run_id)) is not None]
     if not records:
         raise ValueError(f"{study / TRIALS}: no smaller SAE could be trained")
-    most = max(record["survival"]["survived"] for record in records)
-    if most < least:
-        print(f"note: no SAE that was tried keeps {least:.0%} of the latents; the chosen one keeps the most")
-    enough = [record for record in records if record["survival"]["survived"] >= min(least, most)]
+    enough = [record for record in records if record["survival"]["survived"] >= least]
+    if not enough:
+        recovered = ((before or {}).get("metrics") or {}).get("ce_recovered") or 0.0
+        faithful = [record for record in records if record["metrics"]["ce_recovered"] >= LEAST_CE * recovered]
+        most = max(record["survival"]["survived"] for record in faithful or records)
+        enough = [record for record in faithful or records if record["survival"]["survived"] == most]
+        of = f" of those that recover {LEAST_CE:.0%} of the CE" if recovered and faithful else ""
+        print(f"note: no SAE that was tried keeps {least:.0%} of the latents; the chosen one keeps the most{of}")
     return max(enough, key=lambda record: (record["metrics"]["ce_recovered"], -record["storage"]["artifact_bytes"]))
 
 

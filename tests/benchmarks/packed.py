@@ -71,9 +71,7 @@ def main() -> None:
     heads = ["arm", "m", "n", "float32, MiB", "packed, MiB", *(f"time, {tokens} tokens" for tokens in BATCHES)]
     heads.append("by mp_refit, 256")
     lines = ["# Atoms and encoder weights that stay packed in memory", ""]
-    lines.append(
-        f"`python -m tests.benchmarks.packed`, one core, torch {torch.__version__}. All of an SAE in memory;"
-    )
+    lines.append(f"`python -m tests.benchmarks.packed`, one core, torch {torch.__version__}. All of an SAE in memory;")
     lines += ["the processor time of finding codes, that of packed atoms over that of float32 ones.", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     with as_in_a_worker(threads=1):

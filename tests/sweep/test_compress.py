@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import operator
 
 import pytest
 import torch
@@ -16,7 +18,8 @@ from sae_core.formats.blocks import blocks
 from sae_core.storage import planned_bytes
 from sweep.compress import _without, main
 from sweep.jobs.build import build_job
-from sweep.shrink.cells import BITS, READINGS, fitting
+from sweep.shrink.cells import READINGS, fitting
+from sweep.shrink.chosen import best_of
 from sweep.store.records import iterate_records
 from tests.sweep.test_inference import SMALL, call
 from tests.sweep.world import composed
@@ -95,17 +98,22 @@ def test_the_cells_fit_the_budget_and_keep_as_many_values_as_they_can(place):
     folder, settings, _, _ = place
     job = build_job(composed("sae=imported", f"sae.path={folder / 'sae'}", "layer=1", *settings[:-1]), "test")
     arm = job.spec.arm
-    cells = fitting(arm, N, 4, 4000)
-    assert set(cells.latents) >= {N}
     for budget in (4000, 1500):
         found = fitting(arm, N, 4, budget)
         first = [words for words in found.first if "sae.of.encoder=own" not in words]
         assert found.readings == (("own", *READINGS) if len(first) < len(found.first) else READINGS)
         kept = [words for words in first if "support=largest" in words]
-        assert len(kept) == len(BITS) * len(READINGS)
+        cells = [dict(word.split("=") for word in words.split()) for words in kept]
+        for reading in READINGS:  # none keeps less of everything than another one, so that all trials tell something
+            of = [cell for cell in cells if reading in cell.values()]
+            sizes = [(int(cell["n"]), int(cell["d"]), float(cell["sae.bits"])) for cell in of]
+            assert sizes == [(N, D_IN, 8)] if budget == 4000 else len(sizes) > 2
+            assert all(size[1] == D_IN or size[2] in (8, 4, 3, 2, 1.58) for size in sizes)
+            assert not any(a != b and all(map(operator.ge, a, b)) for a, b in itertools.permutations(sizes, 2))
         drawn = [dict(word.split("=") for word in words.split()) for words in first if words not in kept]
         assert all(int(cell["d"]) < D_IN and cell["sae.of.encoder"] == "mp_refit" for cell in drawn)
     assert drawn  # where all values do not fit
+    cells = fitting(arm, N, 4, 4000)
     for words in cells.first:
         cell = dict(word.split("=") for word in words.split())
         smaller = composed(
@@ -114,7 +122,7 @@ def test_the_cells_fit_the_budget_and_keep_as_many_values_as_they_can(place):
         built = build_job(smaller, "test")
         size = planned_bytes(built.spec.arm.layout(D_IN))
         assert size <= 4000 and int(cell["n"]) >= 0.9 * N
-    assert any("d=32" in words for words in cells.first) and cells.bases == ("neurons",)
+    assert any("d=32" in words for words in cells.first) and cells.bases == ("neurons",) and N in cells.latents
     with pytest.raises(ValueError, match="is too little for 96 latents: the smallest SAE that is tried takes"):
         fitting(arm, N, 4, 100)
 
@@ -128,7 +136,11 @@ def test_an_encoder_of_its_own_is_kept_at_the_bits_that_fit_and_none_is_looked_f
     assert all(list(first[: len(kept)]) == kept for first, kept in zip(found, own, strict=True))  # they come first
     assert "sae.bits=8 sae.encoder_bits=8" in own[0][0] and len(own[0]) == 1 and not own[2]
     pairs = [tuple(float(word.split("=")[1]) for word in words.split()[2:4]) for words in own[1]]
-    assert pairs and all(4 <= sum(pair) <= 8 for pair in pairs) and pairs == sorted(pairs, key=sum, reverse=True)
+    assert (
+        pairs
+        and all(4 <= sum(pair) <= 8.01 and pair[0] <= pair[1] for pair in pairs)
+        and pairs == sorted(pairs, key=sum, reverse=True)
+    )
     io.save(DenseTied(N, 5).build(D_IN, seed=0), tmp_path)
     assert "own" not in fitting(Imported(5, str(tmp_path)), N, 5, full // 7).readings
 
@@ -141,11 +153,36 @@ def test_an_sae_keeps_its_own_encoder_and_most_of_its_latents_and_goes_back_to_i
     assert isinstance(small.encoder, JumpReLU) and "compressed+own-" in said
     chosen = said.partition("chosen: ")[2]
     record = next(record for _, record in iterate_records(folder / "runs") if record["run_id"] in chosen)
-    assert record["storage"]["encoder_bits"] in (8, 4, 2, 1.6) and record["survival"]["survived"] > 0.8
+    assert record["storage"]["encoder_bits"] == 6 and record["survival"]["survived"] > 0.8
     export(small, "saelens", tmp_path / "out")
     h = torch.randn(50, D_IN, generator=torch.Generator().manual_seed(3))
     other = load(tmp_path / "out")(h).reconstruction.detach()
     assert float((other - small(h).reconstruction.detach()).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "least, before, chosen, said",
+    [
+        (0.6, 0.97, "faithful", ""),
+        (0.0, 0.97, "pursuit", ""),
+        (0.9, 0.97, "faithful", "keeps 90% of the latents; the chosen one keeps the most of those that recover 98%"),
+        (0.9, 1.5, "alike", "keeps 90% of the latents; the chosen one keeps the most\n"),
+        (0.9, None, "alike", "keeps 90% of the latents; the chosen one keeps the most\n"),
+    ],
+)
+def test_where_too_few_latents_survive_most_of_the_cross_entropy_comes_first(
+    least, before, chosen, said, tmp_path, capsys, monkeypatch
+):
+    found = {"pursuit": (0.98, 0.1), "faithful": (0.96, 0.6), "alike": (0.8, 0.7)}
+    records = {
+        name: {"metrics": {"ce_recovered": ce}, "survival": {"survived": kept}, "storage": {"artifact_bytes": 1}}
+        for name, (ce, kept) in found.items()
+    }
+    (tmp_path / "trials.csv").write_text("run_id,state\n" + "".join(f"{name},complete\n" for name in found))
+    monkeypatch.setattr("sweep.shrink.chosen.read_record", lambda runs_dir, name: records[name])
+    original = None if before is None else {"metrics": {"ce_recovered": before}}
+    assert best_of(tmp_path, tmp_path, least, original) is records[chosen]
+    assert said in capsys.readouterr().out
 
 
 def test_codes_of_a_folder_are_those_of_the_loaded_sae(place):
