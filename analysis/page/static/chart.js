@@ -39,7 +39,8 @@ class Chart {
     this.plot = element("div", { className: "plot" });
     this.numbers = element("details", {}, element("summary", {}, "Numbers"));
     this.numbers.addEventListener("toggle", () => this.fillNumbers());
-    box.append(this.fields(), this.legend, this.yTitle, this.plot, this.xTitle, this.numbers);
+    const figure = element("div", { className: "figure" }, this.legend, this.yTitle, this.plot, this.xTitle);
+    box.append(this.fields(), figure, this.numbers);
   }
 
   fields() {
