@@ -132,6 +132,58 @@ class ByPursuit(nn.Module):
         """Do nothing: this encoder has no parameters."""
 
 
+class NormedPursuit(ByPursuit):
+    """Matching pursuit on atoms of any norm that may come again, as SAELens defines it (`MatchingPursuitSAE`).
+
+    Each pick is the atom w = gain * (unit atom) of the largest product <w, r> with what is left of x. Its code rises
+    by this product, and r falls by <w, r> * w, so that a part of w stays in r where w is not of norm 1, and it may be
+    picked again. Codes here are those of unit atoms, gain times those of SAELens.
+
+    Args:
+        gain: (n_latents,), above 0: the norms of the atoms w.
+        most: the picks of a token, at most.
+        stop: the norm of r below which a token gets no more picks; 0: none is small enough.
+        distinct: whether a pick that adds no new atom is a token's last one.
+    """
+
+    gain: torch.Tensor
+
+    def __init__(self, gain: torch.Tensor, most: int, stop: float, distinct: bool):
+        super().__init__("mp")
+        if most < 1 or not 0 <= stop < float("inf"):
+            raise ValueError(f"most={most} and stop={stop} must be at least 1, and at least 0 and finite")
+        self.most, self.stop, self.distinct = most, stop, distinct
+        self.register_buffer("gain", gain)
+
+    @torch.no_grad()
+    def forward(
+        self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (codes, indices), each (tokens, w), of x (tokens, d_in); w is the most picks of one of these tokens.
+
+        `atoms` are dense unit values (n, d_in). A pick that comes again is added to the first one, and has code 0.
+        """
+        assert support is None, "SAELens has dense atoms alone"
+        left, goes_on = x.clone(), torch.ones(len(x), 1, dtype=torch.bool, device=x.device)
+        picks, codes = x.new_empty(len(x), 0, dtype=torch.int64), x.new_empty(len(x), 0)
+        for _ in range(self.most):
+            z = (left @ atoms.T) * self.gain
+            latent = z.clamp(min=0.0).argmax(1, keepdim=True)
+            product = z.gather(1, latent).clamp(min=0.0).masked_fill(~goes_on, 0.0)
+            code = product * self.gain[latent]
+            left = left - code * atoms[latent[:, 0]]
+            again = (picks == latent) & (codes > 0)
+            codes = torch.cat((codes + again * code, code.masked_fill(again.any(1, keepdim=True), 0.0)), 1)
+            picks = torch.cat((picks, latent), 1)
+            if self.distinct:
+                goes_on = goes_on & (product != 0) & ~again.any(1, keepdim=True)
+            if self.stop > 0:
+                goes_on = goes_on & ~(left.norm(dim=1, keepdim=True) < self.stop)
+            if not bool(goes_on.any()):
+                break
+        return codes, picks
+
+
 OneShot = TiedTopK | OwnTopK | KroneckerTopK  # the encoders of exactly k latents a token, with parameters
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from sae_core.encoders import (
     ByPursuit,
     Encoder,
+    NormedPursuit,
     OneShot,
     Picking,
     Refitted,
@@ -55,7 +56,7 @@ def infer_by(sae: SAE, name: str) -> SAE:
 def read_alike(sae: SAE, one: str, other: str) -> bool:
     """Tell whether two ways to read codes are the same for this SAE, such as its own pursuit by its name."""
     a, b = infer_by(sae, one).encoder, infer_by(sae, other).encoder
-    return a is b or (isinstance(a, ByPursuit) and isinstance(b, ByPursuit) and a.name == b.name)
+    return a is b or (type(a) is ByPursuit and type(b) is ByPursuit and a.name == b.name)
 
 
 def _one_shot(sae: SAE) -> OneShot:
@@ -97,6 +98,8 @@ def multiply_adds(sae: SAE) -> int:
 
 def _codes_cost(sae: SAE) -> int:
     encoder = sae.encoder
+    if isinstance(encoder, NormedPursuit):
+        return encoder.most * _correlation_cost(sae)
     if isinstance(encoder, ByPursuit):
         return _pursuit_cost(sae, encoder.name.removesuffix("_magnitude"))
     if isinstance(encoder, Refitted):

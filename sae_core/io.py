@@ -23,6 +23,7 @@ has the final name.
     9  atoms are dense, and they and the encoder's own weights are of few bits, or in a basis that is named; of fewer
        than 32 bits (`encoder_bits`) weights are whole numbers, with `encoder_scale` for each latent; the encoder may be
        BatchTopK or have a `rule` as in format 8
+   10  atoms are dense, with a norm each (`gain`) that a matching pursuit looks at, and `ends` says when it ends
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from sae_core.encoders import (
     BatchTopK,
     ByPursuit,
     JumpReLU,
+    NormedPursuit,
     OwnTopK,
     PositiveTopK,
     Refitted,
@@ -59,6 +61,7 @@ from sae_core.io_checks import (
     WITH_ENCODER_BITS,
     WITH_FEW_BITS,
     WITH_HEADS,
+    WITH_NORMS,
     WITH_RANKS,
     WITH_RULE,
     WITH_THRESHOLD,
@@ -119,7 +122,7 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
         tensors["threshold"] = encoder.threshold.float().view(1)
     if isinstance(encoder, JumpReLU):
         tensors[THRESHOLD] = encoder.threshold.float()
-    if isinstance(encoder, PositiveTopK):
+    if isinstance(encoder, (PositiveTopK, NormedPursuit)):
         tensors[GAIN] = encoder.gain.float()
     inner = inner_encoder(encoder)
     if not isinstance(inner, ByPursuit):
@@ -186,6 +189,9 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
     inner = inner_encoder(sae.encoder)
     if isinstance(inner, KroneckerTopK):
         config |= {"format": WITH_HEADS, "heads": list(inner.heads), "batch_topk": isinstance(sae.encoder, BatchTopK)}
+    if isinstance(sae.encoder, NormedPursuit):
+        ends = {"most": sae.encoder.most, "stop": sae.encoder.stop, "distinct": sae.encoder.distinct}
+        config |= {"format": WITH_NORMS, "rule": GAIN, "ends": ends}
     if isinstance(sae.encoder, (JumpReLU, PositiveTopK)):
         rule = THRESHOLD if isinstance(sae.encoder, JumpReLU) else GAIN
         config |= {"format": WITH_RULE, "rule": rule}

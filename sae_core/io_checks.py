@@ -20,9 +20,9 @@ from sae_core.supports import SUPPORTS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMATS = range(1, 10)
-FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS, WITH_RULE = FORMATS[:-1]
-WITH_ENCODER_BITS = FORMATS[-1]
+FORMATS = range(1, 11)
+FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS, WITH_RULE = FORMATS[:8]
+WITH_ENCODER_BITS, WITH_NORMS = FORMATS[8:]
 RULES = THRESHOLD, GAIN = "threshold", "gain"  # also the names of their tensors
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
@@ -132,12 +132,28 @@ def _check_heads(config: dict[str, Any], file: Path) -> None:
 
 def _check_rule(config: dict[str, Any], file: Path) -> None:
     """Raise SAEFileError unless the config says which latents fire where its format asks for that."""
-    rule = config.get("rule")
+    rule, ends = config.get("rule"), config.get("ends")
+    if config["format"] == WITH_NORMS:
+        plain = config["tied"] and not config["sparse"] and config.get("value_bits", 32) == 32
+        if not (plain and rule == GAIN and config.get("pursuit") == "mp" and _are_ends(ends)):
+            raise SAEFileError(f"{file}: rule={rule}, pursuit={config.get('pursuit')} and ends={ends} make no pursuit")
+        return
+    if ends is not None:
+        raise SAEFileError(f"{file}: ends={ends} does not go with its format")
     if config["format"] == WITH_ENCODER_BITS and (rule is None or (rule in RULES and not config["batch_topk"])):
         return
     plain = not (config["tied"] or config["sparse"] or config.get("value_bits", 32) != 32)
     if (rule in RULES and plain) is not (config["format"] == WITH_RULE) or (rule is not None and rule not in RULES):
         raise SAEFileError(f"{file}: rule={rule} does not go with its format, an encoder without weights or such atoms")
+
+
+def _are_ends(ends: Any) -> bool:
+    """Tell whether something says when a `NormedPursuit` ends."""
+    if not isinstance(ends, dict) or set(ends) != {"most", "stop", "distinct"}:
+        return False
+    stop = ends["stop"]
+    known = type(ends["most"]) is int and ends["most"] > 0 and isinstance(ends["distinct"], bool)
+    return known and type(stop) in (int, float) and 0 <= stop < math.inf
 
 
 def _check_encoder_bits(config: dict[str, Any], file: Path) -> None:

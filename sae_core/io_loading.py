@@ -21,10 +21,11 @@ from sae_core.dictionary import (
     SparseDictionary,
     drawn_support,
 )
-from sae_core.encoders import BatchTopK, ByPursuit, Encoder, JumpReLU, OwnTopK, PositiveTopK, TiedTopK
+from sae_core.encoders import BatchTopK, ByPursuit, Encoder, JumpReLU, NormedPursuit, OwnTopK, PositiveTopK, TiedTopK
 from sae_core.io_checks import (
     CONFIG_FILE,
     DENSE_KINDS,
+    GAIN,
     OLDEST_SUPPORT,
     THRESHOLD,
     SAEFileError,
@@ -76,6 +77,8 @@ def _load_encoder(
     folder: Path,
     keep_packed: bool,
 ) -> Encoder:
+    if ends := config.get("ends"):
+        return NormedPursuit(tensors[GAIN], **ends)
     if config.get("pursuit"):
         return ByPursuit(config["pursuit"])
     if config["tied"]:

@@ -11,7 +11,7 @@ from torch import nn
 from sae_core.bases import NEURONS, basis_shape, basis_values
 from sae_core.codebook import ENTRIES, CodebookDictionary
 from sae_core.dictionary import ActivationDictionary, Dictionary
-from sae_core.encoders import BatchTopK, JumpReLU, OwnTopK, PositiveTopK, inner_encoder
+from sae_core.encoders import BatchTopK, JumpReLU, NormedPursuit, OwnTopK, PositiveTopK, inner_encoder
 from sae_core.kronecker import Heads
 from sae_core.packed import PackedDictionary, PackedTopK
 from sae_core.packing import packed_bytes
@@ -69,7 +69,7 @@ def _thresholds(sae: SAE) -> int:
     """Return how many thresholds or gains the encoder stores: one, or one for each latent."""
     if isinstance(sae.encoder, BatchTopK):
         return 1
-    return sae.dictionary.n_latents if isinstance(sae.encoder, (JumpReLU, PositiveTopK)) else 0
+    return sae.dictionary.n_latents if isinstance(sae.encoder, (JumpReLU, NormedPursuit, PositiveTopK)) else 0
 
 
 def _compression(d_in: int, n_latents: int, degree: int, in_basis: int) -> float:

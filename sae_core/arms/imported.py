@@ -80,8 +80,9 @@ class Imported(Arm):
         if header.layout is not None:
             self.sizes(d_in)
             return header.layout
-        rule = "threshold" if header.k is None else "gain"
-        layout = super().layout(d_in)._replace(value_bits=header.value_bits, own_encoder=True, rule=rule)
+        rule = "threshold" if header.k is None and not header.pursuit else "gain"
+        own = {"own_encoder": not header.pursuit, "pursuit": header.pursuit, "rule": rule}
+        layout = super().layout(d_in)._replace(value_bits=header.value_bits, **own)
         return layout._replace(file_bytes=header.file_bytes)
 
     def make(self, start: Start) -> SAE:

@@ -41,7 +41,7 @@ def read(source: Source, header: Header, k: int, scale: float = 1.0) -> SAE:
 def blocks(
     source: Source, header: Header, k: int, scale: float = 1.0, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[Block]:
-    """Yield the SAE block by block. A file of ours, which is compact, is one block.
+    """Yield the SAE block by block. A file of ours, which is compact, is one block, and so is an SAE read by pursuit.
 
     Args:
         k: the latents of readings that use exactly so many, where the SAE does not say k itself.
@@ -51,7 +51,7 @@ def blocks(
         FormatError: the weights cannot be read, a value is not finite, or an atom has no length.
     """
     size = max(1, block_bytes // (8 * header.d_in))
-    if header.layout is not None or header.n_latents <= size:
+    if header.layout is not None or header.n_latents <= size or header.pursuit:
         yield Block(0, read(source, header, k, scale))
         return
     for first in range(0, header.n_latents, size):

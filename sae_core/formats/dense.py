@@ -18,6 +18,7 @@ from sae_core.encoders import (
     BatchTopK,
     ByPursuit,
     JumpReLU,
+    NormedPursuit,
     OwnTopK,
     PositiveTopK,
     Refitted,
@@ -41,9 +42,11 @@ class Above(NamedTuple):
 
 
 class MatchingPursuit(NamedTuple):
-    """k picks of the largest correlation, each subtracted before the next: `mp`."""
+    """k picks of the largest correlation, each subtracted before the next: `mp`, or `NormedPursuit`."""
 
     k: int
+    stop: float = 0.0  # the norm of what is left, in the units of h, below which no more are picked
+    distinct: bool = False  # whether a pick that adds no new atom is the last one
 
 
 Rule = TopK | Above | MatchingPursuit
@@ -72,8 +75,8 @@ class DenseForm(NamedTuple):
 def dense_form(sae: SAE) -> DenseForm:
     """Return `sae` in dense form. It takes 4 * n_latents * d_in bytes for each matrix, whatever the SAE stores.
 
-    Under matching pursuit there are no encoder weights, and W_dec are the unit atoms, which the pursuit needs. So its
-    codes are ours over the scale.
+    Under matching pursuit there are no encoder weights, and W_dec are the unit atoms, which the pursuit needs, or those
+    of the norms that an SAE of SAELens' has. So its codes are ours over the scale.
 
     Raises:
         FormatError: no rule is the SAE's reading, or some coordinates are always on; the message says what is nearest.
@@ -93,7 +96,8 @@ def dense_form(sae: SAE) -> DenseForm:
     encoder, decoder = scale * atoms, atoms / scale
     inner = inner_encoder(sae.encoder)
     if isinstance(inner, ByPursuit):
-        encoder = decoder = atoms
+        norms = sae.encoder.gain.float().cpu()[:, None] if isinstance(sae.encoder, NormedPursuit) else 1.0
+        encoder = decoder = norms * atoms
     else:
         b_enc = inner.b_enc.detach().float().cpu().clone()
         encoder = scale * dictionary.basis.out_of(inner.rows()).float().cpu() if isinstance(inner, OwnTopK) else encoder
@@ -114,6 +118,10 @@ def _rule(sae: SAE) -> tuple[Rule, tuple[str, ...]]:
             "no other library has KronSAE's encoder, whose latents are products of pre-latents; nearest is a run of "
             "sae=dense_warmtied"
         )
+    if isinstance(encoder, NormedPursuit):
+        scale = float(sae.scale)
+        notes = () if scale == 1 else (f"codes there are in the units of h: ours over the scale, {scale:.6g}",)
+        return MatchingPursuit(encoder.most, encoder.stop / scale, encoder.distinct), notes
     if isinstance(encoder, ByPursuit):
         if encoder.name != "mp":
             raise FormatError(
@@ -160,15 +168,18 @@ def from_dense(form: DenseForm, k: int, scale: float = 1.0) -> SAE:
     dictionary = DenseDictionary(form.d_in, 1, torch.Generator())
     dictionary.values.data = form.decoder.contiguous()
     gain = norms if isinstance(form.rule, Above) else torch.ones_like(norms)
-    weight = torch.mul(form.encoder, gain[:, None], out=torch.empty(form.n_latents, form.d_in))
-    own = OwnTopK(weight, form.b_enc * gain)
+
+    def own() -> OwnTopK:
+        weight = torch.mul(form.encoder, gain[:, None], out=torch.empty(form.n_latents, form.d_in))
+        return OwnTopK(weight, form.b_enc * gain)
+
     match form.rule:
         case TopK(size):
-            k, encoder = size, PositiveTopK(own, norms)
+            k, encoder = size, PositiveTopK(own(), norms)
         case Above(threshold):
-            encoder = JumpReLU(own, threshold.clamp(min=0.0) * norms)
-        case MatchingPursuit(size):
-            raise FormatError("an SAE that is read by matching pursuit is made from its atoms alone")
+            encoder = JumpReLU(own(), threshold.clamp(min=0.0) * norms)
+        case MatchingPursuit(most, stop, distinct):
+            encoder = NormedPursuit(norms, most, stop, distinct)
     sae = SAE(dictionary, encoder, k, scale)
     sae.b_dec.copy_(form.b_dec)
     return sae.eval()

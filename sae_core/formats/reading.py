@@ -48,6 +48,7 @@ class Header(NamedTuple):
     normalised: bool  # whether it is meant for activations whose mean norm is sqrt(d_in)
     about: About
     layout: Layout | None = None  # what the file stores, where it is ours
+    pursuit: str | None = None  # the pursuit that it is read by, so that it has no encoder
 
 
 def read_config(path: Path) -> dict[str, Any]:

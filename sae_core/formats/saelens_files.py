@@ -3,7 +3,7 @@
     ours                                its architecture
     topk, tied or with own weights      topk
     batch_topk                          jumprelu, as it saves BatchTopK SAEs itself
-    mp                                  matching_pursuit, which has neither encoder weights nor biases
+    mp, with atoms of any norm          matching_pursuit, which has neither encoder weights nor biases
 
 Held against SAELens 6.54. It is not needed to write. What needs it, and keeps our sparse file as it is, is
 `sae_core.formats.saelens`.
@@ -41,11 +41,13 @@ WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 BY_MODULE = False  # whether the library knows a hook point by the name of its folder
 KEY = "d_sae"  # which only a config of this format has
 _AVERAGE = "expected_average_only_in"  # activations were scaled to a mean norm of sqrt(d_in)
+PURSUIT = "matching_pursuit"  # the architecture whose encoder is its decoder
 _PARTS = {  # the architectures that can be read, with the vectors that each has
     "standard": ("b_enc",),
     "topk": ("b_enc",),
     "jumprelu": ("b_enc", "threshold"),
     "gated": ("b_gate", "b_mag", "r_mag"),
+    PURSUIT: (),
 }
 _RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}  # keys of versions before 6
 _READ = {  # settings that change how an SAE is read, with the values that can be read; the first is the default
@@ -144,10 +146,10 @@ def _architecture(form: DenseForm) -> dict[str, Any]:
             return {"architecture": "topk", "k": k, "rescale_acts_by_decoder_norm": False}
         case Above():
             return {"architecture": "jumprelu"}
-        case MatchingPursuit(k):
-            # k picks of each token: neither a small residual nor an atom that comes again ends them.
-            ends = {"residual_threshold": 0.0, "stop_on_duplicate_support": False}
-            return {"architecture": "matching_pursuit", "max_iterations": k, **ends}
+        case MatchingPursuit(k, stop, distinct):
+            # For ours, k picks of each token: neither a small residual nor an atom that comes again ends them.
+            ends = {"residual_threshold": stop, "stop_on_duplicate_support": distinct}
+            return {"architecture": PURSUIT, "max_iterations": k, **ends}
 
 
 def describe(source: Source) -> Header:
@@ -165,7 +167,8 @@ def describe(source: Source) -> Header:
         )
     _check_settings(source.config, config)
     found = shapes(source)
-    sizes = {"W_enc": (d_in, n_latents), "W_dec": (n_latents, d_in), "b_dec": (d_in,)}
+    sizes = {"W_dec": (n_latents, d_in), "b_dec": (d_in,)}
+    sizes |= {} if architecture == PURSUIT else {"W_enc": (d_in, n_latents)}
     check_shapes(source, found, sizes | dict.fromkeys(_PARTS[architecture], (n_latents,)))
     k = whole(source.config, config, "k") if architecture == "topk" else None
     if k is not None and k > n_latents:
@@ -179,6 +182,8 @@ def describe(source: Source) -> Header:
         "subtracts": config.get("apply_b_dec_to_input", True) is True,
         "rescales": architecture == "topk" and config.get("rescale_acts_by_decoder_norm", False) is True,
     }
+    if architecture == PURSUIT:
+        reading["pursuit"] = _ends_of(source.config, config, d_in)
     return Header(
         d_in,
         n_latents,
@@ -188,6 +193,7 @@ def describe(source: Source) -> Header:
         reading=reading,
         normalised=config.get("normalize_activations") == _AVERAGE,
         about=About(text(about, "model_name"), layer, context, dataset),
+        pursuit="mp" if architecture == PURSUIT else None,
     )
 
 
@@ -196,7 +202,11 @@ def read(source: Source, header: Header, latents: slice = ALL) -> DenseForm:
     reading = header.reading
     axes = {"W_enc": 1, "W_dec": 0} | dict.fromkeys(_PARTS[reading["architecture"]], 0)
     found = tensors(source, axes, latents)
-    encoder, decoder, b_dec = found["W_enc"].T, found["W_dec"], found["b_dec"]
+    decoder, b_dec = found["W_dec"], found["b_dec"]
+    if ends := reading.get("pursuit"):  # b_dec is added at the end only where it is subtracted first
+        b_dec = b_dec if reading["subtracts"] else torch.zeros_like(b_dec)
+        return DenseForm(decoder, torch.zeros(len(decoder)), decoder, b_dec, MatchingPursuit(**ends), ())
+    encoder = found["W_enc"].T
     rule: Rule
     match reading["architecture"]:
         case "topk":
@@ -213,6 +223,15 @@ def read(source: Source, header: Header, latents: slice = ALL) -> DenseForm:
     if not reading["subtracts"]:  # z stays the same, and with it where it is above a threshold
         b_enc = b_enc + encoder @ b_dec
     return DenseForm(encoder, b_enc, decoder, b_dec, rule, ())
+
+
+def _ends_of(path: Path, config: dict[str, Any], d_in: int) -> dict[str, Any]:
+    """Return what ends a matching pursuit, with SAELens' defaults. Raise FormatError where it can be none."""
+    most = config.get("max_iterations")
+    stop, distinct = config.get("residual_threshold", 1e-2), config.get("stop_on_duplicate_support", True)
+    if type(stop) not in (int, float) or not 0 <= stop < float("inf") or not isinstance(distinct, bool):
+        raise FormatError(f"{path}: residual_threshold={stop} and stop_on_duplicate_support={distinct} end no pursuit")
+    return {"k": d_in if most is None else whole(path, config, "max_iterations"), "stop": stop, "distinct": distinct}
 
 
 def _settings(path: Path) -> dict[str, Any]:

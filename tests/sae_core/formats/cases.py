@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sae_core.arms import Arm
+from sae_core.encoders import PositiveTopK
 from sae_core.formats import About
 from sae_core.quantised import keep_rounded
 from sae_core.sae import SAE
@@ -54,6 +55,13 @@ def ours(sae: SAE, h: torch.Tensor) -> Reading:
     return Reading(codes, found.reconstruction)
 
 
+@torch.no_grad()
+def exported(sae: SAE, h: torch.Tensor) -> Reading:
+    """Return ours as another library has it: a gain of a latent's code is the norm of its atom there."""
+    found = ours(sae, h)
+    return found._replace(codes=found.codes / sae.encoder.gain) if isinstance(sae.encoder, PositiveTopK) else found
+
+
 def check_alike(found: Reading, expected: Reading, tokens: torch.Tensor, least: float = 0.9) -> None:
     """Assert that two readings agree to CLOSE on the `tokens` (bool), which must be a share of `least` at least."""
     assert float(tokens.float().mean()) >= least
@@ -66,4 +74,16 @@ def identified(arm: Arm) -> str:
     return f"{arm.label}:{arm.sizes(M).degree}"
 
 
-__all__ = ["ABOUT", "ARMS", "CLOSE", "SCALE", "Reading", "activations", "check_alike", "identified", "ours", "trained"]
+__all__ = [
+    "ABOUT",
+    "ARMS",
+    "CLOSE",
+    "SCALE",
+    "Reading",
+    "activations",
+    "check_alike",
+    "exported",
+    "identified",
+    "ours",
+    "trained",
+]

@@ -47,6 +47,20 @@ def test_sae_lens(kind, subtracts, tmp_path):
     assert describe(find(tmp_path)).about.layer == 1
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_iterations": K, "residual_threshold": 0.0}, {"residual_threshold": 2.0}]
+)
+def test_matching_pursuit_of_sae_lens(settings, tmp_path):
+    saes: Any = pytest.importorskip("sae_lens.saes.matching_pursuit_sae", reason=BENCH)
+    sae = randomised(saes.MatchingPursuitSAE(saes.MatchingPursuitSAEConfig(d_in=M, d_sae=N, **settings)))
+    sae.W_dec.data /= sae.W_dec.data.norm(dim=1, keepdim=True) * torch.linspace(0.9, 1.1, N)[:, None]
+    h = activations()
+    sae.save_model(tmp_path)
+    with torch.no_grad():
+        alike = torch.isclose(load(tmp_path)(h).reconstruction, sae(h), rtol=1e-4, atol=1e-4).all(1)
+    assert alike.float().mean() > 0.95  # two atoms may be equally good in float32
+
+
 def test_sae_lens_saves_a_trained_batch_topk_sae_as_a_jumprelu(tmp_path):
     batchtopk: Any = pytest.importorskip("sae_lens.saes.batchtopk_sae", reason=BENCH)
     sae_lens: Any = pytest.importorskip("sae_lens", reason=BENCH)

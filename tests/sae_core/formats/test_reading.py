@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from sae_core import io
 from sae_core.arms import DenseRandInit, DenseTied, Expander, Imported
 from sae_core.encoders import JumpReLU, joined
-from sae_core.formats import FormatError, describe, export, find, load
-from sae_core.inference import infer_by
+from sae_core.formats import FormatError, codes_of, describe, export, find, load
+from sae_core.formats.blocks import blocks
+from sae_core.inference import infer_by, multiply_adds, read_alike
 from sae_core.prefixes import cut
 from sae_core.storage import count_storage, planned_bytes, planned_counts
 from tests.contracts.test_arms import D, K, M, N
@@ -45,6 +46,8 @@ def saelens(folder: Path, rule: str, **config) -> Path:
     tensors = {"W_enc": w["encoder"].T.contiguous(), "W_dec": w["decoder"], "b_dec": w["b_dec"]}
     own = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
     tensors |= {name: w[name] for name in own.get(rule, ("b_enc",))}
+    if rule == "matching_pursuit":  # atoms near norm 1, of longer ones more is taken away than there is
+        tensors = {"W_dec": w["decoder"] / w["decoder"].norm(dim=1).mean(), "b_dec": w["b_dec"]}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "sae_weights.safetensors")
     metadata = {"sae_lens_version": "6.54.12", "model_name": "m", "hook_name": "blocks.3.hook_resid_post"}
@@ -78,6 +81,81 @@ def test_every_rule_reads_as_its_formula(architecture, subtracts, tmp_path):
         found, wanted = sae(h).reconstruction, expected(architecture, h, subtracts)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-5
     assert not sae.training and isinstance(sae.encoder, JumpReLU) == (architecture != "topk")
+
+
+PURSUITS = {  # the settings of a matching pursuit of SAELens, and those that are not said
+    "as saved": {},
+    "k picks": {"max_iterations": K, "residual_threshold": 0.0, "stop_on_duplicate_support": False},
+    "until little is left": {"residual_threshold": 3.0, "stop_on_duplicate_support": False},
+    "a bias that is not subtracted": {"max_iterations": 2 * K, "apply_b_dec_to_input": False},
+}
+
+
+def pursued(h: torch.Tensor, max_iterations=M, residual_threshold=1e-2, stop_on_duplicate_support=True, **bias):
+    """Codes by matching pursuit as SAELens defines it, token by token."""
+    w = weights()
+    atoms, b_dec = (
+        w["decoder"] / w["decoder"].norm(dim=1).mean(),
+        w["b_dec"] * bool(bias.get("apply_b_dec_to_input", 1)),
+    )
+    codes = torch.zeros(len(h), N)
+    for row, left in zip(codes, h - b_dec, strict=True):
+        for _ in range(max_iterations):
+            before, products = row != 0, (atoms @ left).relu()
+            best = int(products.argmax())
+            row[best] += products[best]
+            left = left - products[best] * atoms[best]
+            if (stop_on_duplicate_support and torch.equal(before, row != 0)) or left.norm() < residual_threshold:
+                break
+    return codes, codes @ atoms + b_dec
+
+
+@pytest.mark.parametrize("name", PURSUITS)
+@torch.no_grad()
+def test_matching_pursuit_picks_as_it_is_defined(name, tmp_path):
+    folder, h = saelens(tmp_path / "theirs", "matching_pursuit", **PURSUITS[name]), activations()
+    codes, wanted = pursued(h, **PURSUITS[name])
+    sae = load(folder, k=K)
+    alike = torch.isclose(sae(h).reconstruction, wanted, rtol=1e-4, atol=1e-4).all(1)
+    assert alike.float().mean() > 0.95  # another pick of two that are equally good in float32 may follow
+    found = ours(sae, h).codes / sae.encoder.gain
+    torch.testing.assert_close(found[alike], codes[alike], rtol=1e-3, atol=1e-4)
+    io.save(sae, tmp_path / "ours")
+    again = io.load(tmp_path / "ours")
+    assert json.loads((tmp_path / "ours/cfg.json").read_text())["format"] == 10
+    assert torch.equal(again(h).reconstruction, sae(h).reconstruction)
+    arm = Imported(K, str(folder))
+    assert planned_counts(arm.layout(M)) == count_storage(sae) == count_storage(again)
+    export(again, "saelens", tmp_path / "back")
+    assert torch.equal(load(tmp_path / "back")(h).indices, sae(h).indices)
+    for reading in ("topk", "mp", "mp_refit"):
+        assert torch.isfinite(infer_by(sae, reading)(h).reconstruction).all()
+    assert not read_alike(sae, "encoder", "mp") and multiply_adds(sae) == sae.encoder.most * N * M
+    whole = codes_of(blocks(arm.source, arm.header, K, block_bytes=8 * M * 10), arm.header, h)
+    assert whole.nnz == int((found != 0).sum())
+
+
+def test_the_end_of_a_pursuit_must_be_one(tmp_path):
+    for settings in ({"residual_threshold": -1.0}, {"residual_threshold": "x"}, {"stop_on_duplicate_support": 1}):
+        with pytest.raises(FormatError, match="end no pursuit"):
+            load(saelens(tmp_path, "matching_pursuit", **settings))
+    with pytest.raises(FormatError, match="max_iterations=0 must be a whole number"):
+        load(saelens(tmp_path, "matching_pursuit", max_iterations=0))
+    io.save(load(saelens(tmp_path / "theirs", "matching_pursuit")), tmp_path / "ours")
+    config = json.loads((tmp_path / "ours/cfg.json").read_text())
+    ends = {"most": 3, "stop": 0.0, "distinct": True}
+    for change in (
+        {"ends": None},
+        {"ends": ends | {"most": 0}},
+        {"ends": ends | {"stop": -1}},
+        {"ends": ends | {"more": 1}},
+        {"format": 8},
+        {"rule": "threshold"},
+        {"pursuit": "omp"},
+    ):
+        (tmp_path / "ours/cfg.json").write_text(json.dumps(config | change))
+        with pytest.raises(io.SAEFileError, match="ours"):
+            io.load(tmp_path / "ours")
 
 
 def test_atoms_of_many_lengths_choose_by_their_own_rule(tmp_path):

@@ -12,7 +12,17 @@ from sae_core.arms import DenseTied, Expander
 from sae_core.formats import FormatError, export
 from sae_core.inference import infer_by
 from tests.contracts.test_arms import D, K, M, N
-from tests.sae_core.formats.cases import ABOUT, ARMS, Reading, activations, check_alike, identified, ours, trained
+from tests.sae_core.formats.cases import (
+    ABOUT,
+    ARMS,
+    Reading,
+    activations,
+    check_alike,
+    exported,
+    identified,
+    ours,
+    trained,
+)
 
 sparsify: Any = pytest.importorskip("sparsify", reason="extra bench is not installed")
 
@@ -32,7 +42,7 @@ def test_every_arm_that_it_can_express_reads_the_same(arm, tmp_path):
     except FormatError as error:
         assert "nearest is" in str(error) and not list(tmp_path.iterdir())
         return
-    expected = ours(sae, h)
+    expected = exported(sae, h)
     found = theirs(sparsify.SparseCoder.load_from_disk(tmp_path), h)
     check_alike(found, expected, (expected.codes >= 0).all(1))
 
