@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from analysis import arms
 from analysis.draw.compressed import compressed_figure
 from analysis.draw.dominance import dominance_figure
+from analysis.draw.floor import only_with_floor
 from analysis.draw.frontier import frontier_figure
 from analysis.draw.iso_bytes import iso_bytes_figure
 from analysis.draw.latents import richest, summary_figure
 from analysis.draw.meaning import meaning_figure
-from analysis.draw.panels import readable
+from analysis.draw.panels import fullest, readable
 from analysis.draw.pareto import pareto_figure
 from analysis.draw.probing import probing_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
@@ -232,13 +233,15 @@ def meaning(records: Records, options: Options) -> list[Output]:
     """Return which features of synthetic models the latents stand for, against stored bytes, beside the floor."""
     check_comparable(records.samples)
     table = chosen(meaning_table(records.samples), options)
-    return [Output("meaning", table, meaning_figure(table))]
+    drawn = only_with_floor("meaning", table, "floor", ["features", "reading"])
+    return [Output("meaning", table, meaning_figure(drawn))]
 
 
 def probing(records: Records, options: Options) -> list[Output]:
     """Return how well the best 1, 2 and 5 latents tell labelled concepts, against stored bytes, beside the floor."""
     table = chosen(probing_table(records.probes), options)
-    return [Output("probing", table, probing_figure(table))]
+    drawn = only_with_floor("probing", table, "floor", [*CELL, "family", "reading"])
+    return [Output("probing", table, probing_figure(fullest("probing", drawn, [*CELL, "family"], "reading")))]
 
 
 def stability(records: Records, options: Options) -> list[Output]:
@@ -250,7 +253,8 @@ def stability(records: Records, options: Options) -> list[Output]:
 def three_axes(records: Records, options: Options) -> list[Output]:
     """Return bytes, fidelity and meaning of the SAEs that have both measured, each beside the floor."""
     table = chosen(three_axes_table(records), options)
-    return [Output("three_axes", table, three_axes_figure(table))]
+    drawn = only_with_floor("three_axes", table, "fidelity_floor", [*CELL, "reading"])
+    return [Output("three_axes", table, three_axes_figure(drawn))]
 
 
 def masks(records: Records, options: Options) -> list[Output]:

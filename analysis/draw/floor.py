@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -95,6 +96,25 @@ def floor_handles(readings: Iterable[str], marker: str = "x") -> list[Artist]:
 
 def _line(reading: str) -> Any:
     return ":" if reading == TOPK else "--"
+
+
+def only_with_floor(name: str, table: pd.DataFrame, floor: str, by: list[str]) -> pd.DataFrame:
+    """Return the rows to draw in the figure `name`: those of panels in which a random dictionary was measured too.
+
+    Where no panel has one, all are drawn. A line on standard error says how many panels are left out.
+
+    Args:
+        floor: the column of what the random dictionary scores.
+        by: the columns that name a panel.
+    """
+    panels = groups(table, by)
+    known = [rows for _, rows in panels if len(column(rows, floor).dropna())]
+    if not known or len(known) == len(panels):
+        return table
+    left_out = len(panels) - len(known)
+    message = f"note: {name}: {left_out} of {len(panels)} panels are in the CSV only: no random dictionary was read so"
+    print(message, file=sys.stderr)
+    return pd.concat(known)
 
 
 def mark_floor(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> None:

@@ -48,6 +48,27 @@ def readable(name: str, table: pd.DataFrame, notes: bool = True) -> pd.DataFrame
     return where(table, cell_of_row.isin(kept))
 
 
+def fullest(name: str, table: pd.DataFrame, within: list[str], by: str) -> pd.DataFrame:
+    """Return the rows of the panels with at least half as many arms as the one with the most beside them.
+
+    A line on standard error says how many panels the figure `name` leaves out.
+
+    Args:
+        within: the columns that say which panels stand beside each other.
+        by: the column in which these differ, such as `reading`.
+    """
+    panels = [(key[:-1], len(set(rows["arm"])), rows) for key, rows in groups(table, [*within, by])]
+    most: dict[tuple[Any, ...], int] = {}
+    for beside, arms, _ in panels:
+        most[beside] = max(arms, most.get(beside, 0))
+    kept = [rows for beside, arms, rows in panels if 2 * arms >= most[beside]]
+    if len(kept) == len(panels):
+        return table
+    message = f"note: {name}: {len(panels) - len(kept)} of {len(panels)} panels are in the CSV only, those of few arms"
+    print(message, file=sys.stderr)
+    return pd.concat(kept)
+
+
 def _count_points(rows: pd.DataFrame) -> int:
     return len({(arm, size) for arm, size in zip(rows["arm"], _sizes(rows), strict=True) if base(arm) != PCA})
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.draw.panels import MANY, MOST, panel_grid, readable
+from analysis.draw.floor import only_with_floor
+from analysis.draw.panels import MANY, MOST, fullest, panel_grid, readable
 from analysis.draw.shared import plt
 
 
@@ -61,3 +62,31 @@ def test_panels_stand_as_a_table_or_one_after_the_other_where_that_would_be_most
     assert len(sparse.figure.axes) == 20 and sparse.leading == set(sparse.axes)
     assert max(sparse.figure.get_size_inches()) < 40
     plt.close("all")
+
+
+def read(readings):
+    """Return a row per arm and way of reading, from {reading: (arms, floor)}."""
+    rows = [
+        {"k": 32, "reading": reading, "arm": f"arm{number}", "floor": floor}
+        for reading, (arms, floor) in readings.items()
+        for number in range(arms)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_panels_without_a_floor_are_left_out_where_others_have_one(capsys):
+    nothing = float("nan")
+    shown = only_with_floor("meaning", read({"topk": (3, 0.5), "omp": (5, nothing)}), "floor", ["k", "reading"])
+    assert set(shown["reading"]) == {"topk"} and len(shown) == 3
+    assert "meaning: 1 of 2 panels are in the CSV only" in capsys.readouterr().err
+    for table_ in (read({"topk": (3, nothing), "omp": (2, nothing)}), read({"topk": (3, 0.5), "omp": (2, 0.1)})):
+        assert only_with_floor("meaning", table_, "floor", ["k", "reading"]) is table_
+    assert capsys.readouterr().err == ""
+
+
+def test_of_panels_beside_each_other_those_of_few_arms_are_left_out(capsys):
+    shown = fullest("probing", read({"topk": (6, 0.5), "omp": (3, 0.5), "mp": (2, 0.5)}), ["k"], "reading")
+    assert set(shown["reading"]) == {"topk", "omp"}
+    assert "probing: 1 of 3 panels are in the CSV only, those of few arms" in capsys.readouterr().err
+    alike = read({"topk": (4, 0.5), "omp": (2, 0.5)})
+    assert fullest("probing", alike, ["k"], "reading") is alike and capsys.readouterr().err == ""
