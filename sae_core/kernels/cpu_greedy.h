@@ -96,6 +96,8 @@ template <typename T, typename Index> struct MatchingPursuit {
   using L = Lanes<T>;
   using Vec = typename L::Vec;
   static constexpr int TILE = L::TILE, LANES = L::LANES, COLUMNS = 64;
+  static constexpr uint32_t ALL_LANES = uint32_t((uint64_t(1) << LANES) - 1);
+  static constexpr T SURELY_LEFT = T(0.01); // share of a target's energy that no rounding of the sums below can make
   Atoms<T, Index> atoms;
   int k;
   bool magnitude, refit;
@@ -118,22 +120,32 @@ template <typename T, typename Index> struct MatchingPursuit {
         if (magnitude) value = value < 0 ? -value : value;
         top[v] = value > top[v] ? value : top[v];
       }
-    const T *tops = reinterpret_cast<const T *>(top);
-    int column = 0;
-    for (int c = 1; c < COLUMNS; c++) column = tops[c] > tops[column] ? c : column;
+    Vec most = top[0];
+    for (int v = 1; v < VECS; v++) most = top[v] > most ? top[v] : most;
+    T highest = most[0];
+    for (int l = 1; l < LANES; l++) highest = most[l] > highest ? most[l] : highest;
+    int column = 0; // the first one of the highest maximum
+    for (int v = 0; v < VECS; v++)
+      if (const uint32_t below = above<T>(Vec{} + highest, top[v]); below != ALL_LANES) {
+        column = v * LANES + __builtin_ctz(~below);
+        break;
+      }
     for (int64_t i = column; i < n; i += COLUMNS)
-      if ((magnitude ? std::fabs(z[i]) : z[i]) == tops[column]) return i;
+      if ((magnitude ? std::fabs(z[i]) : z[i]) == highest) return i;
     return -1;
   }
 
   // Take the picks of token t, and their codes for where no refit follows; z is its own to use up.
   void pursue(const ByRow<T, Index> &by_row, T *z, LeastSquares<T, Index> &fit, int t) const {
     T *r = fit.left(t);
+    const T whole = fit.norm[t] * fit.norm[t];
+    T energy = whole; // of what is left: each pick takes its code's square
     for (int s = 0; s < k; s++) {
-      if (!fit.has_left(t)) return;
+      if (!(energy > SURELY_LEFT * whole) && !fit.has_left(t)) return;
       const int64_t latent = best(z);
       if (latent < 0 || !fit.matters(t, z[latent])) return;
       const T code = z[latent];
+      energy -= code * code;
       fit.take(t, latent);
       fit.codes[s * TILE + t] = code;
       z[latent] = std::numeric_limits<T>::quiet_NaN();
