@@ -145,6 +145,9 @@ def _search(asked: Asked, where: list[str], source: Original, budget: int, study
     given = {key_of(word): word.split("=", 1)[1] for word in where}
     own = given.get("sae.of.encoder", OWN) == OWN and OWN in cells.readings
     if given.get("sae.of.encoder") == OWN:
+        if not own:
+            why = "the SAE has no encoder with a row of weights for each latent, or not one that fits"
+            raise ValueError(f"sae.of.encoder={OWN} cannot be kept: {why}")
         cells = cells.of_dense_atoms()
     steps = asked.setting("train.steps", str(_STEPS))
     aims = "[ce_recovered]" if asked.own.get("survived") == "0" else "[ce_recovered,survived]"

@@ -144,9 +144,10 @@ def kept(trained: Trained, place: Place, row: Row) -> Row:
 
 def smaller(trained: Trained, place: Place, row: Row) -> Row:
     """Make it RATIO times smaller (`python -m sweep.compress`) with its own encoder kept, export that one, and hold the
-    library's own reading of it against ours."""
+    library's own reading of it against ours. An SAE that has no encoder becomes one that is read by TopK."""
     runs, small, out = (place.folder / name for name in ("runs", "small", f"small-out/layers.{LAYER}"))
-    limits = (f"ratio={RATIO}", f"trials={TRIALS}", "sae.of.encoder=own")  # a reading that every library has
+    reading = "topk" if trained.architecture == "matching_pursuit" else "own"  # readings that every library has
+    limits = (f"ratio={RATIO}", f"trials={TRIALS}", f"sae.of.encoder={reading}")
     given = [word for word in place.settings if not word.startswith("corpus.train_tokens=")]
     call("sweep.compress", f"sae={trained.folder}", *limits, *given, f"runs_dir={runs}", f"out={small}")
     weights = (small / io.WEIGHTS_FILE).read_bytes()
@@ -212,7 +213,7 @@ def as_lines(rows: list[Row], seconds: list[float], sizes: Sizes) -> list[str]:
         "Differences are ||ours - theirs|| / ||theirs|| over the reconstructions of the held-out tokens. In brackets is"
         " how",
         f"many tokens were left out because they differ by more than {TIE:.0e}: two latents tie there in float32.",
-        "A smaller one keeps its own encoder; its bits are those of a decoder value and of an encoder weight.",
+        "A smaller one keeps its own encoder, if it has one; bits are those of a decoder value and an encoder weight.",
         "",
     ]
     heads = ["library", "architecture", "trained in, s", "l0", "FVU", "difference as read", "CE recovered (zero)"]

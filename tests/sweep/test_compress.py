@@ -240,6 +240,14 @@ def test_a_setting_that_is_given_is_not_searched():
     assert _without([own, *first], {"sae.of.encoder": "own"}) == ["n=9 d=24 sae.encoder_bits=4"]
 
 
+def test_an_encoder_that_an_sae_has_not_cannot_be_kept(place, tmp_path, capsys):
+    folder, settings, _, _ = place
+    io.save(DenseTied(N, 5).build(D_IN, seed=0), tmp_path / "tied")
+    with pytest.raises(SystemExit):
+        main([f"sae={tmp_path / 'tied'}", "ratio=4", "layer=1", "sae.of.encoder=own", *settings])
+    assert "sae.of.encoder=own cannot be kept: the SAE has no encoder" in capsys.readouterr().err
+
+
 def test_an_sae_of_another_lm_than_the_default_one_needs_to_be_told_which(place, capsys):
     folder, settings, _, _ = place
     with pytest.raises(SystemExit):
