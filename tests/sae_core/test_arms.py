@@ -104,7 +104,7 @@ def test_frozen_atoms_are_changed_neither_by_training_nor_by_aiming_them():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: Quantised(Expander(N, D, K), 3), "sae.bits=3"),
+        (lambda: Quantised(Expander(N, D, K), 7), "sae.bits=7"),
         (lambda: DenseMatched(N, D, K, match="size"), "match=size"),
         (lambda: DenseMatchedOwn(N, D, K, match=""), "match="),
         (lambda: Dynamic(N, D, K, every=0), "sae.every=0"),

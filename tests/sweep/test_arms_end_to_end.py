@@ -202,7 +202,7 @@ def test_a_run_that_cannot_be_measured_again_is_said_and_the_others_go_on(place,
 @pytest.mark.parametrize(
     "argument, message",
     [
-        ("sae.bits=16", "sae.bits=16 must be 8, 4, 2, 1.58 or 1"),
+        ("sae.bits=7", "sae.bits=7 must be 16, 8, 6, 5, 4, 3, 2, 1.58 or 1"),
         ("sae.bits=two", "sae.bits=two must be"),
         ("sae.of.degree=0", "d=0 must be in 1..32"),
         ("sae.of=3", "sae.of=3 must be a group"),

@@ -114,6 +114,14 @@ def test_its_experiment_runs_at_smoke_size(place):
     assert found == {(arm + by, degree) for arm in arms for by in ("", "+mp_refit") for degree in (None, 7)}
 
 
+def test_the_experiment_of_nested_saes_runs_at_smoke_size(place):
+    runs, arguments = place
+    rest = [a for a in arguments if not a.startswith(("runs_dir", "model=", "d="))]
+    call("sweep", "experiment=meaning/adaptive", *rest, f"runs_dir={runs.parent / 'nested'}", "seed=0")
+    found = {r["labels"]["arm"] for _, r in iterate_records(runs.parent / "nested")}
+    assert {"dense_tied+batch_topk", "expander:n16:n4-n4", "expander:n16:n4+batch_topk-n4"} <= found
+
+
 def test_samples_may_come_without_a_pool_on_disk(place):
     runs, arguments = place
     rest = [a for a in arguments if not a.startswith("runs_dir")]
