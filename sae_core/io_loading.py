@@ -36,7 +36,15 @@ from sae_core.io_checks import (
 )
 from sae_core.kronecker import Heads, KroneckerTopK
 from sae_core.packed import PackedDictionary, PackedTopK
-from sae_core.packing import align_rows, byte_table, unpack_indices, unpack_sources, unpack_support, unpack_values
+from sae_core.packing import (
+    align_rows,
+    byte_table,
+    fits_in_a_byte,
+    unpack_indices,
+    unpack_sources,
+    unpack_support,
+    unpack_values,
+)
 from sae_core.sae import SAE
 
 
@@ -59,11 +67,8 @@ def from_stored(
     check_config(config, tensors, folder / CONFIG_FILE)
     dictionary = _load_dictionary(config, tensors, folder, keep_packed)
     try:
-        encoder, prefixes = (
-            _load_encoder(config, tensors, dictionary, folder, keep_packed),
-            tuple(config.get("prefixes", ())),
-        )
-        sae = SAE(dictionary, encoder, config["k"], config["scale"], backend, prefixes)
+        encoder = _load_encoder(config, tensors, dictionary, folder, keep_packed)
+        sae = SAE(dictionary, encoder, config["k"], config["scale"], backend, tuple(config.get("prefixes", ())))
     except ValueError as error:  # a size or scale that no SAE can have
         raise SAEFileError(f"{folder / CONFIG_FILE}: {error}") from None
     sae.b_dec.data = tensors["b_dec"]
@@ -104,7 +109,7 @@ def _load_own(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: 
     if bits == 32:
         return OwnTopK(tensors["encoder_weight"], tensors["b_enc"])
     with _naming_damage(folder):
-        if keep_packed and bits <= 8:
+        if keep_packed and fits_in_a_byte(bits):
             packed = align_rows(tensors["encoder_weight"], bits, shape)
             return PackedTopK(packed, tensors["b_enc"], tensors["encoder_scale"], shape[1], bits)
         weight = unpack_values(tensors["encoder_weight"], bits, shape)
@@ -116,7 +121,7 @@ def _load_own(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: 
 def _load_dictionary(
     config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path, keep_packed: bool
 ) -> Dictionary:
-    if keep_packed and (config.get("codebook") or config.get("value_bits", 32) <= 8):
+    if keep_packed and (config.get("codebook") or fits_in_a_byte(config.get("value_bits", 32))):
         return _load_packed(config, tensors, folder)
     if config.get("codebook"):
         return CodebookDictionary(tensors["codebook"], tensors["chosen"], config["d_in"])

@@ -15,7 +15,7 @@ from sae_core.encoders import BatchTopK, Encoder, JumpReLU, OwnTopK, PositiveTop
 from sae_core.kernels.dispatch import Backend, get_backend
 from sae_core.kernels.on_packed import OnPacked, best_of_blocks, blocks, unpacked
 from sae_core.kernels.reference import densify
-from sae_core.packing import byte_table, pack_rows
+from sae_core.packing import byte_table, fits_in_a_byte, pack_rows
 from sae_core.sae import SAE
 
 
@@ -124,14 +124,15 @@ class PackedTopK(OwnTopK):
         self, x: torch.Tensor, atoms: torch.Tensor, support: torch.Tensor | None, k: int, backend: Backend | OnPacked
     ) -> tuple[torch.Tensor, torch.Tensor]:
         floats = backend.kernels if isinstance(backend, OnPacked) else backend
-        return best_of_blocks(floats, x, lambda part: (self._some(part), None), self.d_in, self.b_enc, k)
+        return best_of_blocks(floats, x, lambda part: (self.rows(part), None), self.d_in, self.b_enc, k)
 
     def products(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         for x in parts:
-            found = [x @ self._some(part).T for part in blocks(len(self.packed), self.d_in)]
+            found = [x @ self.rows(part).T for part in blocks(len(self.packed), self.d_in)]
             yield torch.cat(found, 1) + self.b_enc
 
-    def _some(self, part: slice) -> torch.Tensor:
+    def rows(self, part: slice = slice(None)) -> torch.Tensor:
+        """Return some rows of W_enc, all unless told which, as floats."""
         assert self.row_scale is not None
         return unpacked(self.packed[part], self.table, self.d_in) * self.row_scale[part, None]
 
@@ -165,7 +166,9 @@ def pack(sae: SAE) -> SAE:
 
 def _is_long(dictionary: Dictionary) -> bool:
     """Tell whether the values of atoms are none, or too long to be packed."""
-    return not (isinstance(dictionary, CodebookDictionary) or 0 < dictionary.value_bits <= 8)
+    if isinstance(dictionary, CodebookDictionary):
+        return False
+    return dictionary.value_bits == 0 or not fits_in_a_byte(dictionary.value_bits)
 
 
 def _packed_atoms(dictionary: Dictionary) -> PackedDictionary:
@@ -183,7 +186,7 @@ def _packed_encoder(encoder: Encoder) -> Encoder:
     """Return an encoder whose own weights, where there are any of 8 or fewer bits, are packed."""
     if isinstance(encoder, (BatchTopK, JumpReLU, PositiveTopK, Refitted)):
         return _around(encoder, _packed_encoder(encoder.encoder)).train(encoder.training)
-    if not isinstance(encoder, OwnTopK) or isinstance(encoder, PackedTopK) or encoder.weight_bits > 8:
+    if not isinstance(encoder, OwnTopK) or isinstance(encoder, PackedTopK) or not fits_in_a_byte(encoder.weight_bits):
         return encoder
     assert encoder.row_scale is not None
     packed = pack_rows(encoder.weight, encoder.weight_bits).to(encoder.b_enc.device)

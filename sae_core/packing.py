@@ -124,12 +124,17 @@ def align_rows(packed: torch.Tensor, value_bits: float, shape: tuple[int, int]) 
     return torch.cat([pack_rows(part, value_bits) for part in found])
 
 
+def fits_in_a_byte(value_bits: float) -> bool:
+    """Tell whether a byte in memory holds one or more whole numbers of so many bits."""
+    return value_bits <= 8
+
+
 def bits_in_memory(value_bits: float) -> float:
     """Return the bits that a whole number takes in memory: the least, at least `value_bits`, that fill a byte evenly.
 
     Raises ValueError for numbers that no byte holds.
     """
-    if value_bits > 8:
+    if not fits_in_a_byte(value_bits):
         raise ValueError(f"no byte holds a whole number of {value_bits:g} bits")
     return next(width for width in (1, _TERNARY_BITS, 2, 4, 8) if width >= value_bits)
 

@@ -99,13 +99,13 @@ def best_of_blocks(
         rows_of: returns the floats of some rows, (rows, degree), and their support.
         bias: of each of the rows, which says how many there are.
     """
-    codes, indices = zip(
-        *(
-            _shifted(kernels.encode_topk(x, *rows_of(part), bias[part], min(k, len(bias[part]))), part.start)
-            for part in blocks(len(bias), degree, k)
-        ),
-        strict=True,
-    )
+    codes: list[Tensor] = []
+    indices: list[Tensor] = []
+    for part in blocks(len(bias), degree, k):
+        floats, support = rows_of(part)
+        found = kernels.encode_topk(x, floats, support, bias[part], min(k, len(floats)))
+        codes.append(found[0])
+        indices.append(found[1] + part.start)
     if len(codes) == 1:
         return codes[0], indices[0]
     best = torch.cat(codes, 1).topk(k, dim=1)
@@ -116,10 +116,6 @@ def blocks(rows: int, degree: int, least: int = 1) -> Iterator[slice]:
     """Yield the rows that are floats at the same time: as many as `_BLOCK_VALUES` allows, and at least `least`."""
     block = max(least, _BLOCK_VALUES // degree, 1)
     return (slice(start, start + block) for start in range(0, rows, block))
-
-
-def _shifted(found: tuple[Tensor, Tensor], start: int) -> tuple[Tensor, Tensor]:
-    return found[0], found[1] + start
 
 
 def opened(

@@ -21,7 +21,7 @@ LEAST_CE = 0.98  # share of the original's CE recovered that counts before laten
 _RECOVERED = (("ce_recovered", "CE recovered, against zero ablation"), ("ce_recovered_mean", "against mean ablation"))
 
 
-def best_of(study: Path, runs_dir: Path, least: float, before: Record | None = None) -> Record:
+def best_of(study: Path, runs_dir: Path, least: float, before: Record | None) -> Record:
     """Return the record of the run that recovers most of the CE among those that keep enough of the latents.
 
     Where none keeps enough, it is the run that keeps the most among those that recover `LEAST_CE` of the CE that the
@@ -30,7 +30,7 @@ def best_of(study: Path, runs_dir: Path, least: float, before: Record | None = N
     Args:
         study: the folder of a search, whose complete trials are looked at.
         least: the share of latents that must survive.
-        before: the record of the original.
+        before: the record of the original; None where it was not measured.
 
     Raises:
         ValueError: no trial is complete.
