@@ -5,10 +5,13 @@
 // PyTorch has loaded, so both share one pool of threads.
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <thread>
 #include <vector>
 
 #include <omp.h>

@@ -29,4 +29,6 @@ template <> struct Traits<double> {
 
 #include "cpu_least_squares.h"
 
+#include "cpu_gram.h"
+
 #include "cpu_greedy.h"

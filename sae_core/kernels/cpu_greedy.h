@@ -70,56 +70,46 @@ template <typename T, typename Index> struct Greedy {
   }
 };
 
-// For each row, the latents that use it and their values there: what a change of that row changes.
-template <typename T, typename Index> struct ByRow {
-  std::vector<int64_t> start; // (d_in + 1,)
-  std::vector<Index> latents;
-  std::vector<T> values;
-
-  explicit ByRow(const Atoms<T, Index> &atoms) : start(size_t(atoms.d_in) + 2, 0) {
-    if (!atoms.support) return;
-    const int64_t count = atoms.n * atoms.degree;
-    latents.resize(size_t(count));
-    values.resize(size_t(count));
-    for (int64_t i = 0; i < count; i++) start[atoms.support[i] + 2]++;
-    for (int64_t r = 0; r < atoms.d_in; r++) start[r + 2] += start[r + 1];
-    for (int64_t i = 0; i < count; i++) {
-      const int64_t at = start[atoms.support[i] + 1]++; // start[r + 1] moves from row r's start to its end
-      latents[at] = Index(i / atoms.degree);
-      values[at] = atoms.values[i];
-    }
-  }
-};
-
-// Matching pursuit: all correlations once, then only those change that share a row with the atom just picked.
+// Matching pursuit: all correlations once, then each pick changes them by its row of the Gram matrix. Where there is no
+// such row, only those are changed that share a row of x with the pick.
 template <typename T, typename Index> struct MatchingPursuit {
   using L = Lanes<T>;
   using Vec = typename L::Vec;
-  static constexpr int TILE = L::TILE, LANES = L::LANES, COLUMNS = 64;
+  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+  static constexpr int TILE = L::TILE, LANES = L::LANES, COLUMNS = 64, VECS = COLUMNS / LANES;
   static constexpr uint32_t ALL_LANES = uint32_t((uint64_t(1) << LANES) - 1);
   static constexpr T SURELY_LEFT = T(0.01); // share of a target's energy that no rounding of the sums below can make
   Atoms<T, Index> atoms;
   int k;
   bool magnitude, refit;
+  int64_t kept;      // rows of the Gram matrix of sparse atoms
   const T *x, *gram; // gram (n, n), of dense atoms only
   T *codes;
   int64_t *indices;
 
-  int64_t padded() const { return (atoms.n + BLOCK - 1) / BLOCK * BLOCK; }
+  static int64_t padded(int64_t n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
+  int64_t padded() const { return padded(atoms.n); }
 
   // The latent of the largest z (|z|), z (padded,) holding NaN where it must not be picked; -1 where nothing can be.
-  // Maxima by column first: they need no sum across a vector.
-  int64_t best(const T *z) const {
-    constexpr int VECS = COLUMNS / LANES;
-    const int64_t n = padded();
+  // Before that, z -= code * row where there is a row (n,). Maxima by column first: they need no sum across a vector.
+  int64_t best(T *z, const T *row, T code) const {
     Vec top[VECS];
     for (int v = 0; v < VECS; v++) top[v] = Vec{} - std::numeric_limits<T>::infinity();
-    for (int64_t i = 0; i < n; i += COLUMNS)
+    const auto look = [&](int v, Vec value) {
+      if (magnitude) value = value < 0 ? -value : value;
+      top[v] = value > top[v] ? value : top[v];
+    };
+    const int64_t n = padded(), whole = row ? atoms.n / COLUMNS * COLUMNS : 0; // columns that vectors of the row fill
+    for (int64_t i = 0; i < whole; i += COLUMNS)
       for (int v = 0; v < VECS; v++) {
-        Vec value = reinterpret_cast<const Vec *>(z + i)[v];
-        if (magnitude) value = value < 0 ? -value : value;
-        top[v] = value > top[v] ? value : top[v];
+        Vec &value = reinterpret_cast<Vec *>(z + i)[v];
+        value -= code * reinterpret_cast<const Unaligned *>(row + i)[v];
+        look(v, value);
       }
+    if (row)
+      for (int64_t i = whole; i < atoms.n; i++) z[i] -= code * row[i];
+    for (int64_t i = whole; i < n; i += COLUMNS)
+      for (int v = 0; v < VECS; v++) look(v, reinterpret_cast<const Vec *>(z + i)[v]);
     Vec most = top[0];
     for (int v = 1; v < VECS; v++) most = top[v] > most ? top[v] : most;
     T highest = most[0];
@@ -135,44 +125,42 @@ template <typename T, typename Index> struct MatchingPursuit {
     return -1;
   }
 
-  // Take the picks of token t, and their codes for where no refit follows; z is its own to use up.
-  void pursue(const ByRow<T, Index> &by_row, T *z, LeastSquares<T, Index> &fit, int t) const {
+  // Take the picks of token t, and their codes for where no refit follows; z and `spare` (padded,) are its own to use
+  // up.
+  void pursue(GramRows<T, Index> &rows, T *spare, T *z, LeastSquares<T, Index> &fit, int t) const {
     T *r = fit.left(t);
     const T whole = fit.norm[t] * fit.norm[t];
     T energy = whole; // of what is left: each pick takes its code's square
+    const T *row = nullptr;
+    T code = 0;
     for (int s = 0; s < k; s++) {
       if (!(energy > SURELY_LEFT * whole) && !fit.has_left(t)) return;
-      const int64_t latent = best(z);
+      const int64_t latent = best(z, row, code);
       if (latent < 0 || !fit.matters(t, z[latent])) return;
-      const T code = z[latent];
+      code = z[latent];
       energy -= code * code;
       fit.take(t, latent);
       fit.codes[s * TILE + t] = code;
       z[latent] = std::numeric_limits<T>::quiet_NaN();
-      if (!atoms.support) {
-        for (int64_t i = 0; i < atoms.n; i++) z[i] -= code * gram[latent * atoms.n + i];
-        atoms.add(latent, -code, r);
-        continue;
-      }
-      for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++) {
-        const int64_t row = atoms.support[e];
-        const T change = code * atoms.values[e];
-        r[row] -= change;
-        for (int64_t i = by_row.start[row]; i < by_row.start[row + 1]; i++)
-          z[by_row.latents[i]] -= change * by_row.values[i];
-      }
+      atoms.add(latent, -code, r);
+      row = rows.any() ? rows.of(latent, spare) : nullptr;
+      if (!row) rows.by_row.add_products(atoms, latent, -code, z);
+      if (refit) fit.keep_products(t, row);
     }
   }
 
   void run(int64_t tokens, int64_t threads) const {
     using E = Encoder<T, Index>;
     const ByRow<T, Index> by_row(atoms);
+    GramRows<T, Index> rows(atoms, gram, by_row, kept, padded());
 #pragma omp parallel num_threads(threads)
     {
       LeastSquares<T, Index> fit(atoms, k);
+      if (refit) fit.will_keep_products();
       std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z_room(BLOCK * TILE + 64);
-      std::vector<T> by_token_room(size_t(padded()) * TILE + 64);
+      std::vector<T> by_token_room(size_t(padded()) * (TILE + 1) + 64);
       T *tile = align<T>(room.data()), *z = align<T>(z_room.data()), *by_token = align<T>(by_token_room.data());
+      T *spare = by_token + padded() * TILE;
       Selections<T> unused(0, 1, 1);
       E encoder(atoms.n, atoms.degree, atoms.values, nullptr, atoms.support, tile, z, unused);
 #pragma omp for schedule(dynamic)
@@ -187,7 +175,7 @@ template <typename T, typename Index> struct MatchingPursuit {
           transpose<T>(z, BLOCK, TILE, by_token + j, padded(), BLOCK);
         }
         for (int t = 0; t < here; t++)
-          if (fit.active >> t & 1) pursue(by_row, by_token + t * padded(), fit, t);
+          if (fit.active >> t & 1) pursue(rows, spare, by_token + t * padded(), fit, t);
         if (refit) fit.refit();
         fit.write(here, codes + first * k);
       }
@@ -206,19 +194,18 @@ int64_t gomp(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k,
   });
 }
 
-// One changed correlation costs about as much as this many made anew, a tile at a time (measured: 21 to 36).
-constexpr int CHANGE_COSTS = 24;
-
-// The same by matching pursuit, by changes of correlations where that is cheaper: d / d_in of all change for each row
-// of the picked atom. gram (n, n), or null, is for dense atoms only.
+// The same by matching pursuit. gram (n, n), or null, is for dense atoms only.
 template <typename T>
 int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t magnitude,
                          int64_t refit, const T *x, const T *values, const int64_t *support, const T *gram,
                          int64_t *indices, T *codes, int64_t threads) {
   return with_atoms(d_in, n, degree, values, support, threads, [&](const auto &atoms) {
     using Row = typename std::decay_t<decltype(atoms)>::Row;
-    if (gram || (support && degree * CHANGE_COSTS <= d_in))
-      MatchingPursuit<T, Row>{atoms, int(k), magnitude != 0, refit != 0, x, gram, codes, indices}.run(tokens, threads);
+    using Updating = MatchingPursuit<T, Row>;
+    const WayToUpdate way(tokens * k, d_in, n, degree, Updating::padded(n) * int64_t(sizeof(T)));
+    const int64_t kept = gram ? 0 : way.rows;
+    if (gram || (support && !way.anew))
+      Updating{atoms, int(k), magnitude != 0, refit != 0, kept, x, gram, codes, indices}.run(tokens, threads);
     else Greedy<T, Row>{atoms, int(k), 1, magnitude != 0, false, refit != 0, x, codes, indices}.run(tokens, threads);
   });
 }

@@ -109,7 +109,8 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
   const Atoms<T, Index> &atoms;
   int k;
   Factor<T> factor;
-  std::vector<T> room, spread;
+  std::vector<T> room, spread, known_room;
+  T *known = nullptr;      // (k * (k + 1) / 2, TILE): see `keep_products`
   T *target, *residual;    // (TILE, d_in), scaled
   T *codes, *step;         // (k, TILE)
   T back[TILE];            // what undoes a target's scale
@@ -156,6 +157,7 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     }
     std::memcpy(residual, target, size_t(d_in) * TILE * sizeof(T));
     for (int t = 0; t < TILE; t++) count[t] = 0;
+    std::fill(known_room.begin(), known_room.end(), T(0)); // what tokens of fewer than k picks leave
     for (int t = here; t < TILE; t++) norm[t] = 0;
   }
 
@@ -181,18 +183,37 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     codes[s * TILE + t] = code;
   }
 
+  // out (s + 1, TILE), column t: the products of token t's pick s with each pick up to it; `row` is the pick's row of
+  // the Gram matrix, or null.
+  void products(int t, int s, const T *row, T *out) {
+    const int64_t *mine = picks + t * k;
+    if (row) {
+      for (int i = 0; i <= s; i++) out[i * TILE + t] = row[mine[i]];
+      return;
+    }
+    const T *atom = atoms.spread(mine[s], spread.data());
+    for (int i = 0; i <= s; i++) out[i * TILE + t] = atoms.product(mine[i], atom);
+    atoms.erase(mine[s], spread.data());
+  }
+
+  T *known_of(int s) const { return known + int64_t(s) * (s + 1) / 2 * TILE; }
+
+  // Room for `keep_products`.
+  void will_keep_products() {
+    known_room.resize(size_t(k) * (k + 1) / 2 * TILE + 64);
+    known = align<T>(known_room.data());
+  }
+
+  // For `refit`: the products of the pick just taken, while its row of the Gram matrix is at hand.
+  void keep_products(int t, const T *row) { products(t, count[t] - 1, row, known_of(count[t] - 1)); }
+
   // Into the factor with the next pick of every token that has one; a token without gets an atom of no length.
   void append(uint32_t picked) {
     const int s = factor.size;
     for (int t = 0; t < TILE; t++) {
-      if (!(picked >> t & 1)) {
+      if (picked >> t & 1) products(t, s, nullptr, step);
+      else
         for (int i = 0; i <= s; i++) step[i * TILE + t] = 0;
-        continue;
-      }
-      const int64_t *mine = picks + t * k;
-      const T *atom = atoms.spread(mine[s], spread.data());
-      for (int i = 0; i <= s; i++) step[i * TILE + t] = atoms.product(mine[i], atom);
-      atoms.erase(mine[s], spread.data());
     }
     factor.append(reinterpret_cast<const Vec *>(step));
   }
@@ -218,7 +239,8 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     for (int s = 0; s < most; s++) {
       uint32_t having = 0;
       for (int t = 0; t < TILE; t++) having |= uint32_t(s < count[t]) << t;
-      append(having);
+      if (!known) append(having);
+      else factor.append(reinterpret_cast<const Vec *>(known_of(s)));
     }
     correct(0);
     correct(0); // once more: what the factor's rounding left

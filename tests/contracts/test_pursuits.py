@@ -30,9 +30,10 @@ PURSUITS = {
 INEXACT = ("mp", "mp_magnitude", "mp_cg2")  # their codes are not those of least squares
 each_backend = pytest.mark.parametrize("backend", FAST)
 each_pursuit = pytest.mark.parametrize("name", PURSUITS)
-# Each is (tokens, d_in, n_latents, degree, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token, and degrees
-# below and above d_in / 24, from where on making correlations anew is cheaper than changing them. A degree of None
-# makes dense atoms, and one of -6 atoms that are dense on the first 6 rows.
+# Each is (tokens, d_in, n_latents, degree, k): odd sizes, d=m, k=1, k=n, k beyond the rank, one token, and what makes
+# matching pursuit keep its correlations up to date in each of its ways: (40, 150, ...) changes them, (200, 60, ...)
+# holds rows of the Gram matrix, the other small ones make correlations anew. A degree of None makes dense atoms, and
+# one of -6 atoms that are dense on the first 6 rows.
 SHAPES = [
     (7, 26, 29, 3, 5),
     (5, 11, 17, 11, 3),
@@ -43,6 +44,7 @@ SHAPES = [
     (17, 19, 21, None, 4),
     (4, 7, 12, None, 12),
     (40, 150, 300, 5, 12),
+    (200, 60, 200, 6, 12),
     (3, 70_001, 40, 2, 4),  # more rows than 16 bits count
     (9, 13, 22, -6, 4),
 ]

@@ -88,9 +88,10 @@ def test_the_compiled_backend_is_there_where_a_compiler_is():
 
 @needs_compiled
 @pytest.mark.parametrize("name", [*PURSUITS])
-@pytest.mark.parametrize("degree", [3, 9, None])
+@pytest.mark.parametrize("degree", [3, 9, 40, None])
 def test_compiled_results_depend_neither_on_threads_nor_on_instructions(name, degree):
-    x, values, support = targets_and_atoms(75, 96, 500, degree)
+    """Of these degrees, matching pursuit changes correlations, holds rows of the Gram matrix, and makes all anew."""
+    x, values, support = targets_and_atoms(150, 96, 500, degree)
 
     def pursue():
         return PURSUITS[name](BACKENDS["cpu"], x, values, support, 12)
@@ -109,6 +110,24 @@ def test_compiled_results_depend_neither_on_threads_nor_on_instructions(name, de
     finally:
         torch.set_num_threads(threads)
         cpu.limit_instructions(2)
+
+
+@needs_compiled
+def test_matching_pursuit_is_the_same_where_not_all_rows_of_the_gram_matrix_have_room():
+    """In 30 MiB there is room for 1,706 of 4,608 rows; the tokens pick more atoms than that, and some of them twice."""
+    x, values, support = targets_and_atoms(128, 576, 4608, 28, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        codes, indices = cpu.matching_pursuit(x, values, support, 32, True, True)
+        torch.set_num_threads(4)
+        again = cpu.matching_pursuit(x, values, support, 32, True, True)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(indices.unique()) > 1706
+    assert torch.equal(codes, again[0]) and torch.equal(indices, again[1])
+    few = reference.matching_pursuit(x[-8:].double(), values.double(), support, 32, True, True)
+    assert picks((codes[-8:], indices[-8:])) == picks(few)
 
 
 @needs_compiled

@@ -1,0 +1,86 @@
+// How matching pursuit keeps its correlations up to date: by rows of the atoms' Gram matrix, or by what a pick changes.
+
+// For each row, the latents that use it and their values there: what a change of that row changes.
+template <typename T, typename Index> struct ByRow {
+  std::vector<int64_t> start; // (d_in + 1,)
+  std::vector<Index> latents;
+  std::vector<T> values;
+
+  explicit ByRow(const Atoms<T, Index> &atoms) : start(size_t(atoms.d_in) + 2, 0) {
+    if (!atoms.support) return;
+    const int64_t count = atoms.n * atoms.degree;
+    latents.resize(size_t(count));
+    values.resize(size_t(count));
+    for (int64_t i = 0; i < count; i++) start[atoms.support[i] + 2]++;
+    for (int64_t r = 0; r < atoms.d_in; r++) start[r + 2] += start[r + 1];
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t at = start[atoms.support[i] + 1]++; // start[r + 1] moves from row r's start to its end
+      latents[at] = Index(i / atoms.degree);
+      values[at] = atoms.values[i];
+    }
+  }
+
+  // products (n,) += weight * <atom, every atom>.
+  void add_products(const Atoms<T, Index> &atoms, int64_t latent, T weight, T *products) const {
+    for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++) {
+      const int64_t row = atoms.support[e];
+      const T change = weight * atoms.values[e];
+      for (int64_t i = start[row]; i < start[row + 1]; i++) products[latents[i]] += change * values[i];
+    }
+  }
+};
+
+// Rows of the Gram matrix. Those of sparse atoms are made when they are first asked for, and kept for all threads as
+// long as there is room; further ones are made each time. So the rows, and what is computed from them, are the same
+// whatever other threads do.
+template <typename T, typename Index> struct GramRows {
+  const Atoms<T, Index> &atoms;
+  const T *whole; // (n, n), or null
+  const ByRow<T, Index> &by_row;
+  int64_t many, length;                     // rows there is room for, and how long each is: whole vectors
+  std::vector<std::atomic<const T *>> kept; // (n,)
+  std::unique_ptr<T[]> room;                // (many, length), not touched before a row is made
+  std::atomic<int64_t> used{0};
+
+  GramRows(const Atoms<T, Index> &atoms_, const T *whole_, const ByRow<T, Index> &by_row_, int64_t many_,
+           int64_t length_)
+      : atoms(atoms_), whole(whole_), by_row(by_row_), many(many_), length(length_), kept(many_ ? size_t(atoms_.n) : 0),
+        room(new T[size_t(many_ * length_ + 64)]) {}
+
+  bool any() const { return whole || many; }
+
+  // Row `latent`; `spare` (length,) is for one that is not kept. Two threads may make the same row, which wastes one.
+  const T *of(int64_t latent, T *spare) {
+    if (whole) return whole + latent * atoms.n;
+    if (const T *row = kept[size_t(latent)].load(std::memory_order_acquire)) return row;
+    const int64_t at = used.load(std::memory_order_relaxed) < many ? used.fetch_add(1) : many;
+    T *row = at < many ? align<T>(room.get()) + at * length : spare;
+    std::memset(row, 0, size_t(length) * sizeof(T));
+    by_row.add_products(atoms, latent, T(1), row);
+    if (at < many) kept[size_t(latent)].store(row, std::memory_order_release);
+    return row;
+  }
+};
+
+// The cheapest way for matching pursuit to keep its correlations up to date. The unit of cost is the change of one
+// correlation; the first three constants are what can be done instead in that time (measured, kernels/README.md).
+struct WayToUpdate {
+  static constexpr double ANEW = 24;    // correlations made anew, a tile of tokens at a time: 21 to 36
+  static constexpr double CACHED = 64;  // bytes of a row used, where the rows fit a cache
+  static constexpr double FETCHED = 12; // bytes of a row used, where they do not
+  static constexpr double CACHE = 16 << 20;
+  static constexpr double ROOM = 30 << 20; // bytes of rows; glibc returns more than 32 MiB to the system at every call
+  bool anew;
+  int64_t rows; // of the Gram matrix, to keep; 0: change correlations
+
+  WayToUpdate(int64_t picks, int64_t d_in, int64_t n, int64_t degree, int64_t row_bytes) {
+    const double changed = double(degree) * degree / d_in * n; // correlations that share a row of x with a pick
+    const double wanted = double(n) * picks / (n + picks); // the more picks, the more of them are of a row made before
+    const double many = std::min(std::floor(ROOM / row_bytes), wanted), share = many / wanted;
+    const double use = row_bytes / (many * row_bytes <= CACHE ? CACHED : FETCHED);
+    const double by_rows = many * changed + picks * (share * use + (1 - share) * changed);
+    const double by_changes = picks * changed, by_all = picks * double(n) * degree / ANEW;
+    anew = by_all < std::min(by_rows, by_changes);
+    rows = by_rows < by_changes ? std::min(n, int64_t(ROOM) / row_bytes) : 0;
+  }
+};
