@@ -66,9 +66,9 @@ template <typename T, typename Index> struct GramRows {
 // correlation; the first three constants are what can be done instead in that time (measured, kernels/README.md).
 struct WayToUpdate {
   static constexpr double ANEW = 24;    // correlations made anew, a tile of tokens at a time: 21 to 36
-  static constexpr double CACHED = 64;  // bytes of a row used, where the rows fit a cache
-  static constexpr double FETCHED = 12; // bytes of a row used, where they do not
-  static constexpr double CACHE = 16 << 20;
+  static constexpr double CACHED = 64;  // bytes of a row used, where the rows fit a cache that others leave alone
+  static constexpr double FETCHED = 16; // bytes of a row used, where they do not
+  static constexpr double CACHE = 4 << 20;
   static constexpr double ROOM = 30 << 20; // bytes of rows; glibc returns more than 32 MiB to the system at every call
   bool anew;
   int64_t rows; // of the Gram matrix, to keep; 0: change correlations

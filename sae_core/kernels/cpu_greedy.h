@@ -145,7 +145,7 @@ template <typename T, typename Index> struct MatchingPursuit {
       atoms.add(latent, -code, r);
       row = rows.any() ? rows.of(latent, spare) : nullptr;
       if (!row) rows.by_row.add_products(atoms, latent, -code, z);
-      if (refit) fit.keep_products(t, row);
+      if (fit.known) fit.keep_products(t, row);
     }
   }
 
@@ -156,7 +156,7 @@ template <typename T, typename Index> struct MatchingPursuit {
 #pragma omp parallel num_threads(threads)
     {
       LeastSquares<T, Index> fit(atoms, k);
-      if (refit) fit.will_keep_products();
+      if (refit && rows.any()) fit.will_keep_products();
       std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z_room(BLOCK * TILE + 64);
       std::vector<T> by_token_room(size_t(padded()) * (TILE + 1) + 64);
       T *tile = align<T>(room.data()), *z = align<T>(z_room.data()), *by_token = align<T>(by_token_room.data());

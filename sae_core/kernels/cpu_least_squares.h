@@ -183,19 +183,6 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     codes[s * TILE + t] = code;
   }
 
-  // out (s + 1, TILE), column t: the products of token t's pick s with each pick up to it; `row` is the pick's row of
-  // the Gram matrix, or null.
-  void products(int t, int s, const T *row, T *out) {
-    const int64_t *mine = picks + t * k;
-    if (row) {
-      for (int i = 0; i <= s; i++) out[i * TILE + t] = row[mine[i]];
-      return;
-    }
-    const T *atom = atoms.spread(mine[s], spread.data());
-    for (int i = 0; i <= s; i++) out[i * TILE + t] = atoms.product(mine[i], atom);
-    atoms.erase(mine[s], spread.data());
-  }
-
   T *known_of(int s) const { return known + int64_t(s) * (s + 1) / 2 * TILE; }
 
   // Room for `keep_products`.
@@ -204,16 +191,26 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     known = align<T>(known_room.data());
   }
 
-  // For `refit`: the products of the pick just taken, while its row of the Gram matrix is at hand.
-  void keep_products(int t, const T *row) { products(t, count[t] - 1, row, known_of(count[t] - 1)); }
+  // For `refit`: the products of the pick just taken with those so far, out of its row of the Gram matrix, which is at
+  // hand now.
+  void keep_products(int t, const T *row) {
+    const int s = count[t] - 1;
+    T *products = known_of(s);
+    for (int i = 0; i <= s; i++) products[i * TILE + t] = row[picks[t * k + i]];
+  }
 
   // Into the factor with the next pick of every token that has one; a token without gets an atom of no length.
   void append(uint32_t picked) {
     const int s = factor.size;
     for (int t = 0; t < TILE; t++) {
-      if (picked >> t & 1) products(t, s, nullptr, step);
-      else
+      if (!(picked >> t & 1)) {
         for (int i = 0; i <= s; i++) step[i * TILE + t] = 0;
+        continue;
+      }
+      const int64_t *mine = picks + t * k;
+      const T *atom = atoms.spread(mine[s], spread.data());
+      for (int i = 0; i <= s; i++) step[i * TILE + t] = atoms.product(mine[i], atom);
+      atoms.erase(mine[s], spread.data());
     }
     factor.append(reinterpret_cast<const Vec *>(step));
   }
