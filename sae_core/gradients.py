@@ -16,6 +16,8 @@ every token, where only their sum is needed, and at small batches its graph cost
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -83,14 +85,15 @@ def _written_out(sae: SAE, h: Tensor, kernels: Kernels) -> tuple[SAEResidual, Te
     errors = torch.linalg.vector_norm(left, dim=1).square_()
     g = left * (2 / len(h))
     into_bias = g.sum(0)
-    into_atoms = kernels.atom_gradient(weights, picks, g, support, dictionary.n_latents)
+    into_atoms = [(weights, g)]  # what their gradient is a sum of: for each pick, a weight times a row
     if isinstance(encoder, TiedTopK):
         into_codes = kernels.atom_products(g, picks, unit, support).neg_()
         encoder.b_enc.grad = torch.zeros_like(encoder.b_enc).scatter_add_(0, picks.flatten(), into_codes.flatten())
-        into_atoms += kernels.atom_gradient(into_codes, picks, u, support, dictionary.n_latents)
+        into_atoms.append((into_codes, u))
         into_bias += _weighted_sum(encoder.b_enc.grad, unit, support, dictionary.d_in)
-    if isinstance(dictionary.values, nn.Parameter):
-        into_values = kernels.unit_norm_gradient(into_atoms, unit, inverse)
+    if isinstance(dictionary.values, nn.Parameter):  # else atoms are frozen
+        parts = (kernels.atom_gradient(w, picks, rows, support, dictionary.n_latents) for w, rows in into_atoms)
+        into_values = kernels.unit_norm_gradient(functools.reduce(Tensor.add_, parts), unit, inverse)
         dictionary.values.grad = into_values if factor is None else into_values.mul_(factor)
     sae.b_dec.grad = dictionary.basis.out_of(into_bias.view(1, -1)).view(-1).neg_()
     return SAEResidual(left, *sae.with_always_on(u, codes, picks)), errors
