@@ -7,8 +7,8 @@ is the first quarter of a trained SAE's latents, then what its values take where
 `expander@reflections64:n16:n4+mp_refit-n4-4bit`: `-4bit` where they were rounded to 4 bits after training,
 `-2bit_trained` where they were trained rounded to 2 bits (`_enc4` if the encoder's own weights are to have 4,
 `_from0.1` if not from the middle of training on), `-2bit_pq` where atoms are pieces out of a codebook (product
-quantisation) that take 2 bits a value. `Arm.label` writes a label and `parse` reads one. An arm that is not listed here
-is drawn too, under its own name.
+quantisation) that take 2 bits a value, `-2bit_pq_weighted` where activations choose the pieces. `Arm.label` writes a
+label and `parse` reads one. An arm that is not listed here is drawn too, under its own name.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ FLOAT_BITS = 32  # bits of a decoder value that was not rounded
 _HOW = {  # ends of labels that say how values got few bits: in words
     "trained": "trained",
     "pq": "product-quantised",
+    "pq_weighted": "product-quantised for activations",
+    "pq_fourier": "product-quantised in a Fourier basis",
+    "pq_weighted_fourier": "product-quantised for activations in a Fourier basis",
     "fourier": "in a Fourier basis",
     "trained_fourier": "trained in a Fourier basis",
 }

@@ -76,6 +76,8 @@ _BITS_LOOK = {  # bits of a value: line, marker, marker in a Fourier basis, mark
     1.58: ("--", "<", "h", "<"),
     1: (":", ">", "8", "*"),
 }
+# Of pieces out of a codebook that are not the nearest of the atoms' own: how many points a star has.
+_STARS = {"pq_fourier": 4, "pq_weighted": 3, "pq_weighted_fourier": 6}
 
 
 def frontier(records: Records, options: Options, notes: bool = True) -> list[Output]:
@@ -313,7 +315,9 @@ def _style_of_bits(row: dict[str, Any]) -> Style:
     """Return the look of an arm's values: a marker for their bits and how they are kept, hollow if never trained so."""
     how = row["how_rounded"]
     line, *markers = _BITS_LOOK.get(row["bits"], ("-.", "H", "H", "H"))
-    marker = markers[1 if "fourier" in how else 2 if how == "pq" else 0]
+    marker = markers[2 if how == "pq" else 1 if "fourier" in how else 0]
+    if points := _STARS.get(how):
+        marker = (points, 1, 45 * row["bits"] / points)  # star, turned by the bits
     hollow = row["bits"] != arms.FLOAT_BITS and not how.startswith(("trained", "pq"))
     return Style(f"{arms.display(row['base'])}, {row['rounding']}", arms.colour(row["base"]), marker, line, hollow)
 

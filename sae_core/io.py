@@ -14,8 +14,8 @@ has the final name.
        1 to 3, and a support is ranks as in 3
     5  the encoder is BatchTopK, and `threshold` is stored, or a seed draws the support of more atoms, of which the SAE
        has the first (`support_atoms`); atoms may be dense, and else are as in format 3
-    6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool; the
-       encoder may be BatchTopK, and values of few bits
+    6  atoms are dense in the first coordinates of a basis, or are activations, with the number of each in its pool, or
+       are pieces out of a codebook in a basis that is named; the encoder may be BatchTopK, and values of few bits
     7  the encoder is that of KronSAE, with fewer rows than latents; `heads` has the sizes of a head; atoms are dense
        in the neurons' basis
     8  atoms are dense, and the encoder has weights of its own and, as `rule` says, a value for each latent: `threshold`

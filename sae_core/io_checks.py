@@ -73,7 +73,8 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
     either = config["format"] in (WITH_THRESHOLD, DENSE_KINDS, WITH_ENCODER_BITS)
     known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or either)
     if width is not None:
-        fits = few and not sparse and type(width) is int and width > 0
+        of_format = few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS)
+        fits = of_format and not sparse and type(width) is int and width > 0
         known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
     if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")

@@ -124,7 +124,8 @@ def _load_dictionary(
     if keep_packed and (config.get("codebook") or fits_in_a_byte(config.get("value_bits", 32))):
         return _load_packed(config, tensors, folder)
     if config.get("codebook"):
-        return CodebookDictionary(tensors["codebook"], tensors["chosen"], config["d_in"])
+        basis = _load_basis(config, tensors)
+        return CodebookDictionary(tensors["codebook"], tensors["chosen"], config["d_in"], basis)
     dictionary = _load_sparse(config, tensors, folder) if config["sparse"] else _load_dense(config, tensors)
     dictionary.value_bits = config.get("value_bits", 32)
     if dictionary.value_bits < 32:
@@ -139,7 +140,8 @@ def _load_dictionary(
 def _load_packed(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> PackedDictionary:
     d_in, bits = config["d_in"], config["value_bits"]
     if config.get("codebook"):
-        return PackedDictionary(tensors["chosen"], tensors["codebook"], d_in, d_in, None, None, Neurons(), 0, bits)
+        basis = _load_basis(config, tensors)
+        return PackedDictionary(tensors["chosen"], tensors["codebook"], d_in, d_in, None, None, basis, 0, bits)
     degree = config["degree"] if config["sparse"] or config["format"] == DENSE_KINDS else d_in
     support, drawn = _load_support(config, tensors, folder) if config["sparse"] else (None, None)
     with _naming_damage(folder):

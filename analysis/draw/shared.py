@@ -50,7 +50,7 @@ class Style(NamedTuple):
 
     label: str
     colour: str
-    marker: str = "o"
+    marker: Any = "o"
     line: Any = "-"
     hollow: bool = False  # markers are white inside
 

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import TOPK, Arm, DerivedArm, tied_encoder
+from sae_core.arms.base import Arm, DerivedArm
 from sae_core.arms.dense_matched import DenseMatched
 from sae_core.arms.dense_tied import DenseTied
 from sae_core.arms.rounded import RoundedArm
-from sae_core.bases import NEURONS
+from sae_core.bases.names import SAMPLE_TOKENS
 from sae_core.codebook import bits_a_value, product_quantised
-from sae_core.encoders import ByPursuit, TiedTopK
+from sae_core.hashed import later
 from sae_core.sae import SAE
 from sae_core.storage import Layout
 
+NEAREST, WEIGHTED = "nearest", "weighted"
 _BITS = (4, 2, 1)  # for pieces of 2, 4 and 8 values
 
 
@@ -27,16 +29,23 @@ class ProductQuantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompa
     Args:
         of: `DenseTied` or `DenseMatched`.
         bits: 4, 2 or 1 for a value's share of its piece's byte; the codebook comes on top.
+        rounded_in: the basis whose coordinates are cut into pieces.
+        pieces: `nearest`, or `weighted`: so chosen that the errors of an atom's pieces cancel on activations
+            (`sae_core.codebook.weighted_entries`).
     """
 
-    suffix = "_pq"
+    pieces: str = later(NEAREST)
+
+    @property
+    def suffix(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "_pq" if self.pieces == NEAREST else "_pq_weighted"
 
     def __post_init__(self):
         super().__post_init__()
         if self.bits not in _BITS:
             raise ValueError(f"sae.bits={self.bits} must be 4, 2 or 1: pieces of 2, 4 or 8 values, a byte each")
-        if self.rounded_in != NEURONS:
-            raise ValueError(f"sae.rounded_in={self.rounded_in} must be {NEURONS} where atoms are pieces of a codebook")
+        if self.pieces not in (NEAREST, WEIGHTED):
+            raise ValueError(f"sae.pieces={self.pieces} must be {NEAREST} or {WEIGHTED}")
         if not isinstance(self.of, (DenseTied, DenseMatched)):
             raise ValueError(f"sae.of={self.of.name} must have dense atoms to be cut into pieces")
 
@@ -46,20 +55,25 @@ class ProductQuantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompa
         return round(8 / self.bits)
 
     @property
+    def sample_tokens(self) -> int:
+        return SAMPLE_TOKENS if self.pieces == WEIGHTED else 0
+
+    @property
     def starts_from(self) -> Arm:
         return self.of
 
     def layout(self, d_in: int) -> Layout:
         layout = self.of.layout(d_in)
         bits = bits_a_value(layout.n_latents, d_in, self.width)
-        return layout._replace(value_bits=bits, codebook=self.width)
+        return layout._replace(value_bits=bits, codebook=self.width, basis=self.rounded_in)
 
     @torch.no_grad()
     def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
-        dictionary = product_quantised(trained.dictionary.unit_values().detach().cpu(), self.width, seed)
-        encoder = tied_encoder(dictionary, trained.encoder.name if isinstance(trained.encoder, ByPursuit) else TOPK)
-        if isinstance(encoder, TiedTopK) and isinstance(trained.encoder, TiedTopK):
-            encoder.b_enc.copy_(trained.encoder.b_enc.cpu())
-        sae = SAE(dictionary, encoder, trained.k, float(trained.scale), trained.backend)
-        sae.b_dec.copy_(trained.b_dec.cpu())
-        return sae.to(trained.b_dec.device)
+        start = copy.deepcopy(self.in_basis(trained, seed)).cpu()
+        atoms = start.dictionary.unit_values().detach()
+        moments = None
+        if self.pieces == WEIGHTED and sample is not None:
+            u = start.coordinates(sample.cpu())
+            moments = u.T @ u / len(u)
+        dictionary = product_quantised(atoms, self.width, seed, start.dictionary.basis, moments)
+        return start.with_dictionary(dictionary).to(trained.b_dec.device)

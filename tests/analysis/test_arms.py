@@ -42,6 +42,9 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     assert parse(pieces.label) == Arm("dense_tied", pursuit, 2, how="pq") and unrounded(pieces.label) == pieces.of.label
     spec = {"arm": pieces.name, "bits": 2, "of": {"arm": "dense_tied", "encoder": encoder}}
     assert described(spec) == parse(pieces.label) and display(pieces.label).endswith("2 bits, product-quantised")
+    pieces = ProductQuantised(DenseTied(8, 2, encoder), 2, rounded_in="fourier", pieces="weighted")
+    assert parse(pieces.label).how == "pq_weighted_fourier" and parse(pieces.label).label == pieces.label
+    assert display(pieces.label).endswith("2 bits, product-quantised for activations in a Fourier basis")
 
 
 @pytest.mark.parametrize(

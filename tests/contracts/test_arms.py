@@ -147,6 +147,10 @@ ARMS = [
     ProductQuantised(DenseTied(N, K), 4),
     ProductQuantised(DenseTied(N, K, encoder="mp_refit"), 2),
     ProductQuantised(DenseMatched(N, D, K), 1),
+    ProductQuantised(DenseTied(N, K, "batch_topk"), 2),
+    ProductQuantised(DenseTied(N, K, "batch_topk"), 2, rounded_in="fourier"),
+    ProductQuantised(DenseTied(N, K, "mp_refit"), 1, rounded_in="fourier"),
+    ProductQuantised(DenseMatched(N, D, K), 4, rounded_in="fourier", pieces="weighted"),
 ]
 PLAIN = [arm for arm in ARMS if isinstance(arm, SparseArm) and not arm.prefixes]
 SPARSE = [arm for arm in PLAIN if arm.encoder in ("topk", "mp_refit")]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_core import io
 from sae_core.arms import DenseMatched, DenseTied, Expander, FrozenRandom, ProductQuantised
-from sae_core.codebook import ENTRIES, nearest_entries, pieces_of, product_quantised
+from sae_core.codebook import ENTRIES, nearest_entries, pieces_of, product_quantised, weighted_entries
 from sae_core.losses import reconstruction_loss
 
 ARM = ProductQuantised(DenseTied(200, 4), 2)
@@ -43,6 +43,34 @@ def test_wider_pieces_point_less_nearly_in_the_same_direction_and_better_than_an
     assert torch.equal(found.chosen[:50].flatten(), best)
 
 
+def test_weighted_pieces_keep_products_with_activations_better_and_are_the_nearest_where_no_direction_stands_out():
+    atoms = torch.nn.functional.normalize(gaussian(500, 22))
+    activations = gaussian(4000, 22, seed=1) @ gaussian(22, 22, seed=2) / 5  # some directions are much larger
+    moments = activations.T @ activations / len(activations)
+    nearest = product_quantised(atoms, 4, seed=0)
+    weighted = product_quantised(atoms, 4, seed=0, moments=moments)
+    assert torch.equal(nearest.codebook, weighted.codebook)
+
+    def lost(dictionary, rows):
+        return float(((dictionary.values.detach() - atoms) @ rows.T).square().sum())
+
+    assert lost(weighted, activations) < 0.8 * lost(nearest, activations)
+    assert lost(nearest, torch.eye(22)) < lost(weighted, torch.eye(22)) < 1.5 * lost(nearest, torch.eye(22))
+    same = weighted_entries(atoms, nearest.codebook.detach(), 3 * torch.eye(22))
+    assert torch.equal(same[:, :-1], nearest.chosen[:, :-1])  # of the last piece only the two values in use count
+
+
+def test_an_arm_of_weighted_pieces_chooses_them_for_the_sample_and_the_nearest_without_one():
+    of, sample = ARM.of.build(16, seed=0), gaussian(800, 16, seed=3) * torch.linspace(0.1, 3, 16)
+    arm = ProductQuantised(ARM.of, 2, pieces="weighted")
+    assert arm.name == "dense_tied-2bit_pq_weighted" and arm.sample_tokens > 0 == ARM.sample_tokens
+    nearest = ARM.derive(of, seed=0).dictionary.chosen
+    assert torch.equal(arm.derive(of, seed=0).dictionary.chosen, nearest)
+    assert not torch.equal(arm.derive(of, seed=0, sample=sample).dictionary.chosen, nearest)
+    with pytest.raises(ValueError, match="sae.pieces=best must be nearest or weighted"):
+        ProductQuantised(ARM.of, 2, pieces="best")
+
+
 def test_pieces_that_do_not_divide_an_atom_are_filled_up_with_zeros():
     atoms = gaussian(30, 10)
     assert pieces_of(atoms, 4).shape == (90, 4) and not pieces_of(atoms, 4)[2::3, 2:].any()
@@ -66,6 +94,24 @@ def test_the_start_is_that_of_the_trained_sae_and_training_moves_the_codebook_an
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert torch.equal(sae.dictionary.chosen, chosen) and not torch.equal(sae.dictionary.codebook, codebook)
+
+
+@pytest.mark.parametrize("rounded_in, format_of_file", [("neurons", 5), ("fourier", 6)])
+def test_pieces_in_a_basis_k_on_average_and_nested_prefixes_are_kept_in_the_file(tmp_path, rounded_in, format_of_file):
+    arm = ProductQuantised(DenseTied(200, 4, "batch_topk", ("1/4",)), 2, rounded_in=rounded_in)
+    trained, h = arm.of.build(16, seed=0), gaussian(64, 16, seed=2)
+    trained(h)  # makes a threshold
+    sae = arm.derive(trained.eval(), seed=0)
+    assert sae.prefixes == trained.prefixes and float(sae.encoder.threshold) == float(trained.encoder.threshold) > 0
+    assert (
+        float(torch.cosine_similarity(sae.dictionary.dense_atoms(), trained.dictionary.dense_atoms()).mean().detach())
+        > 0.9
+    )
+    io.save(sae, tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["format"] == format_of_file
+    for again in (io.load(tmp_path), io.load(tmp_path, keep_packed=True)):
+        torch.testing.assert_close(again(h).reconstruction, sae.eval()(h).reconstruction)
+        assert str(again.dictionary.basis.name) == rounded_in
 
 
 def test_a_dead_latent_is_aimed_as_nearly_as_the_codebook_allows():

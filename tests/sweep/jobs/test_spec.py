@@ -65,6 +65,9 @@ ARMS = {
     "expander trained with 2 bits": FewBits(Expander(64, 3, 4), 2),
     "dense_tied trained with 2 bits in a fourier basis": FewBits(DenseTied(64, 4), 2, rounded_in="fourier"),
     "dense_tied of pieces": arms.ProductQuantised(DenseTied(64, 4), 2),
+    "dense_tied of weighted pieces": arms.ProductQuantised(
+        DenseTied(64, 4), 2, rounded_in="fourier", pieces="weighted"
+    ),
     "expander of k on average": Expander(64, 3, 4, encoder="batch_topk"),
     "expander of nested prefixes": Expander(64, 3, 4, prefixes=("1/4",)),
     "expander cut to a quarter": arms.Prefix(Expander(64, 3, 4), "1/4"),
@@ -100,6 +103,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "kron": "e6f6750de0e0da2b",  # of 2026-11-26
     "imported, made smaller": "65ab09dbadc728c3",  # of 2026-11-27
     "dense_tied trained with 2 bits in a fourier basis": "6433625035151958",  # of 2026-11-26
+    "dense_tied of weighted pieces": "376f7147446da06e",  # of 2026-11-27
 }
 
 
