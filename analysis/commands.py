@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import arms
+from analysis.draw.bits import style_of_bits
 from analysis.draw.compressed import compressed_figure
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.floor import only_with_floor
@@ -67,17 +68,6 @@ from analysis.tables.scale import scale_table
 from analysis.tables.stability import stability_table
 from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
-
-_BITS_LOOK = {  # bits of a value: line, marker, marker in a Fourier basis, marker of pieces out of a codebook
-    32: ("-", "o", "o", "o"),
-    8: ("--", "s", "D", "s"),
-    4: (":", "^", "p", "P"),
-    2: ("-.", "v", "d", "X"),
-    1.58: ("--", "<", "h", "<"),
-    1: (":", ">", "8", "*"),
-}
-# Of pieces out of a codebook that are not the nearest of the atoms' own: how many points a star has.
-_STARS = {"pq_fourier": 4, "pq_weighted": 3, "pq_weighted_fourier": 6}
 
 
 def frontier(records: Records, options: Options, notes: bool = True) -> list[Output]:
@@ -307,19 +297,8 @@ def bits(records: Records, options: Options) -> list[Output]:
     shown = readable("bits", table)
     x_label = "stored bytes (size of sae.safetensors)"
     titles = {ROUNDED: "latents changed by rounding\n(share with correlation < .9)"}
-    figure = _lines(shown, "artifact_bytes", x_label, _style_of_bits, ["base", "rounding"], titles=titles)
+    figure = _lines(shown, "artifact_bytes", x_label, style_of_bits, ["base", "rounding"], titles=titles)
     return [Output("bits", table, figure)]
-
-
-def _style_of_bits(row: dict[str, Any]) -> Style:
-    """Return the look of an arm's values: a marker for their bits and how they are kept, hollow if never trained so."""
-    how = row["how_rounded"]
-    line, *markers = _BITS_LOOK.get(row["bits"], ("-.", "H", "H", "H"))
-    marker = markers[2 if how == "pq" else 1 if "fourier" in how else 0]
-    if points := _STARS.get(how):
-        marker = (points, 1, 45 * row["bits"] / points)  # star, turned by the bits
-    hollow = row["bits"] != arms.FLOAT_BITS and not how.startswith(("trained", "pq"))
-    return Style(f"{arms.display(row['base'])}, {row['rounding']}", arms.colour(row["base"]), marker, line, hollow)
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <omp.h>
@@ -22,6 +23,11 @@
 template <typename T> static T *align(T *pointer) {
   return reinterpret_cast<T *>((reinterpret_cast<uintptr_t>(pointer) + 63) & ~uintptr_t(63));
 }
+
+// How matching pursuit keeps its correlations up to date: the cheapest way (`WayToUpdate`) or, for tests and
+// benchmarks, always the same one.
+enum Way { BEST, CHANGES, ROWS, ANEW_ALWAYS };
+static Way way_to_update = BEST;
 
 namespace baseline {
 #define LEVEL 0
@@ -126,5 +132,7 @@ EXPORT(float, f32)
 EXPORT(double, f64)
 // Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
-int interface_version() { return 3; } // cpu.py refuses any other: raise both when a signature changes
+// Returns the way so far.
+int set_way_to_update(int way) { return std::exchange(way_to_update, Way(way)); }
+int interface_version() { return 4; } // cpu.py refuses any other: raise both when a signature changes
 }

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -21,7 +23,8 @@ from torch import Tensor
 from sae_core.kernels.autograd import widened
 from sae_core.kernels.private_names import onednn_linear
 
-INTERFACE_VERSION = 3  # the same number as in cpu.cpp; raise both with every change of a signature
+INTERFACE_VERSION = 4  # the same number as in cpu.cpp; raise both with every change of a signature
+WAYS = ("best", "changes", "rows", "anew")  # for matching pursuit to keep correlations up to date; as in cpu.cpp
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _GRAM_VALUES = 1 << 26  # largest Gram matrix of dense atoms: 256 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
@@ -210,6 +213,21 @@ def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
 def limit_instructions(level: int) -> int:
     """Use no vector instructions beyond `level` (0 baseline, 1 AVX2, 2 AVX-512); return the level used. For tests."""
     return _library().limit_level(level)
+
+
+@contextmanager
+def updating_by(way: str) -> Iterator[None]:
+    """Let matching pursuit of sparse atoms keep correlations up to date in one way. For tests and benchmarks.
+
+    Args:
+        way: of `WAYS`: the cheapest; changing those that share a row of x with a pick; rows of the Gram matrix; making
+            all anew.
+    """
+    before = _library().set_way_to_update(WAYS.index(way))
+    try:
+        yield
+    finally:
+        _library().set_way_to_update(before)
 
 
 def _call(name: str, like: Tensor, *arguments: int | Tensor | None) -> int:

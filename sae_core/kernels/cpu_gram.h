@@ -80,7 +80,8 @@ struct WayToUpdate {
     const double use = row_bytes / (many * row_bytes <= CACHE ? CACHED : FETCHED);
     const double by_rows = many * changed + picks * (share * use + (1 - share) * changed);
     const double by_changes = picks * changed, by_all = picks * double(n) * degree / ANEW;
-    anew = by_all < std::min(by_rows, by_changes);
-    rows = by_rows < by_changes ? std::min(n, int64_t(ROOM) / row_bytes) : 0;
+    const bool rows_pay = by_rows < by_changes, anew_pays = by_all < std::min(by_rows, by_changes);
+    anew = way_to_update == BEST ? anew_pays : way_to_update == ANEW_ALWAYS;
+    rows = (way_to_update == BEST ? rows_pay : way_to_update == ROWS) ? std::min(n, int64_t(ROOM) / row_bytes) : 0;
   }
 };

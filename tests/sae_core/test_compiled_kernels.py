@@ -113,15 +113,29 @@ def test_compiled_results_depend_neither_on_threads_nor_on_instructions(name, de
 
 
 @needs_compiled
+@pytest.mark.parametrize("tokens, degree", [(3, 4), (150, 4), (150, 30)])
+@pytest.mark.parametrize("refit, signed", [(True, True), (False, True), (True, False)])
+def test_matching_pursuit_picks_the_same_atoms_in_each_way_to_update_its_correlations(tokens, degree, refit, signed):
+    x, values, support = targets_and_atoms(tokens, 96, 510, degree)
+    wanted = reference.matching_pursuit(x, values, support, 12, signed, refit)
+    for way in cpu.WAYS:
+        with cpu.updating_by(way):
+            found = cpu.matching_pursuit(x, values, support, 12, signed, refit)
+        assert torch.equal(found[1], wanted[1])
+        torch.testing.assert_close(found[0], wanted[0])
+
+
+@needs_compiled
 def test_matching_pursuit_is_the_same_where_not_all_rows_of_the_gram_matrix_have_room():
     """In 30 MiB there is room for 1,706 of 4,608 rows; the tokens pick more atoms than that, and some of them twice."""
     x, values, support = targets_and_atoms(128, 576, 4608, 28, torch.float32)
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1)
-        codes, indices = cpu.matching_pursuit(x, values, support, 32, True, True)
-        torch.set_num_threads(4)
-        again = cpu.matching_pursuit(x, values, support, 32, True, True)
+        with cpu.updating_by("rows"):
+            torch.set_num_threads(1)
+            codes, indices = cpu.matching_pursuit(x, values, support, 32, True, True)
+            torch.set_num_threads(4)
+            again = cpu.matching_pursuit(x, values, support, 32, True, True)
     finally:
         torch.set_num_threads(threads)
     assert len(indices.unique()) > 1706
