@@ -73,13 +73,14 @@ struct WayToUpdate {
   bool anew;
   int64_t rows; // of the Gram matrix, to keep; 0: change correlations
 
-  WayToUpdate(int64_t picks, int64_t d_in, int64_t n, int64_t degree, int64_t row_bytes) {
+  // picks_of_tiles: with those of the tokens that the last tile lacks, which cost as much where all is made anew.
+  WayToUpdate(int64_t picks, int64_t picks_of_tiles, int64_t d_in, int64_t n, int64_t degree, int64_t row_bytes) {
     const double changed = double(degree) * degree / d_in * n; // correlations that share a row of x with a pick
     const double wanted = double(n) * picks / (n + picks); // the more picks, the more of them are of a row made before
     const double many = std::min(std::floor(ROOM / row_bytes), wanted), share = many / wanted;
     const double use = row_bytes / (many * row_bytes <= CACHE ? CACHED : FETCHED);
     const double by_rows = many * changed + picks * (share * use + (1 - share) * changed);
-    const double by_changes = picks * changed, by_all = picks * double(n) * degree / ANEW;
+    const double by_changes = picks * changed, by_all = picks_of_tiles * double(n) * degree / ANEW;
     const bool rows_pay = by_rows < by_changes, anew_pays = by_all < std::min(by_rows, by_changes);
     anew = way_to_update == BEST ? anew_pays : way_to_update == ANEW_ALWAYS;
     rows = (way_to_update == BEST ? rows_pay : way_to_update == ROWS) ? std::min(n, int64_t(ROOM) / row_bytes) : 0;

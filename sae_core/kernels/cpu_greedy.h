@@ -202,7 +202,8 @@ int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree
   return with_atoms(d_in, n, degree, values, support, threads, [&](const auto &atoms) {
     using Row = typename std::decay_t<decltype(atoms)>::Row;
     using Updating = MatchingPursuit<T, Row>;
-    const WayToUpdate way(tokens * k, d_in, n, degree, Updating::padded(n) * int64_t(sizeof(T)));
+    const int64_t whole_tiles = (tokens + Updating::TILE - 1) / Updating::TILE * Updating::TILE;
+    const WayToUpdate way(tokens * k, whole_tiles * k, d_in, n, degree, Updating::padded(n) * int64_t(sizeof(T)));
     const int64_t kept = gram ? 0 : way.rows;
     if (gram || (support && !way.anew))
       Updating{atoms, int(k), magnitude != 0, refit != 0, kept, x, gram, codes, indices}.run(tokens, threads);

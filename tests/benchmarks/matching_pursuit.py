@@ -26,7 +26,7 @@ SHAPES = [  # m, n, d
     *((1024, 8192, d) for d in (7, 28, 102)),
     *((2048, 16384, d) for d in (7, 40)),
 ]
-TOKENS = (32, 256, 2048)
+TOKENS = (1, 32, 256, 2048)
 WAYS = [*cpu.WAYS[1:], cpu.WAYS[0]]
 RESULTS = Path(__file__).parent / "results" / "matching_pursuit.md"
 
