@@ -41,6 +41,7 @@ _STORAGE = ("artifact_bytes", "learned_decoder_values")  # x axes on which the f
 _NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
 _DPI = 130
 _LEGEND_WIDTH = 34  # characters
+_LEGEND_SIZE, _LEGEND_INCHES = 8.5, 2.6  # of its letters, in points; of a further column
 _SMALL = 0.02  # a difference in CE recovered: scales are linear up to here
 D_LABEL = "d: non-zero values per atom"
 
@@ -217,11 +218,18 @@ def panel_title(panel: Sequence[object], k: object = None) -> str:
 
 
 def legend(figure: Figure, handles: Iterable[Artist]) -> None:
-    """Put one legend for all panels into the right margin; long names take several lines."""
+    """Put one legend for all panels into the right margin; long names take several lines.
+
+    It has as many columns as the figure's height asks for, and the figure becomes wider by all but the first.
+    """
     entries = list(handles)
     names = [str(entry.get_label()) for entry in entries]
     labels = [name if "\n" in name else fill(name, _LEGEND_WIDTH) for name in names]
-    figure.legend(entries, labels, fontsize=8.5, frameon=False, loc="outside right upper")
+    lines = sum(label.count("\n") + 1 for label in labels)
+    width, height = figure.get_size_inches()
+    columns = max(1, math.ceil((lines * 1.2 + len(labels) * 0.5) * _LEGEND_SIZE / 72 / height))
+    figure.set_size_inches(width + (columns - 1) * _LEGEND_INCHES, height)
+    figure.legend(entries, labels, fontsize=_LEGEND_SIZE, frameon=False, loc="outside right upper", ncols=columns)
 
 
 def log_ticks(axis: Axes, values: pd.Series) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pandas as pd
+import pytest
+from matplotlib.lines import Line2D
 
 from analysis.draw.floor import only_with_floor
-from analysis.draw.panels import MANY, MOST, fullest, panel_grid, readable
-from analysis.draw.shared import plt
+from analysis.draw.panels import MANY, MOST, fullest, panel_grid, readable, subplots
+from analysis.draw.shared import legend, plt, save_figure
 
 
 def table(points_of):
@@ -90,3 +92,14 @@ def test_of_panels_beside_each_other_those_of_few_arms_are_left_out(capsys):
     assert "probing: 1 of 3 panels are in the CSV only, those of few arms" in capsys.readouterr().err
     alike = read({"topk": (4, 0.5), "omp": (2, 0.5)})
     assert fullest("probing", alike, ["k"], "reading") is alike and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("count, columns", [(4, 1), (30, 3), (60, 6)])
+def test_a_legend_of_any_length_lies_within_the_figure(tmp_path, count, columns):
+    figure, _ = subplots(1, 1, (6, 4))
+    legend(figure, [Line2D([], [], label=f"arm {i} of a name that takes more than one line") for i in range(count)])
+    save_figure(figure, tmp_path, "drawn")
+    (drawn,) = figure.legends
+    assert drawn._ncols == columns
+    box, (width, height) = drawn.get_window_extent(), figure.canvas.get_width_height()
+    assert box.x0 > 0 and box.y0 > 0 and box.x1 <= width + 1 and box.y1 <= height + 1
