@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ from transformers import (  # noqa: E402
 from sweep.embedded.recipe import Recipe, train_tokenizer  # noqa: E402
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)  # two test processes share two cores
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell starts its background jobs so, and the commands that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 VOCAB = 400  # tokens in the tokenizer's vocabulary
 ARCHITECTURES = ("gpt_neox", "llama", "qwen2", "gpt2")
 
