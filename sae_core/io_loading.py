@@ -138,15 +138,14 @@ def _load_dictionary(
 
 
 def _load_packed(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> PackedDictionary:
-    d_in, bits = config["d_in"], config["value_bits"]
+    d_in, bits, basis = config["d_in"], config["value_bits"], _load_basis(config, tensors)
     if config.get("codebook"):
-        basis = _load_basis(config, tensors)
         return PackedDictionary(tensors["chosen"], tensors["codebook"], d_in, d_in, None, None, basis, 0, bits)
     degree = config["degree"] if config["sparse"] or config["format"] == DENSE_KINDS else d_in
     support, drawn = _load_support(config, tensors, folder) if config["sparse"] else (None, None)
     with _naming_damage(folder):
         packed = align_rows(tensors["values"], bits, (config["n_latents"], degree))
-    about = support, drawn, _load_basis(config, tensors), config.get("always_on", 0), bits
+    about = support, drawn, basis, config.get("always_on", 0), bits
     return PackedDictionary(packed, byte_table(bits), d_in, degree, *about)
 
 

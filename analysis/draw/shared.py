@@ -227,7 +227,8 @@ def legend(figure: Figure, handles: Iterable[Artist]) -> None:
     labels = [name if "\n" in name else fill(name, _LEGEND_WIDTH) for name in names]
     lines = sum(label.count("\n") + 1 for label in labels)
     width, height = figure.get_size_inches()
-    columns = max(1, math.ceil((lines * 1.2 + len(labels) * 0.5) * _LEGEND_SIZE / 72 / height))
+    inches = (lines * 1.2 + len(labels) * 0.5) * _LEGEND_SIZE / 72  # matplotlib's spacing of lines and of entries
+    columns = max(1, math.ceil(inches / height))
     figure.set_size_inches(width + (columns - 1) * _LEGEND_INCHES, height)
     figure.legend(entries, labels, fontsize=_LEGEND_SIZE, frameon=False, loc="outside right upper", ncols=columns)
 

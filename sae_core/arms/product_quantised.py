@@ -51,7 +51,7 @@ class ProductQuantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompa
 
     @property
     def width(self) -> int:
-        """How many values a piece has."""
+        """How many neighbouring values of an atom one piece has, which one byte of the file stands for."""
         return round(8 / self.bits)
 
     @property

@@ -234,10 +234,13 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     std::memset(codes, 0, size_t(k) * TILE * sizeof(T));
     std::memcpy(residual, target, size_t(atoms.d_in) * TILE * sizeof(T));
     for (int s = 0; s < most; s++) {
+      if (known) {
+        factor.append(reinterpret_cast<const Vec *>(known_of(s)));
+        continue;
+      }
       uint32_t having = 0;
       for (int t = 0; t < TILE; t++) having |= uint32_t(s < count[t]) << t;
-      if (!known) append(having);
-      else factor.append(reinterpret_cast<const Vec *>(known_of(s)));
+      append(having);
     }
     correct(0);
     correct(0); // once more: what the factor's rounding left
