@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         PrunedRetuned,
         Quantised,
         SoftFrozen,
+        TrellisCoded,
     )
     from sae_core.inference import infer_by
     from sae_core.io import SAEFileError, load, save
@@ -84,6 +85,7 @@ __all__ = [
     "Quantised",
     "SAEFileError",
     "SoftFrozen",
+    "TrellisCoded",
     "cosamp",
     "gomp",
     "infer_by",

@@ -15,13 +15,13 @@ from torch import nn
 
 from sae_core.bases import Basis, Neurons
 from sae_core.dictionary import Dictionary
+from sae_core.error_feedback import feedback_factor
 from sae_core.kernels.dispatch import get_backend
 
 ENTRIES = 256  # of a codebook: one byte names one
 _ROUNDS = 25  # of k-means
 _SAMPLE = 1 << 16  # most pieces that k-means looks at
 _CHUNK = 1 << 14  # pieces that are compared with the codebook at once
-_EVEN = 1.0  # energy in every direction that is added to the activations' mean one: decoders use all of an atom
 
 
 class CodebookDictionary(Dictionary):
@@ -129,13 +129,9 @@ def weighted_entries(atoms: torch.Tensor, codebook: torch.Tensor, moments: torch
 
     Args:
         codebook: (ENTRIES, width).
-        moments: (d_in, d_in), the mean of u u^T over the activations u that the encoder multiplies atoms with. H is
-            this over its mean diagonal, plus the identity.
+        moments: (d_in, d_in), see `feedback_factor`.
     """
-    d_in, width = atoms.shape[1], codebook.shape[1]
-    even = _EVEN * torch.eye(d_in, dtype=torch.float64)
-    h = moments.double() / moments.diagonal().double().mean().clamp_min(1e-30) + even
-    factor = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)  # H^-1 = factor^T factor
+    d_in, width, factor = atoms.shape[1], codebook.shape[1], feedback_factor(moments)
     rest, entries, chosen = atoms.double().clone(), codebook.double(), list[torch.Tensor]()
     for first in range(0, d_in, width):
         last = min(first + width, d_in)

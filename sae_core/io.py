@@ -24,6 +24,8 @@ has the final name.
        than 32 bits (`encoder_bits`) weights are whole numbers, with `encoder_scale` for each latent; the encoder may be
        BatchTopK or have a `rule` as in format 8
    10  atoms are dense, with a norm each (`gain`) that a matching pursuit looks at, and `ends` says when it ends
+   11  atoms are dense in a basis that is named, and paths through a trellis (`sae_core.trellis`): `values` holds the
+       steps, of `value_bits` bits each, and `trellis` says the bits of a state; the encoder may be BatchTopK
 """
 
 from __future__ import annotations
@@ -65,14 +67,16 @@ from sae_core.io_checks import (
     WITH_RANKS,
     WITH_RULE,
     WITH_THRESHOLD,
+    WITH_TRELLIS,
     SAEFileError,
     support_digest,
 )
 from sae_core.io_loading import from_stored
 from sae_core.kronecker import KroneckerTopK
 from sae_core.packed import is_packed
-from sae_core.packing import pack_sources, pack_support, pack_values
+from sae_core.packing import pack_sources, pack_steps, pack_support, pack_values
 from sae_core.sae import SAE
+from sae_core.trellis import STATE_BITS, TrellisDictionary
 
 
 def save(sae: SAE, folder: str | Path, about: dict[str, Any] | None = None) -> int:
@@ -116,6 +120,8 @@ def _tensors_to_write(sae: SAE) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {"b_dec": sae.b_dec}
     if isinstance(dictionary, CodebookDictionary):
         tensors |= {"codebook": dictionary.codebook, "chosen": dictionary.chosen.to(torch.uint8)}
+    elif isinstance(dictionary, TrellisDictionary):
+        tensors["values"] = pack_steps(dictionary.steps, int(dictionary.value_bits))
     elif not isinstance(dictionary, FrozenDictionary):
         tensors["values"] = pack_values(dictionary.values, dictionary.value_bits)
     if isinstance(encoder, BatchTopK):
@@ -199,6 +205,10 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"format": WITH_ENCODER_BITS, "basis": about_basis, "always_on": 0}
         config |= {"encoder_bits": inner.weight_bits, "batch_topk": isinstance(sae.encoder, BatchTopK)}
+    if isinstance(dictionary, TrellisDictionary):
+        about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
+        config |= {"format": WITH_TRELLIS, "trellis": STATE_BITS, "basis": about_basis, "always_on": 0}
+        config["batch_topk"] = isinstance(sae.encoder, BatchTopK)
     if sae.prefixes:  # nothing that a reader needs, so that older versions read the file
         config["prefixes"] = list(sae.prefixes)
     return config

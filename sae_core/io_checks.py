@@ -17,12 +17,14 @@ from sae_core.pursuit.solvers import canonical
 from sae_core.rounding import STORED_GRIDS
 from sae_core.sizes import bits_per_atom, bits_per_index
 from sae_core.supports import SUPPORTS
+from sae_core.trellis import STATE_BITS, STEP_BITS
 
 WEIGHTS_FILE = "sae.safetensors"
 CONFIG_FILE = "cfg.json"
-FORMATS = range(1, 11)
+FORMATS = range(1, 12)
 FORMAT, WITH_BASIS, WITH_RANKS, WITH_FEW_BITS, WITH_THRESHOLD, DENSE_KINDS, WITH_HEADS, WITH_RULE = FORMATS[:8]
-WITH_ENCODER_BITS, WITH_NORMS = FORMATS[8:]
+WITH_ENCODER_BITS, WITH_NORMS, WITH_TRELLIS = FORMATS[8:]
+DENSE_IN_A_BASIS = DENSE_KINDS, WITH_ENCODER_BITS, WITH_TRELLIS
 RULES = THRESHOLD, GAIN = "threshold", "gain"  # also the names of their tensors
 OLDEST_SUPPORT = "expander"  # the only support that there was when files named none
 
@@ -70,16 +72,26 @@ def _check_kinds(config: dict[str, Any], file: Path) -> None:
         raise SAEFileError(f"{file}: values_seed={config['values_seed']} must be a whole number, 0 at least")
     frozen, bits = config.get("frozen", False), config.get("value_bits", 32)  # missing in older files
     few, width = config["format"] == WITH_FEW_BITS, config.get("codebook")
-    either = config["format"] in (WITH_THRESHOLD, DENSE_KINDS, WITH_ENCODER_BITS)
+    either = config["format"] in (WITH_THRESHOLD, *DENSE_IN_A_BASIS)
     known = bits in (32, *STORED_GRIDS) and ((bits < 4) == few or either)
     if width is not None:
         of_format = few or config["format"] in (WITH_THRESHOLD, DENSE_KINDS)
         fits = of_format and not sparse and type(width) is int and width > 0
         known = fits and bits == bits_a_value(config["n_latents"], config["d_in"], width)
+    if config["format"] == WITH_TRELLIS or "trellis" in config:
+        known = known and _are_paths(config)
     if frozen not in (False, sparse) or (frozen and (seed is None or bits != 32)) or not known:
         raise SAEFileError(f"{file}: frozen={frozen} and value_bits={bits} do not make an SAE")
     if seed is not None and config.get("support_name", OLDEST_SUPPORT) not in list(SUPPORTS):
         raise SAEFileError(f"{file}: support_name={config['support_name']} is none that this version knows")
+
+
+def _are_paths(config: dict[str, Any]) -> bool:
+    """Tell whether a config says that dense atoms are paths through the trellis that this version has."""
+    whole = config["tied"] and not config["sparse"] and config["degree"] == config["d_in"]
+    bits = config.get("value_bits")
+    of_this_version = config["format"] == WITH_TRELLIS and config.get("trellis") == STATE_BITS
+    return whole and of_this_version and bits in STEP_BITS and config["d_in"] * bits >= STATE_BITS
 
 
 def _is_seed(found: Any) -> bool:
@@ -103,7 +115,7 @@ def _check_encoder(config: dict[str, Any], file: Path) -> None:
     fits = (
         said
         if config["format"] == WITH_THRESHOLD
-        else not said or (config["format"] in (DENSE_KINDS, WITH_HEADS, WITH_ENCODER_BITS) and not atoms)
+        else not said or (config["format"] in (*DENSE_IN_A_BASIS, WITH_HEADS) and not atoms)
     )
     if not isinstance(batch_topk, bool) or not fits or (batch_topk and pursuit):
         raise SAEFileError(f"{file}: batch_topk={batch_topk} does not go with its format and pursuit={pursuit}")
@@ -171,7 +183,7 @@ def _check_basis(config: dict[str, Any], file: Path) -> None:
     if not names_basis(config):
         return
     basis, always_on = config.get("basis"), config.get("always_on")
-    dense = config["format"] in (DENSE_KINDS, WITH_ENCODER_BITS)
+    dense = config["format"] in DENSE_IN_A_BASIS
     most = config["d_in"] - config["degree"]
     fits = type(always_on) is int and 0 <= always_on <= (min(most, 0) if dense else most) and config["sparse"] != dense
     if not (fits and isinstance(basis, dict) and _is_known(basis, config["d_in"])):
@@ -180,7 +192,7 @@ def _check_basis(config: dict[str, Any], file: Path) -> None:
 
 def names_basis(config: dict[str, Any]) -> bool:
     """Tell whether a config says what its basis is; the others have that of the neurons."""
-    return config["format"] in (WITH_BASIS, WITH_RANKS, DENSE_KINDS, WITH_ENCODER_BITS) or (
+    return config["format"] in (WITH_BASIS, WITH_RANKS, *DENSE_IN_A_BASIS) or (
         config["format"] in (WITH_FEW_BITS, WITH_THRESHOLD) and "basis" in config
     )
 

@@ -35,17 +35,19 @@ from sae_core.io_checks import (
     support_digest,
 )
 from sae_core.kronecker import Heads, KroneckerTopK
-from sae_core.packed import PackedDictionary, PackedTopK
+from sae_core.packed import PackedDictionary, PackedTopK, packed_atoms
 from sae_core.packing import (
     align_rows,
     byte_table,
     fits_in_a_byte,
     unpack_indices,
     unpack_sources,
+    unpack_steps,
     unpack_support,
     unpack_values,
 )
 from sae_core.sae import SAE
+from sae_core.trellis import TrellisDictionary
 
 
 def from_stored(
@@ -121,6 +123,9 @@ def _load_own(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: 
 def _load_dictionary(
     config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path, keep_packed: bool
 ) -> Dictionary:
+    if config.get("trellis"):
+        atoms = _load_paths(config, tensors)
+        return packed_atoms(atoms) if keep_packed else atoms
     if keep_packed and (config.get("codebook") or fits_in_a_byte(config.get("value_bits", 32))):
         return _load_packed(config, tensors, folder)
     if config.get("codebook"):
@@ -135,6 +140,11 @@ def _load_dictionary(
     elif "values" in tensors:
         dictionary.values.data = tensors["values"]
     return dictionary
+
+
+def _load_paths(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TrellisDictionary:
+    bits, shape = config["value_bits"], (config["n_latents"], config["d_in"])
+    return TrellisDictionary(unpack_steps(tensors["values"], bits, shape), bits, _load_basis(config, tensors))
 
 
 def _load_packed(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> PackedDictionary:

@@ -17,6 +17,7 @@ from sae_core.kernels.on_packed import OnPacked, best_of_blocks, blocks, unpacke
 from sae_core.kernels.reference import densify
 from sae_core.packing import byte_table, fits_in_a_byte, pack_rows
 from sae_core.sae import SAE
+from sae_core.trellis import TrellisDictionary, paths_in_bytes, state_values
 
 
 class PackedDictionary(Dictionary):
@@ -27,10 +28,12 @@ class PackedDictionary(Dictionary):
 
     Args:
         packed: uint8 (n_latents, bytes of an atom).
-        table: (256, values a byte) float32, what each byte stands for; values beyond the degree are not used.
+        table: (256, values a byte) float32, what each byte stands for; values beyond the degree are not used. Where
+            bytes are paths through a trellis, (states, 1), the value of each state.
         degree: the values of an atom.
         support: int (n_latents, degree), None where atoms are dense.
         d_in, drawn, basis, always_on, value_bits: see `Dictionary`.
+        step_bits: the bits of a step where bytes are paths, else 0.
     """
 
     packed: torch.Tensor
@@ -48,10 +51,11 @@ class PackedDictionary(Dictionary):
         basis: Basis,
         always_on: int,
         value_bits: float,
+        step_bits: int = 0,
     ):
         super().__init__()
         self.d_in, self.drawn, self.basis, self.always_on = d_in, drawn, basis, always_on
-        self.value_bits, self._degree = value_bits, degree
+        self.value_bits, self._degree, self.step_bits = value_bits, degree, step_bits
         self.register_buffer("packed", packed)
         self.register_buffer("table", table)
         row_type = torch.int16 if d_in <= 1 << 15 else torch.int32
@@ -63,7 +67,7 @@ class PackedDictionary(Dictionary):
 
     @property
     def values(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return unpacked(self.packed, self.table, self.degree)
+        return unpacked(self.packed, self.table, self.degree, self.step_bits)
 
     @property
     def n_latents(self) -> int:
@@ -82,7 +86,7 @@ class PackedDictionary(Dictionary):
         return self.basis.out_of(densify(unit, support, self.d_in))
 
     def kernels(self, backend: str) -> OnPacked:
-        return OnPacked(get_backend(backend, self.packed.device), self.table, self.degree)
+        return OnPacked(get_backend(backend, self.packed.device), self.table, self.degree, self.step_bits)
 
     def stored_atoms(self, backend: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         return self.packed, self.compact_support
@@ -157,7 +161,7 @@ def pack(sae: SAE) -> SAE:
     """
     if is_packed(sae):
         return sae
-    atoms = sae.dictionary if _is_long(sae.dictionary) else _packed_atoms(sae.dictionary)
+    atoms = sae.dictionary if _is_long(sae.dictionary) else packed_atoms(sae.dictionary)
     other = sae.with_dictionary(atoms).with_encoder(_packed_encoder(sae.encoder))
     if sae.dictionary.rounded_to is not None or not is_packed(other):
         raise ValueError("only an SAE whose values are whole numbers of 8 or fewer bits can be packed: round it first")
@@ -166,20 +170,25 @@ def pack(sae: SAE) -> SAE:
 
 def _is_long(dictionary: Dictionary) -> bool:
     """Tell whether the values of atoms are none, or too long to be packed."""
-    if isinstance(dictionary, CodebookDictionary):
+    if isinstance(dictionary, (CodebookDictionary, TrellisDictionary)):
         return False
     return dictionary.value_bits == 0 or not fits_in_a_byte(dictionary.value_bits)
 
 
-def _packed_atoms(dictionary: Dictionary) -> PackedDictionary:
+def packed_atoms(dictionary: Dictionary) -> PackedDictionary:
+    """Return atoms of 8 or fewer bits a value packed, as they are used for inference."""
+    step_bits = 0
     if isinstance(dictionary, CodebookDictionary):
         bytes_, table, support = dictionary.chosen.to(torch.uint8), dictionary.codebook.detach(), None
+    elif isinstance(dictionary, TrellisDictionary):
+        step_bits, support = int(dictionary.value_bits), None
+        bytes_, table = paths_in_bytes(dictionary.steps, step_bits), state_values().to(dictionary.values)[:, None]
     else:
         values, support = dictionary.values.detach(), dictionary.support
         bytes_ = pack_rows(values, dictionary.value_bits).to(values.device)
         table = byte_table(dictionary.value_bits).to(values)
     about = dictionary.drawn, dictionary.basis, dictionary.always_on, dictionary.value_bits
-    return PackedDictionary(bytes_, table, dictionary.d_in, dictionary.degree, support, *about)
+    return PackedDictionary(bytes_, table, dictionary.d_in, dictionary.degree, support, *about, step_bits)
 
 
 def _packed_encoder(encoder: Encoder) -> Encoder:

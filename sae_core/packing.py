@@ -94,6 +94,16 @@ def unpack_values(packed: torch.Tensor, value_bits: float, shape: tuple[int, ...
     return torch.from_numpy((counted * distance - shift).astype(np.float32)).view(shape)
 
 
+def pack_steps(steps: torch.Tensor, bits: int) -> torch.Tensor:
+    """Pack steps of paths, in 0..2^bits - 1, into `bits` bits each, most significant bit first: uint8 (bytes,)."""
+    return _pack(steps.cpu().numpy(), bits)
+
+
+def unpack_steps(packed: torch.Tensor, bits: int, shape: tuple[int, int]) -> torch.Tensor:
+    """Undo `pack_steps`: uint8 of this shape."""
+    return torch.from_numpy(_unpack(packed, bits, math.prod(shape)).astype(np.uint8)).view(shape)
+
+
 def pack_rows(values: torch.Tensor, value_bits: float) -> torch.Tensor:
     """Pack whole numbers (rows, columns) as they lie in memory: uint8 (rows, bytes), where no byte is of two rows.
 

@@ -17,6 +17,7 @@ from sae_core.packed import PackedDictionary, PackedTopK
 from sae_core.packing import packed_bytes
 from sae_core.sae import SAE
 from sae_core.sizes import bits_per_atom, bits_per_index
+from sae_core.trellis import TrellisDictionary
 
 SEED_BITS = 64
 _OF_ATOMS = ("dictionary.values", "dictionary.codebook")  # parameters
@@ -78,7 +79,7 @@ def _compression(d_in: int, n_latents: int, degree: int, in_basis: int) -> float
 
 
 def _learned(dictionary: Dictionary) -> bool:
-    kinds = CodebookDictionary, PackedDictionary
+    kinds = CodebookDictionary, PackedDictionary, TrellisDictionary
     return isinstance(dictionary, kinds) or isinstance(dictionary.values, nn.Parameter)
 
 

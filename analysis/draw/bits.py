@@ -29,5 +29,7 @@ def style_of_bits(row: dict[str, Any]) -> Style:
     marker = markers[2 if how == "pq" else 1 if "fourier" in how else 0]
     if points := _STARS.get(how):
         marker = (points, 1, 45 * bits / points)  # a star, turned by the bits
-    hollow = bits != arms.FLOAT_BITS and not how.startswith(("trained", "pq"))
+    if how.startswith("tcq"):
+        marker = f"$T_{{{bits:g}}}$" if "nearest" not in how else f"$N_{{{bits:g}}}$"
+    hollow = bits != arms.FLOAT_BITS and not how.startswith(("trained", "pq", "tcq"))
     return Style(f"{arms.display(row['base'])}, {row['rounding']}", arms.colour(row["base"]), marker, line, hollow)

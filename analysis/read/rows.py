@@ -16,7 +16,7 @@ from sweep.store.records import Record
 # Fields of an arm that its label or another column holds already.
 _IN_OTHER_COLUMNS = (
     *("arm", "degree", "k", "n_latents", "rank", "encoder", "match", "bits", "basis", "always_on"),
-    *("prefixes", "share", "rounded_in", "rounded_from", "base", "extension"),
+    *("prefixes", "share", "rounded_in", "rounded_from", "path", "base", "extension"),
 )
 ALL_SETS = "mean of all sets"  # a set of labelled items that stands for all of its family
 ENCODER = "encoder"  # the way to read codes by the SAE's own encoder

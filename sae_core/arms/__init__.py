@@ -26,6 +26,7 @@ from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.pruned_retuned import PrunedRetuned
 from sae_core.arms.quantised import Quantised
 from sae_core.arms.soft_frozen import SoftFrozen
+from sae_core.arms.trellis_coded import TrellisCoded
 from sae_core.sizes import CellError
 
 __all__ = [
@@ -56,4 +57,5 @@ __all__ = [
     "Quantised",
     "Sizes",
     "SoftFrozen",
+    "TrellisCoded",
 ]

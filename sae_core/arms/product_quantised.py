@@ -1,26 +1,21 @@
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 
-from sae_core.arms.base import Arm, DerivedArm
-from sae_core.arms.dense_matched import DenseMatched
-from sae_core.arms.dense_tied import DenseTied
-from sae_core.arms.rounded import RoundedArm
-from sae_core.bases.names import SAMPLE_TOKENS
+from sae_core.arms.recoded import NEAREST, WEIGHTED, RecodedArm
+from sae_core.bases import Basis
 from sae_core.codebook import bits_a_value, product_quantised
+from sae_core.dictionary import Dictionary
 from sae_core.hashed import later
-from sae_core.sae import SAE
 from sae_core.storage import Layout
 
-NEAREST, WEIGHTED = "nearest", "weighted"
 _BITS = (4, 2, 1)  # for pieces of 2, 4 and 8 values
 
 
 @dataclass(frozen=True)
-class ProductQuantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompatibleVariableOverride]
+class ProductQuantised(RecodedArm):
     """A trained dense SAE whose atoms become pieces of 8/bits values out of a codebook of 256, which is trained again.
 
     The codebook starts at the k-means of the trained atoms' pieces (`sae_core.codebook`); then it is trained with the
@@ -46,34 +41,24 @@ class ProductQuantised(RoundedArm, DerivedArm):  # pyright: ignore[reportIncompa
             raise ValueError(f"sae.bits={self.bits} must be 4, 2 or 1: pieces of 2, 4 or 8 values, a byte each")
         if self.pieces not in (NEAREST, WEIGHTED):
             raise ValueError(f"sae.pieces={self.pieces} must be {NEAREST} or {WEIGHTED}")
-        if not isinstance(self.of, (DenseTied, DenseMatched)):
-            raise ValueError(f"sae.of={self.of.name} must have dense atoms to be cut into pieces")
+
+    @property
+    def _made(self) -> str:
+        return "cut into pieces"
+
+    @property
+    def _follows(self) -> str:
+        return self.pieces
 
     @property
     def width(self) -> int:
         """How many neighbouring values of an atom one piece has, which one byte of the file stands for."""
         return round(8 / self.bits)
 
-    @property
-    def sample_tokens(self) -> int:
-        return SAMPLE_TOKENS if self.pieces == WEIGHTED else 0
-
-    @property
-    def starts_from(self) -> Arm:
-        return self.of
-
     def layout(self, d_in: int) -> Layout:
         layout = self.of.layout(d_in)
         bits = bits_a_value(layout.n_latents, d_in, self.width)
         return layout._replace(value_bits=bits, codebook=self.width, basis=self.rounded_in)
 
-    @torch.no_grad()
-    def derive(self, trained: SAE, seed: int = 0, sample: torch.Tensor | None = None) -> SAE:
-        start = copy.deepcopy(self.in_basis(trained, seed)).cpu()
-        atoms = start.dictionary.unit_values().detach()
-        moments = None
-        if self.pieces == WEIGHTED and sample is not None:
-            u = start.coordinates(sample.cpu())
-            moments = u.T @ u / len(u)
-        dictionary = product_quantised(atoms, self.width, seed, start.dictionary.basis, moments)
-        return start.with_dictionary(dictionary).to(trained.b_dec.device)
+    def _coded(self, atoms: torch.Tensor, seed: int, basis: Basis, moments: torch.Tensor | None) -> Dictionary:
+        return product_quantised(atoms, self.width, seed, basis, moments)

@@ -2,6 +2,7 @@
 
 Instead of unit values (n_latents, degree) it takes bytes (n_latents, bytes an atom), of which each stands for a row of
 a table (256, values a byte): a byte holds several whole numbers of few bits, or is the number of a codebook's entry.
+Or the bytes of an atom are a path through a trellis, whose table has a row for each state.
 Encoding goes through all atoms block by block, decoding makes floats of the atoms that some tokens have picked. Both
 then call another backend, so that every device computes as it does on float atoms. A pursuit looks at all atoms for
 every pick, so that it needs floats of all of them for the time of a call (`opened`).
@@ -21,11 +22,28 @@ _BLOCK_VALUES = 1 << 20  # of atoms that are floats at the same time while codes
 _PICKED_VALUES = 1 << 21  # of atoms that some tokens have picked, at most: 8 MiB
 
 
-def unpacked(packed: Tensor, table: Tensor, degree: int) -> Tensor:
+def unpacked(packed: Tensor, table: Tensor, degree: int, step_bits: int = 0) -> Tensor:
     """Return the values that bytes (atoms, bytes) stand for: (atoms, degree), in the table's dtype."""
+    if step_bits:
+        return _on_paths(packed, table, degree, step_bits)
     if table.shape[1] == 1:  # whole numbers of 8 bits, in order: much faster than to look each one up
         return packed.to(table.dtype) + table[0]
     return F.embedding(packed.int(), table).flatten(1)[:, :degree]
+
+
+def _on_paths(packed: Tensor, table: Tensor, degree: int, step_bits: int) -> Tensor:
+    """Return the values of the states that paths go through: (atoms, degree).
+
+    Args:
+        packed: two bytes of the state before the first step, then the steps, most significant bit first.
+        table: (states, 1), of at most 2^16 states.
+        step_bits: 1, 2, 4 or 8.
+    """
+    wide = packed.int()
+    words = (wide[:, :-2] << 16) | (wide[:, 1:-1] << 8) | wide[:, 2:]  # each step's state is somewhere in one
+    shifts = range(8 - step_bits, -1, -step_bits)
+    states = torch.stack([words >> shift for shift in shifts], 2) & (len(table) - 1)
+    return F.embedding(states.flatten(1)[:, :degree], table).squeeze(2)
 
 
 class OnPacked:
@@ -35,16 +53,17 @@ class OnPacked:
 
     Args:
         kernels: the backend that computes on floats.
-        table: (256, values a byte), what each byte stands for.
+        table: (256, values a byte), what each byte stands for; of a trellis, (states, 1).
         degree: the values of an atom.
+        step_bits: the bits of a step where bytes are paths through a trellis, else 0.
     """
 
-    def __init__(self, kernels: Backend, table: Tensor, degree: int):
-        self.kernels, self.table, self.degree = kernels, table, degree
+    def __init__(self, kernels: Backend, table: Tensor, degree: int, step_bits: int = 0):
+        self.kernels, self.table, self.degree, self.step_bits = kernels, table, degree, step_bits
 
     def unit(self, packed: Tensor) -> Tensor:
         """Return packed atoms as floats of unit norm: (atoms, degree)."""
-        return self.kernels.unit_norm(unpacked(packed, self.table, self.degree).contiguous())
+        return self.kernels.unit_norm(unpacked(packed, self.table, self.degree, self.step_bits).contiguous())
 
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int

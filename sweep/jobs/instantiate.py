@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from importlib import import_module
 from typing import Any, get_args, get_type_hints
 
@@ -27,7 +28,7 @@ def instantiate(group: Mapping[str, Any], name: str, kind: type | None = None, d
     given = {key: value for key, value in group.items() if key != "_target_"}
     check_keys(f"{name}.", given, set(inspect.signature(target).parameters))
     given = {key: _inner(value, f"{name}.{key}") for key, value in given.items()}
-    hints = get_type_hints(target.__init__)
+    hints = get_type_hints(target if is_dataclass(target) else target.__init__)  # fields may be those of a base
     check_types(f"{name}.", given, hints)
     # A whole number where a number is meant becomes a float: 1 and 1.0 are one setting and must give one run id.
     given = {key: float(value) if _is_whole(value, hints.get(key)) else value for key, value in given.items()}

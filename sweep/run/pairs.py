@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from sae_core.arms import ProductQuantised, Quantised
+from sae_core.arms import Quantised
+from sae_core.arms.recoded import RecodedArm
 from sae_core.dictionary import Dictionary
 from sae_core.sae import SAE
 from sae_core.stability import ReadTokens, stability_measures
@@ -118,7 +119,7 @@ def rounded_pairs(runs: Sequence[Finished]) -> list[tuple[Finished, Finished]]:
     by_id = {run.run_id: run for run in runs}
     found: list[tuple[Finished, Finished]] = []
     for run in runs:
-        made_from = isinstance(run.job.spec.arm, (Quantised, ProductQuantised))
+        made_from = isinstance(run.job.spec.arm, (Quantised, RecodedArm))
         original = run.job.starts_from if made_from else None
         if original is not None and "rounding" not in run.record and original.spec.run_id in by_id:
             found.append((run, by_id[original.spec.run_id]))

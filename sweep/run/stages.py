@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from sae_core import io
-from sae_core.arms import ProductQuantised, Quantised
+from sae_core.arms import Quantised
 from sae_core.arms.base import FittedArm
+from sae_core.arms.recoded import RecodedArm
 from sae_core.inference import ENCODER
 from sae_core.kernels.dispatch import backend_name
 from sae_core.quantised import keep_rounded
@@ -74,7 +75,7 @@ def carry_out_stages(job: Job, folder: Path, recording: Recording) -> Trainee[No
     with _timed(timings, "training"):
         sae, trained = yield from _train(job, folder, start, pool, device, recording)
     original, rounding = None, job.spec.arm.rounding
-    if isinstance(job.spec.arm, (Quantised, ProductQuantised)):
+    if isinstance(job.spec.arm, (Quantised, RecodedArm)):
         original = start
     elif rounding is not None:
         original = keep_rounded(sae, rounding.bits, rounding.encoder_bits)

@@ -11,6 +11,7 @@ from sae_core.arms.expander import Expander
 from sae_core.arms.few_bits import FewBits
 from sae_core.arms.product_quantised import ProductQuantised
 from sae_core.arms.quantised import Quantised
+from sae_core.arms.trellis_coded import TrellisCoded
 from sae_core.hashed import hashed_fields
 from sweep.store.records import RECOVERY
 
@@ -45,6 +46,11 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     pieces = ProductQuantised(DenseTied(8, 2, encoder), 2, rounded_in="fourier", pieces="weighted")
     assert parse(pieces.label).how == "pq_weighted_fourier" and parse(pieces.label).label == pieces.label
     assert display(pieces.label).endswith("2 bits, product-quantised for activations in a Fourier basis")
+    paths = TrellisCoded(DenseTied(8, 2, encoder), 2)
+    assert parse(paths.label).how == "tcq_fourier" and unrounded(paths.label) == paths.of.label
+    assert display(paths.label).endswith("2 bits, trellis-coded in a Fourier basis")
+    paths = TrellisCoded(DenseTied(8, 2, encoder), 1, rounded_in="neurons", path="nearest")
+    assert parse(paths.label).label == paths.label and display(paths.label).endswith("1 bits, trellis-coded, nearest")
 
 
 @pytest.mark.parametrize(

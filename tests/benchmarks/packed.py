@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from sae_core.arms import DenseTied, DenseWarmTied, Expander, ProductQuantised, Quantised
+from sae_core.arms import DenseTied, DenseWarmTied, Expander, ProductQuantised, Quantised, TrellisCoded
 from sae_core.arms.base import Arm
 from sae_core.inference import infer_by
 from sae_core.packed import pack
@@ -26,6 +26,7 @@ BITS = (8, 4, 2, 1.58, 1)
 CASES: list[tuple[int, Arm]] = [
     *((576, Quantised(DenseTied(4608, 32), bits)) for bits in BITS),
     (576, ProductQuantised(DenseTied(4608, 32), 2)),
+    (576, TrellisCoded(DenseTied(4608, 32), 2)),
     (576, Quantised(DenseWarmTied(4608, 32), 2, encoder_bits=4)),
     *((2048, Quantised(Expander(16384, 7, 64), bits)) for bits in (8, 2)),
 ]

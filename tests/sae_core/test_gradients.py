@@ -17,6 +17,7 @@ from sae_core.arms import (
     FrozenRandom,
     ProductQuantised,
     SoftFrozen,
+    TrellisCoded,
 )
 from sae_core.gradients import loss_gradients
 from sae_core.losses import matryoshka_loss, squared_errors
@@ -43,6 +44,7 @@ ARMS = {
     "nested by pursuit": Dynamic(N, 5, K, "mp_refit", prefixes=("1/4",)),
     "low rank": DenseLowRank(N, 5, K),
     "of pieces": ProductQuantised(DenseTied(N, K), 2),
+    "on paths": TrellisCoded(DenseTied(N, K), 2),
     "dense": DenseTied(N, K),
     "dense by pursuit": DenseTied(N, K, "mp_refit"),
     "dense, own encoder": DenseWarmTied(N, K),

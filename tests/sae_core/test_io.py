@@ -11,7 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_core import io
-from sae_core.arms import DenseRandInit, DenseTied, DenseWarmTied, Dynamic, Expander, Kron, ProductQuantised, Quantised
+from sae_core.arms import (
+    DenseRandInit,
+    DenseTied,
+    DenseWarmTied,
+    Dynamic,
+    Expander,
+    Kron,
+    ProductQuantised,
+    Quantised,
+    TrellisCoded,
+)
 from sae_core.inference import infer_by
 
 
@@ -149,7 +159,9 @@ def test_bits_that_do_not_fit_their_tensors_are_an_error_of_one_line(tmp_path, c
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("arm", [ProductQuantised(DenseTied(64, 4), 2), Quantised(Dynamic(64, 3, 4), 2)])
+@pytest.mark.parametrize(
+    "arm", [ProductQuantised(DenseTied(64, 4), 2), TrellisCoded(DenseTied(64, 4), 2), Quantised(Dynamic(64, 3, 4), 2)]
+)
 @pytest.mark.parametrize("key", ["d_in", "n_latents", "degree", "k"])
 def test_sizes_below_1_are_an_error_for_atoms_of_every_kind(tmp_path, arm, key):
     io.save(arm.build(16, seed=0), tmp_path)

@@ -19,6 +19,7 @@ from sae_core.arms import (
     FrozenRandom,
     ProductQuantised,
     Quantised,
+    TrellisCoded,
 )
 from sae_core.encoders import JumpReLU, PositiveTopK, Refitted, inner_encoder
 from sae_core.inference import infer_by, multiply_adds
@@ -40,6 +41,8 @@ ARMS = [
     Quantised(Dynamic(N, 11, K, basis="reflections3", always_on=2), 1.58),  # no two atoms alike
     Quantised(Dynamic(N, 11, K, encoder="batch_topk"), 4),
     ProductQuantised(DenseTied(N, K), 2),
+    *(TrellisCoded(DenseTied(N, K), bits) for bits in (4, 1)),
+    TrellisCoded(DenseTied(N, K, encoder="batch_topk"), 2, rounded_in="neurons", path="nearest"),
     Quantised(DenseRandInit(N, K), 4, encoder_bits=3),
     Quantised(DenseWarmTied(N, K, encoder="batch_topk"), 16, encoder_bits=1.58, rounded_in="fourier"),
 ]

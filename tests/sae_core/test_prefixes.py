@@ -21,6 +21,7 @@ from sae_core.arms import (
     Prefix,
     ProductQuantised,
     SoftFrozen,
+    TrellisCoded,
 )
 from sae_core.codebook import bits_a_value
 from sae_core.encoders import inner_encoder
@@ -142,6 +143,18 @@ def test_atoms_of_pieces_are_cut_and_their_file_is_as_large_as_counted(n_latents
     again = io.load(tmp_path)
     assert torch.equal(again(h).reconstruction, part(h).reconstruction)
     assert part.dictionary.value_bits == bits_a_value(n_latents, M, 4)
+    assert count_storage(part) == count_storage(again)
+
+
+@pytest.mark.parametrize("n_latents", [48, 5])
+def test_atoms_on_paths_are_cut_and_loaded_alike(n_latents, tmp_path):
+    arm, h = TrellisCoded(DenseTied(N, 2), 2), batch().float()
+    sae = arm.derive(arm.of.build(M, seed=0), seed=0).eval()
+    part = cut(sae, n_latents)
+    assert torch.equal(part.dictionary.unit_values(), sae.dictionary.unit_values()[:n_latents])
+    io.save(part, tmp_path)
+    again = io.load(tmp_path)
+    assert torch.equal(again(h).reconstruction, part(h).reconstruction)
     assert count_storage(part) == count_storage(again)
 
 

@@ -46,7 +46,12 @@ def test_every_arm_builds_by_its_own_name(arm, tmp_path):
         given = [f"{key}={tmp_path / 'sae'}", *(["n=64"] if arm == "compressed" else [])]
     built = job(tmp_path, f"sae={arm}", "d=30", "k=16", *given)
     base, bits = arm, ""
-    for suffix, said in (("_quantised", "bit"), ("_few_bits", "bit_trained"), ("_pq", "bit_pq")):
+    for suffix, said in (
+        ("_quantised", "bit"),
+        ("_few_bits", "bit_trained"),
+        ("_pq", "bit_pq"),
+        ("_tcq", "bit_tcq_fourier"),
+    ):
         if arm.endswith(suffix):
             base, bits = arm.removesuffix(suffix), f"-{built.spec.arm.bits}{said}"
     if arm == "compressed":

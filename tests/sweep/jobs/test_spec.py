@@ -68,6 +68,7 @@ ARMS = {
     "dense_tied of weighted pieces": arms.ProductQuantised(
         DenseTied(64, 4), 2, rounded_in="fourier", pieces="weighted"
     ),
+    "dense_tied on paths": arms.TrellisCoded(DenseTied(64, 4), 2),
     "expander of k on average": Expander(64, 3, 4, encoder="batch_topk"),
     "expander of nested prefixes": Expander(64, 3, 4, prefixes=("1/4",)),
     "expander cut to a quarter": arms.Prefix(Expander(64, 3, 4), "1/4"),
@@ -97,6 +98,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander at 1.58 bits": "06c65983a3c31628",  # of 2026-11-26
     "expander trained with 2 bits": "a18df89c14f9f257",  # of 2026-11-26
     "dense_tied of pieces": "33d73b603eaeeca9",  # of 2026-11-26
+    "dense_tied on paths": "7ae0a3ec5575c910",  # of 2026-11-27
     "expander of k on average": "d83388b5982f5c69",  # of 2026-11-26
     "expander of nested prefixes": "c361d98ed153d49d",  # of 2026-11-26
     "expander cut to a quarter": "45bf54125c46ac29",  # of 2026-11-26

@@ -31,6 +31,7 @@ ARMS = {name: [f"sae={name}"] for name in OWN_NAMES} | {
     "itda": ["sae=itda", "sae.tokens=500"],
     "rounded in training": ["sae=dynamic_few_bits", "sae.bits=1.58", "sae.of.basis=reflections3"],
     "of pieces": ["sae=dense_tied_pq"],
+    "on paths": ["sae=dense_tied_tcq"],
     "encoder of few bits": ["sae=dense_warmtied_few_bits", "sae.encoder_bits=4"],
     "rounded in a basis": ["sae=expander_quantised", "sae.of.basis=reflections3"],
 }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, FewBits, ProductQuantised
+from sae_core.arms import DenseTied, DenseWarmTied, Dynamic, Expander, FewBits, ProductQuantised, TrellisCoded
 from sae_core.rounding import grid_of
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.loop import train
@@ -54,7 +54,7 @@ ROUNDED = FewBits(LEARNED, 2, rounded_from=0.8)  # from step 320 on: after the c
 SOON_ROUNDED = FewBits(DenseTied(48, 4), 1.58, rounded_from=0.25)
 NESTED = Dynamic(48, 5, 4, "batch_topk", prefixes=("1/4",), every=40, tokens=200)
 RESUMED = [Expander(48, 3, 4), DenseWarmTied(48, 4), LEARNED, TURNED, ROUNDED, SOON_ROUNDED, NESTED]
-RESUMED += [ProductQuantised(DenseTied(48, 4), 2)]
+RESUMED += [ProductQuantised(DenseTied(48, 4), 2), TrellisCoded(DenseTied(48, 4), 2)]
 
 
 @pytest.mark.parametrize("arm", RESUMED, ids=lambda a: a.label)
