@@ -8,7 +8,7 @@ is the first quarter of a trained SAE's latents, then what its values take where
 `-2bit_trained` where they were trained rounded to 2 bits (`_enc4` if the encoder's own weights are to have 4,
 `_from0.1` if not from the middle of training on), `-2bit_pq` where atoms are pieces out of a codebook (product
 quantisation) that take 2 bits a value, `-2bit_pq_weighted` where activations choose the pieces, `-2bit_tcq` where atoms
-are paths through a trellis (trellis-coded quantisation) that activations choose, `-2bit_tcq_nearest` where they do not.
+are paths through a trellis (trellis-coded quantisation), `-2bit_tcq_weighted` where activations choose the paths.
 `Arm.label` writes a label and `parse` reads one. An arm that is not listed here is drawn too, under its own name.
 """
 
@@ -52,9 +52,9 @@ _HOW = {  # ends of labels that say how values got few bits: in words
     "pq_fourier": "product-quantised in a Fourier basis",
     "pq_weighted_fourier": "product-quantised for activations in a Fourier basis",
     "tcq": "trellis-coded",
-    "tcq_nearest": "trellis-coded, nearest",
+    "tcq_weighted": "trellis-coded for activations",
     "tcq_fourier": "trellis-coded in a Fourier basis",
-    "tcq_nearest_fourier": "trellis-coded, nearest, in a Fourier basis",
+    "tcq_weighted_fourier": "trellis-coded for activations in a Fourier basis",
     "fourier": "in a Fourier basis",
     "trained_fourier": "trained in a Fourier basis",
 }

@@ -17,7 +17,7 @@ from sae_core.kernels.on_packed import OnPacked, best_of_blocks, blocks, unpacke
 from sae_core.kernels.reference import densify
 from sae_core.packing import byte_table, fits_in_a_byte, pack_rows
 from sae_core.sae import SAE
-from sae_core.trellis import TrellisDictionary, paths_in_bytes, state_values
+from sae_core.trellis import TrellisDictionary, path_table, paths_in_bytes
 
 
 class PackedDictionary(Dictionary):
@@ -29,7 +29,7 @@ class PackedDictionary(Dictionary):
     Args:
         packed: uint8 (n_latents, bytes of an atom).
         table: (256, values a byte) float32, what each byte stands for; values beyond the degree are not used. Where
-            bytes are paths through a trellis, (states, 1), the value of each state.
+            bytes are paths through a trellis, what `sae_core.trellis.path_table` returns.
         degree: the values of an atom.
         support: int (n_latents, degree), None where atoms are dense.
         d_in, drawn, basis, always_on, value_bits: see `Dictionary`.
@@ -182,7 +182,7 @@ def packed_atoms(dictionary: Dictionary) -> PackedDictionary:
         bytes_, table, support = dictionary.chosen.to(torch.uint8), dictionary.codebook.detach(), None
     elif isinstance(dictionary, TrellisDictionary):
         step_bits, support = int(dictionary.value_bits), None
-        bytes_, table = paths_in_bytes(dictionary.steps, step_bits), state_values().to(dictionary.values)[:, None]
+        bytes_, table = paths_in_bytes(dictionary.steps, step_bits), path_table(step_bits).to(dictionary.values)
     else:
         values, support = dictionary.values.detach(), dictionary.support
         bytes_ = pack_rows(values, dictionary.value_bits).to(values.device)

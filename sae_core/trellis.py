@@ -86,6 +86,17 @@ def values_on(steps: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.nn.functional.embedding(states, state_values().to(steps.device)[:, None]).squeeze(2)
 
 
+def path_table(bits: int) -> torch.Tensor:
+    """Return the last values on a path by its last bits: (2^bits, values) float32, two where a step has 1 or 2 bits.
+
+    Looking up two at once is faster, as long as the table stays small.
+    """
+    values = 1 if bits == 4 else 2
+    last = torch.arange(_STATES << bits * (values - 1))
+    states = [last >> bits * back & (_STATES - 1) for back in range(values - 1, -1, -1)]
+    return state_values()[torch.stack(states, 1)]
+
+
 def paths_in_bytes(steps: torch.Tensor, bits: int) -> torch.Tensor:
     """Return paths as they lie in memory, two bytes of the state before the steps, then the steps: uint8 (n, bytes)."""
     padded = torch.nn.functional.pad(steps, (0, -steps.shape[1] % (8 // bits)))

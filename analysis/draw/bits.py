@@ -30,6 +30,6 @@ def style_of_bits(row: dict[str, Any]) -> Style:
     if points := _STARS.get(how):
         marker = (points, 1, 45 * bits / points)  # a star, turned by the bits
     if how.startswith("tcq"):
-        marker = f"$T_{{{bits:g}}}$" if "nearest" not in how else f"$N_{{{bits:g}}}$"
+        marker = "$W$" if "weighted" in how else "$T$"  # letters, as shapes are used up
     hollow = bits != arms.FLOAT_BITS and not how.startswith(("trained", "pq", "tcq"))
     return Style(f"{arms.display(row['base'])}, {row['rounding']}", arms.colour(row["base"]), marker, line, hollow)

@@ -23,23 +23,23 @@ class TrellisCoded(RecodedArm):
         bits: 4, 2 or 1 for a value.
         rounded_in: the basis whose coordinates paths are to meet. Paths meet Gaussian values best, which those of a
             `fourier` basis nearly are.
-        path: `weighted`: so chosen that the errors of an atom's values cancel on activations
-            (`sae_core.trellis.weighted_steps`); or `nearest` to the atom.
+        path: `nearest` to the atom, or `weighted`: so chosen that the errors of an atom's values cancel on activations
+            (`sae_core.trellis.weighted_steps`).
     """
 
     rounded_in: str = FOURIER
-    path: str = WEIGHTED
+    path: str = NEAREST
 
     @property
     def suffix(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "_tcq" if self.path == WEIGHTED else "_tcq_nearest"
+        return "_tcq" if self.path == NEAREST else "_tcq_weighted"
 
     def __post_init__(self):
         super().__post_init__()
         if self.bits not in STEP_BITS:
             raise ValueError(f"sae.bits={self.bits} must be 4, 2 or 1: the bits of a step")
         if self.path not in (NEAREST, WEIGHTED):
-            raise ValueError(f"sae.path={self.path} must be {WEIGHTED} or {NEAREST}")
+            raise ValueError(f"sae.path={self.path} must be {NEAREST} or {WEIGHTED}")
 
     @property
     def _made(self) -> str:

@@ -2,7 +2,7 @@
 
 Instead of unit values (n_latents, degree) it takes bytes (n_latents, bytes an atom), of which each stands for a row of
 a table (256, values a byte): a byte holds several whole numbers of few bits, or is the number of a codebook's entry.
-Or the bytes of an atom are a path through a trellis, whose table has a row for each state.
+Or the bytes of an atom are a path through a trellis, whose table has a row for all that the last bits may be.
 Encoding goes through all atoms block by block, decoding makes floats of the atoms that some tokens have picked. Both
 then call another backend, so that every device computes as it does on float atoms. A pursuit looks at all atoms for
 every pick, so that it needs floats of all of them for the time of a call (`opened`).
@@ -36,14 +36,16 @@ def _on_paths(packed: Tensor, table: Tensor, degree: int, step_bits: int) -> Ten
 
     Args:
         packed: two bytes of the state before the first step, then the steps, most significant bit first.
-        table: (states, 1), of at most 2^16 states.
-        step_bits: 1, 2, 4 or 8.
+        table: (states, values), the values of the last so many steps by the last bits of a path, at most 16 of them.
+        step_bits: 1, 2 or 4.
     """
     wide = packed.int()
     words = (wide[:, :-2] << 16) | (wide[:, 1:-1] << 8) | wide[:, 2:]  # each step's state is somewhere in one
-    shifts = range(8 - step_bits, -1, -step_bits)
-    states = torch.stack([words >> shift for shift in shifts], 2) & (len(table) - 1)
-    return F.embedding(states.flatten(1)[:, :degree], table).squeeze(2)
+    step = step_bits * table.shape[1]
+    states = torch.empty(*words.shape, 8 // step, dtype=torch.int32, device=packed.device)
+    for i, shift in enumerate(range(8 - step, -1, -step)):
+        torch.bitwise_and(words >> shift, len(table) - 1, out=states[:, :, i])
+    return F.embedding(states.flatten(1), table).flatten(1)[:, :degree]
 
 
 class OnPacked:
@@ -53,7 +55,7 @@ class OnPacked:
 
     Args:
         kernels: the backend that computes on floats.
-        table: (256, values a byte), what each byte stands for; of a trellis, (states, 1).
+        table: (256, values a byte), what each byte stands for; of a trellis, see `_on_paths`.
         degree: the values of an atom.
         step_bits: the bits of a step where bytes are paths through a trellis, else 0.
     """

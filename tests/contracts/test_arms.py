@@ -153,7 +153,7 @@ ARMS = [
     ProductQuantised(DenseTied(N, K, "mp_refit"), 1, rounded_in="fourier"),
     ProductQuantised(DenseMatched(N, D, K), 4, rounded_in="fourier", pieces="weighted"),
     TrellisCoded(DenseTied(N, K), 2),
-    TrellisCoded(DenseMatched(N, D, K, "batch_topk"), 1, rounded_in="neurons"),
+    TrellisCoded(DenseMatched(N, D, K, "batch_topk"), 1, rounded_in="neurons", path="weighted"),
 ]
 PLAIN = [arm for arm in ARMS if isinstance(arm, SparseArm) and not arm.prefixes]
 SPARSE = [arm for arm in PLAIN if arm.encoder in ("topk", "mp_refit")]

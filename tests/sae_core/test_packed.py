@@ -42,7 +42,7 @@ ARMS = [
     Quantised(Dynamic(N, 11, K, encoder="batch_topk"), 4),
     ProductQuantised(DenseTied(N, K), 2),
     *(TrellisCoded(DenseTied(N, K), bits) for bits in (4, 1)),
-    TrellisCoded(DenseTied(N, K, encoder="batch_topk"), 2, rounded_in="neurons", path="nearest"),
+    TrellisCoded(DenseTied(N, K, encoder="batch_topk"), 2, rounded_in="neurons", path="weighted"),
     Quantised(DenseRandInit(N, K), 4, encoder_bits=3),
     Quantised(DenseWarmTied(N, K, encoder="batch_topk"), 16, encoder_bits=1.58, rounded_in="fourier"),
 ]

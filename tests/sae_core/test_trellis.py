@@ -17,6 +17,7 @@ from sae_core.trellis import (
     STATE_BITS,
     TrellisDictionary,
     nearest_steps,
+    path_table,
     paths_in_bytes,
     state_values,
     values_on,
@@ -56,7 +57,7 @@ def test_a_value_is_that_of_the_last_bits_and_the_path_ends_where_it_starts(bits
     assert torch.equal(values_on(steps, bits), expected)
     packed = paths_in_bytes(steps, bits)
     assert packed.dtype == torch.uint8 and packed.shape == (5, 2 + -(-d_in * bits // 8))
-    assert torch.equal(unpacked(packed, state_values()[:, None], d_in, bits), expected)
+    assert torch.equal(unpacked(packed, path_table(bits), d_in, bits), expected)
 
 
 def test_no_path_with_the_same_ends_is_nearer_than_the_one_found():
@@ -109,13 +110,13 @@ def test_weighted_paths_keep_products_with_activations_better_for_errors_of_atom
 
 def test_an_arm_of_weighted_paths_chooses_them_for_the_sample_and_the_nearest_without_one():
     of, sample = ARM.of.build(16, seed=0), gaussian(800, 16, seed=3) * torch.linspace(0.1, 3, 16)
-    nearest = TrellisCoded(ARM.of, 2, path="nearest")
-    assert ARM.name == "dense_tied-2bit_tcq_fourier" and nearest.name == "dense_tied-2bit_tcq_nearest_fourier"
-    assert ARM.sample_tokens > 0 == nearest.sample_tokens
-    steps = nearest.derive(of, seed=0).dictionary.steps
-    assert torch.equal(ARM.derive(of, seed=0).dictionary.steps, steps)
-    assert torch.equal(nearest.derive(of, seed=0, sample=sample).dictionary.steps, steps)
-    assert not torch.equal(ARM.derive(of, seed=0, sample=sample).dictionary.steps, steps)
+    weighted = TrellisCoded(ARM.of, 2, path="weighted")
+    assert ARM.name == "dense_tied-2bit_tcq_fourier" and weighted.name == "dense_tied-2bit_tcq_weighted_fourier"
+    assert weighted.sample_tokens > 0 == ARM.sample_tokens
+    steps = ARM.derive(of, seed=0).dictionary.steps
+    assert torch.equal(weighted.derive(of, seed=0).dictionary.steps, steps)
+    assert torch.equal(ARM.derive(of, seed=0, sample=sample).dictionary.steps, steps)
+    assert not torch.equal(weighted.derive(of, seed=0, sample=sample).dictionary.steps, steps)
 
 
 def test_the_start_is_that_of_the_trained_sae_and_training_moves_the_biases_alone():
@@ -170,7 +171,7 @@ def test_k_on_average_and_nested_prefixes_are_kept_in_the_file(tmp_path, rounded
         (FrozenRandom(64, 3, 4), {}, "sae.of=frozen_random cannot be quantised"),
         (DenseTied(64, 4), {"bits": 8}, "sae.bits=8 must be 4, 2 or 1"),
         (DenseMatched(640, 3, 4), {"bits": 1.58}, "sae.bits=1.58 must be 4, 2 or 1"),
-        (DenseTied(64, 4), {"path": "best"}, "sae.path=best must be weighted or nearest"),
+        (DenseTied(64, 4), {"path": "best"}, "sae.path=best must be nearest or weighted"),
         (DenseTied(64, 4), {"rounded_in": "monarch"}, "sae.rounded_in=monarch must be neurons or fourier"),
     ],
 )

@@ -98,7 +98,7 @@ GOLDEN = {  # run ids of 2026-11-23, which records and folders of users bear
     "expander at 1.58 bits": "06c65983a3c31628",  # of 2026-11-26
     "expander trained with 2 bits": "a18df89c14f9f257",  # of 2026-11-26
     "dense_tied of pieces": "33d73b603eaeeca9",  # of 2026-11-26
-    "dense_tied on paths": "7ae0a3ec5575c910",  # of 2026-11-27
+    "dense_tied on paths": "4a423f990f174d1b",  # of 2026-11-27
     "expander of k on average": "d83388b5982f5c69",  # of 2026-11-26
     "expander of nested prefixes": "c361d98ed153d49d",  # of 2026-11-26
     "expander cut to a quarter": "45bf54125c46ac29",  # of 2026-11-26
