@@ -90,8 +90,9 @@ def shape_in(record: Record) -> StepShape:
     sizes, counts, spec = record["sizes"], record["storage"], record["spec"]
     n, degree, d_in = sizes["n_latents"], sizes["degree"], sizes["d_in"]
     values = counts["learned_decoder_values"]
-    arm = spec["sae"]
+    arm, rounded_in = spec["sae"], NEURONS
     while "of" in arm and arm["arm"] != Compressed.name:  # of which the SAE that it was made of says nothing
+        rounded_in = arm.get("rounded_in", rounded_in)
         arm = arm["of"]
     encoder = arm.get("encoder", TOPK)
     layout = Layout(
@@ -106,7 +107,7 @@ def shape_in(record: Record) -> StepShape:
         pursuit=None if encoder in (*ONE_SHOT, OWN) else encoder,
         batch_topk=encoder == BATCH_TOPK,
         prefixes=prefix_sizes(spec["sae"].get("prefixes", ()), n),
-        basis=_basis_in(arm, sparse=counts["index_bits"] > 0),
+        basis=_basis_in(arm, sparse=counts["index_bits"] > 0) if rounded_in == NEURONS else rounded_in,
     )
     return shape_of(layout, sizes["k"], spec["train"]["batch_size"])
 
