@@ -3,7 +3,7 @@
 The state is the last 12 bits of the path, and each state stands for a fixed value, so that a file holds the path alone.
 A step of 2 bits leads to one of four values, and which four these are follows from the steps before; of all paths,
 Viterbi's algorithm finds the one nearest to an atom. On Gaussian atoms 2 bits so lose .073 of their square, where the
-256 best pieces of four values lose .098 (`python -m tests.benchmarks.trellis`). The state before an atom's first step
+256 best pieces of four values lose .095 (`python -m tests.benchmarks.trellis`). The state before an atom's first step
 is the one after its last, so that a start takes no bits.
 
 (Marcellin and Fischer 1990, Trellis coded quantization of memoryless and Gauss-Markov sources; with states that are the
