@@ -176,10 +176,10 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
     if isinstance(dictionary, FrozenDictionary):
         config["values_seed"] = dictionary.values_seed
     basis, ranks, dense_kind = dictionary.basis, _writes_support(dictionary), _is_dense_kind(dictionary)
+    about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
     with_threshold = isinstance(sae.encoder, BatchTopK) or "support_atoms" in config
     in_a_basis = ranks or dense_kind or not isinstance(basis, Neurons) or dictionary.always_on
     if in_a_basis or (with_threshold and dictionary.support is not None):
-        about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"basis": about_basis, "always_on": dictionary.always_on}
         config["format"] = WITH_RANKS if ranks else WITH_BASIS
     if isinstance(dictionary, CodebookDictionary):
@@ -202,11 +202,9 @@ def _config_to_write(sae: SAE, about: dict[str, Any]) -> dict[str, Any]:
         rule = THRESHOLD if isinstance(sae.encoder, JumpReLU) else GAIN
         config |= {"format": WITH_RULE, "rule": rule}
     if isinstance(inner, OwnTopK) and (dense_kind or min(inner.weight_bits, dictionary.value_bits) < 32):
-        about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"format": WITH_ENCODER_BITS, "basis": about_basis, "always_on": 0}
         config |= {"encoder_bits": inner.weight_bits, "batch_topk": isinstance(sae.encoder, BatchTopK)}
     if isinstance(dictionary, TrellisDictionary):
-        about_basis = {"name": str(basis.name), "seed": basis.seed, "value_bits": basis.value_bits}
         config |= {"format": WITH_TRELLIS, "trellis": STATE_BITS, "basis": about_basis, "always_on": 0}
         config["batch_topk"] = isinstance(sae.encoder, BatchTopK)
     if sae.prefixes:  # nothing that a reader needs, so that older versions read the file

@@ -170,7 +170,7 @@ def pack(sae: SAE) -> SAE:
 
 def _is_long(dictionary: Dictionary) -> bool:
     """Tell whether the values of atoms are none, or too long to be packed."""
-    if isinstance(dictionary, (CodebookDictionary, TrellisDictionary)):
+    if isinstance(dictionary, CodebookDictionary):
         return False
     return dictionary.value_bits == 0 or not fits_in_a_byte(dictionary.value_bits)
 

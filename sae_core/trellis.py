@@ -88,7 +88,9 @@ def values_on(steps: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def path_table(bits: int) -> torch.Tensor:
-    """Return the last values on a path by its last bits: (2^bits, values) float32, two where a step has 1 or 2 bits.
+    """Return the last values on a path by its last bits: float32 (numbers of these bits, values).
+
+    There is one value where a step has 4 bits and two where it has fewer.
 
     Looking up two at once is faster, as long as the table stays small.
     """
@@ -127,20 +129,22 @@ def weighted_steps(atoms: torch.Tensor, bits: int, moments: torch.Tensor) -> tor
     """
     factor, d_in = feedback_factor(moments), atoms.shape[1]
     weights = (1 / factor.diagonal()).float()
+    blocks = [slice(first, min(first + _BLOCK, d_in)) for first in range(0, d_in, _BLOCK)]
+    turns = [torch.linalg.inv(factor[block, block]) for block in blocks]
     found: list[torch.Tensor] = []
     for rest in _scaled(atoms, bits).double().split(_ROWS):
         rest = rest.clone()
         before = ends = _ends(rest.float(), bits)
         states = torch.empty(rest.shape, dtype=torch.int64)
-        for first in range(0, d_in, _BLOCK):
-            last = min(first + _BLOCK, d_in)
+        for block, turn in zip(blocks, turns, strict=True):
+            first, last = block.start, block.stop
             ahead = min(last + _AHEAD, d_in)
             targets = rest[:, first:ahead].float()
             best = _best_states(targets, weights[first:ahead], bits, before, ends if ahead == d_in else None)
-            states[:, first:last] = best[:, : last - first]
+            states[:, block] = best[:, : last - first]
             before = states[:, last - 1]
-            errors = rest[:, first:last] - state_values()[states[:, first:last]]
-            rest[:, last:] -= errors @ torch.linalg.inv(factor[first:last, first:last]) @ factor[first:last, last:]
+            errors = rest[:, block] - state_values()[states[:, block]]
+            rest[:, last:] -= errors @ turn @ factor[block, last:]
         found.append(states)
     return _steps(torch.cat(found), bits)
 

@@ -107,16 +107,16 @@ def shape_in(record: Record) -> StepShape:
         pursuit=None if encoder in (*ONE_SHOT, OWN) else encoder,
         batch_topk=encoder == BATCH_TOPK,
         prefixes=prefix_sizes(spec["sae"].get("prefixes", ()), n),
-        basis=_basis_in(arm, sparse=counts["index_bits"] > 0) if rounded_in == NEURONS else rounded_in,
+        basis=_basis_in(arm, counts["index_bits"] > 0, rounded_in),
     )
     return shape_of(layout, sizes["k"], spec["train"]["batch_size"])
 
 
-def _basis_in(arm: Record, sparse: bool) -> str:
-    """Return the basis of the arm that a record's spec describes."""
+def _basis_in(arm: Record, sparse: bool, rounded_in: str) -> str:
+    """Return the basis of the arm that a record's spec describes; of dense atoms that which they are rounded in."""
     if "rank" in arm:
         return low_rank_basis(arm["rank"])
-    return arm.get("basis", NEURONS) if sparse else NEURONS  # a dense one may only be as large as one in a basis
+    return arm.get("basis", NEURONS) if sparse else rounded_in  # a dense one may only be as large as one in a basis
 
 
 def _steps_in(record: Record, shape: StepShape) -> float:
