@@ -35,7 +35,7 @@ from sae_core.io_checks import (
     support_digest,
 )
 from sae_core.kronecker import Heads, KroneckerTopK
-from sae_core.packed import PackedDictionary, PackedTopK, packed_atoms
+from sae_core.packed import PackedDictionary, PackedTopK, packed_paths
 from sae_core.packing import (
     align_rows,
     byte_table,
@@ -124,8 +124,7 @@ def _load_dictionary(
     config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path, keep_packed: bool
 ) -> Dictionary:
     if config.get("trellis"):
-        atoms = _load_paths(config, tensors)
-        return packed_atoms(atoms) if keep_packed else atoms
+        return _load_paths(config, tensors, keep_packed)
     if keep_packed and (config.get("codebook") or fits_in_a_byte(config.get("value_bits", 32))):
         return _load_packed(config, tensors, folder)
     if config.get("codebook"):
@@ -142,9 +141,10 @@ def _load_dictionary(
     return dictionary
 
 
-def _load_paths(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> TrellisDictionary:
-    bits, shape = config["value_bits"], (config["n_latents"], config["d_in"])
-    return TrellisDictionary(unpack_steps(tensors["values"], bits, shape), bits, _load_basis(config, tensors))
+def _load_paths(config: dict[str, Any], tensors: dict[str, torch.Tensor], keep_packed: bool) -> Dictionary:
+    bits, basis = config["value_bits"], _load_basis(config, tensors)
+    steps = unpack_steps(tensors["values"], bits, (config["n_latents"], config["d_in"]))
+    return packed_paths(steps, bits, basis) if keep_packed else TrellisDictionary(steps, bits, basis)
 
 
 def _load_packed(config: dict[str, Any], tensors: dict[str, torch.Tensor], folder: Path) -> PackedDictionary:

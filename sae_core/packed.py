@@ -161,7 +161,7 @@ def pack(sae: SAE) -> SAE:
     """
     if is_packed(sae):
         return sae
-    atoms = sae.dictionary if _is_long(sae.dictionary) else packed_atoms(sae.dictionary)
+    atoms = sae.dictionary if _is_long(sae.dictionary) else _packed_atoms(sae.dictionary)
     other = sae.with_dictionary(atoms).with_encoder(_packed_encoder(sae.encoder))
     if sae.dictionary.rounded_to is not None or not is_packed(other):
         raise ValueError("only an SAE whose values are whole numbers of 8 or fewer bits can be packed: round it first")
@@ -175,20 +175,23 @@ def _is_long(dictionary: Dictionary) -> bool:
     return dictionary.value_bits == 0 or not fits_in_a_byte(dictionary.value_bits)
 
 
-def packed_atoms(dictionary: Dictionary) -> PackedDictionary:
-    """Return atoms of 8 or fewer bits a value packed, as they are used for inference."""
-    step_bits = 0
+def packed_paths(steps: torch.Tensor, bits: int, basis: Basis, dtype: torch.dtype = torch.float32) -> PackedDictionary:
+    """Return atoms on paths of these steps (n_latents, d_in), see `sae_core.trellis.TrellisDictionary`, packed."""
+    d_in, table = steps.shape[1], path_table(bits).to(steps.device, dtype)
+    return PackedDictionary(paths_in_bytes(steps, bits), table, d_in, d_in, None, None, basis, 0, bits, bits)
+
+
+def _packed_atoms(dictionary: Dictionary) -> PackedDictionary:
+    if isinstance(dictionary, TrellisDictionary):
+        return packed_paths(dictionary.steps, int(dictionary.value_bits), dictionary.basis, dictionary.values.dtype)
     if isinstance(dictionary, CodebookDictionary):
         bytes_, table, support = dictionary.chosen.to(torch.uint8), dictionary.codebook.detach(), None
-    elif isinstance(dictionary, TrellisDictionary):
-        step_bits, support = int(dictionary.value_bits), None
-        bytes_, table = paths_in_bytes(dictionary.steps, step_bits), path_table(step_bits).to(dictionary.values)
     else:
         values, support = dictionary.values.detach(), dictionary.support
         bytes_ = pack_rows(values, dictionary.value_bits).to(values.device)
         table = byte_table(dictionary.value_bits).to(values)
     about = dictionary.drawn, dictionary.basis, dictionary.always_on, dictionary.value_bits
-    return PackedDictionary(bytes_, table, dictionary.d_in, dictionary.degree, support, *about, step_bits)
+    return PackedDictionary(bytes_, table, dictionary.d_in, dictionary.degree, support, *about)
 
 
 def _packed_encoder(encoder: Encoder) -> Encoder:
