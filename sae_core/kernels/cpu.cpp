@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -26,7 +27,7 @@ template <typename T> static T *align(T *pointer) {
 
 // How matching pursuit keeps its correlations up to date: the cheapest way (`WayToUpdate`) or, for tests and
 // benchmarks, always the same one.
-enum Way { BEST, CHANGES, ROWS, ANEW_ALWAYS };
+enum Way { BEST, CHANGES, ROWS, ANEW, SCREENED };
 static Way way_to_update = BEST;
 
 namespace baseline {

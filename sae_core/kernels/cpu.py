@@ -24,7 +24,7 @@ from sae_core.kernels.autograd import widened
 from sae_core.kernels.private_names import onednn_linear
 
 INTERFACE_VERSION = 4  # the same number as in cpu.cpp; raise both with every change of a signature
-WAYS = ("best", "changes", "rows", "anew")  # for matching pursuit to keep correlations up to date; as in cpu.cpp
+WAYS = ("best", "changes", "rows", "anew", "screened")  # for matching pursuit to keep correlations up to date; as in cpu.cpp
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _GRAM_VALUES = 1 << 26  # largest Gram matrix of dense atoms: 256 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}

@@ -31,4 +31,6 @@ template <> struct Traits<double> {
 
 #include "cpu_gram.h"
 
+#include "cpu_screen.h"
+
 #include "cpu_greedy.h"

@@ -6,17 +6,22 @@ template <typename T, typename Index> struct ByRow {
   std::vector<Index> latents;
   std::vector<T> values;
 
-  explicit ByRow(const Atoms<T, Index> &atoms) : start(size_t(atoms.d_in) + 2, 0) {
+  explicit ByRow(const Atoms<T, Index> &atoms) : start(size_t(atoms.d_in) + 1, 0) {
     if (!atoms.support) return;
     const int64_t count = atoms.n * atoms.degree;
     latents.resize(size_t(count));
     values.resize(size_t(count));
-    for (int64_t i = 0; i < count; i++) start[atoms.support[i] + 2]++;
-    for (int64_t r = 0; r < atoms.d_in; r++) start[r + 2] += start[r + 1];
+    for (int64_t i = 0; i < count; i++) start[atoms.support[i] + 1]++;
+    for (int64_t r = 0; r < atoms.d_in; r++) start[r + 1] += start[r];
+    std::vector<int64_t> next(start);
     for (int64_t i = 0; i < count; i++) {
-      const int64_t at = start[atoms.support[i] + 1]++; // start[r + 1] moves from row r's start to its end
+      const int64_t row = atoms.support[i], at = next[row]++;
       latents[at] = Index(i / atoms.degree);
       values[at] = atoms.values[i];
+      if (at > start[row] && latents[at - 1] == latents[at]) { // an atom that uses the row twice
+        values[at] += values[at - 1];
+        values[at - 1] = 0;
+      }
     }
   }
 
@@ -25,7 +30,14 @@ template <typename T, typename Index> struct ByRow {
     for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++) {
       const int64_t row = atoms.support[e];
       const T change = weight * atoms.values[e];
-      for (int64_t i = start[row]; i < start[row + 1]; i++) products[latents[i]] += change * values[i];
+      const int64_t end = start[row + 1];
+      int64_t i = start[row];
+      for (; i + 4 <= end; i += 4) { // four reads, then four writes: no read waits for a write that may be to its place
+        T sums[4];
+        for (int j = 0; j < 4; j++) sums[j] = products[latents[i + j]] + change * values[i + j];
+        for (int j = 0; j < 4; j++) products[latents[i + j]] = sums[j];
+      }
+      for (; i < end; i++) products[latents[i]] += change * values[i];
     }
   }
 };
@@ -63,26 +75,34 @@ template <typename T, typename Index> struct GramRows {
 };
 
 // The cheapest way for matching pursuit to keep its correlations up to date. The unit of cost is the change of one
-// correlation; the first three constants are what can be done instead in that time (measured, kernels/README.md).
+// correlation; the constants are what can be done instead in that time (measured, kernels/README.md).
 struct WayToUpdate {
-  static constexpr double ANEW = 24;    // correlations made anew, a tile of tokens at a time: 21 to 36
-  static constexpr double CACHED = 64;  // bytes of a row used, where the rows fit a cache that others leave alone
-  static constexpr double FETCHED = 16; // bytes of a row used, where they do not
+  static constexpr double LOOKED_AT = 10; // correlations, for the largest; with rows that is part of their use
+  static constexpr double MADE = 24;      // products of correlations made anew, a tile of tokens at a time: 21 to 36
+  static constexpr double SHORT = 40;     // the same in 16 bits
+  static constexpr double NOTED = 17;     // correlations of 16 bits, for the largest
+  static constexpr double CACHED = 64;    // bytes of a row used, where the rows fit a cache that others leave alone
+  static constexpr double FETCHED = 12;   // bytes of a row used, where they do not
   static constexpr double CACHE = 4 << 20;
   static constexpr double ROOM = 30 << 20; // bytes of rows; glibc returns more than 32 MiB to the system at every call
-  bool anew;
-  int64_t rows; // of the Gram matrix, to keep; 0: change correlations
+  bool anew = false, screened = false;
+  int64_t rows = 0; // of the Gram matrix, to keep; 0: change correlations
 
   // picks_of_tiles: with those of the tokens that the last tile lacks, which cost as much where all is made anew.
-  WayToUpdate(int64_t picks, int64_t picks_of_tiles, int64_t d_in, int64_t n, int64_t degree, int64_t row_bytes) {
+  WayToUpdate(int64_t picks, int64_t picks_of_tiles, int64_t d_in, int64_t n, int64_t degree, int64_t row_bytes,
+              bool may_be_short) {
     const double changed = double(degree) * degree / d_in * n; // correlations that share a row of x with a pick
     const double wanted = double(n) * picks / (n + picks); // the more picks, the more of them are of a row made before
     const double many = std::min(std::floor(ROOM / row_bytes), wanted), share = many / wanted;
     const double use = row_bytes / (many * row_bytes <= CACHE ? CACHED : FETCHED);
-    const double by_rows = many * changed + picks * (share * use + (1 - share) * changed);
-    const double by_changes = picks * changed, by_all = picks_of_tiles * double(n) * degree / ANEW;
-    const bool rows_pay = by_rows < by_changes, anew_pays = by_all < std::min(by_rows, by_changes);
-    anew = way_to_update == BEST ? anew_pays : way_to_update == ANEW_ALWAYS;
-    rows = (way_to_update == BEST ? rows_pay : way_to_update == ROWS) ? std::min(n, int64_t(ROOM) / row_bytes) : 0;
+    const double changing = changed + n / LOOKED_AT, products = double(n) * degree;
+    const double costs[] = {picks * changing, many * changed + picks * (share * use + (1 - share) * changing),
+                            picks_of_tiles * (products / MADE + n / LOOKED_AT),
+                            picks_of_tiles * (products / SHORT + n / NOTED)};
+    const int best = int(std::min_element(costs, costs + (may_be_short ? 4 : 3)) - costs);
+    const Way way = way_to_update == BEST ? Way(CHANGES + best) : way_to_update;
+    anew = way == ANEW;
+    screened = way == SCREENED && may_be_short;
+    if (way == ROWS) rows = std::min(n, int64_t(ROOM) / row_bytes);
   }
 };

@@ -16,6 +16,7 @@ template <typename T, typename Index> struct Greedy {
 #pragma omp parallel num_threads(threads)
     {
       LeastSquares<T, Index> fit(atoms, k);
+      if (refit && !orthogonal && atoms.support) fit.will_make_products();
       std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z(MAX_SAMPLE * TILE + 64);
       T *tile = align<T>(room.data());
       Selections<T> best(TILE, atoms.n, block);
@@ -78,7 +79,7 @@ template <typename T, typename Index> struct MatchingPursuit {
   typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
   static constexpr int TILE = L::TILE, LANES = L::LANES, COLUMNS = 64, VECS = COLUMNS / LANES;
   static constexpr uint32_t ALL_LANES = uint32_t((uint64_t(1) << LANES) - 1);
-  static constexpr T SURELY_LEFT = T(0.01); // share of a target's energy that no rounding of the sums below can make
+
   Atoms<T, Index> atoms;
   int k;
   bool magnitude, refit;
@@ -95,10 +96,7 @@ template <typename T, typename Index> struct MatchingPursuit {
   int64_t best(T *z, const T *row, T code) const {
     Vec top[VECS];
     for (int v = 0; v < VECS; v++) top[v] = Vec{} - std::numeric_limits<T>::infinity();
-    const auto look = [&](int v, Vec value) {
-      if (magnitude) value = value < 0 ? -value : value;
-      top[v] = value > top[v] ? value : top[v];
-    };
+    const auto look = [&](int v, Vec value) { top[v] = larger<T>(magnitude ? size_of<T>(value) : value, top[v]); };
     const int64_t n = padded(), whole = row ? atoms.n / COLUMNS * COLUMNS : 0; // columns that vectors of the row fill
     for (int64_t i = 0; i < whole; i += COLUMNS)
       for (int v = 0; v < VECS; v++) {
@@ -111,7 +109,7 @@ template <typename T, typename Index> struct MatchingPursuit {
     for (int64_t i = whole; i < n; i += COLUMNS)
       for (int v = 0; v < VECS; v++) look(v, reinterpret_cast<const Vec *>(z + i)[v]);
     Vec most = top[0];
-    for (int v = 1; v < VECS; v++) most = top[v] > most ? top[v] : most;
+    for (int v = 1; v < VECS; v++) most = larger<T>(top[v], most);
     T highest = most[0];
     for (int l = 1; l < LANES; l++) highest = most[l] > highest ? most[l] : highest;
     int column = 0; // the first one of the highest maximum
@@ -134,7 +132,7 @@ template <typename T, typename Index> struct MatchingPursuit {
     const T *row = nullptr;
     T code = 0;
     for (int s = 0; s < k; s++) {
-      if (!(energy > SURELY_LEFT * whole) && !fit.has_left(t)) return;
+      if (!(energy > T(SURELY_LEFT) * whole) && !fit.has_left(t)) return;
       const int64_t latent = best(z, row, code);
       if (latent < 0 || !fit.matters(t, z[latent])) return;
       code = z[latent];
@@ -145,7 +143,7 @@ template <typename T, typename Index> struct MatchingPursuit {
       atoms.add(latent, -code, r);
       row = rows.any() ? rows.of(latent, spare) : nullptr;
       if (!row) rows.by_row.add_products(atoms, latent, -code, z);
-      if (fit.known) fit.keep_products(t, row);
+      if (fit.known && row) fit.keep_products(t, row);
     }
   }
 
@@ -157,6 +155,7 @@ template <typename T, typename Index> struct MatchingPursuit {
     {
       LeastSquares<T, Index> fit(atoms, k);
       if (refit && rows.any()) fit.will_keep_products();
+      else if (refit) fit.will_make_products();
       std::vector<T> room(size_t(atoms.d_in) * TILE + 64), z_room(BLOCK * TILE + 64);
       std::vector<T> by_token_room(size_t(padded()) * (TILE + 1) + 64);
       T *tile = align<T>(room.data()), *z = align<T>(z_room.data()), *by_token = align<T>(by_token_room.data());
@@ -203,8 +202,19 @@ int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree
     using Row = typename std::decay_t<decltype(atoms)>::Row;
     using Updating = MatchingPursuit<T, Row>;
     const int64_t whole_tiles = (tokens + Updating::TILE - 1) / Updating::TILE * Updating::TILE;
-    const WayToUpdate way(tokens * k, whole_tiles * k, d_in, n, degree, Updating::padded(n) * int64_t(sizeof(T)));
+    constexpr bool SHORT = LEVEL > 0 && std::is_same_v<T, float>;
+    const WayToUpdate way(tokens * k, whole_tiles * k, d_in, n, degree, Updating::padded(n) * int64_t(sizeof(T)),
+                          SHORT && support);
     const int64_t kept = gram ? 0 : way.rows;
+#if LEVEL
+    if constexpr (SHORT)
+      if (way.screened) {
+        const ShortAtoms<Row> shorts(atoms);
+        if (!shorts.entries.empty())
+          return ScreenedPursuit<Row>{atoms, shorts, int(k), magnitude != 0, refit != 0, x, codes, indices}.run(
+              tokens, threads);
+      }
+#endif
     if (gram || (support && !way.anew))
       Updating{atoms, int(k), magnitude != 0, refit != 0, kept, x, gram, codes, indices}.run(tokens, threads);
     else Greedy<T, Row>{atoms, int(k), 1, magnitude != 0, false, refit != 0, x, codes, indices}.run(tokens, threads);

@@ -6,6 +6,8 @@
 // A residual (or the part of an atom outside the span of others) this small beside the whole is rounding.
 template <typename T> T exhausted() { return std::pow(std::numeric_limits<T>::epsilon(), T(0.75)); }
 
+constexpr double SURELY_LEFT = 0.01; // share of a target's energy that is more than sums of codes' squares are off
+
 template <typename T, typename Index> struct Atoms {
   using Row = Index;
   int64_t d_in, n, degree;
@@ -105,12 +107,14 @@ template <typename T> struct Factor : Lanes<T> {
 // A tile of targets, each approximated by its own picks.
 template <typename T, typename Index> struct LeastSquares : Lanes<T> {
   using typename Lanes<T>::Vec;
-  using Lanes<T>::TILE, Lanes<T>::VECS;
+  using Lanes<T>::LANES, Lanes<T>::TILE, Lanes<T>::VECS;
   const Atoms<T, Index> &atoms;
   int k;
   Factor<T> factor;
-  std::vector<T> room, spread, known_room;
+  std::vector<T> room, spread, known_room, picked_room;
   T *known = nullptr;      // (k * (k + 1) / 2, TILE): see `keep_products`
+  T *picked = nullptr;     // (d_in, many): see `make_products`
+  int many = 0;            // k, in whole vectors
   T *target, *residual;    // (TILE, d_in), scaled
   T *codes, *step;         // (k, TILE)
   T back[TILE];            // what undoes a target's scale
@@ -199,6 +203,34 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     for (int i = 0; i <= s; i++) products[i * TILE + t] = row[picks[t * k + i]];
   }
 
+  // Room for `make_products`.
+  void will_make_products() {
+    will_keep_products();
+    many = (k + LANES - 1) / LANES * LANES;
+    picked_room.assign(size_t(atoms.d_in) * many + 64, T(0));
+    picked = align<T>(picked_room.data());
+  }
+
+  // For `refit`: the products of all of a token's picks, sparse ones. The picks are laid out side by side, so that each
+  // has its products with all others at once, by `degree` multiply-adds of whole rows.
+  void make_products(int t) {
+    const int64_t *mine = picks + t * k;
+    const int vecs = (count[t] + LANES - 1) / LANES;
+    const auto each = [&](int s, const auto &use) {
+      for (int64_t e = mine[s] * atoms.degree; e < (mine[s] + 1) * atoms.degree; e++)
+        use(picked + int64_t(atoms.support[e]) * many, atoms.values[e]);
+    };
+    for (int s = 0; s < count[t]; s++) each(s, [&](T *row, T value) { row[s] += value; });
+    for (int v = 0; v < vecs; v++)
+      for (int s = v * LANES; s < count[t]; s++) {
+        Vec sum{};
+        each(s, [&](const T *row, T value) { sum += reinterpret_cast<const Vec *>(row)[v] * value; });
+        T *products = known_of(s) + v * LANES * TILE + t;
+        for (int i = 0; i < std::min(LANES, s + 1 - v * LANES); i++) products[i * TILE] = sum[i];
+      }
+    for (int s = 0; s < count[t]; s++) each(s, [&](T *row, T) { row[s] = 0; });
+  }
+
   // Into the factor with the next pick of every token that has one; a token without gets an atom of no length.
   void append(uint32_t picked) {
     const int s = factor.size;
@@ -233,6 +265,8 @@ template <typename T, typename Index> struct LeastSquares : Lanes<T> {
     const int most = *std::max_element(count, count + TILE);
     std::memset(codes, 0, size_t(k) * TILE * sizeof(T));
     std::memcpy(residual, target, size_t(atoms.d_in) * TILE * sizeof(T));
+    if (picked)
+      for (int t = 0; t < TILE; t++) make_products(t);
     for (int s = 0; s < most; s++) {
       if (known) {
         factor.append(reinterpret_cast<const Vec *>(known_of(s)));
@@ -288,6 +322,7 @@ int64_t refit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k
 #pragma omp parallel num_threads(threads)
     {
       LeastSquares<T, typename std::decay_t<decltype(atoms)>::Row> fit(atoms, int(k));
+      if (support) fit.will_make_products();
 #pragma omp for schedule(dynamic)
       for (int64_t first = 0; first < tokens; first += TILE) {
         const int here = int(std::min<int64_t>(TILE, tokens - first));

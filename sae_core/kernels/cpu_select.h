@@ -37,6 +37,30 @@ template <typename T> inline uint32_t above(typename Traits<T>::Vec a, typename 
 #endif
 }
 
+// Lane by lane the larger of `value` and `top`; a NaN in `value` is passed over.
+template <typename T>
+inline typename Traits<T>::Vec larger(typename Traits<T>::Vec value, typename Traits<T>::Vec top) {
+#if LEVEL == 2
+  if constexpr (sizeof(T) == 4) return (typename Traits<T>::Vec)_mm512_max_ps((__m512)value, (__m512)top);
+  else return (typename Traits<T>::Vec)_mm512_max_pd((__m512d)value, (__m512d)top);
+#elif LEVEL == 1
+  if constexpr (sizeof(T) == 4) return (typename Traits<T>::Vec)_mm256_max_ps((__m256)value, (__m256)top);
+  else return (typename Traits<T>::Vec)_mm256_max_pd((__m256d)value, (__m256d)top);
+#else
+  return value > top ? value : top;
+#endif
+}
+
+// Lane by lane |value|.
+template <typename T> inline typename Traits<T>::Vec size_of(typename Traits<T>::Vec value) {
+#if LEVEL == 2
+  if constexpr (sizeof(T) == 4) return (typename Traits<T>::Vec)_mm512_abs_ps((__m512)value);
+  else return (typename Traits<T>::Vec)_mm512_abs_pd((__m512d)value);
+#else
+  return value < 0 ? -value : value;
+#endif
+}
+
 // The running selection of one token: at most `capacity` candidates, all that can still be among the k largest.
 template <typename T> struct Selection {
   using Key = typename Traits<T>::Key;

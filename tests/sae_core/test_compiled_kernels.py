@@ -125,6 +125,79 @@ def test_matching_pursuit_picks_the_same_atoms_in_each_way_to_update_its_correla
         torch.testing.assert_close(found[0], wanted[0])
 
 
+def picked_alike(x, values, support, k, signed, ways=("anew", "screened")):
+    """Matching pursuit in two ways has the same picks; where a token's differ, two correlations were a rounding apart."""
+    found = {}
+    for way in ways:
+        with cpu.updating_by(way):
+            found[way] = cpu.matching_pursuit(x, values, support, k, signed, True)
+    (codes, indices), (others, wanted) = found[ways[1]], found[ways[0]]
+    same = (indices == wanted).all(1)
+    assert same.float().mean() >= 0.99
+    torch.testing.assert_close(codes[same], others[same], equal_nan=True)
+    torch.testing.assert_close(
+        *(residual_norms(x, result, values, support) for result in found.values()), rtol=1e-3, atol=0, equal_nan=True
+    )
+    return codes, indices
+
+
+@needs_compiled
+@pytest.mark.parametrize("level", [1, 2])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize(
+    "tokens, d_in, n, degree, k", [(300, 96, 510, 9, 12), (70, 256, 2050, 30, 40), (33, 40, 41, 1, 41)]
+)
+def test_correlations_of_16_bits_lead_to_the_picks_of_float_ones(tokens, d_in, n, degree, k, signed, level):
+    x, values, support = targets_and_atoms(tokens, d_in, n, degree, torch.float32)
+    try:
+        if cpu.limit_instructions(level) != level:
+            pytest.skip("this machine lacks the instruction set")
+        codes, indices = picked_alike(x, values, support, k, signed)
+    finally:
+        cpu.limit_instructions(2)
+    few = reference.matching_pursuit(x[:8].double(), values.double(), support, k, signed, True)
+    torch.testing.assert_close(
+        residual_norms(x[:8].double(), (codes[:8].double(), indices[:8]), values.double(), support),
+        residual_norms(x[:8].double(), few, values.double(), support),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+@needs_compiled
+def test_correlations_of_16_bits_bear_extreme_targets_and_atoms():
+    """Targets of any scale, zero, an atom itself, on one row alone, and not finite; equal atoms; values all but equal."""
+    x, values, support = targets_and_atoms(200, 96, 512, 9, torch.float32)
+    x[:20] *= 1e30
+    x[20:40] *= 1e-30
+    x[40], x[41, 3], x[42, 5] = 0, torch.nan, torch.inf
+    x[43:60] = reference.densify(values, support, 96)[43:60]
+    x[60:70] = torch.eye(96)[:10]
+    values[100:110], support[100:110] = values[200:210], support[200:210]
+    values[300:400] = values[300:400].sign() / 3
+    codes, _ = picked_alike(x, values, support, 12, False)
+    assert codes[41:43].isnan().all() and not codes[:41].isnan().any() and not codes[43:].isnan().any()
+    torch.testing.assert_close(codes[43:60, 0].abs(), torch.ones(17))
+
+
+@needs_compiled
+@pytest.mark.parametrize("spoil", ["long", "nan", "twice"])
+def test_atoms_that_16_bits_could_not_bear_are_read_in_float(spoil):
+    x, values, support = targets_and_atoms(100, 96, 512, 9, torch.float32)
+    if spoil == "long":
+        values[7] *= 1.3
+    elif spoil == "nan":
+        values[7, 2] = torch.nan
+    else:
+        support[7, 3] = support[7, 4]
+    found = []
+    for way in ("changes", "screened"):
+        with cpu.updating_by(way):
+            found.append(cpu.matching_pursuit(x, values, support, 8, True, False))
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+
+
 @needs_compiled
 def test_matching_pursuit_is_the_same_where_not_all_rows_of_the_gram_matrix_have_room():
     """In 30 MiB there is room for 1,706 of 4,608 rows; the tokens pick more atoms than that, and some of them twice."""
