@@ -16,14 +16,12 @@ every token, where only their sum is needed, and at small batches its graph cost
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor, nn
 
 from sae_core.codebook import CodebookDictionary
 from sae_core.encoders import ByPursuit, TiedTopK
-from sae_core.kernels.autograd import Differentiable, Kernels
+from sae_core.kernels.autograd import Differentiable
 from sae_core.losses import reconstruction_loss, squared_errors
 from sae_core.rounding import on_grid
 from sae_core.sae import SAE, SAEResidual
@@ -40,8 +38,8 @@ def loss_gradients(sae: SAE, h: Tensor) -> tuple[SAEResidual, Tensor]:
         the residual, in coordinates of the dictionary's basis (`SAE.residual_coordinates`), and each token's squared
         error (tokens,), both detached.
     """
-    if (kernels := _kernels_to_write_out(sae)) is not None:
-        return _written_out(sae, h, kernels)
+    if (backend := _backend_to_write_out(sae)) is not None:
+        return _written_out(sae, h, backend)
     output = sae.residual_coordinates(h)
     errors = squared_errors(output.residual)
     loss = errors.mean()
@@ -52,8 +50,8 @@ def loss_gradients(sae: SAE, h: Tensor) -> tuple[SAEResidual, Tensor]:
     return SAEResidual(output.residual.detach(), output.codes.detach(), output.indices), errors.detach()
 
 
-def _kernels_to_write_out(sae: SAE) -> Kernels | None:
-    """Return the kernels for the module's formulas; None where these do not hold.
+def _backend_to_write_out(sae: SAE) -> Differentiable | None:
+    """Return the backend that computes the module's formulas; None where these do not hold.
 
     They hold for a tied encoder whose picks are not refitted, float32 or float64 parameters that are all trained, and a
     basis that stays as it is. Nested prefixes, dictionaries of low rank and those of pieces out of a codebook are left
@@ -66,41 +64,24 @@ def _kernels_to_write_out(sae: SAE) -> Kernels | None:
         return None
     if any((id(p) in basis) == p.requires_grad or p.dtype not in _FLOATS for p in sae.parameters()):
         return None
-    return backend.kernels
+    return backend
 
 
 @torch.no_grad()
-def _written_out(sae: SAE, h: Tensor, kernels: Kernels) -> tuple[SAEResidual, Tensor]:
+def _written_out(sae: SAE, h: Tensor, backend: Differentiable) -> tuple[SAEResidual, Tensor]:
     dictionary, encoder = sae.dictionary, sae.encoder
     support = None if dictionary.support is None else dictionary.support.contiguous()
     values, grid = dictionary.values.contiguous(), dictionary.rounded_to
     numbers, factor = (values, None) if grid is None else on_grid(values, grid)
-    unit, inverse = kernels.unit_norm(numbers)
+    unit, inverse = backend.kernels.unit_norm(numbers)
     u = sae.coordinates(h)
     codes, picks = sae.pick(u, unit, sae.dictionary.support)
-    weights = -codes[:, : sae.k]
-    left = kernels.weighted_atoms(weights, picks, unit, support, dictionary.d_in, u)
-    if dictionary.always_on:
-        left[:, : dictionary.always_on] = 0
-    errors = torch.linalg.vector_norm(left, dim=1).square_()
-    g = left * (2 / len(h))
-    into_bias = g.sum(0)
-    into_atoms = [(weights, g)]  # what their gradient is a sum of: for each pick, a weight times a row
+    used = codes[:, : sae.k].contiguous(), picks[:, : sae.k].contiguous()
+    tied, frozen = isinstance(encoder, TiedTopK), not isinstance(dictionary.values, nn.Parameter)
+    sums = backend.losses.loss_sums(u, *used, unit, inverse, support, dictionary.always_on, tied, frozen)
     if isinstance(encoder, TiedTopK):
-        into_codes = kernels.atom_products(g, picks, unit, support).neg_()
-        encoder.b_enc.grad = torch.zeros_like(encoder.b_enc).scatter_add_(0, picks.flatten(), into_codes.flatten())
-        into_atoms.append((into_codes, u))
-        into_bias += _weighted_sum(encoder.b_enc.grad, unit, support, dictionary.d_in)
-    if isinstance(dictionary.values, nn.Parameter):  # else atoms are frozen
-        parts = (kernels.atom_gradient(w, picks, rows, support, dictionary.n_latents) for w, rows in into_atoms)
-        into_values = kernels.unit_norm_gradient(functools.reduce(Tensor.add_, parts), unit, inverse)
-        dictionary.values.grad = into_values if factor is None else into_values.mul_(factor)
-    sae.b_dec.grad = dictionary.basis.out_of(into_bias.view(1, -1)).view(-1).neg_()
-    return SAEResidual(left, *sae.with_always_on(u, codes, picks)), errors
-
-
-def _weighted_sum(weights: Tensor, unit: Tensor, support: Tensor | None, d_in: int) -> Tensor:
-    """Return sum_i weights[i] * atom[i]: (d_in,)."""
-    if support is None:
-        return weights @ unit
-    return unit.new_zeros(d_in).index_add_(0, support.flatten(), (weights[:, None] * unit).flatten())
+        encoder.b_enc.grad = sums.into_encoder
+    if sums.into_atoms is not None:
+        dictionary.values.grad = sums.into_atoms if factor is None else sums.into_atoms.mul_(factor)
+    sae.b_dec.grad = dictionary.basis.out_of(sums.into_bias.view(1, -1)).view(-1).neg_()
+    return SAEResidual(sums.left, *sae.with_always_on(u, codes, picks)), sums.errors

@@ -17,7 +17,7 @@ first order (the envelope theorem), and decode's gradient to the values is the w
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -98,16 +98,52 @@ class Pursuits(Protocol):
         ...
 
 
+class LossSums(NamedTuple):
+    """What codes leave of u (tokens, d_in), and the sums of the gradient of its mean squared length by tokens."""
+
+    left: Tensor  # (tokens, d_in): u - sum of code * atom; 0 in the first `always_on` columns
+    errors: Tensor  # (tokens,): the squared lengths of `left`
+    into_bias: Tensor  # (d_in,): less the gradient by a bias that is subtracted from u
+    into_encoder: Tensor | None  # (n_latents,): the gradient by the encoder's bias; None where codes are a pursuit's
+    into_atoms: Tensor | None  # (n_latents, degree): by the values whose unit norms are the atoms; None where frozen
+
+
+class Losses(Protocol):
+    """The function that makes all sums of a training step's gradient (`sae_core.gradients` says the formulas)."""
+
+    def loss_sums(
+        self,
+        u: Tensor,
+        codes: Tensor,
+        indices: Tensor,
+        unit: Tensor,
+        inverse: Tensor,
+        support: Tensor | None,
+        always_on: int,
+        tied: bool,
+        frozen: bool,
+    ) -> LossSums:
+        """Return the sums for codes of u on unit atoms. Shapes are those of `Kernels`.
+
+        Args:
+            unit, inverse: what `Kernels.unit_norm` gives of the values.
+            always_on: how many of the first columns of u no atom has to approximate.
+            tied: whether codes are those of a tied encoder, whose gradient passes through them.
+            frozen: whether the atoms are not trained.
+        """
+        ...
+
+
 def widened(tensor: Tensor) -> Tensor:
     """Return a float16 or bfloat16 tensor as float32, in which some backends compute; any other as it is."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 class Differentiable:
-    """The operations of `reference`, computed by `kernels` and `pursuits`."""
+    """The operations of `reference`, computed by `kernels` and `pursuits`; `losses` is for training steps."""
 
-    def __init__(self, kernels: Kernels, pursuits: Pursuits):
-        self.kernels, self.pursuits = kernels, pursuits
+    def __init__(self, kernels: Kernels, pursuits: Pursuits, losses: Losses):
+        self.kernels, self.pursuits, self.losses = kernels, pursuits, losses
 
     def encode_topk(
         self, x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor, k: int

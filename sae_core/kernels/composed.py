@@ -1,4 +1,6 @@
-"""Pursuits made of a backend's own kernels: batched, on any device, for backends without pursuits of their own.
+"""Pursuits and training steps' sums made of a backend's own kernels, for backends without such functions of their own.
+
+Pursuits are batched, and run on any device.
 
 The best atoms not yet picked are among the `picked + block` best of all, so correlations come from the backend's fused
 encode + TopK. `sae_core.pursuit.reference` defines the results, `autograd.Kernels` the shapes.
@@ -6,20 +8,52 @@ encode + TopK. `sae_core.pursuit.reference` defines the results, `autograd.Kerne
 
 from __future__ import annotations
 
+import functools
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from sae_core.kernels.autograd import Kernels, widened
+from sae_core.kernels.autograd import Kernels, LossSums, widened
 from sae_core.pursuit.reference import rounding
 
 
 class Composed:
-    """The functions of `autograd.Pursuits`, computed by those of the backend `kernels`."""
+    """The functions of `autograd.Pursuits` and `autograd.Losses`, computed by those of the backend `kernels`."""
 
     def __init__(self, kernels: Kernels):
         self.kernels = kernels
+
+    def loss_sums(
+        self,
+        u: Tensor,
+        codes: Tensor,
+        indices: Tensor,
+        unit: Tensor,
+        inverse: Tensor,
+        support: Tensor | None,
+        always_on: int,
+        tied: bool,
+        frozen: bool,
+    ) -> LossSums:
+        """Compute what `autograd.Losses.loss_sums` defines."""
+        kernels, (n, _), d_in = self.kernels, unit.shape, u.shape[1]
+        weights = -codes
+        left = kernels.weighted_atoms(weights, indices, unit, support, d_in, u)
+        left[:, :always_on] = 0
+        g = left * (2 / len(u))
+        into_bias, into_encoder, into_atoms = g.sum(0), None, None
+        parts = [(weights, g)]  # what the atoms' gradient is a sum of: for each pick, a weight times a row
+        if tied:
+            into_codes = kernels.atom_products(g, indices, unit, support).neg_()
+            into_encoder = unit.new_zeros(n).scatter_add_(0, indices.flatten(), into_codes.flatten())
+            parts.append((into_codes, u))
+            into_bias += _weighted_sum(into_encoder, unit, support, d_in)
+        if not frozen:
+            sums = (kernels.atom_gradient(w, indices, rows, support, n) for w, rows in parts)
+            into_atoms = kernels.unit_norm_gradient(functools.reduce(Tensor.add_, sums), unit, inverse)
+        errors = torch.linalg.vector_norm(left, dim=1).square_()
+        return LossSums(left, errors, into_bias, into_encoder, into_atoms)
 
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
@@ -73,6 +107,13 @@ class Composed:
         picked = (latents[:, :, None] == fit.picks[:, None, :done]) & fit.taken[:, None, :done]
         best = scores.masked_fill(picked.any(-1), float("-inf")).topk(many, dim=1)
         return best.values, latents.gather(1, best.indices)
+
+
+def _weighted_sum(weights: Tensor, unit: Tensor, support: Tensor | None, d_in: int) -> Tensor:
+    """Return sum_i weights[i] * atom[i]: (d_in,)."""
+    if support is None:
+        return weights @ unit
+    return unit.new_zeros(d_in).index_add_(0, support.flatten(), (weights[:, None] * unit).flatten())
 
 
 class _Encodes(Protocol):

@@ -104,6 +104,13 @@ static int level = highest_level();
                                     const int64_t *indices, const T *y, T *out, int64_t threads) {                     \
     CALL(dense_atom_gradient<T>, tokens, d_in, n, k, weights, indices, y, out, threads);                               \
   }                                                                                                                    \
+  int64_t loss_sums_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t always_on,    \
+                             const T *u, const T *codes, const int64_t *indices, const T *unit, const T *inverse,      \
+                             const int64_t *support, T *left, T *errors, T *into_bias, T *into_encoder, T *into_atoms, \
+                             int64_t threads) {                                                                        \
+    return CALL(loss_sums<T>, tokens, d_in, n, degree, k, always_on, u, codes, indices, unit, inverse, support, left,  \
+                errors, into_bias, into_encoder, into_atoms, threads);                                                 \
+  }                                                                                                                    \
   int64_t gomp_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t block,             \
                         int64_t magnitude, const T *x, const T *values, const int64_t *support, int64_t *indices,      \
                         T *codes, int64_t threads) {                                                                   \
@@ -135,5 +142,5 @@ EXPORT(double, f64)
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
 // Returns the way so far.
 int set_way_to_update(int way) { return std::exchange(way_to_update, Way(way)); }
-int interface_version() { return 4; } // cpu.py refuses any other: raise both when a signature changes
+int interface_version() { return 5; } // cpu.py refuses any other: raise both when a signature changes
 }

@@ -20,11 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_core.kernels.autograd import widened
+from sae_core.kernels.autograd import LossSums, widened
 from sae_core.kernels.private_names import onednn_linear
 
-INTERFACE_VERSION = 4  # the same number as in cpu.cpp; raise both with every change of a signature
-WAYS = ("best", "changes", "rows", "anew", "screened")  # for matching pursuit to keep correlations up to date; as in cpu.cpp
+INTERFACE_VERSION = 5  # the same number as in cpu.cpp; raise both with every change of a signature
+WAYS = (
+    "best",
+    "changes",
+    "rows",
+    "anew",
+    "screened",
+)  # for matching pursuit to keep correlations up to date; as in cpu.cpp
 _CHUNK_VALUES = 1 << 24  # pre-activations of dense atoms held at once: 64 MiB in float32
 _GRAM_VALUES = 1 << 26  # largest Gram matrix of dense atoms: 256 MiB in float32
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
@@ -36,13 +42,21 @@ _SIGNATURES = {
     "atom_products": (4, 5),
     "atom_gradient": (5, 5),
     "dense_atom_gradient": (4, 4),
+    "loss_sums": (6, 11),
     "gomp": (7, 5),
     "matching_pursuit": (7, 6),
     "refit": (5, 5),
     "unit_norm": (2, 3),
     "unit_norm_gradient": (2, 4),
 }
-_COUNTING = {"encode_topk", "weighted_atoms", "gomp", "matching_pursuit", "refit"}  # they return a count of bad indices
+_COUNTING = {
+    "encode_topk",
+    "weighted_atoms",
+    "loss_sums",
+    "gomp",
+    "matching_pursuit",
+    "refit",
+}  # they return a count of bad indices
 
 
 def why_unavailable(device: torch.device) -> str | None:
@@ -140,6 +154,31 @@ def atom_gradient(weights: Tensor, indices: Tensor, y: Tensor, support: Tensor |
         out = torch.empty(support.shape, dtype=y.dtype)
         _call("atom_gradient", out, tokens, d_in, *support.shape, k, weights, indices, y, support, out)
     return out.to(dtype)
+
+
+def loss_sums(
+    u: Tensor,
+    codes: Tensor,
+    indices: Tensor,
+    unit: Tensor,
+    inverse: Tensor,
+    support: Tensor | None,
+    always_on: int,
+    tied: bool,
+    frozen: bool,
+) -> LossSums:
+    """Compute what `autograd.Losses.loss_sums` defines, in float32 or float64."""
+    (tokens, d_in), (n, degree) = u.shape, unit.shape
+    left, errors, into_bias = torch.empty_like(u), u.new_empty(tokens), u.new_empty(d_in)
+    into_encoder, into_atoms = u.new_empty(n) if tied else None, None if frozen else torch.empty_like(unit)
+    sizes, out = (
+        (tokens, d_in, n, degree, codes.shape[1], always_on),
+        (left, errors, into_bias, into_encoder, into_atoms),
+    )
+    wrong = _call("loss_sums", u, *sizes, u, codes, indices, unit, inverse, support, *out)
+    if wrong:
+        raise IndexError(f"{wrong} picks are not in 0..{n - 1} (n_latents)")
+    return LossSums(*out)
 
 
 def gomp(x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool) -> tuple[Tensor, Tensor]:

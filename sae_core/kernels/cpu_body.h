@@ -27,6 +27,8 @@ template <> struct Traits<double> {
 
 #include "cpu_sums.h"
 
+#include "cpu_loss.h"
+
 #include "cpu_least_squares.h"
 
 #include "cpu_gram.h"

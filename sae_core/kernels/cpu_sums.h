@@ -56,6 +56,14 @@ int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, 
   return wrong;
 }
 
+// <atom, y>, the atom's rows being in 0..d_in-1.
+template <typename T> inline T product_of(const T *y, const T *values, const int64_t *support, int64_t degree) {
+  if (!support) return dot(y, values, degree);
+  T sum = 0;
+  for (int64_t i = 0; i < degree; i++) sum += y[support[i]] * values[i];
+  return sum;
+}
+
 // out (tokens, k) = <atom picked, y of the token>.
 template <typename T>
 void atom_products(int64_t tokens, int64_t d_in, int64_t degree, int64_t k, const T *y, const int64_t *indices,
@@ -65,11 +73,7 @@ void atom_products(int64_t tokens, int64_t d_in, int64_t degree, int64_t k, cons
     const T *row = y + t * d_in;
     for (int j = 0; j < k; j++) {
       const int64_t first = indices[t * k + j] * degree;
-      T sum = 0;
-      if (support)
-        for (int64_t i = first; i < first + degree; i++) sum += row[support[i]] * values[i];
-      else sum = dot(row, values + first, degree);
-      out[t * k + j] = sum;
+      out[t * k + j] = product_of(row, values + first, support ? support + first : nullptr, degree);
     }
   }
 }
@@ -126,14 +130,17 @@ template <typename T> void unit_norm(int64_t n, int64_t degree, const T *values,
   }
 }
 
-// out = (grad - unit * <grad, unit>) * inverse, by rows.
+// out = (grad - unit * <grad, unit>) * inverse, of one row; out may be grad.
+template <typename T> inline void through_unit_norm(const T *grad, const T *unit, T inverse, int64_t degree, T *out) {
+  const T along = dot(grad, unit, degree);
+  for (int64_t i = 0; i < degree; i++) out[i] = (grad[i] - unit[i] * along) * inverse;
+}
+
+// The same by rows.
 template <typename T>
 void unit_norm_gradient(int64_t n, int64_t degree, const T *grad, const T *unit, const T *inverse, T *out,
                         int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t j = 0; j < n; j++) {
-    const T *g = grad + j * degree, *y = unit + j * degree;
-    const T along = dot(g, y, degree);
-    for (int64_t i = 0; i < degree; i++) out[j * degree + i] = (g[i] - y[i] * along) * inverse[j];
-  }
+  for (int64_t j = 0; j < n; j++)
+    through_unit_norm(grad + j * degree, unit + j * degree, inverse[j], degree, out + j * degree);
 }

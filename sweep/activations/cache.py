@@ -117,9 +117,9 @@ class Pool:
         else:
             out = np.empty((len(indices), self.d_in), dtype=self._maps[0].dtype)
             shard, row = np.divmod(indices, self._shard_rows)
-            for s in np.unique(shard):
-                here = shard == s
-                out[here] = self._maps[s][row[here]]
+            for s, rows in enumerate(self._maps):
+                here = np.flatnonzero(shard == s)
+                out[here] = rows[row[here]]
         tensor = torch.from_numpy(out)
         return tensor.view(torch.bfloat16) if self.dtype == BFLOAT16 else tensor
 

@@ -20,6 +20,7 @@ from sweep.lm.enter import Form, entered, forms_noted, hidden_at, same_logits, w
 from sweep.lm.errors import ModelError, first_line
 from sweep.lm.find import DTYPES, ModelConfig, ModelInfo
 from sweep.lm.outline import embedding_rows
+from sweep.lm.products import multiply_by_onednn
 from sweep.lm.weights import check_weights, unjoined, weight_shapes
 
 
@@ -208,7 +209,9 @@ def _loaded(config: ModelConfig, info: ModelInfo, device: torch.device) -> Any:
         said = f"{info.folder}: the weights cannot be loaded ({first_line(error)})"
         raise unjoined(error, info.folder) or ModelError(said) from None
     check_weights(loading, info.folder)
-    return model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False).to(device)
+    multiply_by_onednn(model)
+    return model
 
 
 @torch.inference_mode()

@@ -140,8 +140,14 @@ def loaded(dtype: str) -> LM:
     return load_lm(replace(job.model, dtype=dtype), job.info, torch.device("cpu"))
 
 
+def _by_mkl(model: torch.nn.Module) -> None:
+    """Undo what `multiply_by_onednn` did."""
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
 def dtype() -> Iterator[str]:
-    """Compare float32 with bfloat16."""
+    """Compare float32, by oneDNN and by MKL, with bfloat16."""
     yield "## float32 and bfloat16\n"
     yield f"A product of the LM's size is {bfloat16_speedup(576):.2f} times as fast in bfloat16 on this machine "
     yield "(`sweep.lm.dtype`, which `model.dtype=auto` asks).\n"
@@ -154,7 +160,13 @@ def dtype() -> Iterator[str]:
     yield "|---|---|---|"
     for name in DTYPE_NAMES:
         yield f"| {name} | {plain[name]:.1f} s | {ce[name]:.4f} nats |"
-    yield f"\nbfloat16 is {plain['float32'] / plain['bfloat16']:.2f} times as fast.\n"
+    bench = of_smollm2("float32", 50)
+    _by_mkl(bench.lm.model)
+    plain["MKL"], _ = bench.ratios()
+    ce["MKL"] = _cross_entropy(bench.lm, bench.windows, BATCH)
+    yield f"| float32, by MKL as PyTorch has it | {plain['MKL']:.1f} s | {ce['MKL']:.4f} nats |"
+    yield f"\nbfloat16 is {plain['float32'] / plain['bfloat16']:.2f} times as fast as float32, and float32 by oneDNN "
+    yield f"{plain['MKL'] / plain['float32']:.2f} times as fast as by MKL (`sweep.lm.products`).\n"
 
 
 def once() -> Iterator[str]:
