@@ -48,8 +48,8 @@ template <typename Index> struct ShortAtoms {
   static constexpr int GROUP = 4;                         // atoms whose largest correlation is noted
   static constexpr int64_t MOST = int64_t(GROUP) * 32767; // groups are counted in 16 bits
   static constexpr float LONGEST = 1.2f, WORST = 8192;    // an atom's norm; the error of a correlation of integers
-  std::vector<Entry> entries;                             // (n, degree)
-  float longest = 0, largest = 0;                         // an atom's norm; a value's size
+  std::vector<Entry> entries;     // (groups, degree, GROUP): the atoms of a group side by side, missing ones 0
+  float longest = 0, largest = 0; // an atom's norm; a value's size
   float error = 0; // how much a correlation of integers may be off, and so may a sum of some of its products
   float whole = 0; // what no such correlation, or sum, exceeds by more than its error
 
@@ -75,10 +75,13 @@ template <typename Index> struct ShortAtoms {
     error = .51f * float(atoms.degree) + .5f * root * (ratio + 1 / ratio) + 2;
     if (error > WORST) return;
     whole = 32767 - error;
-    entries.resize(size_t(atoms.n * atoms.degree));
-    for (size_t i = 0; i < entries.size(); i++) {
-      const uint32_t value = uint16_t(int16_t(rounded(atoms.values[i] / largest * 32767)));
-      entries[i] = {uint32_t(atoms.support[i]) * ROW_BYTES, int32_t(value << 16 | value)};
+    entries.resize(size_t((atoms.n + GROUP - 1) / GROUP * GROUP * atoms.degree), Entry{0, 0});
+    for (int64_t j = 0; j < atoms.n; j++) {
+      Entry *mine = entries.data() + j / GROUP * GROUP * atoms.degree + j % GROUP;
+      for (int64_t i = j * atoms.degree; i < (j + 1) * atoms.degree; i++, mine += GROUP) {
+        const uint32_t value = uint16_t(int16_t(rounded(atoms.values[i] / largest * 32767)));
+        *mine = {uint32_t(atoms.support[i]) * ROW_BYTES, int32_t(value << 16 | value)};
+      }
     }
   }
 
@@ -113,17 +116,18 @@ template <typename Index> struct ScreenedPursuit {
     Vec highest[V], at[V];
     for (int v = 0; v < V; v++) highest[v] = S::all(-32768), at[v] = S::all(0);
     for (int64_t g = 0; g < groups(); g++) {
-      Vec best[V];
-      for (int v = 0; v < V; v++) best[v] = S::all(-32768);
-      for (int64_t j = g * GROUP; j < std::min((g + 1) * GROUP, atoms.n); j++) {
-        Vec sum[V];
-        for (int v = 0; v < V; v++) sum[v] = S::all(0);
-        for (int64_t i = 0; i < atoms.degree; i++, entry++) {
-          const Vec *row = reinterpret_cast<const Vec *>(rows + entry->row), value = S::both(entry->value);
-          for (int v = 0; v < V; v++) sum[v] = S::sum(sum[v], S::product(row[v], value));
+      Vec sum[GROUP][V];
+      for (int j = 0; j < GROUP; j++)
+        for (int v = 0; v < V; v++) sum[j][v] = S::all(0);
+      for (int64_t i = 0; i < atoms.degree; i++, entry += GROUP)
+        for (int j = 0; j < GROUP; j++) {
+          const Vec *row = reinterpret_cast<const Vec *>(rows + entry[j].row), value = S::both(entry[j].value);
+          for (int v = 0; v < V; v++) sum[j][v] = S::sum(sum[j][v], S::product(row[v], value));
         }
-        for (int v = 0; v < V; v++) best[v] = S::larger(best[v], MAGNITUDE ? S::size(sum[v]) : sum[v]);
-      }
+      Vec best[V];
+      for (int v = 0; v < V; v++) best[v] = MAGNITUDE ? S::size(sum[0][v]) : sum[0][v];
+      for (int j = 1; j < GROUP; j++)
+        for (int v = 0; v < V; v++) best[v] = S::larger(best[v], MAGNITUDE ? S::size(sum[j][v]) : sum[j][v]);
       for (int v = 0; v < V; v++) {
         at[v] = S::where_larger(best[v], highest[v], S::all(int(g)), at[v]);
         highest[v] = S::larger(best[v], highest[v]);

@@ -4,12 +4,14 @@ template <typename T> T dot(const T *a, const T *b, int64_t count) {
   using Vec = typename Traits<T>::Vec;
   typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
   constexpr int LANES = VECTOR_BYTES / sizeof(T);
-  Vec sums{};
-  int64_t i = 0;
-  for (; i + LANES <= count; i += LANES)
-    sums += *reinterpret_cast<const Unaligned *>(a + i) * *reinterpret_cast<const Unaligned *>(b + i);
   T sum = 0;
-  for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+  int64_t i = 0;
+  if (count >= LANES) { // adding the lanes up costs more than a few products do
+    Vec sums{};
+    for (; i + LANES <= count; i += LANES)
+      sums += *reinterpret_cast<const Unaligned *>(a + i) * *reinterpret_cast<const Unaligned *>(b + i);
+    for (int lane = 0; lane < LANES; lane++) sum += sums[lane];
+  }
   for (; i < count; i++) sum += a[i] * b[i];
   return sum;
 }

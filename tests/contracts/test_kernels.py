@@ -293,3 +293,32 @@ def test_gpu_kernels_compile_for_a_gpu():
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout.splitlines()) == 5
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("degree", [4, None])
+@pytest.mark.parametrize(
+    "tied, frozen, always_on", [(True, False, 0), (True, True, 2), (False, False, 3), (False, True, 0)]
+)
+def test_the_sums_of_a_step_are_those_of_autograd(backend, degree, tied, frozen, always_on):
+    x, values, support, bias = problem(70, 12, 50, degree)
+    values.requires_grad_(not frozen)
+    shift, bias = torch.zeros(12, dtype=x.dtype, requires_grad=True), bias.requires_grad_(tied)
+    atoms = reference.unit_norm(values)
+    codes, indices = reference.encode_topk(x - shift, atoms, support, bias, 5)
+    if not tied:
+        codes = codes.detach()
+    left = reference.residual(x - shift, codes, indices, atoms, support)
+    left = torch.cat((torch.zeros_like(left[:, :always_on]), left[:, always_on:]), 1)
+    left.square().sum(1).mean().backward()
+
+    found = BACKENDS[backend]
+    unit, inverse = found.kernels.unit_norm(values.detach())
+    sums = found.losses.loss_sums(x, codes.detach(), indices, unit, inverse, support, always_on, tied, frozen)
+    torch.testing.assert_close(sums.left, left.detach())
+    torch.testing.assert_close(sums.errors, left.detach().square().sum(1))
+    torch.testing.assert_close(sums.into_bias, -shift.grad)
+    for ours, theirs in ((sums.into_encoder, bias.grad), (sums.into_atoms, values.grad)):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs)

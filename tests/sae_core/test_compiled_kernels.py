@@ -29,10 +29,25 @@ def test_compiled_kernels_refuse_rows_outside_the_input(wrong):
         BACKENDS["cpu"].decode(codes, indices, values, support, 8)
 
 
+@needs_compiled
+@pytest.mark.parametrize("wrong", [-1, 20])
+def test_sums_of_a_step_refuse_picks_that_are_no_latents(wrong):
+    x, values, support, bias = problem(5, 8, 20, 2)
+    codes, indices = cpu.encode_topk(x, values, support, bias, 3)
+    indices[2, 1] = wrong
+    with pytest.raises(IndexError, match="1 picks are not in 0..19"):
+        cpu.loss_sums(x, codes, indices, *cpu.unit_norm(values), support, 0, True, False)
+
+
 def result_of_each_compiled_kernel(x, values, support, bias, k):
     """The results of all compiled kernels; codes and indices come first."""
     codes, indices = cpu.encode_topk(x, values, support, bias, k)
     unit, inverse = cpu.unit_norm(values)
+    dense = reference.densify(unit, support, x.shape[1])
+    sums = [
+        cpu.loss_sums(x, codes, indices, *given, 2, True, False)
+        for given in ((unit, inverse, support), (dense, inverse, None))
+    ]
     return (
         codes,
         indices,
@@ -42,6 +57,8 @@ def result_of_each_compiled_kernel(x, values, support, bias, k):
         cpu.atom_gradient(codes, indices, x, support, len(values)),
         unit,
         cpu.unit_norm_gradient(values, unit, inverse),
+        *sums[0],
+        *sums[1],
     )
 
 
@@ -126,7 +143,7 @@ def test_matching_pursuit_picks_the_same_atoms_in_each_way_to_update_its_correla
 
 
 def picked_alike(x, values, support, k, signed, ways=("anew", "screened")):
-    """Matching pursuit in two ways has the same picks; where a token's differ, two correlations were a rounding apart."""
+    """Matching pursuit picks alike in two ways; where a token's picks differ, correlations were a rounding apart."""
     found = {}
     for way in ways:
         with cpu.updating_by(way):
@@ -166,7 +183,7 @@ def test_correlations_of_16_bits_lead_to_the_picks_of_float_ones(tokens, d_in, n
 
 @needs_compiled
 def test_correlations_of_16_bits_bear_extreme_targets_and_atoms():
-    """Targets of any scale, zero, an atom itself, on one row alone, and not finite; equal atoms; values all but equal."""
+    """Targets of any scale, 0, an atom itself, on one row alone, and not finite; equal atoms; values of equal size."""
     x, values, support = targets_and_atoms(200, 96, 512, 9, torch.float32)
     x[:20] *= 1e30
     x[20:40] *= 1e-30
