@@ -9,6 +9,9 @@ L = mean_t ||r_t||^2 over B tokens has, with g = 2 r / B,
     dL/db_i  = sum over the picks of i of  dL/dc                  the encoder's bias
     dL/db    = -Q^T (sum_t g_t + sum_i dL/db_i a_i)               the decoder's bias: of all tokens at once
 
+An encoder with rows w_i of its own has dL/dw_i = sum of dL/dc * u_t, which dL/da_i then lacks, and dL/db has w_i for
+a_i.
+
 Autograd finds the same numbers (tests/sae_core/test_gradients.py), but it makes a row of m values of the gradient of
 every token, where only their sum is needed, and at small batches its graph costs as much as a kernel
 (`python -m tests.benchmarks.gradients` holds one against the other).
@@ -20,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_core.codebook import CodebookDictionary
-from sae_core.encoders import ByPursuit, TiedTopK
+from sae_core.encoders import ByPursuit, OwnTopK, TiedTopK
 from sae_core.kernels.autograd import Differentiable
 from sae_core.losses import reconstruction_loss, squared_errors
 from sae_core.rounding import on_grid
@@ -53,12 +56,15 @@ def loss_gradients(sae: SAE, h: Tensor) -> tuple[SAEResidual, Tensor]:
 def _backend_to_write_out(sae: SAE) -> Differentiable | None:
     """Return the backend that computes the module's formulas; None where these do not hold.
 
-    They hold for a tied encoder whose picks are not refitted, float32 or float64 parameters that are all trained, and a
-    basis that stays as it is. Nested prefixes, dictionaries of low rank and those of pieces out of a codebook are left
-    to autograd.
+    They hold for pursuits, and for an encoder of one product whose picks are not refitted and whose rows are not
+    rounded; for float32 or float64 parameters that are all trained, and a basis that stays as it is. Nested prefixes,
+    dictionaries of low rank and those of pieces out of a codebook are left to autograd.
     """
     backend, basis = sae.kernels, {id(p) for p in sae.dictionary.basis.parameters()}
-    if not isinstance(backend, Differentiable) or type(sae.encoder) not in (TiedTopK, ByPursuit):
+    encoder = sae.encoder
+    if not isinstance(backend, Differentiable) or type(encoder) not in (TiedTopK, OwnTopK, ByPursuit):
+        return None
+    if isinstance(encoder, OwnTopK) and (encoder.rounded_to is not None or encoder.row_scale is not None):
         return None
     if sae.prefixes or sae.dictionary.rows < sae.dictionary.d_in or isinstance(sae.dictionary, CodebookDictionary):
         return None
@@ -77,10 +83,13 @@ def _written_out(sae: SAE, h: Tensor, backend: Differentiable) -> tuple[SAEResid
     u = sae.coordinates(h)
     codes, picks = sae.pick(u, unit, sae.dictionary.support)
     used = codes[:, : sae.k].contiguous(), picks[:, : sae.k].contiguous()
-    tied, frozen = isinstance(encoder, TiedTopK), not isinstance(dictionary.values, nn.Parameter)
-    sums = backend.losses.loss_sums(u, *used, unit, inverse, support, dictionary.always_on, tied, frozen)
-    if isinstance(encoder, TiedTopK):
+    rows = encoder.weight if isinstance(encoder, OwnTopK) else unit if isinstance(encoder, TiedTopK) else None
+    frozen = not isinstance(dictionary.values, nn.Parameter)
+    sums = backend.losses.loss_sums(u, *used, unit, inverse, support, rows, dictionary.always_on, frozen)
+    if isinstance(encoder, TiedTopK | OwnTopK):
         encoder.b_enc.grad = sums.into_encoder
+    if isinstance(encoder, OwnTopK):
+        encoder.weight.grad = sums.into_rows
     if sums.into_atoms is not None:
         dictionary.values.grad = sums.into_atoms if factor is None else sums.into_atoms.mul_(factor)
     sae.b_dec.grad = dictionary.basis.out_of(sums.into_bias.view(1, -1)).view(-1).neg_()

@@ -105,6 +105,7 @@ class LossSums(NamedTuple):
     errors: Tensor  # (tokens,): the squared lengths of `left`
     into_bias: Tensor  # (d_in,): less the gradient by a bias that is subtracted from u
     into_encoder: Tensor | None  # (n_latents,): the gradient by the encoder's bias; None where codes are a pursuit's
+    into_rows: Tensor | None  # (n_latents, d_in): by the encoder's rows; None where it has none of its own
     into_atoms: Tensor | None  # (n_latents, degree): by the values whose unit norms are the atoms; None where frozen
 
 
@@ -119,16 +120,17 @@ class Losses(Protocol):
         unit: Tensor,
         inverse: Tensor,
         support: Tensor | None,
+        encoder: Tensor | None,
         always_on: int,
-        tied: bool,
         frozen: bool,
     ) -> LossSums:
         """Return the sums for codes of u on unit atoms. Shapes are those of `Kernels`.
 
         Args:
             unit, inverse: what `Kernels.unit_norm` gives of the values.
+            encoder: the rows that codes are products with, which pass gradients on: `unit` itself where the encoder is
+                tied, or (n_latents, d_in) of its own; None where a pursuit found the codes.
             always_on: how many of the first columns of u no atom has to approximate.
-            tied: whether codes are those of a tied encoder, whose gradient passes through them.
             frozen: whether the atoms are not trained.
         """
         ...

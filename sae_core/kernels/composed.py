@@ -32,8 +32,8 @@ class Composed:
         unit: Tensor,
         inverse: Tensor,
         support: Tensor | None,
+        encoder: Tensor | None,
         always_on: int,
-        tied: bool,
         frozen: bool,
     ) -> LossSums:
         """Compute what `autograd.Losses.loss_sums` defines."""
@@ -42,18 +42,22 @@ class Composed:
         left = kernels.weighted_atoms(weights, indices, unit, support, d_in, u)
         left[:, :always_on] = 0
         g = left * (2 / len(u))
-        into_bias, into_encoder, into_atoms = g.sum(0), None, None
+        into_bias, into_encoder, into_rows, into_atoms = g.sum(0), None, None, None
         parts = [(weights, g)]  # what the atoms' gradient is a sum of: for each pick, a weight times a row
-        if tied:
+        if encoder is not None:
             into_codes = kernels.atom_products(g, indices, unit, support).neg_()
             into_encoder = unit.new_zeros(n).scatter_add_(0, indices.flatten(), into_codes.flatten())
-            parts.append((into_codes, u))
-            into_bias += _weighted_sum(into_encoder, unit, support, d_in)
+            if encoder is unit:
+                parts.append((into_codes, u))
+                into_bias += _weighted_sum(into_encoder, unit, support, d_in)
+            else:
+                into_rows = kernels.atom_gradient(into_codes, indices, u, None, n)
+                into_bias += into_encoder @ encoder
         if not frozen:
             sums = (kernels.atom_gradient(w, indices, rows, support, n) for w, rows in parts)
             into_atoms = kernels.unit_norm_gradient(functools.reduce(Tensor.add_, sums), unit, inverse)
         errors = torch.linalg.vector_norm(left, dim=1).square_()
-        return LossSums(left, errors, into_bias, into_encoder, into_atoms)
+        return LossSums(left, errors, into_bias, into_encoder, into_rows, into_atoms)
 
     def gomp(
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool

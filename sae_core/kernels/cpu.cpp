@@ -106,10 +106,10 @@ static int level = highest_level();
   }                                                                                                                    \
   int64_t loss_sums_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t always_on,    \
                              const T *u, const T *codes, const int64_t *indices, const T *unit, const T *inverse,      \
-                             const int64_t *support, T *left, T *errors, T *into_bias, T *into_encoder, T *into_atoms, \
-                             int64_t threads) {                                                                        \
-    return CALL(loss_sums<T>, tokens, d_in, n, degree, k, always_on, u, codes, indices, unit, inverse, support, left,  \
-                errors, into_bias, into_encoder, into_atoms, threads);                                                 \
+                             const int64_t *support, const T *encoder, T *left, T *errors, T *into_bias,               \
+                             T *into_encoder, T *into_rows, T *into_atoms, int64_t threads) {                          \
+    return CALL(loss_sums<T>, tokens, d_in, n, degree, k, always_on, u, codes, indices, unit, inverse, support,        \
+                encoder, left, errors, into_bias, into_encoder, into_rows, into_atoms, threads);                       \
   }                                                                                                                    \
   int64_t gomp_##suffix(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64_t k, int64_t block,             \
                         int64_t magnitude, const T *x, const T *values, const int64_t *support, int64_t *indices,      \

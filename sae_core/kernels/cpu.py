@@ -42,7 +42,7 @@ _SIGNATURES = {
     "atom_products": (4, 5),
     "atom_gradient": (5, 5),
     "dense_atom_gradient": (4, 4),
-    "loss_sums": (6, 11),
+    "loss_sums": (6, 13),
     "gomp": (7, 5),
     "matching_pursuit": (7, 6),
     "refit": (5, 5),
@@ -163,22 +163,22 @@ def loss_sums(
     unit: Tensor,
     inverse: Tensor,
     support: Tensor | None,
+    encoder: Tensor | None,
     always_on: int,
-    tied: bool,
     frozen: bool,
 ) -> LossSums:
     """Compute what `autograd.Losses.loss_sums` defines, in float32 or float64."""
     (tokens, d_in), (n, degree) = u.shape, unit.shape
     left, errors, into_bias = torch.empty_like(u), u.new_empty(tokens), u.new_empty(d_in)
-    into_encoder, into_atoms = u.new_empty(n) if tied else None, None if frozen else torch.empty_like(unit)
-    sizes, out = (
-        (tokens, d_in, n, degree, codes.shape[1], always_on),
-        (left, errors, into_bias, into_encoder, into_atoms),
-    )
-    wrong = _call("loss_sums", u, *sizes, u, codes, indices, unit, inverse, support, *out)
+    into_encoder = None if encoder is None else u.new_empty(n)
+    into_rows = None if encoder is None or encoder is unit else torch.empty_like(encoder)
+    into_atoms = None if frozen else torch.empty_like(unit)
+    sizes, given = (tokens, d_in, n, degree, codes.shape[1], always_on), (u, codes, indices, unit, inverse, support)
+    out = LossSums(left, errors, into_bias, into_encoder, into_rows, into_atoms)
+    wrong = _call("loss_sums", u, *sizes, *given, encoder, *out)
     if wrong:
         raise IndexError(f"{wrong} picks are not in 0..{n - 1} (n_latents)")
-    return LossSums(*out)
+    return out
 
 
 def gomp(x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool) -> tuple[Tensor, Tensor]:

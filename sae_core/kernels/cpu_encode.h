@@ -265,6 +265,27 @@ int64_t encode_topk(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int
   return encode(tokens, d_in, n, degree, int(k), x, values, support, bias, codes, indices, threads);
 }
 
+// A value below at least k of the row's n: the row is cut into k groups or a few more, each has a largest value, and
+// this is less than the least of those. NaN where the groups would be small.
+template <typename T> T below_k(const T *row, int64_t n, int k) {
+  using Vec = typename Traits<T>::Vec;
+  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+  constexpr int LANES = VECTOR_BYTES / sizeof(T), SMALL = 8;
+  const int64_t parts = (k + LANES - 1) / LANES, vectors = n / LANES / parts; // a group is one lane of a part
+  if (vectors < SMALL) return std::numeric_limits<T>::quiet_NaN();
+  Vec least = Vec{} + std::numeric_limits<T>::infinity();
+  for (int64_t part = 0; part < parts; part++) {
+    Vec most = Vec{} - std::numeric_limits<T>::infinity();
+    for (int64_t v = part * vectors; v < (part + 1) * vectors; v++)
+      most = larger<T>(*reinterpret_cast<const Unaligned *>(row + v * LANES), most);
+    least = most < least ? most : least;
+  }
+  T found = least[0];
+  for (int lane = 1; lane < LANES; lane++) found = std::min(found, T(least[lane]));
+  return found > -std::numeric_limits<T>::max() ? std::nextafter(found, -std::numeric_limits<T>::infinity())
+                                                : std::numeric_limits<T>::quiet_NaN();
+}
+
 // codes, indices (rows, k): the k largest of each row of z (rows, n).
 template <typename T>
 void topk(int64_t rows, int64_t n, int64_t k, const T *z, T *codes, int64_t *indices, int64_t threads) {
@@ -277,7 +298,7 @@ void topk(int64_t rows, int64_t n, int64_t k, const T *z, T *codes, int64_t *ind
 #pragma omp for schedule(dynamic, 8)
     for (int64_t r = 0; r < rows; r++) {
       const T *row = z + r * n;
-      best.clear(0, std::numeric_limits<T>::quiet_NaN());
+      best.clear(0, below_k(row, n, int(k)));
       Selection<T> &mine = best.of[0];
       T threshold = best.floor(0);
       int64_t j = 0;

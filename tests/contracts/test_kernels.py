@@ -297,16 +297,16 @@ def test_gpu_kernels_compile_for_a_gpu():
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("degree", [4, None])
-@pytest.mark.parametrize(
-    "tied, frozen, always_on", [(True, False, 0), (True, True, 2), (False, False, 3), (False, True, 0)]
-)
-def test_the_sums_of_a_step_are_those_of_autograd(backend, degree, tied, frozen, always_on):
+@pytest.mark.parametrize("codes_by", ["tied", "own", "pursuit"])
+@pytest.mark.parametrize("frozen, always_on", [(False, 0), (True, 0), (False, 3)])
+def test_the_sums_of_a_step_are_those_of_autograd(backend, degree, codes_by, frozen, always_on):
     x, values, support, bias = problem(70, 12, 50, degree)
-    values.requires_grad_(not frozen)
-    shift, bias = torch.zeros(12, dtype=x.dtype, requires_grad=True), bias.requires_grad_(tied)
-    atoms = reference.unit_norm(values)
-    codes, indices = reference.encode_topk(x - shift, atoms, support, bias, 5)
-    if not tied:
+    own = torch.randn(50, 12, generator=torch.Generator().manual_seed(1), dtype=x.dtype).requires_grad_()
+    shift, bias = torch.zeros(12, dtype=x.dtype, requires_grad=True), bias.requires_grad_()
+    atoms = reference.unit_norm(values.requires_grad_(not frozen))
+    rows = (own, None) if codes_by == "own" else (atoms, support)
+    codes, indices = reference.encode_topk(x - shift, *rows, bias, 5)
+    if codes_by == "pursuit":
         codes = codes.detach()
     left = reference.residual(x - shift, codes, indices, atoms, support)
     left = torch.cat((torch.zeros_like(left[:, :always_on]), left[:, always_on:]), 1)
@@ -314,11 +314,12 @@ def test_the_sums_of_a_step_are_those_of_autograd(backend, degree, tied, frozen,
 
     found = BACKENDS[backend]
     unit, inverse = found.kernels.unit_norm(values.detach())
-    sums = found.losses.loss_sums(x, codes.detach(), indices, unit, inverse, support, always_on, tied, frozen)
+    encoder = {"tied": unit, "own": own.detach(), "pursuit": None}[codes_by]
+    sums = found.losses.loss_sums(x, codes.detach(), indices, unit, inverse, support, encoder, always_on, frozen)
     torch.testing.assert_close(sums.left, left.detach())
     torch.testing.assert_close(sums.errors, left.detach().square().sum(1))
     torch.testing.assert_close(sums.into_bias, -shift.grad)
-    for ours, theirs in ((sums.into_encoder, bias.grad), (sums.into_atoms, values.grad)):
-        assert (ours is None) == (theirs is None)
+    for ours, theirs in ((sums.into_encoder, bias), (sums.into_rows, own), (sums.into_atoms, values)):
+        assert (ours is None) == (theirs.grad is None)
         if ours is not None:
-            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(ours, theirs.grad)

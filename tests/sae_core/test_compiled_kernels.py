@@ -36,7 +36,7 @@ def test_sums_of_a_step_refuse_picks_that_are_no_latents(wrong):
     codes, indices = cpu.encode_topk(x, values, support, bias, 3)
     indices[2, 1] = wrong
     with pytest.raises(IndexError, match="1 picks are not in 0..19"):
-        cpu.loss_sums(x, codes, indices, *cpu.unit_norm(values), support, 0, True, False)
+        cpu.loss_sums(x, codes, indices, *cpu.unit_norm(values), support, None, 0, False)
 
 
 def result_of_each_compiled_kernel(x, values, support, bias, k):
@@ -44,10 +44,8 @@ def result_of_each_compiled_kernel(x, values, support, bias, k):
     codes, indices = cpu.encode_topk(x, values, support, bias, k)
     unit, inverse = cpu.unit_norm(values)
     dense = reference.densify(unit, support, x.shape[1])
-    sums = [
-        cpu.loss_sums(x, codes, indices, *given, 2, True, False)
-        for given in ((unit, inverse, support), (dense, inverse, None))
-    ]
+    sparse = cpu.loss_sums(x, codes, indices, unit, inverse, support, unit, 2, False)
+    sums = cpu.loss_sums(x, codes, indices, dense, inverse, None, dense.clone(), 0, False)
     return (
         codes,
         indices,
@@ -57,8 +55,7 @@ def result_of_each_compiled_kernel(x, values, support, bias, k):
         cpu.atom_gradient(codes, indices, x, support, len(values)),
         unit,
         cpu.unit_norm_gradient(values, unit, inverse),
-        *sums[0],
-        *sums[1],
+        *(part for part in (*sparse, *sums) if part is not None),
     )
 
 

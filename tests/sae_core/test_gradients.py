@@ -117,7 +117,9 @@ def test_an_encoder_that_is_not_trained_keeps_its_bias():
     assert sae.encoder.b_enc.grad is None and sae.b_dec.grad is not None
 
 
-@pytest.mark.parametrize("name", ["expander", "expander by pursuit", "in a fixed basis", "frozen", "dense", "rounded"])
+@pytest.mark.parametrize(
+    "name", ["expander", "expander by pursuit", "in a fixed basis", "frozen", "dense", "rounded", "dense, own encoder"]
+)
 def test_autograd_is_not_used_where_the_gradient_is_known(name, monkeypatch):
     sae, h = started(ARMS[name])
     monkeypatch.delattr(torch.Tensor, "backward")
