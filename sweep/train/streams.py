@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 _STEPS_A_BLOCK = 100  # steps whose row indices come from one random stream
-_AHEAD = 2  # batches that are read while one is used
+_READ_AT_ONCE = 2048  # tokens, if batches are smaller: a small one costs more to ask for than to read
 
 Rows = Callable[[np.ndarray], torch.Tensor]  # row indices (batch,) -> activations (batch, d_in), any float dtype
 T = TypeVar("T")
@@ -36,14 +36,15 @@ class Stream:
     steps: int = field(compare=False)  # trainings of different length still share their batches
 
     @property
-    def ahead(self) -> int:
-        """How many batches are read while one is used."""
-        return _AHEAD
+    def at_once(self) -> int:
+        """How many batches are read at once, and as many ahead while these are used."""
+        return max(1, _READ_AT_ONCE // self.batch_size)
 
-    def read(self, step: int) -> torch.Tensor:
-        """Return the batch of `step`, in memory that the device can copy from without waiting."""
-        batch = self.rows(batch_indices(self.seed, step, self.batch_size, self.n_rows))
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+    def read(self, steps: range) -> tuple[torch.Tensor, ...]:
+        """Return the batches of `steps`, in memory that the device can copy from without waiting."""
+        wanted = np.concatenate([batch_indices(self.seed, step, self.batch_size, self.n_rows) for step in steps])
+        rows = self.rows(wanted)
+        return (rows.pin_memory() if self.device.type == "cuda" else rows).split(self.batch_size)
 
     def sample(self, step: int, count: int) -> torch.Tensor:
         """Return `count` rows of the pool that the change of a support after `step` looks at."""
@@ -70,13 +71,13 @@ class FedStream:
     steps: int = field(compare=False)
 
     @property
-    def ahead(self) -> int:
+    def at_once(self) -> int:
         """No batch is read while another is used: the next one may be of another buffer, and there is only one."""
         return 0
 
-    def read(self, step: int) -> torch.Tensor:
-        """Return the batch of `step`."""
-        return self.batch(self.layer, step)
+    def read(self, steps: range) -> tuple[torch.Tensor, ...]:
+        """Return the batches of `steps`."""
+        return tuple(self.batch(self.layer, step) for step in steps)
 
     def sample(self, step: int, count: int) -> torch.Tensor:
         """Return `count` rows of the present buffer that the change of a support after `step` steps looks at."""
@@ -194,7 +195,7 @@ class _Reader:
 
     def __init__(self):
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
-        self._coming: dict[tuple[Batches, int], Future[torch.Tensor]] = {}
+        self._coming: dict[tuple[Batches, int], Future[tuple[torch.Tensor, ...]]] = {}  # by the first of the steps
 
     def __enter__(self) -> _Reader:
         return self
@@ -204,12 +205,17 @@ class _Reader:
 
     def get(self, stream: Batches, step: int, steps: int) -> torch.Tensor:
         """Return the batch of `step`, and have the next ones read, as far as `steps` goes."""
-        if not stream.ahead:
-            return stream.read(step)
-        for ahead in range(step, min(step + stream.ahead + 1, steps)):
-            if (stream, ahead) not in self._coming:
-                self._coming[stream, ahead] = self._pool.submit(stream.read, ahead)
-        return self._coming.pop((stream, step)).result()
+        many = stream.at_once
+        if not many:
+            return stream.read(range(step, step + 1))[0]
+        first = step - step % many
+        for start in range(first, min(first + 2 * many, steps), many):
+            if (stream, start) not in self._coming:
+                self._coming[stream, start] = self._pool.submit(stream.read, range(start, start + many))
+        batches = self._coming[stream, first].result()
+        if step - first == many - 1:  # until then the next of them may be wanted
+            del self._coming[stream, first]
+        return batches[step - first]
 
 
 def batch_indices(seed: int, step: int, batch_size: int, n_rows: int) -> np.ndarray:

@@ -14,19 +14,19 @@ from sweep.train.loop import Stopped, train, training
 from sweep.train.streams import BatchRequest, JointRequest, Stream, drive
 
 CPU = torch.device("cpu")
-RECIPE = TrainConfig(steps=120, batch_size=32, resample_min_steps=40, checkpoint_every=50)
+RECIPE = TrainConfig(steps=128, batch_size=32, resample_min_steps=40, checkpoint_every=50)
 ARMS = (Expander(64, 3, 4), DenseTied(48, 4), Dynamic(64, 5, 4, every=20))
 
 
 class Pool:
-    """Rows that count how often they are read."""
+    """Rows that count how many batches, or other samples, are read."""
 
     def __init__(self):
         self.data = torch.randn(500, 16, generator=torch.Generator().manual_seed(0)).half()
         self.reads = 0
 
     def rows(self, indices: np.ndarray) -> torch.Tensor:
-        self.reads += 1
+        self.reads += max(1, len(indices) // 32)
         return self.data[indices]
 
 
@@ -53,8 +53,8 @@ def test_each_sae_ends_as_it_does_alone_and_batches_are_read_once():
         training(sae, stream(pool), 16.0, RECIPE, schedule=arm.schedule) for sae, arm in zip(saes, ARMS, strict=True)
     ]
     ended = drive(trainings)
-    regrown = sum(bool(ARMS[2].schedule.count(step, 120, 5)) for step in range(1, 121))
-    assert pool.reads == 120 + regrown and regrown > 0
+    regrown = sum(bool(ARMS[2].schedule.count(step, 128, 5)) for step in range(1, 129))
+    assert pool.reads == 128 + regrown * (ARMS[2].schedule.tokens // 32) and regrown > 0
     for sae, arm, result in zip(saes, ARMS, ended, strict=True):
         before, straight, after = alone(arm)
         assert same(weights(sae), after) and not same(before, after)
@@ -66,14 +66,14 @@ def test_other_seeds_and_shorter_trainings_go_their_own_way():
     cases = [(0, RECIPE), (1, RECIPE), (0, short)]
     saes = [ARMS[0].build(16, seed) for seed, _ in cases]
     drive([training(sae, stream(pool, seed, config), 16.0, config) for sae, (seed, config) in zip(saes, cases)])  # noqa: B905
-    assert pool.reads == 120 + 120
+    assert pool.reads == 128 + 128
     for sae, (seed, config) in zip(saes, cases, strict=True):
         assert same(weights(sae), alone(ARMS[0], seed, config)[2])
 
 
 def test_a_training_that_fails_leaves_the_others_alone(tmp_path):
     pool, saes = Pool(), [ARMS[0].build(16, 0) for _ in range(2)]
-    wild = TrainConfig(steps=120, batch_size=32, lr=1e30, grad_clip=1e30, lr_final=0)
+    wild = TrainConfig(steps=128, batch_size=32, lr=1e30, grad_clip=1e30, lr_final=0)
     diverging = training(saes[0], stream(pool, 0, wild), 16.0, wild)
     failed, fine = drive([diverging, training(saes[1], stream(pool), 16.0, RECIPE)])
     assert isinstance(failed, TrainingError) and not isinstance(fine, Exception)
@@ -88,14 +88,14 @@ def test_a_training_that_was_stopped_catches_up_on_the_same_stream(tmp_path):
     assert isinstance(stopped, Stopped) and str(stopped) == "stopped at step 100: a pruner" and checkpoint.exists()
     pool, saes = Pool(), [ARMS[0].build(16, 0), ARMS[1].build(16, 0)]
     drive([training(saes[0], stream(pool), 16.0, RECIPE, checkpoint), training(saes[1], stream(pool), 16.0, RECIPE)])
-    assert pool.reads == 120  # the other's first 100 steps; then both
+    assert pool.reads == 128  # the other's first 100 steps; then both
     assert same(weights(saes[0]), alone(ARMS[0])[2]) and same(weights(saes[1]), alone(ARMS[1])[2])
 
 
 def test_a_batch_that_cannot_be_read_ends_the_trainings_that_want_it():
     class Broken(Pool):
         def rows(self, indices):
-            if self.reads == 30:
+            if self.reads >= 64:
                 raise OSError("the disk is gone")
             return super().rows(indices)
 
