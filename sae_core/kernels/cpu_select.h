@@ -155,7 +155,7 @@ template <typename T> struct Selections {
 // A first floor is guessed from a sample, about its SAMPLE_RANK-th largest value, so that about GUESSED * k of all n
 // values lie above it: most of the selection's work would go into the first few hundred values otherwise. A guess that
 // leaves fewer than k is found out at the end and that tile done again without one, so it costs time, never a latent.
-constexpr int SAMPLE_RANK = 12, GUESSED = 3, MAX_SAMPLE = 1024, GUESS_STEPS = 8;
+constexpr int SAMPLE_RANK = 14, GUESSED = 2, MAX_SAMPLE = 1024, GUESS_STEPS = 8;
 
 inline int64_t sample_size(int64_t n, int k) {
   const int64_t size = std::min<int64_t>(MAX_SAMPLE, SAMPLE_RANK * n / (GUESSED * int64_t(k)));
