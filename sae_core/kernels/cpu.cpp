@@ -138,9 +138,14 @@ static int level = highest_level();
 extern "C" {
 EXPORT(float, f32)
 EXPORT(double, f64)
+// parameters: of each its size, and the addresses of its values, gradient, mean and square (see cpu_adam.h).
+void clipped_adam(int64_t count, const int64_t *parameters, double step_size, double correction, double beta1,
+                  double beta2, double eps, double max_norm, int64_t threads) {
+  CALL(clipped_adam, count, parameters, step_size, correction, beta1, beta2, eps, max_norm, threads);
+}
 // Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
 // Returns the way so far.
 int set_way_to_update(int way) { return std::exchange(way_to_update, Way(way)); }
-int interface_version() { return 5; } // cpu.py refuses any other: raise both when a signature changes
+int interface_version() { return 6; } // cpu.py refuses any other: raise both when a signature changes
 }

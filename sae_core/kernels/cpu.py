@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
@@ -23,7 +24,7 @@ from torch import Tensor
 from sae_core.kernels.autograd import LossSums, widened
 from sae_core.kernels.private_names import onednn_linear
 
-INTERFACE_VERSION = 5  # the same number as in cpu.cpp; raise both with every change of a signature
+INTERFACE_VERSION = 6  # the same number as in cpu.cpp; raise both with every change of a signature
 WAYS = (
     "best",
     "changes",
@@ -247,6 +248,36 @@ def unit_norm_gradient(grad: Tensor, unit: Tensor, inverse: Tensor) -> Tensor:
     out = torch.empty_like(wide)
     _call("unit_norm_gradient", wide, n, degree, wide, widened(unit), inverse, out)
     return out.to(grad.dtype)
+
+
+def clipped_adam(
+    parameters: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    max_norm: float,
+) -> None:
+    """Do in one call what `clip_grad_norm_` with `max_norm` and then step number `step` (from 1) of Adam do.
+
+    Gradients are left as they are.
+
+    Args:
+        parameters: of each its values, gradient, and Adam's running means of gradients and of their squares; contiguous
+            and float32, on the CPU.
+    """
+    table = [number for one in parameters for number in (one[0].numel(), *(_pointer(t, torch.float32) for t in one))]
+    step_size, correction = lr / (1 - betas[0] ** step), math.sqrt(1 - betas[1] ** step)
+    numbers = (ctypes.c_int64 * len(table))(*table)
+    _clipped_adam()(len(parameters), numbers, step_size, correction, *betas, eps, max_norm, torch.get_num_threads())
+
+
+@lru_cache(maxsize=1)
+def _clipped_adam() -> Any:
+    function = _library().clipped_adam
+    function.argtypes = [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_double] * 6, ctypes.c_int64]
+    function.restype = None
+    return function
 
 
 def limit_instructions(level: int) -> int:

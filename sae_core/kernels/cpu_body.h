@@ -29,6 +29,8 @@ template <> struct Traits<double> {
 
 #include "cpu_loss.h"
 
+#include "cpu_adam.h"
+
 #include "cpu_least_squares.h"
 
 #include "cpu_gram.h"

@@ -13,6 +13,7 @@ from sae_core.quantised import use_rounded
 from sae_core.regrow import SupportSchedule
 from sae_core.rounding import Rounding
 from sae_core.sae import SAE, SAEResidual
+from sweep.train.adam import clipped_step
 from sweep.train.config import TrainConfig, TrainingError
 from sweep.train.state import Progress, TrainingState
 from sweep.train.streams import Batches, BatchRequest, Rows, Stream, Trainee, drive
@@ -156,8 +157,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = lr
     output, errors = loss_gradients(sae, h)
-    torch.nn.utils.clip_grad_norm_(sae.parameters(), grad_clip)
-    optimizer.step()
+    clipped_step(optimizer, grad_clip)
     return output, errors
 
 
