@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
@@ -34,6 +35,8 @@ OmegaConf.register_new_resolver("expanded", lambda folder: os.path.expanduser(st
 OmegaConf.register_new_resolver("literal", lambda text: without_interpolations(str(text)), replace=True)
 OmegaConf.register_new_resolver("hydra_folder", lambda folder: _hydra_folder(str(folder)), replace=True)
 register_resolvers()
+# What imports make is no garbage, and looking through it takes .9 of 4.2 s of torch's, transformers' and wandb's imports.
+gc.set_threshold(100_000, 20, 20)
 
 
 def task(cfg: DictConfig) -> dict[str, str] | None:
