@@ -179,6 +179,16 @@ def test_correlations_of_16_bits_lead_to_the_picks_of_float_ones(tokens, d_in, n
 
 
 @needs_compiled
+def test_correlations_that_16_bits_cannot_tell_apart_are_told_apart_in_float():
+    """Each atom has a twin of another group whose values differ by a ten thousandth."""
+    x, values, support = targets_and_atoms(300, 96, 256, 9, torch.float32)
+    other = values + 1e-4 * torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
+    twins = torch.cat((values, other / other.norm(dim=1, keepdim=True)))
+    _, indices = picked_alike(x, twins, torch.cat((support, support)), 1, False)
+    assert 0.4 < (indices < 256).float().mean() < 0.6
+
+
+@needs_compiled
 def test_correlations_of_16_bits_bear_extreme_targets_and_atoms():
     """Targets of any scale, 0, an atom itself, on one row alone, and not finite; equal atoms; values of equal size."""
     x, values, support = targets_and_atoms(200, 96, 512, 9, torch.float32)
