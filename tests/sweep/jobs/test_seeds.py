@@ -99,7 +99,7 @@ def test_each_part_of_the_training_follows_its_own_seed(tmp_path):
 
     def made(one):
         sae = _build_sae(one, None, Pool(), cpu)
-        return sae.dictionary.support, sae.dictionary.values, batches(one, Pool(), cpu).read(5)
+        return sae.dictionary.support, sae.dictionary.values, batches(one, Pool(), cpu).read(range(5, 6))[0]
 
     start = made(base)
     for changed, name in enumerate(("seed_support", "seed_values", "seed_order")):
@@ -120,5 +120,7 @@ def test_a_seed_out_of_range_ends_in_one_line(name, tmp_path):
 
 
 def test_rows_of_the_pool_are_those_of_the_order_seed(tmp_path):
-    read = batches(job(tmp_path, "seed=0", "seed_order=1"), Pool(), torch.device("cpu")).read(0)
-    assert np.array_equal(read, batches(job(tmp_path, "seed=1", "seed_values=0"), Pool(), torch.device("cpu")).read(0))
+    read = batches(job(tmp_path, "seed=0", "seed_order=1"), Pool(), torch.device("cpu")).read(range(1))[0]
+    assert np.array_equal(
+        read, batches(job(tmp_path, "seed=1", "seed_values=0"), Pool(), torch.device("cpu")).read(range(1))[0]
+    )
