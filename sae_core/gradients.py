@@ -83,7 +83,9 @@ def _written_out(sae: SAE, h: Tensor, backend: Differentiable) -> tuple[SAEResid
     u = sae.coordinates(h)
     codes, picks = sae.pick(u, unit, sae.dictionary.support)
     used = codes[:, : sae.k].contiguous(), picks[:, : sae.k].contiguous()
-    rows = encoder.weight if isinstance(encoder, OwnTopK) else unit if isinstance(encoder, TiedTopK) else None
+    rows = (
+        encoder.weight.contiguous() if isinstance(encoder, OwnTopK) else unit if isinstance(encoder, TiedTopK) else None
+    )
     frozen = not isinstance(dictionary.values, nn.Parameter)
     sums = backend.losses.loss_sums(u, *used, unit, inverse, support, rows, dictionary.always_on, frozen)
     if isinstance(encoder, TiedTopK | OwnTopK):

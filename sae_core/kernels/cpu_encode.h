@@ -129,7 +129,7 @@ template <typename T, typename Index> struct Encoder : Lanes<T> {
     if (magnitude)
       for (int64_t i = 0; i < count * VECS; i++) {
         Vec &value = reinterpret_cast<Vec *>(z)[i];
-        value = value < 0 ? -value : value;
+        value = size_of<T>(value);
       }
     if (excluded) excluded->mark(first, count, z);
   }

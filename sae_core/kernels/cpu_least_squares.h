@@ -15,12 +15,7 @@ template <typename T, typename Index> struct Atoms {
   const Index *support; // null: dense
 
   T product(int64_t latent, const T *y) const {
-    const T *weights = values + latent * degree;
-    if (!support) return dot(weights, y, degree);
-    const Index *rows = support + latent * degree;
-    T sum = 0;
-    for (int64_t i = 0; i < degree; i++) sum += weights[i] * y[rows[i]];
-    return sum;
+    return product_of(y, values + latent * degree, support ? support + latent * degree : nullptr, degree);
   }
 
   void add(int64_t latent, T weight, T *sum) const {

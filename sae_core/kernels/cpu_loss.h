@@ -17,17 +17,8 @@ int64_t loss_sums(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64
   const T twice = T(2) / T(tokens);
   const bool own = encoder && encoder != unit;
   std::vector<T> into_codes(encoder ? size_t(picks) : 0);
-  // Picks by atom, for long rows: each is summed in one go.
   const bool sort = !support || own;
-  std::vector<int64_t> end(sort ? size_t(n) + 1 : 0, 0), sorted(sort ? size_t(picks) : 0);
-  if (sort) {
-    for (int64_t p = 0; p < picks; p++) end[indices[p] + 1]++;
-    for (int64_t j = 0; j < n; j++) end[j + 1] += end[j];
-    for (int64_t p = 0; p < picks; p++) sorted[end[indices[p]]++] = p; // end[j] moves from atom j's start to its end
-  }
-  const auto picks_of = [&](int64_t latent, const auto &use) {
-    for (int64_t i = latent ? end[latent - 1] : 0; i < end[latent]; i++) use(sorted[i]);
-  };
+  const PicksByAtom by_atom(sort ? n : 0, sort ? picks : 0, indices);
   const auto rows_of = [&](int64_t latent) { return support ? support + latent * degree : nullptr; };
 #pragma omp parallel num_threads(threads)
   {
@@ -65,7 +56,7 @@ int64_t loss_sums(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64
     if (own) {
       std::memset(into_rows + from * d_in, 0, size_t((to - from) * d_in) * sizeof(T));
       for (int64_t j = from; j < to; j++)
-        picks_of(j, [&](int64_t p) {
+        by_atom.each(j, [&](int64_t p) {
           for (int64_t i = 0; i < d_in; i++) into_rows[j * d_in + i] += into_codes[p] * u[p / k * d_in + i];
         });
     }
@@ -75,7 +66,7 @@ int64_t loss_sums(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int64
         for (int64_t p = 0; p < picks; p++)
           if (indices[p] >= from && indices[p] < to) add_pick(p, into_atoms + indices[p] * degree);
       } else
-        for (int64_t j = from; j < to; j++) picks_of(j, [&](int64_t p) { add_pick(p, into_atoms + j * degree); });
+        for (int64_t j = from; j < to; j++) by_atom.each(j, [&](int64_t p) { add_pick(p, into_atoms + j * degree); });
       for (int64_t j = from; j < to; j++)
         through_unit_norm(into_atoms + j * degree, unit + j * degree, inverse[j], degree, into_atoms + j * degree);
     }

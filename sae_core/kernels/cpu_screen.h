@@ -153,6 +153,10 @@ template <typename Index> struct ScreenedPursuit {
     float energy[TOKENS];             // of the residual: each pick takes its code's square
     float highest[TOKENS];            // the largest correlation in float so far, signed
     int64_t latent[TOKENS];           // whose that is; -1: nobody's
+
+    uint64_t going() const { return uint64_t(fit[1].active) << TILE | fit[0].active; } // a bit for each token
+    bool goes_on(int t) const { return going() >> t & 1; }
+    void stop(int t) { fit[t / TILE].active &= ~(uint32_t(1) << t % TILE); }
   };
 
   // The integers of a token's residual, whole.
@@ -165,6 +169,8 @@ template <typename Index> struct ScreenedPursuit {
     tile.gain[t] = shorts.gain(tile.norm[t]);
     for (int64_t i = 0; i < atoms.d_in; i++) tile.x[i * TOKENS + t] = int16_t(rounded(r[i] * scale));
   }
+
+  float size(float correlation) const { return magnitude ? std::fabs(correlation) : correlation; }
 
   // The largest correlation in a group, in float, among the atoms that the token has not picked.
   void look(Tile &tile, int t, int64_t group) const {
@@ -181,9 +187,8 @@ template <typename Index> struct ScreenedPursuit {
     else
       for (int j = 0; j < here; j++) products[j] = atoms.product(first + j, r);
     for (int j = 0; j < here; j++) {
-      const float c = products[j], size = magnitude ? std::fabs(c) : c;
-      const float best = magnitude ? std::fabs(tile.highest[t]) : tile.highest[t];
-      if (tile.latent[t] >= 0 && !(size > best || (size == best && first + j < tile.latent[t]))) continue;
+      const float c = products[j], best = size(tile.highest[t]);
+      if (tile.latent[t] >= 0 && !(size(c) > best || (size(c) == best && first + j < tile.latent[t]))) continue;
       const int64_t *picks = fit.picks + mine * k, *end = picks + fit.count[mine];
       if (std::find(picks, end, first + j) == end) tile.highest[t] = c, tile.latent[t] = first + j;
     }
@@ -198,13 +203,13 @@ template <typename Index> struct ScreenedPursuit {
     for (int t = 0; t < TOKENS; t++) {
       least[t] = 32767; // nothing has that
       tile.latent[t] = -1;
-      if (!(tile.fit[t / TILE].active >> t % TILE & 1)) continue;
+      if (!tile.goes_on(t)) continue;
       look(tile, t, tile.where[t]);
-      const float best = magnitude ? std::fabs(tile.highest[t]) : tile.highest[t];
-      const float enough = tile.latent[t] < 0 ? -32768.f : std::floor(best * tile.gain[t] - shorts.error);
+      const float best = size(tile.highest[t]) * tile.gain[t];
+      const float enough = tile.latent[t] < 0 ? -32768.f : std::floor(best - shorts.error);
       least[t] = int16_t(std::max(enough, -32768.f));
     }
-    const uint64_t going = uint64_t(tile.fit[1].active) << TILE | tile.fit[0].active; // a bit for each token
+    const uint64_t going = tile.going();
     const int many = int(groups());
     for (int g = 0; g < many; g++) {
       const Vec *most = reinterpret_cast<const Vec *>(tile.most + int64_t(g) * TOKENS);
@@ -224,10 +229,7 @@ template <typename Index> struct ScreenedPursuit {
     const int mine = t % TILE;
     const float whole = fit.norm[mine] * fit.norm[mine], code = tile.highest[t];
     const int64_t latent = tile.latent[t];
-    if (latent < 0 || !fit.matters(mine, code)) {
-      fit.active &= ~(uint32_t(1) << mine);
-      return;
-    }
+    if (latent < 0 || !fit.matters(mine, code)) return tile.stop(t);
     fit.take(mine, latent);
     fit.codes[s * TILE + mine] = code;
     float *r = fit.left(mine);
@@ -238,7 +240,7 @@ template <typename Index> struct ScreenedPursuit {
       for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++)
         tile.x[atoms.support[e] * TOKENS + t] = int16_t(rounded(r[atoms.support[e]] * scale));
     } else quantise(tile, t);
-    if (!(tile.energy[t] > float(SURELY_LEFT) * whole) && !fit.has_left(mine)) fit.active &= ~(uint32_t(1) << mine);
+    if (!(tile.energy[t] > float(SURELY_LEFT) * whole) && !fit.has_left(mine)) tile.stop(t);
   }
 
   void run(int64_t tokens, int64_t threads) const {
@@ -260,14 +262,14 @@ template <typename Index> struct ScreenedPursuit {
           tile.fit[half].start(x + (first + half * TILE) * atoms.d_in, std::min(std::max(here - half * TILE, 0), TILE),
                                indices + (first + half * TILE) * k);
         for (int t = 0; t < here; t++)
-          if (tile.fit[t / TILE].active >> t % TILE & 1) {
+          if (tile.goes_on(t)) {
             if (tile.fit[t / TILE].has_left(t % TILE)) quantise(tile, t);
-            else tile.fit[t / TILE].active &= ~(uint32_t(1) << t % TILE);
+            else tile.stop(t);
           }
-        for (int s = 0; s < k && (tile.fit[0].active | tile.fit[1].active); s++) {
+        for (int s = 0; s < k && tile.going(); s++) {
           find(tile, vecs);
           for (int t = 0; t < here; t++)
-            if (tile.fit[t / TILE].active >> t % TILE & 1) pick(tile, t, s);
+            if (tile.goes_on(t)) pick(tile, t, s);
         }
         for (int half = 0; half * TILE < here; half++) {
           if (refit) tile.fit[half].refit();

@@ -59,7 +59,8 @@ int64_t weighted_atoms(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, 
 }
 
 // <atom, y>, the atom's rows being in 0..d_in-1.
-template <typename T> inline T product_of(const T *y, const T *values, const int64_t *support, int64_t degree) {
+template <typename T, typename Index>
+inline T product_of(const T *y, const T *values, const Index *support, int64_t degree) {
   if (!support) return dot(y, values, degree);
   T sum = 0;
   for (int64_t i = 0; i < degree; i++) sum += y[support[i]] * values[i];
@@ -103,21 +104,32 @@ void atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t degree, int6
   }
 }
 
-// The same for dense atoms, out (n, d_in). An atom's row is too long to come back to: picks are sorted by atom (by
-// counting, so that an atom's tokens stay in order), and each row is summed in one go.
+// Picks sorted by atom (by counting, so that an atom's tokens stay in order): a row that is too long to come back to is
+// summed in one go.
+struct PicksByAtom {
+  std::vector<int64_t> end, pick; // (n + 1,): where each atom's picks end; (tokens * k,)
+
+  PicksByAtom(int64_t n, int64_t picks, const int64_t *indices) : end(size_t(n) + 1, 0), pick(size_t(picks)) {
+    for (int64_t p = 0; p < picks; p++) end[indices[p] + 1]++;
+    for (int64_t j = 0; j < n; j++) end[j + 1] += end[j];
+    for (int64_t p = 0; p < picks; p++) pick[end[indices[p]]++] = p; // end[j] moves from atom j's start to its end
+  }
+
+  template <typename Use> void each(int64_t latent, const Use &use) const {
+    for (int64_t i = latent ? end[latent - 1] : 0; i < end[latent]; i++) use(pick[i]);
+  }
+};
+
+// The same for dense atoms, out (n, d_in).
 template <typename T>
 void dense_atom_gradient(int64_t tokens, int64_t d_in, int64_t n, int64_t k, const T *weights, const int64_t *indices,
                          const T *y, T *out, int64_t threads) {
-  std::vector<int64_t> end(size_t(n) + 1, 0), pick(size_t(tokens) * k);
-  for (int64_t p = 0; p < tokens * k; p++) end[indices[p] + 1]++;
-  for (int64_t j = 0; j < n; j++) end[j + 1] += end[j];
-  for (int64_t p = 0; p < tokens * k; p++) pick[end[indices[p]]++] = p; // end[j] moves from atom j's start to its end
+  const PicksByAtom picks(n, tokens * k, indices);
 #pragma omp parallel for schedule(dynamic, 64) num_threads(threads)
   for (int64_t j = 0; j < n; j++) {
     T *sum = out + j * d_in;
     std::memset(sum, 0, size_t(d_in) * sizeof(T));
-    for (int64_t p = j ? end[j - 1] : 0; p < end[j]; p++)
-      add_atom<T>(sum, d_in, weights[pick[p]], y + pick[p] / k * d_in, nullptr, d_in);
+    picks.each(j, [&](int64_t p) { add_atom<T>(sum, d_in, weights[p], y + p / k * d_in, nullptr, d_in); });
   }
 }
 
