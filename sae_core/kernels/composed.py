@@ -17,6 +17,8 @@ from torch import Tensor
 from sae_core.kernels.autograd import Kernels, LossSums, widened
 from sae_core.pursuit.reference import rounding
 
+_PICKED_VALUES = 1 << 26  # values of dense copies of picked atoms that least squares holds at once: 256 MiB in float32
+
 
 class Composed:
     """The functions of `autograd.Pursuits` and `autograd.Losses`, computed by those of the backend `kernels`."""
@@ -63,7 +65,7 @@ class Composed:
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
     ) -> tuple[Tensor, Tensor]:
         """Compute what `autograd.Pursuits.gomp` defines."""
-        fit = _LeastSquares(self.kernels, x, values, support, k)
+        fit = GrowingFit(self.kernels, x, values, support, k)
         active = fit.finite
         for done in range(0, k, block):
             many = min(block, k - done)
@@ -80,7 +82,7 @@ class Composed:
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
     ) -> tuple[Tensor, Tensor]:
         """Compute what `autograd.Pursuits.matching_pursuit` defines."""
-        fit = _LeastSquares(self.kernels, x, values, support, k)
+        fit = Fit(self.kernels, x, values, support, k)
         active = fit.finite
         for done in range(k):
             active = active & fit.matters(fit.residual.norm(dim=1))
@@ -93,13 +95,13 @@ class Composed:
 
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """Compute what `autograd.Pursuits.refit` defines."""
-        fit = _LeastSquares(self.kernels, x, values, support, indices.shape[1])
+        fit = Fit(self.kernels, x, values, support, indices.shape[1])
         fit.picks.copy_(indices)
         fit.taken.fill_(True)
         fit.refit()
         return fit.result()[0]
 
-    def _best(self, fit: _LeastSquares, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
+    def _best(self, fit: Fit, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
         """Return (scores, latents) of the `many` best atoms that are not among the first `done` picks of a token."""
         count = min(len(fit.values), done + many)
         if signed:
@@ -167,11 +169,13 @@ def filled_up(picks: Tensor, taken: Tensor, n_latents: int) -> Tensor:
     return torch.where(taken, picks, unused.gather(1, place.clamp(0, candidates - 1)))
 
 
-class _LeastSquares:
+class Fit:
     """A batch of targets, each approximated by atoms picked for it.
 
-    The picks' Gram matrix is kept as a Cholesky factor that grows by one atom at a time. An atom in the span of those
-    before it has pivot 0: its row is left out of every solve.
+    Args:
+        x: the targets (tokens, d_in).
+        values, support: the atoms; `autograd.Kernels` says the shapes.
+        k: how many picks each token has room for.
     """
 
     def __init__(self, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, k: int):
@@ -183,19 +187,94 @@ class _LeastSquares:
         self.residual = self.target.clone()
         self.picks = torch.zeros(tokens, k, dtype=torch.int64, device=x.device)
         self.taken = torch.zeros(tokens, k, dtype=torch.bool, device=x.device)
-        self.independent = torch.zeros_like(self.taken)
         self.codes = x.new_zeros(tokens, k)
-        self.factor = torch.eye(k, dtype=x.dtype, device=x.device).repeat(tokens, 1, 1)
-        self.size = 0
+
+    def least(self) -> Tensor:
+        """Return the rounding error of each target: (tokens,). A size that is not above it does not matter."""
+        return rounding(self.target.dtype) * self.norm
 
     def matters(self, size: Tensor) -> Tensor:
         """Return whether each token's `size` (tokens,) is above the rounding error of its target: bool (tokens,)."""
-        return size.abs() > rounding(self.target.dtype) * self.norm
+        return size.abs() > self.least()
+
+    def project(self, latents: Tensor, active: Tensor, s: int) -> None:
+        """Take a step of matching pursuit: subtract the projection on one more pick of the `active` tokens."""
+        self.picks[:, s], self.taken[:, s] = latents[:, 0], active
+        latents = latents.contiguous()
+        code = self.kernels.atom_products(self.residual, latents, self.values, self.support) * active[:, None]
+        self.codes[:, s] = code[:, 0]
+        self.residual = self._plus(-code, latents, self.residual)
+
+    def refit(self) -> None:
+        """Set the codes to the least squares solution on all picks taken; `residual` stays what it was.
+
+        Tokens whose picks are dependent, which Cholesky's method finds out, are solved pick by pick.
+        """
+        k, d_in = self.picks.shape[1], self.target.shape[1]
+        parts = torch.arange(len(self.target), device=self.target.device).split(max(1, _PICKED_VALUES // (k * d_in)))
+        dependent = torch.cat([part[~self._solve(part)] for part in parts]) if len(self.target) else []
+        if len(dependent):
+            one_by_one = GrowingFit(self.kernels, self.target[dependent], self.values, self.support, k)
+            one_by_one.picks, one_by_one.taken = self.picks[dependent], self.taken[dependent]
+            one_by_one.solve()
+            self.codes[dependent] = one_by_one.codes * one_by_one.scale
+
+    def _solve(self, part: Tensor) -> Tensor:
+        """Solve the least squares of the tokens `part` (t,); return which tokens have independent picks: bool (t,)."""
+        picks, taken, target = self.picks[part], self.taken[part], self.target[part]
+        atoms = self.values[picks]
+        if self.support is not None:
+            wide = atoms.new_zeros(*picks.shape, self.target.shape[1])
+            atoms = wide.scatter_(2, self.support[picks], atoms)
+        atoms = atoms.masked_fill_(~taken[..., None], 0.0)  # (t, k, d_in)
+        gram = atoms @ atoms.mT
+        sizes = gram.diagonal(dim1=1, dim2=2)
+        sizes += (~taken).to(sizes.dtype)
+        sizes = sizes.clone()
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        pivots = factor.diagonal(dim1=1, dim2=2).square()
+        independent = (failed == 0) & (pivots > rounding(pivots.dtype) * sizes).all(1)
+        codes = gram.new_zeros(*picks.shape, 1)
+        for _ in range(2):  # a second time, for the error that the factor's rounding left
+            left = target[..., None] - atoms.mT @ codes
+            half = torch.linalg.solve_triangular(factor, atoms @ left, upper=False)
+            codes += torch.linalg.solve_triangular(factor.mT, half, upper=True)
+        self.codes[part] = codes[..., 0]
+        return independent
+
+    def _plus(self, weights: Tensor, picks: Tensor, start: Tensor) -> Tensor:
+        return self.kernels.weighted_atoms(weights, picks, self.values, self.support, start.shape[1], start)
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Return (codes in the targets' units, picks); the unused atoms of lowest index stand for picks never made."""
+        codes = self.codes * self.taken * self.scale
+        codes = codes.masked_fill(~self.finite[:, None], float("nan"))
+        return codes.to(self.dtype), filled_up(self.picks, self.taken, len(self.values))
+
+
+class GrowingFit(Fit):
+    """A fit whose picks' Gram matrix is kept as a Cholesky factor that grows by one atom at a time.
+
+    An atom in the span of those before it has pivot 0: its row is left out of every solve.
+    """
+
+    def __init__(self, kernels: Kernels, x: Tensor, values: Tensor, support: Tensor | None, k: int):
+        super().__init__(kernels, x, values, support, k)
+        self.independent = torch.zeros_like(self.taken)
+        self.factor = torch.eye(k, dtype=self.codes.dtype, device=x.device).repeat(len(x), 1, 1)
+        self.size = 0
 
     def append(self, latents: Tensor, active: Tensor) -> None:
         """Add one pick to the `active` tokens; the others keep what they have."""
         self.picks[:, self.size], self.taken[:, self.size] = latents, active
         self._factorise()
+
+    def solve(self) -> None:
+        """Set the codes to the least squares solution on all picks, which are there but not factorised yet."""
+        while self.size < self.picks.shape[1]:
+            self._factorise()
+        self.correct(0)
+        self.correct(0)  # a second time, for the error that the factor's rounding left
 
     def _factorise(self) -> None:
         """Add pick number `size` to the factor of the tokens that took it."""
@@ -226,33 +305,4 @@ class _LeastSquares:
         half = self._forward(products, s)[..., None]
         step = torch.linalg.solve_triangular(self.factor[:, :s, :s].mT, half, upper=True)[..., 0]
         self.codes[:, :s] += step * self.independent[:, :s]
-        self._subtract(picks)
-
-    def project(self, latents: Tensor, active: Tensor, s: int) -> None:
-        """Take a step of matching pursuit: subtract the projection on one more pick of the `active` tokens."""
-        self.picks[:, s], self.taken[:, s] = latents[:, 0], active
-        latents = latents.contiguous()
-        code = self.kernels.atom_products(self.residual, latents, self.values, self.support) * active[:, None]
-        self.codes[:, s] = code[:, 0]
-        self.residual = self._plus(-code, latents, self.residual)
-
-    def refit(self) -> None:
-        """Set the codes to the least squares solution on all picks."""
-        self.codes.zero_()
-        self.residual = self.target.clone()
-        while self.size < self.picks.shape[1]:
-            self._factorise()
-        self.correct(0)
-        self.correct(0)  # a second time, for the error that the factor's rounding left
-
-    def _subtract(self, picks: Tensor) -> None:
-        self.residual = self._plus(-self.codes[:, : picks.shape[1]].contiguous(), picks, self.target)
-
-    def _plus(self, weights: Tensor, picks: Tensor, start: Tensor) -> Tensor:
-        return self.kernels.weighted_atoms(weights, picks, self.values, self.support, start.shape[1], start)
-
-    def result(self) -> tuple[Tensor, Tensor]:
-        """Return (codes in the targets' units, picks); the unused atoms of lowest index stand for picks never made."""
-        codes = self.codes * self.taken * self.scale
-        codes = codes.masked_fill(~self.finite[:, None], float("nan"))
-        return codes.to(self.dtype), filled_up(self.picks, self.taken, len(self.values))
+        self.residual = self._plus(-self.codes[:, :s].contiguous(), picks, self.target)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sae_core.kernels import cpu, gpu, reference, torch_gather
-from sae_core.kernels.autograd import Differentiable, Kernels
+from sae_core.kernels.autograd import Differentiable
 from sae_core.kernels.composed import Composed
+from sae_core.kernels.gpu_greedy import OnGpu
 
 
 class Backend(Protocol):
@@ -44,16 +45,11 @@ class BackendWarning(UserWarning):
     """The warning that a slower backend is used than this device could have."""
 
 
-def _composed(kernels: Kernels) -> Differentiable:
-    composed = Composed(kernels)
-    return Differentiable(kernels, composed, composed)
-
-
 BACKENDS: dict[str, Backend] = {
     "reference": reference,
-    "torch_gather": _composed(torch_gather),
+    "torch_gather": Differentiable(torch_gather, Composed(torch_gather), Composed(torch_gather)),
     "cpu": Differentiable(cpu, cpu, cpu),
-    "gpu": _composed(gpu),
+    "gpu": Differentiable(gpu, OnGpu(gpu), Composed(gpu)),
 }
 _FASTEST = {"cpu": "cpu", "cuda": "gpu"}  # by type of device; on any other, torch_gather
 

@@ -23,8 +23,9 @@ from sae_core.kernels.torch_gather import unit_norm, unit_norm_gradient
 __all__ = ["atom_gradient", "atom_products", "encode_topk", "unit_norm", "unit_norm_gradient", "weighted_atoms"]
 
 _TOKENS = 64  # tokens that one program of the first pass computes, so that its gathers are of 256 bytes
-_BLOCK = 256  # candidates that one program of the second pass computes
 _TERMS = 512  # multiply-adds that one program of the sums does in a step, at most
+_CANDIDATE_TERMS = 2048  # multiply-adds that one program of the second pass does in a step, at most
+_WIDEST = 64  # values of an atom that are computed at once, at most
 
 
 def why_unavailable(device: torch.device) -> str | None:
@@ -42,7 +43,7 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     """Compute what `autograd.Kernels.encode_topk` defines."""
     if support is None:
         return torch_gather.encode_topk(x, values, None, bias, k)
-    triton = _triton()
+    triton = triton_kernels()
     (tokens, d_in), (n, degree), dtype = x.shape, values.shape, x.dtype
     x, values, bias = widened(x), widened(values), widened(bias)
     group = group_size(n, k)
@@ -52,17 +53,31 @@ def encode_topk(x: Tensor, values: Tensor, support: Tensor | None, bias: Tensor,
     triton.group_maxima[grid](
         x.T.contiguous(), values, support, bias, maxima, tokens, n, degree, GROUP=group, TOKENS=_TOKENS
     )
-    best = maxima.topk(k, dim=1, sorted=False).indices  # (tokens, k)
-    count = k * group
-    z = x.new_empty(tokens, count)
-    grid = (tokens, -(-count // _BLOCK))
-    triton.candidates[grid](
-        x, values, support, bias, best, z, tokens, d_in, n, degree, count, GROUP=group, BLOCK=_BLOCK
-    )
-    codes, at = z.topk(k, dim=1, sorted=False)
-    indices = best.gather(1, at // group) * group + at % group
+    groups = x.new_empty(tokens, k, dtype=torch.int32)
+    _keep_largest(maxima, None, 0, None, groups)
+    z = x.new_empty(tokens, k * group)
+    width = min(power_of_two(degree), _WIDEST)
+    block = min(power_of_two(k * group), _CANDIDATE_TERMS // width)
+    arguments = (x, values, support, bias, groups, z, d_in, n, degree, k * group, k)
+    grid = (tokens, -(-k * group // block))
+    triton.candidates[grid](*arguments, GROUP=group, BLOCK=block, DEGREE=width)
+    codes, indices = x.new_empty(tokens, k), x.new_empty(tokens, k, dtype=torch.int64)
+    _keep_largest(z, groups, group, codes, indices)
     # The last group is padded with -inf, which is picked only where fewer than k pre-activations are above -inf.
     return codes.to(dtype), indices.clamp_(max=n - 1)
+
+
+def _keep_largest(z: Tensor, groups: Tensor | None, group: int, codes: Tensor | None, indices: Tensor) -> None:
+    """Fill codes and indices (tokens, k) with the largest of z (tokens, count), as the kernel `largest` says."""
+    count, k = z.shape[1], indices.shape[1]
+    width = power_of_two(count)
+    arguments = (z, groups, codes, indices, count, k)
+    triton_kernels().largest[(len(z),)](*arguments, GROUP=group, WIDTH=width, num_warps=warps(width))
+
+
+def warps(values: int) -> int:
+    """Return how many warps of 32 threads hold so many values, 32 a thread, without spilling: from 1 to 16."""
+    return min(16, max(1, values // 1024))
 
 
 def group_size(n: int, k: int) -> int:
@@ -116,18 +131,20 @@ def _launch_over_picks(
 ) -> None:
     """Launch kernel `name` over (token, block of picks); a program does about _TERMS multiply-adds at a time."""
     (tokens, k), degree = indices.shape, support.shape[1]
-    width = min(_power_of_two(degree), 64)
-    picks = min(_power_of_two(k), max(1, _TERMS // width))
-    kernel = getattr(_triton(), name)
+    width = min(power_of_two(degree), _WIDEST)
+    picks = min(power_of_two(k), max(1, _TERMS // width))
+    kernel = getattr(triton_kernels(), name)
     arguments = (first, indices, read, support, out, tokens, d_in, degree, k)
     kernel[(tokens, -(-k // picks))](*arguments, PICKS=picks, DEGREE=width, **flags)
 
 
-def _power_of_two(at_least: int) -> int:
+def power_of_two(at_least: int) -> int:
+    """Return the least power of two that is not below `at_least`."""
     return 1 << (at_least - 1).bit_length()
 
 
-def _triton() -> Any:
+def triton_kernels() -> Any:
+    """Return the module of the Triton kernels."""
     from sae_core.kernels import gpu_triton  # here, because this module must import where there is no Triton
 
     return gpu_triton

@@ -274,15 +274,27 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sae_core.kernels import gpu_triton
 
-FLOATS = {"x", "x_by_row", "y", "values", "bias", "weights", "read", "out"}
-INTS = {"support", "indices", "groups"}
-for name, flag in (("group_maxima", 0), ("candidates", 0), ("atom_products", 0), ("add_picks", 0), ("add_picks", 1)):
-    kernel = getattr(gpu_triton, name)
-    constants = {a: bool(flag) if a == "TO_ATOMS" else 16 for a in kernel.arg_names if a.isupper()}
-    signature = {a: "*fp32" if a in FLOATS else "*i64" if a in INTS else "constexpr" if a.isupper() else "i32"
-                 for a in kernel.arg_names}
-    compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
-    print(name, len(compiled.asm["ptx"]))
+INTS = {"support", "indices", "picks", "first_of_row", "atoms_of_row"}
+SIZES = {"tokens", "d_in", "n", "count", "degree", "k"}
+BY_ROW = ("first_of_row", "atoms_of_row", "values_of_row")
+greedy = {"MAGNITUDE": True, "BLOCK": 64, "DEGREE": 8, "ENTRIES": 16}
+for name, fixed in (
+    ("group_maxima", {}), ("correlations", {}), ("candidates", {}), ("atom_products", {}),
+    ("largest", {}), ("largest", {"GROUP": 0, "groups": None, "codes": None}),
+    ("add_picks", {"TO_ATOMS": False}), ("add_picks", {"TO_ATOMS": True}), ("gram_of_picks", {}),
+    ("substitute", {}), ("eliminate", {}),
+    ("matching_pursuit", {**greedy, "SPARSE": True, "BY_ROWS": False, "gram": None}),
+    ("matching_pursuit", {**greedy, "SPARSE": True, "BY_ROWS": True, **dict.fromkeys(BY_ROW)}),
+    ("matching_pursuit", {**greedy, "SPARSE": False, "BY_ROWS": True, "support": None, **dict.fromkeys(BY_ROW)}),
+):
+    for number in ("fp32", "fp64"):
+        kernel = getattr(gpu_triton, name)
+        constants = {a: fixed.get(a, 16) for a in kernel.arg_names if a.isupper() or a in fixed}
+        signature = {a: "constexpr" if a in constants else "i32" if a in SIZES else "fp32" if a == "tolerance"
+                     else "*i32" if a in ("groups", "failed") else "*i64" if a in INTS else "*" + number
+                     for a in kernel.arg_names}
+        compiled = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
+        print(name, len(compiled.asm["ptx"]))
 """
 
 
@@ -292,7 +304,7 @@ def test_gpu_kernels_compile_for_a_gpu():
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 5
+    assert len(ran.stdout.splitlines()) == 28
 
 
 @pytest.mark.parametrize("backend", FAST)

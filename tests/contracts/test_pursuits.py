@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae_core.kernels import reference
+from sae_core.kernels import gpu_greedy, reference
 from sae_core.kernels.dispatch import BACKENDS, why_unavailable
 from sae_core.pursuit.solvers import solver
 from sae_core.supports import expander_support
 
 CPU = torch.device("cpu")
 HERE = [name for name in BACKENDS if name != "reference" and why_unavailable(name, CPU) is None]
-# The GPU's pursuits are composed of kernels that their own suite covers. A test of interpreted ones takes a minute, so
-# they get one test of their own.
+# A test of the GPU's pursuits takes long, as Triton's interpreter runs their kernels here: they get a few of their own.
 FAST = [name for name in HERE if name != "gpu"]
 PURSUITS = {
     "omp": lambda b, x, v, s, k: b.gomp(x, v, s, k, 1, True),
@@ -88,14 +87,85 @@ def test_picks_and_residual_are_those_of_the_reference(backend, name, tokens, d_
     )
 
 
-@pytest.mark.skipif("gpu" not in HERE, reason="no Triton")
-@pytest.mark.parametrize("name", ["omp", "gomp3_magnitude", "mp_refit", "mp_cg2"])
-def test_pursuits_composed_of_gpu_kernels_are_those_of_the_reference(name):
-    x, values, support = problem(2, 12, 20, 3)
+interpreted = pytest.mark.skipif("gpu" not in HERE, reason="no Triton")
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["omp", "gomp3_magnitude", "mp_refit", "mp_cg2", "nested_floor20"])
+@pytest.mark.parametrize("degree", [3, 10, None])
+def test_pursuits_by_gpu_kernels_are_those_of_the_reference(name, degree):
+    x, values, support = problem(2, 12, 20, degree)
     wanted = PURSUITS[name](reference, x, values, support, 4)
     found = PURSUITS[name](BACKENDS["gpu"], x, values, support, 4)
     assert picks(found) == picks(wanted)
     torch.testing.assert_close(*(residual_norms(x, f, values, support) for f in (found, wanted)))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let a GPU's program do little at a time, so that small problems need all its loops, and several calls."""
+    sizes = {"_BLOCK": 16, "_ROWS": 2, "_ENTRIES": 4, "_AT_ONCE": 7, "_LATENTS": 8, "_TOKENS": 2, "_HELD": 3 * 8 * 40}
+    for name, size in sizes.items():
+        monkeypatch.setattr(gpu_greedy, name, size)
+
+
+@interpreted
+@pytest.mark.parametrize("tokens, d_in, n, degree, k", [(4, 26, 40, 3, 5), (3, 11, 17, 11, 3), (2, 12, 40, 3, 17)])
+@pytest.mark.parametrize("signed, refit", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("way", ["changes", "rows"])
+def test_each_way_of_matching_pursuit_on_a_gpu_is_the_reference(
+    small_blocks, way, tokens, d_in, n, degree, k, signed, refit
+):
+    x, values, support = problem(tokens, d_in, n, degree)
+    x[0], x[1, 2] = 0, float("nan")
+    wanted = reference.matching_pursuit(x, values, support, k, signed, refit)
+    found = gpu_greedy.pursue(way, x, values, support, k, signed, refit)
+    assert picks(found) == picks(wanted)
+    assert not found[0][0].any() and found[0][1].isnan().all()
+    norms = [residual_norms(x, each, values, support)[2:] for each in (found, wanted)]
+    torch.testing.assert_close(*norms)
+
+
+@interpreted
+@pytest.mark.parametrize("way", ["changes", "rows"])
+def test_matching_pursuit_on_a_gpu_handles_duplicate_atoms_and_picks_beyond_the_rank(small_blocks, way):
+    x, values, _ = problem(3, 20, 20, 8)
+    values, support = values.repeat(2, 1), torch.arange(8).repeat(40, 1)
+    wanted = reference.matching_pursuit(x, values, support, 13, True, True)
+    found = gpu_greedy.pursue(way, x, values, support, 13, True, True)
+    assert all(len(row) == 13 for row in picks(found))
+    assert pairs_with_codes(found) == pairs_with_codes(wanted)
+    torch.testing.assert_close(*(residual_norms(x, each, values, support) for each in (found, wanted)))
+
+
+@interpreted
+@pytest.mark.parametrize("degree", [3, None])
+def test_what_is_too_large_for_a_gpus_kernels_is_composed(monkeypatch, degree):
+    monkeypatch.setattr(gpu_greedy, "_GRAM", 0)
+    monkeypatch.setattr(gpu_greedy, "_SOLVED", 3)
+    x, values, support = problem(2, 12, 20, degree)
+    assert not BACKENDS["gpu"].pursuits.in_kernels(values, support, 12, 4)
+    wanted = PURSUITS["mp_refit"](reference, x, values, support, 4)
+    found = PURSUITS["mp_refit"](BACKENDS["gpu"], x, values, support, 4)
+    assert picks(found) == picks(wanted)
+    torch.testing.assert_close(found[0].sort().values, wanted[0].sort().values)
+
+
+@interpreted
+@pytest.mark.parametrize("kind", ["random", "twice", "beyond_rank"])
+@pytest.mark.parametrize("degree", [2, 8, None])
+def test_refit_by_gpu_kernels_is_least_squares_on_any_picks(kind, degree):
+    x, values, support = problem(3, 13, 40, degree)
+    indices = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(i)) for i in range(3)])
+    indices = indices[:, : 20 if kind == "beyond_rank" else 6].contiguous()
+    if kind == "twice":
+        indices[:, 4] = indices[:, 1]
+    codes = BACKENDS["gpu"].refit(x, indices, values, support)
+    wanted = BACKENDS["torch_gather"].refit(x, indices, values, support)
+    norms = [residual_norms(x, (each, indices), values, support) for each in (codes, wanted)]
+    torch.testing.assert_close(*norms)
+    if kind != "beyond_rank":  # beyond the rank codes may be huge and nearly cancel
+        torch.testing.assert_close(codes, wanted)
 
 
 @each_backend

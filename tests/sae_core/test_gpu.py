@@ -7,7 +7,12 @@ import torch
 
 from sae_core.arms import DenseTied, Expander
 from sae_core.inference import infer_by
+from sae_core.kernels import reference
+from sae_core.kernels.dispatch import BACKENDS
+from sae_core.kernels.gpu_greedy import pursue
 from sae_core.losses import reconstruction_loss
+from sae_core.pursuit.solvers import solver
+from sae_core.supports import expander_support
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -65,3 +70,49 @@ def test_codes_found_in_inference_mode_are_those_of_the_reference(arm, reading):
         dense = torch.zeros(77, arm.n_latents, dtype=torch.float64)
         found.append(dense.scatter(1, indices.cpu(), codes.cpu()))
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("degree, ways", [(7, ("changes", "rows")), (60, ("changes", "rows")), (None, ("rows",))])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("refit", [True, False])
+def test_matching_pursuit_makes_the_picks_of_the_reference_in_each_way(degree, ways, signed, refit):
+    tokens, d_in, n, k = 40, 300, 5000, 20
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, d_in, generator=g, dtype=torch.float64)
+    x[3], x[5, 2] = 0, float("nan")
+    values = torch.nn.functional.normalize(torch.randn(n, degree or d_in, generator=g, dtype=torch.float64), dim=1)
+    support = None if degree is None else expander_support(d_in, n, degree, 0)
+    wanted = reference.matching_pursuit(x, values, support, k, signed, refit)
+    on_gpu = [None if part is None else part.cuda() for part in (x, values, support)]
+    for way in ways:
+        codes, indices = (part.cpu() for part in pursue(way, *on_gpu, k, signed, refit))
+        assert torch.equal(indices.sort().values, wanted[1].sort().values)
+        dense = [torch.zeros(tokens, n, dtype=torch.float64).scatter(1, i, c) for c, i in ((codes, indices), wanted)]
+        torch.testing.assert_close(dense[0], dense[1], equal_nan=True)
+
+
+def test_matching_pursuit_never_holds_all_correlations():
+    tokens, n = 16384, 65536
+    values = torch.nn.functional.normalize(torch.randn(n, 7, device="cuda"), dim=1)
+    support = expander_support(1024, n, 7, 0).cuda()
+    x = torch.randn(tokens, 1024, device="cuda")
+    pursue("changes", x[:100], values, support, 16, True, True)  # the first call compiles
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    pursue("changes", x, values, support, 16, True, True)
+    assert torch.cuda.max_memory_allocated() - before < tokens * n * 4 / 3
+
+
+@pytest.mark.parametrize("name", ["gomp4", "mp_refit", "cosamp"])
+def test_duplicate_atoms_and_picks_beyond_the_rank_are_handled_as_by_the_reference(name):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(9, 200, generator=g, dtype=torch.float64)
+    values = torch.nn.functional.normalize(torch.randn(20, 8, generator=g, dtype=torch.float64), dim=1).repeat(2, 1)
+    support = torch.arange(8).repeat(40, 1)
+    left = []
+    for device, backend in (("cpu", "reference"), ("cuda", "gpu")):
+        parts = [part.to(device) for part in (x, values, support)]
+        codes, indices = solver(name)(BACKENDS[backend], *parts, 13)
+        assert codes.isfinite().all()
+        left.append(reference.residual(x, codes.cpu(), indices.cpu(), values, support).norm(dim=1))
+    torch.testing.assert_close(left[1], left[0])

@@ -1,0 +1,189 @@
+"""Matching pursuit and least squares on a GPU: one Triton program per token.
+
+A token's correlations stay in memory while its program picks. After a pick they are brought up to date in one of two
+ways. *Changes*: the d * d * n / m atoms that share a row with the pick are changed one by one, by atomic additions.
+*Rows*: all n are changed by a row of the atoms' Gram matrix (n_latents, n_latents), which is made for the call. Dense
+atoms know the second way alone, and where their Gram matrix is too large the pursuit is composed of encoders
+(`composed`), as OMP and generalised OMP always are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sae_core.kernels import gpu
+from sae_core.kernels.composed import Composed, Fit
+from sae_core.pursuit.reference import rounding
+
+_HELD = 1 << 28  # bytes of correlations, or of products of picks, that are held at once
+_GRAM = 1 << 30  # bytes of the largest Gram matrix
+_CHANGE = 8  # changing one correlation takes as long as so many of a row's
+_LATENTS, _TOKENS = 32, 32  # that one program makes the correlations of
+_BLOCK = 2048  # correlations that a program reads at once
+_ROWS, _ENTRIES = 8, 64  # rows of a pick, and atoms on each, that are changed at once
+_AT_ONCE = 1024  # atoms whose rows of the Gram matrix are made at once
+_COMPARISON = 3  # comparing the rows of two picks d * d times takes as long as d * d * 3 multiply-adds
+_SOLVED = 128  # most picks that one program solves
+
+
+class OnGpu(Composed):
+    """The pursuits of the GPU's backend: matching pursuit and least squares in Triton, the others composed."""
+
+    def matching_pursuit(
+        self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what `autograd.Pursuits.matching_pursuit` defines."""
+        way = cheapest_way(values, support, x.shape[1])
+        if way is None:
+            return super().matching_pursuit(x, values, support, k, signed, refit)
+        return pursue(way, x, values, support, k, signed, refit)
+
+    def in_kernels(self, values: Tensor, support: Tensor | None, d_in: int, k: int) -> bool:
+        """Return whether `matching_pursuit` is made of kernels alone, so that the host never waits for the device."""
+        return cheapest_way(values, support, d_in) is not None and k <= _SOLVED
+
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """Compute what `autograd.Pursuits.refit` defines."""
+        k = indices.shape[1]
+        if k > _SOLVED:
+            return super().refit(x, indices, values, support)
+        fit = Fit(gpu, x, values, support, k)
+        fit.picks, fit.taken = indices, torch.ones_like(indices, dtype=torch.bool)
+        least_squares(fit)
+        return fit.result()[0]
+
+
+def cheapest_way(values: Tensor, support: Tensor | None, d_in: int) -> str | None:
+    """Return how correlations are best brought up to date: "changes", "rows", or None where neither can be."""
+    n, degree = values.shape
+    gram_fits = n * n * max(values.element_size(), 4) <= _GRAM  # 16-bit values are computed in 32
+    if support is None:
+        return "rows" if gram_fits else None
+    return "rows" if gram_fits and _CHANGE * degree * degree > d_in else "changes"
+
+
+class _ByRow(NamedTuple):
+    """The atoms' values, ordered by the row that they stand on: row r has those from first[r] to first[r + 1]."""
+
+    first: Tensor  # int64 (d_in + 1,)
+    atoms: Tensor  # int64 (n_latents * degree,)
+    values: Tensor  # (n_latents * degree,)
+
+    @classmethod
+    def of(cls, values: Tensor, support: Tensor, d_in: int) -> _ByRow:
+        rows, order = support.flatten().sort()
+        first = torch.searchsorted(rows, torch.arange(d_in + 1, device=rows.device))
+        return cls(first, order // support.shape[1], values.flatten()[order])
+
+
+def pursue(
+    way: str, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
+) -> tuple[Tensor, Tensor]:
+    """Compute what `autograd.Pursuits.matching_pursuit` defines, by "changes" or by "rows"."""
+    fit = Fit(gpu, x, values, support, k)
+    fit.picks.fill_(-1)  # where none is made
+    gram, by_row = None, (None, None, None)
+    if way == "rows":
+        gram = _gram(fit.values, support, x.shape[1])
+    else:
+        assert support is not None
+        by_row = _ByRow.of(fit.values, support, x.shape[1])
+    for tokens in _parts(len(x), len(values) * fit.values.element_size()):
+        _pick(fit, tokens, gram, by_row, signed)
+    fit.taken = fit.picks >= 0
+    fit.picks.clamp_(min=0)
+    if refit and k <= _SOLVED:
+        least_squares(fit)
+    elif refit:
+        fit.refit()
+    return fit.result()
+
+
+def _pick(fit: Fit, tokens: slice, gram: Tensor | None, by_row: tuple[Tensor | None, ...], signed: bool) -> None:
+    """Make the picks of `tokens`, with their codes, and leave what remains of the targets in `fit.residual`."""
+    residual, picks, codes = fit.residual[tokens], fit.picks[tokens], fit.codes[tokens]
+    (n, degree), (_, k) = fit.values.shape, picks.shape
+    z = _correlations(residual, fit.values, fit.support)
+    arguments = (z, residual, fit.least()[tokens], fit.values, fit.support, *by_row, gram, picks, codes)
+    gpu.triton_kernels().matching_pursuit[(len(z),)](
+        *arguments,
+        *(n, residual.shape[1], degree, k),
+        MAGNITUDE=not signed,
+        SPARSE=fit.support is not None,
+        BY_ROWS=gram is not None,
+        BLOCK=min(_BLOCK if gram is None else 2 * _BLOCK, gpu.power_of_two(n)),
+        DEGREE=min(gpu.power_of_two(degree), _ROWS if gram is None else _BLOCK),
+        ENTRIES=_ENTRIES,
+        num_warps=16 if gram is not None and n > _BLOCK else 8,
+    )
+
+
+def least_squares(fit: Fit) -> None:
+    """Set the codes to the least squares solution on all picks taken; `residual` becomes what they leave."""
+    fit.codes.zero_()
+    fit.residual = fit.target.clone()
+    k, triton = fit.picks.shape[1], gpu.triton_kernels()
+    width = gpu.power_of_two(k)
+    for tokens in _parts(len(fit.picks), k * k * fit.codes.element_size()):
+        picks, codes, target = fit.picks[tokens], fit.codes[tokens], fit.target[tokens]
+        made = picks.masked_fill(~fit.taken[tokens], -1)
+        gram = _gram_of_picks(made, fit.values, fit.support, target.shape[1])
+        gram.diagonal(dim1=1, dim2=2).add_(made < 0)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        factor = factor.mT.contiguous()
+        for _ in range(2):  # a second time, for the error that the factor's rounding left
+            products = gpu.atom_products(fit.residual[tokens], picks, fit.values, fit.support).mul_(made >= 0)
+            sizes = (products, codes, k, rounding(codes.dtype))
+            triton.substitute[(len(picks),)](gram, factor, failed, *sizes, PICKS=width, num_warps=1)
+            triton.eliminate[(len(picks),)](gram, failed, *sizes, PICKS=width, num_warps=gpu.warps(width * width))
+            fit.residual[tokens] = gpu.weighted_atoms(-codes, picks, fit.values, fit.support, target.shape[1], target)
+
+
+def _gram_of_picks(picks: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
+    """Return the products of each token's picks (tokens, k, k); those of a pick of -1 are 0."""
+    tokens, k = picks.shape
+    gram = values.new_empty(tokens, k, k)
+    if support is not None and _COMPARISON * support.shape[1] ** 2 <= d_in:
+        width = gpu.power_of_two(k)
+        arguments = (picks, values, support, gram, support.shape[1], k)
+        gpu.triton_kernels().gram_of_picks[(tokens,)](*arguments, PICKS=width, num_warps=2 * gpu.warps(width * width))
+        return gram
+    for part in _parts(tokens, k * d_in * values.element_size()):
+        made, latents = picks[part] >= 0, picks[part].clamp(min=0)
+        atoms = values[latents] * made[..., None]
+        if support is not None:
+            atoms = atoms.new_zeros(*latents.shape, d_in).scatter_(2, support[latents], atoms)
+        torch.bmm(atoms, atoms.mT, out=gram[part])
+    return gram
+
+
+def _correlations(x: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+    """Return <atom, x> of every token and atom: (tokens, n_latents)."""
+    if support is None:
+        return x @ values.T
+    (n, degree), tokens = values.shape, len(x)
+    z = x.new_empty(tokens, n)
+    grid = (-(-n // _LATENTS), -(-tokens // _TOKENS))
+    arguments = (x.T.contiguous(), values, support, z, tokens, n, degree)
+    gpu.triton_kernels().correlations[grid](*arguments, GROUP=_LATENTS, TOKENS=_TOKENS)
+    return z
+
+
+def _gram(values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
+    """Return the atoms' Gram matrix (n_latents, n_latents)."""
+    if support is None:
+        return values @ values.T
+    parts = []
+    for atoms, rows in zip(values.split(_AT_ONCE), support.split(_AT_ONCE), strict=True):
+        dense = values.new_zeros(len(atoms), d_in).scatter_(1, rows, atoms)
+        parts.append(_correlations(dense, values, support))
+    return torch.cat(parts)
+
+
+def _parts(tokens: int, bytes_each: int) -> list[slice]:
+    """Return slices of so many tokens that each holds `_HELD` bytes at most (but one token at least)."""
+    many = max(1, _HELD // bytes_each)
+    return [slice(first, first + many) for first in range(0, tokens, many)]
