@@ -53,6 +53,11 @@ def loss_gradients(sae: SAE, h: Tensor) -> tuple[SAEResidual, Tensor]:
     return SAEResidual(output.residual.detach(), output.codes.detach(), output.indices), errors.detach()
 
 
+def is_written_out(sae: SAE) -> bool:
+    """Return whether `loss_gradients` of this SAE are the module's formulas, and not autograd's."""
+    return _backend_to_write_out(sae) is not None
+
+
 def _backend_to_write_out(sae: SAE) -> Differentiable | None:
     """Return the backend that computes the module's formulas; None where these do not hold.
 

@@ -23,6 +23,7 @@ from sweep.machine.gpus import device_from
 from sweep.machine.process import keep_freed_memory, machine_memory
 from sweep.plan.workload import step_work
 from sweep.train.loop import train_step
+from sweep.train.recorded import RecordedGradients
 
 PROBED = "probed"
 _WARM_UP = 2  # steps of a probe that are not timed
@@ -150,11 +151,12 @@ def probe(shape: StepShape, backend: str, device: torch.device) -> float:
     sae = stand_in(shape, backend).to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
     h = torch.randn(shape.batch, shape.layout.d_in, device=device)
+    recorded = RecordedGradients(sae) if device.type == "cuda" else None
     taken: list[float] = []
     started = time.perf_counter()
     while not _enough(len(taken) - _WARM_UP, time.perf_counter() - started):
         before = time.perf_counter()
-        train_step(sae, optimizer, h, 1e-4, 1.0)
+        train_step(sae, optimizer, h, 1e-4, 1.0, recorded)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         taken.append(time.perf_counter() - before)

@@ -15,6 +15,7 @@ from sae_core.rounding import Rounding
 from sae_core.sae import SAE, SAEResidual
 from sweep.train.adam import clipped_step
 from sweep.train.config import TrainConfig, TrainingError
+from sweep.train.recorded import RecordedGradients
 from sweep.train.state import Progress, TrainingState
 from sweep.train.streams import Batches, BatchRequest, Rows, Stream, Trainee, drive
 
@@ -133,7 +134,8 @@ def _advance(
 ) -> None:
     """Do one step on the batch h: the optimizer's, and where they are due the re-aiming and the change of support."""
     sae, config = state.sae, state.config
-    output, errors = train_step(sae, state.optimizer, h, config.lr_at(state.step), config.grad_clip)
+    lr = config.lr_at(state.step)
+    output, errors = train_step(sae, state.optimizer, h, lr, config.grad_clip, state.recorded)
     sae.dictionary.constrain()
     losses.append(errors.mean())
     state.step += 1
@@ -146,9 +148,17 @@ def _advance(
 
 
 def train_step(
-    sae: SAE, optimizer: torch.optim.Optimizer, h: torch.Tensor, lr: float, grad_clip: float
+    sae: SAE,
+    optimizer: torch.optim.Optimizer,
+    h: torch.Tensor,
+    lr: float,
+    grad_clip: float,
+    recorded: RecordedGradients | None = None,
 ) -> tuple[SAEResidual, torch.Tensor]:
     """Do one optimizer step on h (batch, d_in).
+
+    Args:
+        recorded: makes the gradients, of this `sae`; what is returned is then overwritten by its next call.
 
     Returns:
         the residual before the step, in coordinates of the dictionary's basis, and each token's squared error (batch,),
@@ -156,9 +166,13 @@ def train_step(
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
-    output, errors = loss_gradients(sae, h)
+    if recorded is not None:
+        results = recorded(h, grad_clip)
+        optimizer.step()
+        return results
+    results = loss_gradients(sae, h)
     clipped_step(optimizer, grad_clip)
-    return output, errors
+    return results
 
 
 def _mean_loss(losses: list[torch.Tensor], done: int) -> float:

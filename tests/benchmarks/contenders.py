@@ -18,8 +18,10 @@ from sae_core.arms import DenseTied, Expander
 from sae_core.kernels.dispatch import get_backend
 from sae_core.kernels.reference import densify
 from sae_core.pursuit.solvers import solver
+from sae_core.sae import SAE
 from sae_core.supports import expander_support
 from sweep.train.loop import train_step
+from sweep.train.recorded import RecordedGradients
 
 LR = 3e-4
 Call = Callable[[], object]
@@ -85,7 +87,8 @@ def dense_tied(cell: Cell) -> Call:
 def _our_step(sae: nn.Module, cell: Cell) -> Call:
     sae, h = sae.to(cell.device), cell.batch()
     optimizer = torch.optim.Adam(sae.parameters(), lr=LR, fused=True)
-    return lambda: train_step(sae, optimizer, h, LR, 1.0)  # type: ignore[arg-type]
+    recorded = RecordedGradients(sae) if isinstance(sae, SAE) and cell.device == "cuda" else None
+    return lambda: train_step(sae, optimizer, h, LR, 1.0, recorded)  # type: ignore[arg-type]
 
 
 class MaskedDense(nn.Module):
