@@ -1,11 +1,12 @@
 """Our kernels and training steps side by side with those of others: `make bench`, twenty minutes on two cores.
 
 All contenders run with `sweep.machine.process.keep_freed_memory`: sparsify's step at m=768 is 1.5 times as fast with it
-as without (2026-11-23). Every row runs in a process of its own, so that one row's memory is not another's, and rows
-take turns for several rounds, so that a busy machine slows all alike; a figure is the median over rounds of the median
-over repeats. Memory is the growth of the peak resident size (of allocated GPU memory) since just before the row's
-contender is built. Results go to tests/benchmarks/results/: kernels.csv, kernels.md, kernels.png (kernels-cuda... where
-a GPU is measured).
+as without (2026-11-23). Every row runs in a process of its own, so that one row's memory is not another's (on a GPU all
+rows run in this process, whose allocator tells them apart), and rows take turns for several rounds, so that a busy
+machine slows all alike; a figure is the median over rounds of the median over repeats. Memory is the growth of the peak
+resident size (of allocated GPU memory) since just before the row's contender is built. On a GPU, steps of our own are
+replayed from a CUDA graph, as in training. Results go to tests/benchmarks/results/: kernels.csv, kernels.md,
+kernels.png (kernels-cuda... where a GPU is measured).
 
     python -m tests.benchmarks.kernels [--device cpu|cuda] [--rounds 3] [--quick] [--without sae_lens,...]
 """
@@ -38,7 +39,7 @@ WIDE = (2048, 131072)  # only for our expander: dense atoms would take 1 GiB, 4 
 DEGREES = (7, 30, 102)
 DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
 PEERS = ("sae-lens", "eai-sparsify", "scikit-learn")
-SECONDS = 1.5  # a row is repeated for about this long in each round, but at least MIN_REPEATS times
+SECONDS = {"cpu": 1.5, "cuda": 0.5}  # a row is repeated for about this long in a round, but at least MIN_REPEATS times
 MIN_REPEATS = 3
 
 
@@ -79,9 +80,10 @@ def measure(name: str, cell: Cell) -> dict[str, float]:
     (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # so that thread pools and BLAS do not count as the row's memory
     before = _memory_mark(cell.device)
     call = CONTENDERS[name](cell)
-    _timed(call, cell.device)
+    for _ in range(1 if cell.device == "cpu" else 5):  # a GPU's first steps compile kernels and record a graph
+        _timed(call, cell.device)
     first = _timed(call, cell.device)
-    repeats = max(MIN_REPEATS, min(50, int(SECONDS / first)))
+    repeats = max(MIN_REPEATS, min(50, int(SECONDS[cell.device] / first)))
     seconds = statistics.median(_timed(call, cell.device) for _ in range(repeats))
     return {"seconds": seconds, "memory": _memory_peak(cell.device) - before}
 
@@ -111,14 +113,16 @@ def _memory_peak(device: str) -> int:
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def in_a_process(name: str, cell: Cell) -> dict[str, float] | None:
-    """Run `measure` in a fresh process; where it fails, print the reason and return None."""
+def in_a_process(name: str, cell: Cell) -> dict[str, float]:
+    """Run `measure` in a fresh process; raise CalledProcessError where it fails."""
     command = [sys.executable, "-m", "tests.benchmarks.kernels", "--row", json.dumps([name, asdict(cell)])]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    if ran.returncode:
-        print(f"  {name} failed: {(ran.stderr.strip().splitlines() or ['no message'])[-1]}")
-        return None
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(ran.stdout.splitlines()[-1])
+
+
+def _last_line(error: Exception) -> str:
+    text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    return (text.strip().splitlines() or ["no message"])[-1]
 
 
 def collect(rows: list[tuple[str, str, Cell]], rounds: int) -> pd.DataFrame:
@@ -126,8 +130,10 @@ def collect(rows: list[tuple[str, str, Cell]], rounds: int) -> pd.DataFrame:
     found: dict[int, list[dict[str, float]]] = {}
     for turn in range(rounds):
         for i, (_, name, cell) in enumerate(rows):
-            result = in_a_process(name, cell)
-            if result is None:
+            try:
+                result = measure(name, cell) if cell.device == "cuda" else in_a_process(name, cell)
+            except (subprocess.CalledProcessError, torch.OutOfMemoryError, ImportError) as error:
+                print(f"  {name} failed: {_last_line(error)}")
                 continue
             found.setdefault(i, []).append(result)
             rate = cell.tokens / result["seconds"] / 1e3
@@ -245,17 +251,19 @@ def _draw_steps(axes: Any, table: pd.DataFrame) -> None:
     ]
     shapes = list(side[["d_in", "n_latents"]].drop_duplicates().itertuples(index=False))
     names = list(side["name"].drop_duplicates())
-    blues = [colormaps["Blues"](tone) for tone in (0.9, 0.7, 0.5)]
-    colours = dict(zip(names, [*blues, *(f"C{i}" for i in (9, 8, 3, 4, 5, 6))], strict=False))
+    ours = [name for name in names if name.startswith("expander d=")]
+    others = [name for name in names if name not in ours]
+    colours = {name: colormaps["Blues"](0.9 - 0.2 * i) for i, name in enumerate(ours)}
+    colours |= {name: colormaps["tab20"](2 + i) for i, name in enumerate(others)}  # the first two are blues
     for x, shape in enumerate(shapes):
         rows = side[(side["d_in"] == shape.d_in) & (side["n_latents"] == shape.n_latents)]
-        at = [x + (i - (len(rows) - 1) / 2) * 0.12 for i in range(len(rows))]
-        axes.bar(at, rows["tokens_per_second"], 0.12, color=[colours[name] for name in rows["name"]])
-    axes.set(yscale="log", ylabel="tokens per second", title="training step, batch 1024, k=64")
-    axes.set_ylim(top=side["tokens_per_second"].max() * 8)
+        width = 0.9 / len(names)
+        at = [x + (i - (len(rows) - 1) / 2) * width for i in range(len(rows))]
+        axes.bar(at, rows["tokens_per_second"], width, color=[colours[name] for name in rows["name"]])
+    axes.set(yscale="log", ylabel="tokens per second", title=f"training step, batch {side['tokens'].iloc[0]}, k=64")
     axes.set_xticks(range(len(shapes)), [f"m={shape.d_in}\nn={shape.n_latents}" for shape in shapes])
     handles = [Rectangle((0, 0), 1, 1, color=colours[name]) for name in names]
-    axes.legend(handles, names, fontsize=7, ncols=3, loc="upper right")
+    axes.legend(handles, names, fontsize=7, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
 
 def _draw_growth(axes: Any, table: pd.DataFrame) -> None:
