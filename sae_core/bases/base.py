@@ -33,6 +33,7 @@ class Basis(nn.Module):
     """
 
     follows_data: ClassVar[bool] = False  # whether `make` looks at activations
+    solves: ClassVar[bool] = False  # whether `into` solves equations, for which the host waits for a GPU
     needs_seed: ClassVar[bool] = False  # whether a saved one must have its seed to be the same again
 
     name: BasisName

@@ -32,6 +32,7 @@ class Monarch(Basis):
     """
 
     follows_data = True
+    solves = True
 
     def __init__(self, values: torch.Tensor, widths: tuple[int, int], trained: bool = False):
         super().__init__()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sae_core.kernels import gpu
-from sae_core.kernels.composed import Composed, Fit
+from sae_core.kernels.autograd import widened
+from sae_core.kernels.composed import Composed
 from sae_core.pursuit.reference import rounding
 
 _HELD = 1 << 28  # bytes of correlations, or of products of picks, that are held at once
@@ -37,23 +38,22 @@ class OnGpu(Composed):
     ) -> tuple[Tensor, Tensor]:
         """Compute what `autograd.Pursuits.matching_pursuit` defines."""
         way = cheapest_way(values, support, x.shape[1])
-        if way is None:
+        if way is None or k > _SOLVED:
             return super().matching_pursuit(x, values, support, k, signed, refit)
         return pursue(way, x, values, support, k, signed, refit)
+
+    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
+        """Compute what `autograd.Pursuits.refit` defines."""
+        if indices.shape[1] > _SOLVED:
+            return super().refit(x, indices, values, support)
+        targets = _Targets.of(x)
+        codes = torch.zeros_like(indices, dtype=targets.scaled.dtype)
+        _least_squares(targets.scaled, widened(values), support, indices, codes)
+        return (codes * targets.scale[:, None]).to(x.dtype)
 
     def in_kernels(self, values: Tensor, support: Tensor | None, d_in: int, k: int) -> bool:
         """Return whether `matching_pursuit` is made of kernels alone, so that the host never waits for the device."""
         return cheapest_way(values, support, d_in) is not None and k <= _SOLVED
-
-    def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
-        """Compute what `autograd.Pursuits.refit` defines."""
-        k = indices.shape[1]
-        if k > _SOLVED:
-            return super().refit(x, indices, values, support)
-        fit = Fit(gpu, x, values, support, k)
-        fit.picks, fit.taken = indices, torch.ones_like(indices, dtype=torch.bool)
-        least_squares(fit)
-        return fit.result()[0]
 
 
 def cheapest_way(values: Tensor, support: Tensor | None, d_in: int) -> str | None:
@@ -79,71 +79,103 @@ class _ByRow(NamedTuple):
         return cls(first, order // support.shape[1], values.flatten()[order])
 
 
+class _Targets(NamedTuple):
+    """Targets of any scale as numbers near 1; those that are not finite are 0, and their scale is NaN."""
+
+    scaled: Tensor  # (tokens, d_in)
+    residual: Tensor  # the same, to subtract from
+    scale: Tensor  # (tokens,): powers of two
+    least: Tensor  # (tokens,): the rounding error of each; a code that is not above it does not matter
+
+    @classmethod
+    def of(cls, x: Tensor) -> _Targets:
+        x = widened(x)
+        tokens, d_in = x.shape
+        targets = cls(torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens), x.new_empty(tokens))
+        width = gpu.power_of_two(d_in)
+        if tokens:
+            gpu.triton_kernels().scaled[(tokens,)](
+                x, *targets, d_in, rounding(x.dtype), WIDTH=width, num_warps=gpu.warps(width)
+            )
+        return targets
+
+
 def pursue(
     way: str, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
 ) -> tuple[Tensor, Tensor]:
     """Compute what `autograd.Pursuits.matching_pursuit` defines, by "changes" or by "rows"."""
-    fit = Fit(gpu, x, values, support, k)
-    fit.picks.fill_(-1)  # where none is made
+    n, (tokens, d_in), dtype = len(values), x.shape, x.dtype
+    targets, values = _Targets.of(x), widened(values)
+    picks, codes = x.new_empty(tokens, k, dtype=torch.int64), values.new_empty(tokens, k)
     gram, by_row = None, (None, None, None)
     if way == "rows":
-        gram = _gram(fit.values, support, x.shape[1])
+        gram = _gram(values, support, d_in)
     else:
         assert support is not None
-        by_row = _ByRow.of(fit.values, support, x.shape[1])
-    for tokens in _parts(len(x), len(values) * fit.values.element_size()):
-        _pick(fit, tokens, gram, by_row, signed)
-    fit.taken = fit.picks >= 0
-    fit.picks.clamp_(min=0)
-    if refit and k <= _SOLVED:
-        least_squares(fit)
-    elif refit:
-        fit.refit()
-    return fit.result()
+        by_row = _ByRow.of(values, support, d_in)
+    for part in _parts(tokens, n * values.element_size()):
+        of_part = targets.residual[part], targets.least[part]
+        _pick(*of_part, values, support, gram, by_row, picks[part], codes[part], signed)
+    if refit:
+        codes.zero_()
+        _least_squares(targets.scaled, values, support, picks, codes)
+    if tokens:
+        sizes = {"PICKS": gpu.power_of_two(k), "UNUSED": gpu.power_of_two(min(n, 2 * k))}
+        gpu.triton_kernels().filled_up[(tokens,)](picks, codes, targets.scale, n, k, **sizes)
+    return codes.to(dtype), picks
 
 
-def _pick(fit: Fit, tokens: slice, gram: Tensor | None, by_row: tuple[Tensor | None, ...], signed: bool) -> None:
-    """Make the picks of `tokens`, with their codes, and leave what remains of the targets in `fit.residual`."""
-    residual, picks, codes = fit.residual[tokens], fit.picks[tokens], fit.codes[tokens]
-    (n, degree), (_, k) = fit.values.shape, picks.shape
-    z = _correlations(residual, fit.values, fit.support)
-    arguments = (z, residual, fit.least()[tokens], fit.values, fit.support, *by_row, gram, picks, codes)
+def _pick(
+    residual: Tensor,
+    least: Tensor,
+    values: Tensor,
+    support: Tensor | None,
+    gram: Tensor | None,
+    by_row: tuple[Tensor | None, ...],
+    picks: Tensor,
+    codes: Tensor,
+    signed: bool,
+) -> None:
+    """Fill picks and codes (tokens, k), with -1 and 0 where none is made; subtract the picks from `residual`."""
+    (n, degree), (_, k) = values.shape, picks.shape
+    z = _correlations(residual, values, support)
     gpu.triton_kernels().matching_pursuit[(len(z),)](
-        *arguments,
+        *(z, residual, least, values, support, *by_row, gram, picks, codes),
         *(n, residual.shape[1], degree, k),
         MAGNITUDE=not signed,
-        SPARSE=fit.support is not None,
+        SPARSE=support is not None,
         BY_ROWS=gram is not None,
         BLOCK=min(_BLOCK if gram is None else 2 * _BLOCK, gpu.power_of_two(n)),
         DEGREE=min(gpu.power_of_two(degree), _ROWS if gram is None else _BLOCK),
         ENTRIES=_ENTRIES,
+        PICKS=gpu.power_of_two(k),
         num_warps=16 if gram is not None and n > _BLOCK else 8,
     )
 
 
-def least_squares(fit: Fit) -> None:
-    """Set the codes to the least squares solution on all picks taken; `residual` becomes what they leave."""
-    fit.codes.zero_()
-    fit.residual = fit.target.clone()
-    k, triton = fit.picks.shape[1], gpu.triton_kernels()
+def _least_squares(target: Tensor, values: Tensor, support: Tensor | None, picks: Tensor, codes: Tensor) -> None:
+    """Add the least squares solution on all picks (tokens, k) to `codes`, which are 0; a pick of -1 has none."""
+    (tokens, d_in), k, triton = target.shape, picks.shape[1], gpu.triton_kernels()
     width = gpu.power_of_two(k)
-    for tokens in _parts(len(fit.picks), k * k * fit.codes.element_size()):
-        picks, codes, target = fit.picks[tokens], fit.codes[tokens], fit.target[tokens]
-        made = picks.masked_fill(~fit.taken[tokens], -1)
-        gram = _gram_of_picks(made, fit.values, fit.support, target.shape[1])
-        gram.diagonal(dim1=1, dim2=2).add_(made < 0)
+    for part in _parts(tokens, k * k * codes.element_size()):
+        mine, found, left = picks[part], codes[part], target[part]
+        latents = mine.clamp(min=0) if support is None else mine  # kernels of dense atoms know no -1
+        gram = _gram_of_picks(mine, values, support, d_in)
         factor, failed = torch.linalg.cholesky_ex(gram)
         factor = factor.mT.contiguous()
-        for _ in range(2):  # a second time, for the error that the factor's rounding left
-            products = gpu.atom_products(fit.residual[tokens], picks, fit.values, fit.support).mul_(made >= 0)
-            sizes = (products, codes, k, rounding(codes.dtype))
-            triton.substitute[(len(picks),)](gram, factor, failed, *sizes, PICKS=width, num_warps=1)
-            triton.eliminate[(len(picks),)](gram, failed, *sizes, PICKS=width, num_warps=gpu.warps(width * width))
-            fit.residual[tokens] = gpu.weighted_atoms(-codes, picks, fit.values, fit.support, target.shape[1], target)
+        for again in (True, False):  # a second time, for the error that the factor's rounding left
+            products = gpu.atom_products(left, latents, values, support)
+            if support is None:
+                products *= mine >= 0
+            sizes = (products, found, k, rounding(codes.dtype))
+            triton.substitute[(len(mine),)](gram, factor, failed, *sizes, PICKS=width, num_warps=1)
+            triton.eliminate[(len(mine),)](gram, failed, *sizes, PICKS=width, num_warps=gpu.warps(width * width))
+            if again:
+                left = gpu.weighted_atoms(-found, latents, values, support, d_in, target[part])
 
 
 def _gram_of_picks(picks: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
-    """Return the products of each token's picks (tokens, k, k); those of a pick of -1 are 0."""
+    """Return the products of each token's picks (tokens, k, k); a pick of -1 is orthogonal to all others."""
     tokens, k = picks.shape
     gram = values.new_empty(tokens, k, k)
     if support is not None and _COMPARISON * support.shape[1] ** 2 <= d_in:
@@ -157,6 +189,7 @@ def _gram_of_picks(picks: Tensor, values: Tensor, support: Tensor | None, d_in: 
         if support is not None:
             atoms = atoms.new_zeros(*latents.shape, d_in).scatter_(2, support[latents], atoms)
         torch.bmm(atoms, atoms.mT, out=gram[part])
+    gram.diagonal(dim1=1, dim2=2).add_(picks < 0)
     return gram
 
 

@@ -164,7 +164,8 @@ def add_picks(
     token = tl.program_id(0).to(tl.int64)
     pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
     here = pick < k
-    latent = tl.load(indices + token * k + pick, mask=here, other=0)
+    latent = tl.load(indices + token * k + pick, mask=here, other=-1)
+    here = latent >= 0  # -1 stands for no pick
     weight = tl.load(weights + token * k + pick, mask=here, other=0.0)
     for start in range(0, degree, DEGREE):
         i = start + tl.arange(0, DEGREE)
@@ -184,8 +185,8 @@ def atom_products(y, indices, values, support, out, tokens, d_in, degree, k, PIC
     """Write <atom picked, y of the token> to out (tokens, k)."""
     token = tl.program_id(0).to(tl.int64)
     pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
-    here = pick < k
-    latent = tl.load(indices + token * k + pick, mask=here, other=0)
+    latent = tl.load(indices + token * k + pick, mask=pick < k, other=-1)
+    here = latent >= 0  # -1 stands for no pick, whose product is 0
     total = tl.zeros((PICKS,), dtype=values.dtype.element_ty)
     for start in range(0, degree, DEGREE):
         i = start + tl.arange(0, DEGREE)
@@ -194,7 +195,52 @@ def atom_products(y, indices, values, support, out, tokens, d_in, degree, k, PIC
         row = tl.load(support + entry, mask=real, other=0)
         term = tl.load(values + entry, mask=real, other=0.0) * tl.load(y + token * d_in + row, mask=real, other=0.0)
         total += tl.sum(term, axis=1)
-    tl.store(out + token * k + pick, total, mask=here)
+    tl.store(out + token * k + pick, total, mask=pick < k)
+
+
+@triton.jit
+def scaled(x, target, residual, scale, least, d_in, tolerance, WIDTH: tl.constexpr):
+    """Write x / scale (tokens, d_in) to target and residual, and `tolerance` times its norm to least (tokens,).
+
+    A scale is a power of two near the largest magnitude, so that dividing is exact and no square over- or underflows.
+    Where x is not finite, target is 0 and scale (tokens,) is NaN.
+    """
+    token = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, WIDTH)
+    v = tl.load(x + token * d_in + at, mask=at < d_in, other=0.0)
+    size = tl.abs(v)
+    finite = tl.min(((v == v) & (size < float("inf"))).to(tl.int32), 0) == 1
+    v = tl.where(finite, v, 0.0)
+    top = tl.max(tl.where(finite, size, 0.0), 0)
+    if v.dtype == tl.float64:
+        exponent = tl.minimum(tl.maximum((top.to(tl.int64, bitcast=True) >> 52) - 1022, -1000), 1000)
+        scale_of = ((exponent + 1023) << 52).to(tl.float64, bitcast=True)
+        inverse = ((1023 - exponent) << 52).to(tl.float64, bitcast=True)
+    else:
+        exponent = tl.minimum(tl.maximum((top.to(tl.int32, bitcast=True) >> 23) - 126, -125), 125)
+        scale_of = ((exponent + 127) << 23).to(tl.float32, bitcast=True)
+        inverse = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
+    v *= inverse
+    tl.store(target + token * d_in + at, v, mask=at < d_in)
+    tl.store(residual + token * d_in + at, v, mask=at < d_in)
+    tl.store(scale + token, tl.where(finite, scale_of, float("nan")))
+    tl.store(least + token, tolerance * tl.sqrt(tl.sum(v * v, 0)))
+
+
+@triton.jit
+def filled_up(picks, codes, scale, n, k, PICKS: tl.constexpr, UNUSED: tl.constexpr):
+    """Multiply codes (tokens, k) by scale (tokens,), and put the unused atoms of lowest index where a pick is -1."""
+    token = tl.program_id(0).to(tl.int64)
+    at, atom = tl.arange(0, PICKS), tl.arange(0, UNUSED)
+    pick = tl.load(picks + token * k + at, mask=at < k, other=0)
+    missing = ((pick < 0) & (at < k)).to(tl.int32)
+    used = tl.max(((atom[:, None] == pick[None, :]) & (at < k)[None, :]).to(tl.int32), 1)
+    unused = 1 - used
+    wanted = tl.cumsum(missing, 0)[None, :] == tl.cumsum(unused, 0)[:, None]
+    filling = tl.sum(tl.where(wanted & (unused == 1)[:, None], atom[:, None], 0), 0)
+    tl.store(picks + token * k + at, tl.where(missing == 1, filling, pick), mask=at < k)
+    code = tl.load(codes + token * k + at, mask=at < k, other=0.0)
+    tl.store(codes + token * k + at, code * tl.load(scale + token), mask=at < k)
 
 
 @triton.jit
@@ -220,8 +266,9 @@ def matching_pursuit(
     BLOCK: tl.constexpr,
     DEGREE: tl.constexpr,
     ENTRIES: tl.constexpr,
+    PICKS: tl.constexpr,
 ):
-    """Pick up to k atoms for the token of this program, and write them to picks and codes (tokens, k).
+    """Pick up to k atoms for the token of this program, and write them to picks and codes (tokens, k), then -1 and 0.
 
     A pick is the atom of the largest correlation z; those picked before have NaN there, which is never the largest.
     Its code is its product with `residual` (tokens, d_in), made anew, so that it has none of the rounding errors that
@@ -235,6 +282,10 @@ def matching_pursuit(
     z += token * n
     residual += token * d_in
     limit = tl.load(least + token)
+    each = tl.arange(0, PICKS)
+    tl.store(picks + token * k + each, -1, mask=each < k)
+    tl.store(codes + token * k + each, 0.0, mask=each < k)
+    tl.debug_barrier()
     lanes, within, entry = tl.arange(0, BLOCK), tl.arange(0, DEGREE), tl.arange(0, ENTRIES)
     code, pick = tl.full((), 0.0, dtype=values.dtype.element_ty), tl.full((), 0, dtype=tl.int64)
     done = 0
@@ -300,7 +351,7 @@ def _product(y, values, support, latent, degree, SPARSE: tl.constexpr, DEGREE: t
 
 @triton.jit
 def gram_of_picks(picks, values, support, out, degree, k, PICKS: tl.constexpr):
-    """Write the products of the token's picks to out (tokens, k, k); a pick of -1 has products of 0."""
+    """Write the products of the token's picks to out (tokens, k, k); a pick of -1 is orthogonal to all others."""
     token = tl.program_id(0).to(tl.int64)
     pick = tl.arange(0, PICKS)
     latent = tl.load(picks + token * k + pick, mask=pick < k, other=-1)
@@ -313,6 +364,7 @@ def gram_of_picks(picks, values, support, out, degree, k, PICKS: tl.constexpr):
             other_row = tl.load(support + latent * degree + j, mask=real, other=-2).to(tl.int32)
             other = tl.load(values + latent * degree + j, mask=real, other=0.0)
             gram += tl.where(row[:, None] == other_row[None, :], value[:, None] * other[None, :], 0.0)
+    gram += tl.where((pick[:, None] == pick[None, :]) & (latent < 0)[:, None], 1.0, 0.0)
     here = (pick[:, None] < k) & (pick[None, :] < k)
     tl.store(out + token * k * k + pick[:, None] * k + pick[None, :], gram, mask=here)
 

@@ -171,7 +171,7 @@ def machine(device: str) -> str:
         level = torch.backends.cpu.get_cpu_capability()
         where = f"{model} ({level}), {torch.get_num_threads()} threads of {os.cpu_count()} CPUs"
     versions = []
-    for package in ("torch", *PEERS):
+    for package in ("torch", *(("triton",) if device == "cuda" else ()), *PEERS):
         try:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
@@ -179,9 +179,19 @@ def machine(device: str) -> str:
     return f"{where}; Python {platform.python_version()}, {', '.join(versions)}"
 
 
+def command(benchmark: str, device: str) -> str:
+    """Return the command that measures on `device`, as pages of results name it."""
+    return "`make bench`" if device == "cpu" else f"`python -m tests.benchmarks.{benchmark} --device {device}`"
+
+
 def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
     """Return the page of results: a table for each shape, and the growth along each axis."""
-    lines = ["# Kernels and training steps, side by side", "", f"{date.today()}; {about}. Command: `make bench`.", ""]
+    lines = [
+        "# Kernels and training steps, side by side",
+        "",
+        f"{date.today()}; {about}. Command: {command('kernels', device)}.",
+        "",
+    ]
     lines += ["Medians. Freed memory is kept for every row (see the command's docstring), peers included."]
     lines += [f"A row's slowest round took {table['slowest_over_fastest'].median():.2f} times its fastest (median)", ""]
     side = table[table["part"] == "side by side"]
@@ -204,8 +214,6 @@ def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
             steps = ", ".join(f"{row[axis]}: {row['seconds'] * 1e3:.1f}" for _, row in rows.iterrows())
             lines.append(f"| {axis} | {steps} |")
         lines.append("")
-    if device == "cpu":
-        lines += ["GPU: not measured (`python -m tests.benchmarks.kernels --device cuda` on a machine with one).", ""]
     return "\n".join(lines)
 
 
@@ -271,7 +279,7 @@ def _draw_growth(axes: Any, table: pd.DataFrame) -> None:
     growth, (slope, intercept) = table[table["part"] == "growth: degree"], degree_line(table)
     axes.plot(growth["degree"], growth["seconds"] * 1e3, "o", color="C0", label="measured")
     axes.plot([0, 102], [intercept * 1e3, (intercept + 102 * slope) * 1e3], color="C0", lw=1, label="line")
-    axes.set(xlabel="d, values per atom", ylabel="ms a step", title="expander step against d: m=2048, n=16384, k=64")
+    axes.set(xlabel="d, values per atom", ylabel="ms a step", title="expander step: m=2048, n=16384, k=64")
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=8)
 

@@ -16,7 +16,7 @@ from datetime import date
 import pandas as pd
 
 from tests.benchmarks.contenders import SOLVERS, Cell
-from tests.benchmarks.kernels import RESULTS, collect, machine
+from tests.benchmarks.kernels import RESULTS, collect, command, machine
 
 SHAPES = [(512, 4096, 7), (512, 4096, 50), (2048, 16384, 7)]
 ONE_SHOT = ("encode_expander", "encode_torch_fp32", "encode_torch_bf16")
@@ -44,7 +44,7 @@ def rows(device: str, quick: bool) -> list[tuple[str, str, Cell]]:
 
 def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
     """Return the page of results, with a table for each shape; `about` says which machine and versions."""
-    lines = ["# Pursuits, side by side", "", f"{date.today()}; {about}. Command: `make bench`.", ""]
+    lines = ["# Pursuits, side by side", "", f"{date.today()}; {about}. Command: {command('pursuits', device)}.", ""]
     lines += ["Codes of k=64 atoms for random targets; medians. `refit` is least squares on given picks alone."]
     lines += [
         f"A row's slowest round took {table['slowest_over_fastest'].median():.2f} times its fastest (median).",
@@ -61,10 +61,9 @@ def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
                 f"| {name} | {speed:,.0f} | {f'{target:,}' if target else ''} | {rate['omp'] / speed:,.2f}x | {batch} |"
             )
         lines.append("")
-        share = rate["train_by_mp_refit"] / rate["mp_refit"]
-        lines += [f"A training step by mp_refit runs at {share:.2f} of its inference's rate.", ""]
-    if device == "cpu":
-        lines += ["GPU: not measured (`python -m tests.benchmarks.pursuits --device cuda` on a machine with one).", ""]
+        if {"train_by_mp_refit", "mp_refit"} <= set(rate.index):
+            share = rate["train_by_mp_refit"] / rate["mp_refit"]
+            lines += [f"A training step by mp_refit runs at {share:.2f} of its inference's rate.", ""]
     return "\n".join(lines)
 
 

@@ -282,7 +282,7 @@ for name, fixed in (
     ("group_maxima", {}), ("correlations", {}), ("candidates", {}), ("atom_products", {}),
     ("largest", {}), ("largest", {"GROUP": 0, "groups": None, "codes": None}),
     ("add_picks", {"TO_ATOMS": False}), ("add_picks", {"TO_ATOMS": True}), ("gram_of_picks", {}),
-    ("substitute", {}), ("eliminate", {}),
+    ("substitute", {}), ("eliminate", {}), ("scaled", {}), ("filled_up", {}),
     ("matching_pursuit", {**greedy, "SPARSE": True, "BY_ROWS": False, "gram": None}),
     ("matching_pursuit", {**greedy, "SPARSE": True, "BY_ROWS": True, **dict.fromkeys(BY_ROW)}),
     ("matching_pursuit", {**greedy, "SPARSE": False, "BY_ROWS": True, "support": None, **dict.fromkeys(BY_ROW)}),
@@ -304,7 +304,7 @@ def test_gpu_kernels_compile_for_a_gpu():
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert len(ran.stdout.splitlines()) == 28
+    assert len(ran.stdout.splitlines()) == 32
 
 
 @pytest.mark.parametrize("backend", FAST)

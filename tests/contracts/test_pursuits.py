@@ -139,6 +139,17 @@ def test_matching_pursuit_on_a_gpu_handles_duplicate_atoms_and_picks_beyond_the_
 
 
 @interpreted
+@pytest.mark.parametrize("dtype, exponents", [(torch.float32, (-110, 3, 110)), (torch.float64, (-900, 900))])
+def test_targets_of_any_scale_give_the_same_picks_and_scaled_codes_on_a_gpu(dtype, exponents):
+    x, values, support = problem(2, 20, 30, 3, dtype)
+    codes, indices = PURSUITS["mp_refit"](BACKENDS["gpu"], x, values, support, 4)
+    for exponent in exponents:
+        scaled = PURSUITS["mp_refit"](BACKENDS["gpu"], x * 2.0**exponent, values, support, 4)
+        assert torch.equal(scaled[1], indices)
+        assert torch.equal(scaled[0], codes * 2.0**exponent)
+
+
+@interpreted
 @pytest.mark.parametrize("degree", [3, None])
 def test_what_is_too_large_for_a_gpus_kernels_is_composed(monkeypatch, degree):
     monkeypatch.setattr(gpu_greedy, "_GRAM", 0)

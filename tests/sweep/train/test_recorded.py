@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae_core.arms import DenseTied, DenseWarmTied, Expander
+from sae_core.arms import DenseTied, DenseWarmTied, Expander, FrozenRandom
 from sweep.train.loop import train_step
 from sweep.train.recorded import RecordedGradients, can_be_recorded
 
@@ -15,6 +15,8 @@ ARMS = [
     Expander(900, 7, 12, "mp_refit"),
     Expander(900, 40, 12, "mp_refit_magnitude"),
     Expander(900, 7, 12, "topk", "reflections8"),
+    Expander(900, 7, 12, "topk", "butterfly"),
+    FrozenRandom(900, 7, 12),
     Expander(900, 7, 12, always_on=3),
     DenseTied(300, 8),
     DenseTied(300, 8, "mp_refit"),
@@ -68,7 +70,9 @@ def test_a_recording_is_made_anew_where_tensors_are_replaced_and_reads_those_tha
 
 
 @pytest.mark.parametrize("where", [pytest.param("cuda", marks=on_gpu)])
-def test_pursuits_that_the_host_waits_for_are_not_recorded(where):
-    for encoder in ("omp", "gomp4", "mp_cg1"):
-        sae = Expander(900, 7, 12, encoder).build(200, seed=0).to(where)
+def test_steps_in_which_the_host_waits_are_not_recorded(where):
+    others = [Expander(900, 7, 12, encoder) for encoder in ("omp", "gomp4", "mp_cg1")]
+    for arm in (*others, Expander(900, 7, 12, basis="monarch"), Expander(900, 7, 12, basis="reflections8_trained")):
+        sae = arm.build(200, seed=0).to(where)
+        assert_same(trained(arm, where, record=True), trained(arm, where, record=False))
         assert not can_be_recorded(sae, torch.zeros(40, 200, device=where))
