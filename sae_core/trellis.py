@@ -23,6 +23,7 @@ import torch
 from sae_core.bases import Basis, Neurons
 from sae_core.dictionary import Dictionary
 from sae_core.error_feedback import feedback_factor
+from sae_core.kernels import cpu
 
 STATE_BITS = 12
 STEP_BITS = (4, 2, 1)
@@ -174,12 +175,23 @@ def _best_states(
 ) -> torch.Tensor:
     """Return the states of the paths with the least sum of (weight * error)^2: int64 (n, values).
 
+    The compiled search gives the same states as the one in PyTorch, which stands in where there is none.
+
     Args:
         targets: (n, values), where each path's values are to be.
         weights: (values,).
         start: int64 (n,), the state before the first step; None for any.
         end: int64 (n,), the state after the last step; None for any.
     """
+    if cpu.why_unavailable(targets.device) is None:
+        return cpu.best_states(targets, weights, state_values(), bits, start, end)
+    return best_states_in_torch(targets, weights, bits, start, end)
+
+
+def best_states_in_torch(
+    targets: torch.Tensor, weights: torch.Tensor, bits: int, start: torch.Tensor | None, end: torch.Tensor | None
+) -> torch.Tensor:
+    """Do the search of `_best_states` in PyTorch."""
     (n, steps), branches, rows = targets.shape, 1 << bits, torch.arange(len(targets))
     before, values = _STATES // branches, state_values()
     cost = torch.zeros(n, _STATES)

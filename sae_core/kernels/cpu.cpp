@@ -143,9 +143,13 @@ void clipped_adam(int64_t count, const int64_t *parameters, double step_size, do
                   double beta2, double eps, double max_norm, int64_t threads) {
   CALL(clipped_adam, count, parameters, step_size, correction, beta1, beta2, eps, max_norm, threads);
 }
+void best_states(int64_t n, int64_t steps, int64_t bits, const float *targets, const float *weights,
+                 const float *values, const int64_t *starts, const int64_t *ends, int64_t *path, int64_t threads) {
+  CALL(best_states, n, steps, bits, targets, weights, values, starts, ends, path, threads);
+}
 // Use no instructions beyond `limit` (0 baseline, 1 AVX2, 2 AVX-512) or this machine; returns what is used. For tests.
 int limit_level(int limit) { return level = std::min(limit, highest_level()); }
 // Returns the way so far.
 int set_way_to_update(int way) { return std::exchange(way_to_update, Way(way)); }
-int interface_version() { return 6; } // cpu.py refuses any other: raise both when a signature changes
+int interface_version() { return 7; } // cpu.py refuses any other: raise both when a signature changes
 }

@@ -24,7 +24,7 @@ from torch import Tensor
 from sae_core.kernels.autograd import LossSums, widened
 from sae_core.kernels.private_names import onednn_linear
 
-INTERFACE_VERSION = 6  # the same number as in cpu.cpp; raise both with every change of a signature
+INTERFACE_VERSION = 7  # the same number as in cpu.cpp; raise both with every change of a signature
 WAYS = (
     "best",
     "changes",
@@ -276,6 +276,32 @@ def clipped_adam(
 def _clipped_adam() -> Any:
     function = _library().clipped_adam
     function.argtypes = [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_double] * 6, ctypes.c_int64]
+    function.restype = None
+    return function
+
+
+def best_states(
+    targets: Tensor, weights: Tensor, values: Tensor, bits: int, start: Tensor | None, end: Tensor | None
+) -> Tensor:
+    """Return the states of the nearest paths through a trellis: int64 (n, steps).
+
+    Args:
+        targets, weights, start, end: as `sae_core.trellis` has them, on the CPU, floats in float32.
+        values: float32 (4096,), the value of each state.
+        bits: of a step: 4, 2 or 1.
+    """
+    path = torch.empty(targets.shape, dtype=torch.int64)
+    given = (targets, weights, values, start, end)
+    tensors = [*(None if tensor is None else tensor.contiguous() for tensor in given), path]
+    addresses = [None if tensor is None else _pointer(tensor, torch.float32) for tensor in tensors]
+    _best_states()(*targets.shape, bits, *addresses, torch.get_num_threads())
+    return path
+
+
+@lru_cache(maxsize=1)
+def _best_states() -> Any:
+    function = _library().best_states
+    function.argtypes = [*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 6, ctypes.c_int64]
     function.restype = None
     return function
 

@@ -38,3 +38,5 @@ template <> struct Traits<double> {
 #include "cpu_screen.h"
 
 #include "cpu_greedy.h"
+
+#include "cpu_trellis.h"

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 
 from sae_core import io
 from sae_core.arms import DenseMatched, DenseTied, Expander, FrozenRandom, TrellisCoded
+from sae_core.kernels import cpu
 from sae_core.kernels.on_packed import unpacked
 from sae_core.losses import reconstruction_loss
 from sae_core.trellis import (
     STATE_BITS,
     TrellisDictionary,
+    best_states_in_torch,
     nearest_steps,
     path_table,
     paths_in_bytes,
@@ -77,6 +79,24 @@ def test_no_path_with_the_same_ends_is_nearer_than_the_one_found():
     middles = torch.tensor(list(itertools.product((0, 1), repeat=6)), dtype=torch.uint8)
     errors = (values_on(torch.cat([middles, ends], 1), 1) - scaled).square().sum(1)
     assert float((values_on(found, 1) - scaled).square().sum()) == pytest.approx(float(errors.min()), rel=1e-5)
+
+
+@pytest.mark.skipif(cpu.why_unavailable(torch.device("cpu")) is not None, reason="no compiled kernels")
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("ends", ["free", "start", "both"])
+def test_the_compiled_search_finds_the_states_of_the_one_in_pytorch(level, bits, ends):
+    """They are the same bit for bit, so that an SAE has the same paths wherever it is made smaller."""
+    targets, weights = gaussian(7, 50), gaussian(1, 50, seed=1)[0].exp()
+    start, end = torch.randint(4096, (2, 14), generator=torch.Generator().manual_seed(2))[:, ::2]
+    given = (targets, weights, bits, None if ends == "free" else start, end if ends == "both" else None)
+    wanted = best_states_in_torch(*given)
+    used = cpu.limit_instructions(level)
+    try:
+        found = cpu.best_states(targets, weights, state_values(), *given[2:])
+    finally:
+        cpu.limit_instructions(2)
+    assert used <= level and torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("bits, error", [(4, 0.0058), (2, 0.076), (1, 0.285)])
