@@ -37,6 +37,7 @@ class Cell:
     degree: int = 7
     tokens: int = 1024
     device: str = "cpu"
+    threads: int = 0  # of the CPU that compute it; 0 for all
 
     def batch(self) -> torch.Tensor:
         """Return random activations (tokens, d_in) on the cell's device."""

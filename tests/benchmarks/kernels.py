@@ -5,7 +5,8 @@ as without (2026-11-23). Every row runs in a process of its own, so that one row
 rows run in this process, whose allocator tells them apart), and rows take turns for several rounds, so that a busy
 machine slows all alike; a figure is the median over rounds of the median over repeats. Memory is the growth of the peak
 resident size (of allocated GPU memory) since just before the row's contender is built. On a GPU, steps of our own are
-replayed from a CUDA graph, as in training. Results go to tests/benchmarks/results/: kernels.csv, kernels.md,
+replayed from a CUDA graph, as in training. At the paper's batch of 256, steps have one thread, as a run of a sweep has
+when there is one for each core. Results go to tests/benchmarks/results/: kernels.csv, kernels.md,
 kernels.png (kernels-cuda... where a GPU is measured).
 
     python -m tests.benchmarks.kernels [--device cpu|cuda] [--rounds 3] [--quick] [--without sae_lens,...]
@@ -35,6 +36,7 @@ from tests.benchmarks.contenders import CONTENDERS, ENCODES, IN_BASES, Cell
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [(512, 4096), (768, 6144), (2048, 16384)]
+SMALL_BATCH = [(256, 2048, 32), (576, 4608, 32), (2048, 16384, 64)]  # (d_in, n_latents, k) of the paper's batch of 256
 WIDE = (2048, 131072)  # only for our expander: dense atoms would take 1 GiB, 4 with their gradient and moments
 DEGREES = (7, 30, 102)
 DENSE = ("dense_tied", "sae_lens", "sparsify", "masked_dense")
@@ -47,6 +49,9 @@ def cells(device: str, quick: bool) -> list[tuple[str, Cell]]:
     """Return every (contender, cell) of the side-by-side table."""
     rows: list[tuple[str, Cell]] = []
     tokens = 8192 if device == "cuda" else 1024
+    for d_in, n, k in SMALL_BATCH[:1] if quick else SMALL_BATCH:
+        cell = Cell(d_in, n, k, tokens=256, device=device, threads=1 if device == "cpu" else 0)
+        rows += [(name, cell) for name in ("expander", "train_by_mp_refit", "dense_tied", "sae_lens", "sparsify")]
     for d_in, n in SHAPES[:1] if quick else SHAPES:
         cell = Cell(d_in, n, 64, tokens=tokens, device=device)
         rows += [("expander", replace(cell, degree=d)) for d in DEGREES]
@@ -77,6 +82,8 @@ def measure(name: str, cell: Cell) -> dict[str, float]:
     from sweep.machine.process import keep_freed_memory
 
     keep_freed_memory()
+    if cell.threads:
+        torch.set_num_threads(cell.threads)
     (torch.randn(64, 64) @ torch.randn(64, 64)).sum()  # so that thread pools and BLAS do not count as the row's memory
     before = _memory_mark(cell.device)
     call = CONTENDERS[name](cell)
@@ -195,10 +202,12 @@ def as_markdown(table: pd.DataFrame, about: str, device: str) -> str:
     lines += ["Medians. Freed memory is kept for every row (see the command's docstring), peers included."]
     lines += [f"A row's slowest round took {table['slowest_over_fastest'].median():.2f} times its fastest (median)", ""]
     side = table[table["part"] == "side by side"]
-    for (d_in, n, k, tokens), shape in side.groupby(["d_in", "n_latents", "k", "tokens"]):
-        lines += [f"## m={d_in}, n={n}, k={k}, batch {tokens}", ""]
+    for (d_in, n, k, tokens, threads), shape in side.groupby(["d_in", "n_latents", "k", "tokens", "threads"]):
+        lines += [f"## m={d_in}, n={n}, k={k}, batch {tokens}{', one thread' if threads == 1 else ''}", ""]
         encodes = shape["contender"].isin(list(ENCODES))
-        lines += _rows("training step", shape[~encodes]) + _rows("encode + TopK", shape[encodes])
+        lines += _rows("training step", shape[~encodes])
+        if encodes.any():
+            lines += _rows("encode + TopK", shape[encodes])
     if (table["part"] == "growth: degree").any():
         slope, intercept = degree_line(table)
         lines += ["## Growth", ""]
@@ -252,7 +261,8 @@ def _draw_steps(axes: Any, table: pd.DataFrame) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    side = table[(table["part"] == "side by side") & ~table["contender"].isin(list(ENCODES))].copy()
+    side = table[(table["part"] == "side by side") & ~table["contender"].isin(list(ENCODES))]
+    side = side[side["tokens"] == side["tokens"].max()].copy()
     side["name"] = [
         f"{c} d={d}" if c in ("expander", "masked_dense") else c
         for c, d in zip(side["contender"], side["degree"], strict=True)
