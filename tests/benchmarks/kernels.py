@@ -1,4 +1,4 @@
-"""Our kernels and training steps side by side with those of others: `make bench`, twenty minutes on two cores.
+"""Our kernels and training steps side by side with those of others: `make bench`, 27 minutes on two cores.
 
 All contenders run with `sweep.machine.process.keep_freed_memory`: sparsify's step at m=768 is 1.5 times as fast with it
 as without (2026-11-23). Every row runs in a process of its own, so that one row's memory is not another's (on a GPU all
