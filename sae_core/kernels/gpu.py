@@ -9,6 +9,7 @@ Dense atoms and the unit norm are left to `torch_gather`. float16 and bfloat16 a
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from typing import Any
@@ -25,6 +26,7 @@ __all__ = ["atom_gradient", "atom_products", "encode_topk", "unit_norm", "unit_n
 _TOKENS = 64  # tokens that one program of the first pass computes, so that its gathers are of 256 bytes
 _TERMS = 512  # multiply-adds that one program of the sums does in a step, at most
 _CANDIDATE_TERMS = 2048  # multiply-adds that one program of the second pass does in a step, at most
+_HELD = 1 << 28  # bytes that pursuits hold at once: of correlations, or of products of picks
 _WIDEST = 64  # values of an atom that are computed at once, at most
 
 
@@ -143,8 +145,12 @@ def power_of_two(at_least: int) -> int:
     return 1 << (at_least - 1).bit_length()
 
 
-def triton_kernels() -> Any:
-    """Return the module of the Triton kernels."""
-    from sae_core.kernels import gpu_triton  # here, because this module must import where there is no Triton
+def triton_kernels(name: str = "gpu_triton") -> Any:
+    """Return the module `name` of Triton kernels, which can be imported only where there is Triton."""
+    return importlib.import_module(f"sae_core.kernels.{name}")
 
-    return gpu_triton
+
+def parts(tokens: int, bytes_each: int) -> list[slice]:
+    """Return slices of so many tokens that each holds `_HELD` bytes at most (but one token at least)."""
+    many = max(1, _HELD // bytes_each)
+    return [slice(first, first + many) for first in range(0, tokens, many)]

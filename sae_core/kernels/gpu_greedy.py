@@ -1,4 +1,4 @@
-"""Matching pursuit and least squares on a GPU: one Triton program per token.
+"""Matching pursuit on a GPU: one Triton program per token.
 
 A token's correlations stay in memory while its program picks. After a pick they are brought up to date in one of two
 ways. *Changes*: the d * d * n / m atoms that share a row with the pick are changed one by one, by atomic additions.
@@ -9,7 +9,7 @@ atoms know the second way alone, and where their Gram matrix is too large the pu
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,17 +17,15 @@ from torch import Tensor
 from sae_core.kernels import gpu
 from sae_core.kernels.autograd import widened
 from sae_core.kernels.composed import Composed
+from sae_core.kernels.gpu_least_squares import MOST_PICKS, least_squares
 from sae_core.pursuit.reference import rounding
 
-_HELD = 1 << 28  # bytes of correlations, or of products of picks, that are held at once
 _GRAM = 1 << 30  # bytes of the largest Gram matrix
 _CHANGE = 8  # changing one correlation takes as long as so many of a row's
 _LATENTS, _TOKENS = 32, 32  # that one program makes the correlations of
 _BLOCK = 2048  # correlations that a program reads at once
 _ROWS, _ENTRIES = 8, 64  # rows of a pick, and atoms on each, that are changed at once
 _AT_ONCE = 1024  # atoms whose rows of the Gram matrix are made at once
-_COMPARISON = 3  # comparing the rows of two picks d * d times takes as long as d * d * 3 multiply-adds
-_SOLVED = 128  # most picks that one program solves
 
 
 class OnGpu(Composed):
@@ -38,22 +36,22 @@ class OnGpu(Composed):
     ) -> tuple[Tensor, Tensor]:
         """Compute what `autograd.Pursuits.matching_pursuit` defines."""
         way = cheapest_way(values, support, x.shape[1])
-        if way is None or k > _SOLVED:
+        if way is None or k > MOST_PICKS:
             return super().matching_pursuit(x, values, support, k, signed, refit)
         return pursue(way, x, values, support, k, signed, refit)
 
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """Compute what `autograd.Pursuits.refit` defines."""
-        if indices.shape[1] > _SOLVED:
+        if indices.shape[1] > MOST_PICKS:
             return super().refit(x, indices, values, support)
         targets = _Targets.of(x)
         codes = torch.zeros_like(indices, dtype=targets.scaled.dtype)
-        _least_squares(targets.scaled, widened(values), support, indices, codes)
+        least_squares(targets.scaled, widened(values), support, indices, codes)
         return (codes * targets.scale[:, None]).to(x.dtype)
 
     def in_kernels(self, values: Tensor, support: Tensor | None, d_in: int, k: int) -> bool:
         """Return whether `matching_pursuit` is made of kernels alone, so that the host never waits for the device."""
-        return cheapest_way(values, support, d_in) is not None and k <= _SOLVED
+        return cheapest_way(values, support, d_in) is not None and k <= MOST_PICKS
 
 
 def cheapest_way(values: Tensor, support: Tensor | None, d_in: int) -> str | None:
@@ -94,9 +92,7 @@ class _Targets(NamedTuple):
         targets = cls(torch.empty_like(x), torch.empty_like(x), x.new_empty(tokens), x.new_empty(tokens))
         width = gpu.power_of_two(d_in)
         if tokens:
-            gpu.triton_kernels().scaled[(tokens,)](
-                x, *targets, d_in, rounding(x.dtype), WIDTH=width, num_warps=gpu.warps(width)
-            )
+            _kernels().scaled[(tokens,)](x, *targets, d_in, rounding(x.dtype), WIDTH=width, num_warps=gpu.warps(width))
         return targets
 
 
@@ -113,15 +109,15 @@ def pursue(
     else:
         assert support is not None
         by_row = _ByRow.of(values, support, d_in)
-    for part in _parts(tokens, n * values.element_size()):
+    for part in gpu.parts(tokens, n * values.element_size()):
         of_part = targets.residual[part], targets.least[part]
         _pick(*of_part, values, support, gram, by_row, picks[part], codes[part], signed)
     if refit:
         codes.zero_()
-        _least_squares(targets.scaled, values, support, picks, codes)
+        least_squares(targets.scaled, values, support, picks, codes)
     if tokens:
         sizes = {"PICKS": gpu.power_of_two(k), "UNUSED": gpu.power_of_two(min(n, 2 * k))}
-        gpu.triton_kernels().filled_up[(tokens,)](picks, codes, targets.scale, n, k, **sizes)
+        _kernels().filled_up[(tokens,)](picks, codes, targets.scale, n, k, **sizes)
     return codes.to(dtype), picks
 
 
@@ -139,7 +135,7 @@ def _pick(
     """Fill picks and codes (tokens, k), with -1 and 0 where none is made; subtract the picks from `residual`."""
     (n, degree), (_, k) = values.shape, picks.shape
     z = _correlations(residual, values, support)
-    gpu.triton_kernels().matching_pursuit[(len(z),)](
+    _kernels().matching_pursuit[(len(z),)](
         *(z, residual, least, values, support, *by_row, gram, picks, codes),
         *(n, residual.shape[1], degree, k),
         MAGNITUDE=not signed,
@@ -153,44 +149,8 @@ def _pick(
     )
 
 
-def _least_squares(target: Tensor, values: Tensor, support: Tensor | None, picks: Tensor, codes: Tensor) -> None:
-    """Add the least squares solution on all picks (tokens, k) to `codes`, which are 0; a pick of -1 has none."""
-    (tokens, d_in), k, triton = target.shape, picks.shape[1], gpu.triton_kernels()
-    width = gpu.power_of_two(k)
-    for part in _parts(tokens, k * k * codes.element_size()):
-        mine, found, left = picks[part], codes[part], target[part]
-        latents = mine.clamp(min=0) if support is None else mine  # kernels of dense atoms know no -1
-        gram = _gram_of_picks(mine, values, support, d_in)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        factor = factor.mT.contiguous()
-        for again in (True, False):  # a second time, for the error that the factor's rounding left
-            products = gpu.atom_products(left, latents, values, support)
-            if support is None:
-                products *= mine >= 0
-            sizes = (products, found, k, rounding(codes.dtype))
-            triton.substitute[(len(mine),)](gram, factor, failed, *sizes, PICKS=width, num_warps=1)
-            triton.eliminate[(len(mine),)](gram, failed, *sizes, PICKS=width, num_warps=gpu.warps(width * width))
-            if again:
-                left = gpu.weighted_atoms(-found, latents, values, support, d_in, target[part])
-
-
-def _gram_of_picks(picks: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
-    """Return the products of each token's picks (tokens, k, k); a pick of -1 is orthogonal to all others."""
-    tokens, k = picks.shape
-    gram = values.new_empty(tokens, k, k)
-    if support is not None and _COMPARISON * support.shape[1] ** 2 <= d_in:
-        width = gpu.power_of_two(k)
-        arguments = (picks, values, support, gram, support.shape[1], k)
-        gpu.triton_kernels().gram_of_picks[(tokens,)](*arguments, PICKS=width, num_warps=2 * gpu.warps(width * width))
-        return gram
-    for part in _parts(tokens, k * d_in * values.element_size()):
-        made, latents = picks[part] >= 0, picks[part].clamp(min=0)
-        atoms = values[latents] * made[..., None]
-        if support is not None:
-            atoms = atoms.new_zeros(*latents.shape, d_in).scatter_(2, support[latents], atoms)
-        torch.bmm(atoms, atoms.mT, out=gram[part])
-    gram.diagonal(dim1=1, dim2=2).add_(picks < 0)
-    return gram
+def _kernels() -> Any:
+    return gpu.triton_kernels("gpu_greedy_triton")
 
 
 def _correlations(x: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
@@ -214,9 +174,3 @@ def _gram(values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
         dense = values.new_zeros(len(atoms), d_in).scatter_(1, rows, atoms)
         parts.append(_correlations(dense, values, support))
     return torch.cat(parts)
-
-
-def _parts(tokens: int, bytes_each: int) -> list[slice]:
-    """Return slices of so many tokens that each holds `_HELD` bytes at most (but one token at least)."""
-    many = max(1, _HELD // bytes_each)
-    return [slice(first, first + many) for first in range(0, tokens, many)]

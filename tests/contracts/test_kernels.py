@@ -272,8 +272,9 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from sae_core.kernels import gpu_triton
+from sae_core.kernels import gpu_greedy_triton, gpu_least_squares_triton, gpu_triton
 
+KERNELS = {**vars(gpu_triton), **vars(gpu_greedy_triton), **vars(gpu_least_squares_triton)}
 INTS = {"support", "indices", "picks", "first_of_row", "atoms_of_row"}
 SIZES = {"tokens", "d_in", "n", "count", "degree", "k"}
 BY_ROW = ("first_of_row", "atoms_of_row", "values_of_row")
@@ -288,7 +289,7 @@ for name, fixed in (
     ("matching_pursuit", {**greedy, "SPARSE": False, "BY_ROWS": True, "support": None, **dict.fromkeys(BY_ROW)}),
 ):
     for number in ("fp32", "fp64"):
-        kernel = getattr(gpu_triton, name)
+        kernel = KERNELS[name]
         constants = {a: fixed.get(a, 16) for a in kernel.arg_names if a.isupper() or a in fixed}
         signature = {a: "constexpr" if a in constants else "i32" if a in SIZES else "fp32" if a == "tolerance"
                      else "*i32" if a in ("groups", "failed") else "*i64" if a in INTS else "*" + number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sae_core.kernels import gpu_greedy, reference
+from sae_core.kernels import gpu, gpu_greedy, reference
 from sae_core.kernels.dispatch import BACKENDS, why_unavailable
 from sae_core.pursuit.solvers import solver
 from sae_core.supports import expander_support
@@ -104,7 +104,8 @@ def test_pursuits_by_gpu_kernels_are_those_of_the_reference(name, degree):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Let a GPU's program do little at a time, so that small problems need all its loops, and several calls."""
-    sizes = {"_BLOCK": 16, "_ROWS": 2, "_ENTRIES": 4, "_AT_ONCE": 7, "_LATENTS": 8, "_TOKENS": 2, "_HELD": 3 * 8 * 40}
+    monkeypatch.setattr(gpu, "_HELD", 3 * 8 * 40)
+    sizes = {"_BLOCK": 16, "_ROWS": 2, "_ENTRIES": 4, "_AT_ONCE": 7, "_LATENTS": 8, "_TOKENS": 2}
     for name, size in sizes.items():
         monkeypatch.setattr(gpu_greedy, name, size)
 
@@ -153,7 +154,7 @@ def test_targets_of_any_scale_give_the_same_picks_and_scaled_codes_on_a_gpu(dtyp
 @pytest.mark.parametrize("degree", [3, None])
 def test_what_is_too_large_for_a_gpus_kernels_is_composed(monkeypatch, degree):
     monkeypatch.setattr(gpu_greedy, "_GRAM", 0)
-    monkeypatch.setattr(gpu_greedy, "_SOLVED", 3)
+    monkeypatch.setattr(gpu_greedy, "MOST_PICKS", 3)
     x, values, support = problem(2, 12, 20, degree)
     assert not BACKENDS["gpu"].pursuits.in_kernels(values, support, 12, 4)
     wanted = PURSUITS["mp_refit"](reference, x, values, support, 4)
