@@ -65,7 +65,7 @@ class Composed:
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, block: int, signed: bool
     ) -> tuple[Tensor, Tensor]:
         """Compute what `autograd.Pursuits.gomp` defines."""
-        fit = GrowingFit(self.kernels, x, values, support, k)
+        fit = _GrowingFit(self.kernels, x, values, support, k)
         active = fit.finite
         for done in range(0, k, block):
             many = min(block, k - done)
@@ -82,7 +82,7 @@ class Composed:
         self, x: Tensor, values: Tensor, support: Tensor | None, k: int, signed: bool, refit: bool
     ) -> tuple[Tensor, Tensor]:
         """Compute what `autograd.Pursuits.matching_pursuit` defines."""
-        fit = Fit(self.kernels, x, values, support, k)
+        fit = _Fit(self.kernels, x, values, support, k)
         active = fit.finite
         for done in range(k):
             active = active & fit.matters(fit.residual.norm(dim=1))
@@ -95,13 +95,13 @@ class Composed:
 
     def refit(self, x: Tensor, indices: Tensor, values: Tensor, support: Tensor | None) -> Tensor:
         """Compute what `autograd.Pursuits.refit` defines."""
-        fit = Fit(self.kernels, x, values, support, indices.shape[1])
+        fit = _Fit(self.kernels, x, values, support, indices.shape[1])
         fit.picks.copy_(indices)
         fit.taken.fill_(True)
         fit.refit()
         return fit.result()[0]
 
-    def _best(self, fit: Fit, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
+    def _best(self, fit: _Fit, done: int, many: int, signed: bool) -> tuple[Tensor, Tensor]:
         """Return (scores, latents) of the `many` best atoms that are not among the first `done` picks of a token."""
         count = min(len(fit.values), done + many)
         if signed:
@@ -169,7 +169,13 @@ def filled_up(picks: Tensor, taken: Tensor, n_latents: int) -> Tensor:
     return torch.where(taken, picks, unused.gather(1, place.clamp(0, candidates - 1)))
 
 
-class Fit:
+def dense_picks(picks: Tensor, taken: Tensor, values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
+    """Return the atoms of picks (tokens, k) as rows (tokens, k, d_in); those not `taken` (tokens, k) are 0."""
+    atoms = values[picks].masked_fill_(~taken[..., None], 0.0)
+    return atoms if support is None else atoms.new_zeros(*picks.shape, d_in).scatter_(2, support[picks], atoms)
+
+
+class _Fit:
     """A batch of targets, each approximated by atoms picked for it.
 
     Args:
@@ -189,13 +195,9 @@ class Fit:
         self.taken = torch.zeros(tokens, k, dtype=torch.bool, device=x.device)
         self.codes = x.new_zeros(tokens, k)
 
-    def least(self) -> Tensor:
-        """Return the rounding error of each target: (tokens,). A size that is not above it does not matter."""
-        return rounding(self.target.dtype) * self.norm
-
     def matters(self, size: Tensor) -> Tensor:
         """Return whether each token's `size` (tokens,) is above the rounding error of its target: bool (tokens,)."""
-        return size.abs() > self.least()
+        return size.abs() > rounding(self.target.dtype) * self.norm
 
     def project(self, latents: Tensor, active: Tensor, s: int) -> None:
         """Take a step of matching pursuit: subtract the projection on one more pick of the `active` tokens."""
@@ -214,7 +216,7 @@ class Fit:
         parts = torch.arange(len(self.target), device=self.target.device).split(max(1, _PICKED_VALUES // (k * d_in)))
         dependent = torch.cat([part[~self._solve(part)] for part in parts]) if len(self.target) else []
         if len(dependent):
-            one_by_one = GrowingFit(self.kernels, self.target[dependent], self.values, self.support, k)
+            one_by_one = _GrowingFit(self.kernels, self.target[dependent], self.values, self.support, k)
             one_by_one.picks, one_by_one.taken = self.picks[dependent], self.taken[dependent]
             one_by_one.solve()
             self.codes[dependent] = one_by_one.codes * one_by_one.scale
@@ -222,15 +224,9 @@ class Fit:
     def _solve(self, part: Tensor) -> Tensor:
         """Solve the least squares of the tokens `part` (t,); return which tokens have independent picks: bool (t,)."""
         picks, taken, target = self.picks[part], self.taken[part], self.target[part]
-        atoms = self.values[picks]
-        if self.support is not None:
-            wide = atoms.new_zeros(*picks.shape, self.target.shape[1])
-            atoms = wide.scatter_(2, self.support[picks], atoms)
-        atoms = atoms.masked_fill_(~taken[..., None], 0.0)  # (t, k, d_in)
+        atoms = dense_picks(picks, taken, self.values, self.support, self.target.shape[1])
         gram = atoms @ atoms.mT
-        sizes = gram.diagonal(dim1=1, dim2=2)
-        sizes += (~taken).to(sizes.dtype)
-        sizes = sizes.clone()
+        sizes = gram.diagonal(dim1=1, dim2=2).add_(~taken)
         factor, failed = torch.linalg.cholesky_ex(gram)
         pivots = factor.diagonal(dim1=1, dim2=2).square()
         independent = (failed == 0) & (pivots > rounding(pivots.dtype) * sizes).all(1)
@@ -252,7 +248,7 @@ class Fit:
         return codes.to(self.dtype), filled_up(self.picks, self.taken, len(self.values))
 
 
-class GrowingFit(Fit):
+class _GrowingFit(_Fit):
     """A fit whose picks' Gram matrix is kept as a Cholesky factor that grows by one atom at a time.
 
     An atom in the span of those before it has pivot 0: its row is left out of every solve.

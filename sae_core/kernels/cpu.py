@@ -50,6 +50,10 @@ _SIGNATURES = {
     "unit_norm": (2, 3),
     "unit_norm_gradient": (2, 4),
 }
+_PLAIN: dict[str, list[Any]] = {
+    "clipped_adam": [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_double] * 6, ctypes.c_int64],
+    "best_states": [*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 6, ctypes.c_int64],
+}
 _COUNTING = {
     "encode_topk",
     "weighted_atoms",
@@ -269,14 +273,16 @@ def clipped_adam(
     table = [number for one in parameters for number in (one[0].numel(), *(_pointer(t, torch.float32) for t in one))]
     step_size, correction = lr / (1 - betas[0] ** step), math.sqrt(1 - betas[1] ** step)
     numbers = (ctypes.c_int64 * len(table))(*table)
-    _clipped_adam()(len(parameters), numbers, step_size, correction, *betas, eps, max_norm, torch.get_num_threads())
+    _plain("clipped_adam")(
+        len(parameters), numbers, step_size, correction, *betas, eps, max_norm, torch.get_num_threads()
+    )
 
 
-@lru_cache(maxsize=1)
-def _clipped_adam() -> Any:
-    function = _library().clipped_adam
-    function.argtypes = [ctypes.c_int64, ctypes.c_void_p, *[ctypes.c_double] * 6, ctypes.c_int64]
-    function.restype = None
+@lru_cache
+def _plain(name: str) -> Any:
+    """Return a function of the library that is there for float32 alone, and returns nothing."""
+    function = getattr(_library(), name)
+    function.argtypes, function.restype = _PLAIN[name], None
     return function
 
 
@@ -294,16 +300,8 @@ def best_states(
     given = (targets, weights, values, start, end)
     tensors = [*(None if tensor is None else tensor.contiguous() for tensor in given), path]
     addresses = [None if tensor is None else _pointer(tensor, torch.float32) for tensor in tensors]
-    _best_states()(*targets.shape, bits, *addresses, torch.get_num_threads())
+    _plain("best_states")(*targets.shape, bits, *addresses, torch.get_num_threads())
     return path
-
-
-@lru_cache(maxsize=1)
-def _best_states() -> Any:
-    function = _library().best_states
-    function.argtypes = [*[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 6, ctypes.c_int64]
-    function.restype = None
-    return function
 
 
 def limit_instructions(level: int) -> int:

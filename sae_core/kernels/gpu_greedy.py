@@ -18,6 +18,7 @@ from sae_core.kernels import gpu
 from sae_core.kernels.autograd import widened
 from sae_core.kernels.composed import Composed
 from sae_core.kernels.gpu_least_squares import MOST_PICKS, least_squares
+from sae_core.kernels.reference import densify
 from sae_core.pursuit.reference import rounding
 
 _GRAM = 1 << 30  # bytes of the largest Gram matrix
@@ -171,6 +172,5 @@ def _gram(values: Tensor, support: Tensor | None, d_in: int) -> Tensor:
         return values @ values.T
     parts = []
     for atoms, rows in zip(values.split(_AT_ONCE), support.split(_AT_ONCE), strict=True):
-        dense = values.new_zeros(len(atoms), d_in).scatter_(1, rows, atoms)
-        parts.append(_correlations(dense, values, support))
+        parts.append(_correlations(densify(atoms, rows, d_in), values, support))
     return torch.cat(parts)

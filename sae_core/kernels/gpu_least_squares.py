@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_core.kernels import gpu
+from sae_core.kernels.composed import dense_picks
 from sae_core.pursuit.reference import rounding
 
 MOST_PICKS = 128  # most picks that one program solves
@@ -49,10 +50,7 @@ def _gram_of_picks(picks: Tensor, values: Tensor, support: Tensor | None, d_in: 
         _kernels().gram_of_picks[(tokens,)](*arguments, PICKS=width, num_warps=2 * gpu.warps(width * width))
         return gram
     for part in gpu.parts(tokens, k * d_in * values.element_size()):
-        made, latents = picks[part] >= 0, picks[part].clamp(min=0)
-        atoms = values[latents] * made[..., None]
-        if support is not None:
-            atoms = atoms.new_zeros(*latents.shape, d_in).scatter_(2, support[latents], atoms)
+        atoms = dense_picks(picks[part].clamp(min=0), picks[part] >= 0, values, support, d_in)
         torch.bmm(atoms, atoms.mT, out=gram[part])
     gram.diagonal(dim1=1, dim2=2).add_(picks < 0)
     return gram

@@ -105,6 +105,20 @@ def largest(z, groups, codes, indices, count, k, GROUP: tl.constexpr, WIDTH: tl.
 
 
 @triton.jit
+def _add_products(start_at, y, values, support, latent, here, degree, DEGREE: tl.constexpr):
+    """Return start_at (latents,) + <atom latent, y (d_in,)>, the latter where an atom is `here`."""
+    total = start_at
+    for start in range(0, degree, DEGREE):
+        i = start + tl.arange(0, DEGREE)
+        real = here[:, None] & (i < degree)[None, :]
+        entry = latent[:, None] * degree + i[None, :]
+        row = tl.load(support + entry, mask=real, other=0)
+        term = tl.load(values + entry, mask=real, other=0.0) * tl.load(y + row, mask=real, other=0.0)
+        total += tl.sum(term, axis=1)
+    return total
+
+
+@triton.jit
 def candidates(
     x,
     values,
@@ -131,13 +145,7 @@ def candidates(
     latent = tl.load(groups + token * k + at // GROUP, mask=here, other=0) * GROUP + at % GROUP
     real = here & (latent < n)
     z = tl.load(bias + latent, mask=real, other=0.0)
-    for start in range(0, degree, DEGREE):
-        i = start + tl.arange(0, DEGREE)
-        used = real[:, None] & (i < degree)[None, :]
-        entry = latent[:, None] * degree + i[None, :]
-        row = tl.load(support + entry, mask=used, other=0)
-        term = tl.load(values + entry, mask=used, other=0.0) * tl.load(x + token * d_in + row, mask=used, other=0.0)
-        z += tl.sum(term, axis=1)
+    z = _add_products(z, x + token * d_in, values, support, latent, real, degree, DEGREE)
     tl.store(out + token * count + at, tl.where(real, z, float("-inf")), mask=here)
 
 
@@ -163,8 +171,7 @@ def add_picks(
     """
     token = tl.program_id(0).to(tl.int64)
     pick = tl.program_id(1) * PICKS + tl.arange(0, PICKS)
-    here = pick < k
-    latent = tl.load(indices + token * k + pick, mask=here, other=-1)
+    latent = tl.load(indices + token * k + pick, mask=pick < k, other=-1)
     here = latent >= 0  # -1 stands for no pick
     weight = tl.load(weights + token * k + pick, mask=here, other=0.0)
     for start in range(0, degree, DEGREE):
@@ -188,11 +195,5 @@ def atom_products(y, indices, values, support, out, tokens, d_in, degree, k, PIC
     latent = tl.load(indices + token * k + pick, mask=pick < k, other=-1)
     here = latent >= 0  # -1 stands for no pick, whose product is 0
     total = tl.zeros((PICKS,), dtype=values.dtype.element_ty)
-    for start in range(0, degree, DEGREE):
-        i = start + tl.arange(0, DEGREE)
-        real = here[:, None] & (i < degree)[None, :]
-        entry = latent[:, None] * degree + i[None, :]
-        row = tl.load(support + entry, mask=real, other=0)
-        term = tl.load(values + entry, mask=real, other=0.0) * tl.load(y + token * d_in + row, mask=real, other=0.0)
-        total += tl.sum(term, axis=1)
+    total = _add_products(total, y + token * d_in, values, support, latent, here, degree, DEGREE)
     tl.store(out + token * k + pick, total, mask=pick < k)

@@ -23,7 +23,7 @@ from sweep.machine.gpus import device_from
 from sweep.machine.process import keep_freed_memory, machine_memory
 from sweep.plan.workload import step_work
 from sweep.train.loop import train_step
-from sweep.train.recorded import RecordedGradients
+from sweep.train.recorded import recording
 
 PROBED = "probed"
 _WARM_UP = 2  # steps of a probe that are not timed
@@ -151,7 +151,7 @@ def probe(shape: StepShape, backend: str, device: torch.device) -> float:
     sae = stand_in(shape, backend).to(device)
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
     h = torch.randn(shape.batch, shape.layout.d_in, device=device)
-    recorded = RecordedGradients(sae) if device.type == "cuda" else None
+    recorded = recording(sae)
     taken: list[float] = []
     started = time.perf_counter()
     while not _enough(len(taken) - _WARM_UP, time.perf_counter() - started):

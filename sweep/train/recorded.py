@@ -77,6 +77,11 @@ class RecordedGradients:
         return h.shape, h.dtype, max_norm, sae.k, sae.backend, *(tensor.data_ptr() for tensor in tensors)
 
 
+def recording(sae: SAE) -> RecordedGradients | None:
+    """Return what makes the gradients of `sae` for training steps on a GPU; None on other devices."""
+    return RecordedGradients(sae) if sae.b_dec.device.type == "cuda" else None
+
+
 def can_be_recorded(sae: SAE, h: torch.Tensor) -> bool:
     """Return whether the gradients of `sae` on the batch h are made of kernels alone, which the host does not await.
 

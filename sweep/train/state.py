@@ -15,7 +15,7 @@ from sae_core.regrow import regrow
 from sae_core.sae import SAE
 from sweep.store.files import replaced
 from sweep.train.config import TrainConfig
-from sweep.train.recorded import RecordedGradients
+from sweep.train.recorded import recording
 
 _DEAD_WINDOW = 1000  # steps; a latent that fired in none of the last ones is reported dead
 
@@ -49,7 +49,7 @@ class TrainingState:
         betas, fused = (config.beta1, config.beta2), device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=config.lr, betas=betas, fused=fused)
         self.sae, self.config, self.step, self.resampled = sae, config, 0, 0
-        self.recorded = RecordedGradients(sae) if device.type == "cuda" else None
+        self.recorded = recording(sae)
         self.generator = torch.Generator(device=device).manual_seed(seed)
         n = sae.n_latents
         self.firings = torch.zeros(n, dtype=torch.int64, device=device)  # how often each latent fired since re-aiming

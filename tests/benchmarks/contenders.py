@@ -21,7 +21,7 @@ from sae_core.pursuit.solvers import solver
 from sae_core.sae import SAE
 from sae_core.supports import expander_support
 from sweep.train.loop import train_step
-from sweep.train.recorded import RecordedGradients
+from sweep.train.recorded import recording
 
 LR = 3e-4
 Call = Callable[[], object]
@@ -88,7 +88,7 @@ def dense_tied(cell: Cell) -> Call:
 def _our_step(sae: nn.Module, cell: Cell) -> Call:
     sae, h = sae.to(cell.device), cell.batch()
     optimizer = torch.optim.Adam(sae.parameters(), lr=LR, fused=True)
-    recorded = RecordedGradients(sae) if isinstance(sae, SAE) and cell.device == "cuda" else None
+    recorded = recording(sae) if isinstance(sae, SAE) else None
     return lambda: train_step(sae, optimizer, h, LR, 1.0, recorded)  # type: ignore[arg-type]
 
 
