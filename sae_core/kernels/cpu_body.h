@@ -33,6 +33,8 @@ template <> struct Traits<double> {
 
 #include "cpu_least_squares.h"
 
+#include "cpu_leaders.h"
+
 #include "cpu_gram.h"
 
 #include "cpu_screen.h"

@@ -1,16 +1,24 @@
 // How matching pursuit keeps its correlations up to date: by rows of the atoms' Gram matrix, or by what a pick changes.
 
 // For each row, the latents that use it and their values there: what a change of that row changes.
-template <typename T, typename Index> struct ByRow {
+template <typename T, typename Index> struct ByRow : Lanes<T> {
+  using typename Lanes<T>::Vec;
+  using Lanes<T>::LANES;
+  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+  static constexpr int TOGETHER = 4, STRIDE = 16;
+  static constexpr int64_t SHORT = 96, ROOM = 1024;
   std::vector<int64_t> start; // (d_in + 1,)
-  std::vector<Index> latents;
+  std::vector<Index> latents; // with room to read `usual` beyond the last, as in `values`
   std::vector<T> values;
+  int64_t usual = 0; // latents that few rows exceed, in whole strides
 
   explicit ByRow(const Atoms<T, Index> &atoms) : start(size_t(atoms.d_in) + 1, 0) {
     if (!atoms.support) return;
     const int64_t count = atoms.n * atoms.degree;
-    latents.resize(size_t(count));
-    values.resize(size_t(count));
+    const double mean = double(count) / double(atoms.d_in);
+    usual = int64_t(mean + 2 * std::sqrt(mean)) / STRIDE * STRIDE + STRIDE;
+    latents.resize(size_t(count + usual));
+    values.resize(size_t(count + usual));
     for (int64_t i = 0; i < count; i++) start[atoms.support[i] + 1]++;
     for (int64_t r = 0; r < atoms.d_in; r++) start[r + 1] += start[r];
     std::vector<int64_t> next(start);
@@ -25,20 +33,59 @@ template <typename T, typename Index> struct ByRow {
     }
   }
 
-  // products (n,) += weight * <atom, every atom>.
-  void add_products(const Atoms<T, Index> &atoms, int64_t latent, T weight, T *products) const {
+  // products (n,) += weight * <atom, every atom>; `watch` is called with what changed, by fours: whose, and the values.
+  template <typename Watch>
+  void add_products(const Atoms<T, Index> &atoms, int64_t latent, T weight, T *products, Watch watch) const {
+    if (usual <= SHORT) return add_laid_out(atoms, latent, weight, products, watch);
     for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++) {
-      const int64_t row = atoms.support[e];
+      const int64_t row = atoms.support[e], end = start[row + 1];
       const T change = weight * atoms.values[e];
-      const int64_t end = start[row + 1];
-      int64_t i = start[row];
-      for (; i + 4 <= end; i += 4) { // four reads, then four writes: no read waits for a write that may be to its place
-        T sums[4];
-        for (int j = 0; j < 4; j++) sums[j] = products[latents[i + j]] + change * values[i + j];
-        for (int j = 0; j < 4; j++) products[latents[i + j]] = sums[j];
+      for (int64_t i = start[row]; i < end; i += TOGETHER) {
+        T sums[TOGETHER]; // four reads, then four writes: no read waits for a write that may be to its place
+        if (i + TOGETHER <= end) {
+          for (int j = 0; j < TOGETHER; j++) sums[j] = products[latents[i + j]] + change * values[i + j];
+          for (int j = 0; j < TOGETHER; j++) products[latents[i + j]] = sums[j];
+        } else
+          for (int j = 0; j < TOGETHER; j++) {
+            sums[j] = std::numeric_limits<T>::quiet_NaN();
+            if (i + j < end) sums[j] = products[latents[i + j]] += change * values[i + j];
+          }
+        watch(&latents[i], sums);
       }
-      for (; i < end; i++) products[latents[i]] += change * values[i];
     }
+  }
+
+  // The same where rows are short. What is added is laid out side by side first, so that there is one loop instead of
+  // one for each row, at whose end the processor guesses wrong.
+  template <typename Watch>
+  void add_laid_out(const Atoms<T, Index> &atoms, int64_t latent, T weight, T *products, Watch watch) const {
+    alignas(64) T added[ROOM];
+    alignas(64) Index whose[ROOM];
+    int64_t many = 0;
+    const auto flush = [&, watch] {
+      for (int64_t i = many; i < many + TOGETHER; i++) added[i] = 0, whose[i] = 0; // changes nothing
+      for (int64_t i = 0; i < many; i += TOGETHER) {
+        T sums[TOGETHER];
+        for (int j = 0; j < TOGETHER; j++) sums[j] = products[whose[i + j]] += added[i + j];
+        watch(whose + i, sums);
+      }
+      many = 0;
+    };
+    for (int64_t e = latent * atoms.degree; e < (latent + 1) * atoms.degree; e++) {
+      const int64_t row = atoms.support[e], end = start[row + 1];
+      const T change = weight * atoms.values[e];
+      for (int64_t i = start[row]; i < end; i += usual) {
+        for (int64_t j = 0; j < usual; j += STRIDE) { // as often for most rows, which is guessed right
+          for (int q = 0; q < STRIDE; q += LANES)
+            *reinterpret_cast<Unaligned *>(added + many + j + q) =
+                change * *reinterpret_cast<const Unaligned *>(values.data() + i + j + q);
+          std::memcpy(whose + many + j, latents.data() + i + j, STRIDE * sizeof(Index));
+        }
+        many += std::min(end - i, usual);
+        if (many + usual + TOGETHER > ROOM) flush();
+      }
+    }
+    flush();
   }
 };
 
@@ -68,7 +115,7 @@ template <typename T, typename Index> struct GramRows {
     const int64_t at = used.load(std::memory_order_relaxed) < many ? used.fetch_add(1) : many;
     T *row = at < many ? align<T>(room.get()) + at * length : spare;
     std::memset(row, 0, size_t(length) * sizeof(T));
-    by_row.add_products(atoms, latent, T(1), row);
+    by_row.add_products(atoms, latent, T(1), row, [](const Index *, const T *) {});
     if (at < many) kept[size_t(latent)].store(row, std::memory_order_release);
     return row;
   }
@@ -78,30 +125,37 @@ template <typename T, typename Index> struct GramRows {
 // correlation; the constants are what can be done instead in that time (measured, kernels/README.md).
 struct WayToUpdate {
   static constexpr double LOOKED_AT = 10; // correlations, for the largest; with rows that is part of their use
-  static constexpr double MADE = 24;      // products of correlations made anew, a tile of tokens at a time: 21 to 36
-  static constexpr double SHORT = 40;     // the same in 16 bits
-  static constexpr double NOTED = 17;     // correlations of 16 bits, for the largest
-  static constexpr double CACHED = 64;    // bytes of a row used, where the rows fit a cache that others leave alone
-  static constexpr double FETCHED = 12;   // bytes of a row used, where they do not
+  static constexpr double LED = 350, GATHERED = 16, RISING = 20; // Leaders: a pick; of n; of what changes
+  static constexpr double STARTED = 1;  // the first correlation of a token with an atom, which changes from then on
+  static constexpr double MADE = 24;    // products of correlations made anew, a tile of tokens at a time: 21 to 36
+  static constexpr double SHORT = 40;   // the same in 16 bits
+  static constexpr double NOTED = 17;   // correlations of 16 bits, for the largest
+  static constexpr double CACHED = 64;  // bytes of a row used, where the rows fit a cache that others leave alone
+  static constexpr double FETCHED = 12; // bytes of a row used, where they do not
   static constexpr double CACHE = 4 << 20;
   static constexpr double ROOM = 30 << 20; // bytes of rows; glibc returns more than 32 MiB to the system at every call
   bool anew = false, screened = false;
+  bool led = false; // correlations that change: the largest is found among Leaders
   int64_t rows = 0; // of the Gram matrix, to keep; 0: change correlations
 
-  // picks_of_tiles: with those of the tokens that the last tile lacks, which cost as much where all is made anew.
-  WayToUpdate(int64_t picks, int64_t picks_of_tiles, int64_t d_in, int64_t n, int64_t degree, int64_t row_bytes,
-              bool may_be_short) {
+  // tokens_of_tiles: with those that the last tile lacks, which cost as much where all is made anew.
+  WayToUpdate(int64_t tokens, int64_t tokens_of_tiles, int64_t k, int64_t d_in, int64_t n, int64_t degree,
+              int64_t row_bytes, bool may_be_short) {
+    const double picks = double(tokens * k), picks_of_tiles = double(tokens_of_tiles * k);
     const double changed = double(degree) * degree / d_in * n; // correlations that share a row of x with a pick
     const double wanted = double(n) * picks / (n + picks); // the more picks, the more of them are of a row made before
     const double many = std::min(std::floor(ROOM / row_bytes), wanted), share = many / wanted;
     const double use = row_bytes / (many * row_bytes <= CACHE ? CACHED : FETCHED);
-    const double changing = changed + n / LOOKED_AT, products = double(n) * degree;
-    const double costs[] = {picks * changing, many * changed + picks * (share * use + (1 - share) * changing),
-                            picks_of_tiles * (products / MADE + n / LOOKED_AT),
-                            picks_of_tiles * (products / SHORT + n / NOTED)};
+    const double looking = n / LOOKED_AT, leading = LED + n / GATHERED + changed / RISING;
+    const double changing = changed + std::min(looking, leading), products = double(n) * degree;
+    const double start = STARTED * double(tokens) * n;
+    const double costs[] = {
+        start + picks * changing, start + many * changed + picks * (share * use + (1 - share) * changing),
+        picks_of_tiles * (products / MADE + looking), picks_of_tiles * (products / SHORT + n / NOTED)};
     const int best = int(std::min_element(costs, costs + (may_be_short ? 4 : 3)) - costs);
     const Way way = way_to_update == BEST ? Way(CHANGES + best) : way_to_update;
     anew = way == ANEW;
+    led = way == CHANGES && leading < looking;
     screened = way == SCREENED && may_be_short;
     if (way == ROWS) rows = std::min(n, int64_t(ROOM) / row_bytes);
   }

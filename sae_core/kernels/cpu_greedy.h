@@ -74,66 +74,32 @@ template <typename T, typename Index> struct Greedy {
 // Matching pursuit: all correlations once, then each pick changes them by its row of the Gram matrix. Where there is no
 // such row, only those are changed that share a row of x with the pick.
 template <typename T, typename Index> struct MatchingPursuit {
-  using L = Lanes<T>;
-  using Vec = typename L::Vec;
-  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
-  static constexpr int TILE = L::TILE, LANES = L::LANES, COLUMNS = 64, VECS = COLUMNS / LANES;
-  static constexpr uint32_t ALL_LANES = uint32_t((uint64_t(1) << LANES) - 1);
+  static constexpr int TILE = Lanes<T>::TILE;
 
   Atoms<T, Index> atoms;
   int k;
   bool magnitude, refit;
+  bool led;          // the largest correlation is found among Leaders, not among all
   int64_t kept;      // rows of the Gram matrix of sparse atoms
   const T *x, *gram; // gram (n, n), of dense atoms only
   T *codes;
   int64_t *indices;
 
-  static int64_t padded(int64_t n) { return (n + BLOCK - 1) / BLOCK * BLOCK; }
-  int64_t padded() const { return padded(atoms.n); }
+  int64_t padded() const { return Columns<T>::padded(atoms.n); }
 
-  // The latent of the largest z (|z|), z (padded,) holding NaN where it must not be picked; -1 where nothing can be.
-  // Before that, z -= code * row where there is a row (n,). Maxima by column first: they need no sum across a vector.
-  int64_t best(T *z, const T *row, T code) const {
-    Vec top[VECS];
-    for (int v = 0; v < VECS; v++) top[v] = Vec{} - std::numeric_limits<T>::infinity();
-    const auto look = [&](int v, Vec value) { top[v] = larger<T>(magnitude ? size_of<T>(value) : value, top[v]); };
-    const int64_t n = padded(), whole = row ? atoms.n / COLUMNS * COLUMNS : 0; // columns that vectors of the row fill
-    for (int64_t i = 0; i < whole; i += COLUMNS)
-      for (int v = 0; v < VECS; v++) {
-        Vec &value = reinterpret_cast<Vec *>(z + i)[v];
-        value -= code * reinterpret_cast<const Unaligned *>(row + i)[v];
-        look(v, value);
-      }
-    if (row)
-      for (int64_t i = whole; i < atoms.n; i++) z[i] -= code * row[i];
-    for (int64_t i = whole; i < n; i += COLUMNS)
-      for (int v = 0; v < VECS; v++) look(v, reinterpret_cast<const Vec *>(z + i)[v]);
-    Vec most = top[0];
-    for (int v = 1; v < VECS; v++) most = larger<T>(top[v], most);
-    T highest = most[0];
-    for (int l = 1; l < LANES; l++) highest = most[l] > highest ? most[l] : highest;
-    int column = 0; // the first one of the highest maximum
-    for (int v = 0; v < VECS; v++)
-      if (const uint32_t below = above<T>(Vec{} + highest, top[v]); below != ALL_LANES) {
-        column = v * LANES + __builtin_ctz(~below);
-        break;
-      }
-    for (int64_t i = column; i < n; i += COLUMNS)
-      if ((magnitude ? std::fabs(z[i]) : z[i]) == highest) return i;
-    return -1;
-  }
-
-  // Take the picks of token t, and their codes for where no refit follows; z and `spare` (padded,) are its own to use
-  // up.
-  void pursue(GramRows<T, Index> &rows, T *spare, T *z, LeastSquares<T, Index> &fit, int t) const {
+  // Take the picks of token t, and their codes for where no refit follows; z, `spare` (both (padded,)) and `leaders`
+  // are its own to use up. z holds NaN where it must not be picked.
+  void pursue(GramRows<T, Index> &rows, T *spare, Leaders<T, Index> &leaders, T *z, LeastSquares<T, Index> &fit,
+              int t) const {
     T *r = fit.left(t);
     const T whole = fit.norm[t] * fit.norm[t];
     T energy = whole; // of what is left: each pick takes its code's square
     const T *row = nullptr;
     T code = 0;
+    leaders.complete = false;
     for (int s = 0; s < k; s++) {
       if (!(energy > T(SURELY_LEFT) * whole) && !fit.has_left(t)) return;
-      const int64_t latent = best(z, row, code);
+      const int64_t latent = led ? leaders.best(z) : Columns<T>(z, atoms.n, magnitude, row, code).best();
       if (latent < 0 || !fit.matters(t, z[latent])) return;
       code = z[latent];
       energy -= code * code;
@@ -142,7 +108,8 @@ template <typename T, typename Index> struct MatchingPursuit {
       z[latent] = std::numeric_limits<T>::quiet_NaN();
       atoms.add(latent, -code, r);
       row = rows.any() ? rows.of(latent, spare) : nullptr;
-      if (!row) rows.by_row.add_products(atoms, latent, -code, z);
+      if (!row && led) rows.by_row.add_products(atoms, latent, -code, z, leaders.watch());
+      else if (!row) rows.by_row.add_products(atoms, latent, -code, z, [](const Index *, const T *) {});
       if (fit.known && row) fit.keep_products(t, row);
     }
   }
@@ -162,6 +129,7 @@ template <typename T, typename Index> struct MatchingPursuit {
       T *spare = by_token + padded() * TILE;
       Selections<T> unused(0, 1, 1);
       E encoder(atoms.n, atoms.degree, atoms.values, nullptr, atoms.support, tile, z, unused);
+      Leaders<T, Index> leaders(led ? atoms.n : 0, magnitude);
 #pragma omp for schedule(dynamic)
       for (int64_t first = 0; first < tokens; first += TILE) {
         const int here = int(std::min<int64_t>(TILE, tokens - first));
@@ -174,7 +142,7 @@ template <typename T, typename Index> struct MatchingPursuit {
           transpose<T>(z, BLOCK, TILE, by_token + j, padded(), BLOCK);
         }
         for (int t = 0; t < here; t++)
-          if (fit.active >> t & 1) pursue(rows, spare, by_token + t * padded(), fit, t);
+          if (fit.active >> t & 1) pursue(rows, spare, leaders, by_token + t * padded(), fit, t);
         if (refit) fit.refit();
         fit.write(here, codes + first * k);
       }
@@ -203,7 +171,7 @@ int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree
     using Updating = MatchingPursuit<T, Row>;
     const int64_t whole_tiles = (tokens + Updating::TILE - 1) / Updating::TILE * Updating::TILE;
     constexpr bool SHORT = LEVEL > 0 && std::is_same_v<T, float>;
-    const WayToUpdate way(tokens * k, whole_tiles * k, d_in, n, degree, Updating::padded(n) * int64_t(sizeof(T)),
+    const WayToUpdate way(tokens, whole_tiles, k, d_in, n, degree, Columns<T>::padded(n) * int64_t(sizeof(T)),
                           SHORT && support);
     const int64_t kept = gram ? 0 : way.rows;
 #if LEVEL
@@ -216,7 +184,8 @@ int64_t matching_pursuit(int64_t tokens, int64_t d_in, int64_t n, int64_t degree
       }
 #endif
     if (gram || (support && !way.anew))
-      Updating{atoms, int(k), magnitude != 0, refit != 0, kept, x, gram, codes, indices}.run(tokens, threads);
+      Updating{atoms, int(k), magnitude != 0, refit != 0, way.led && !gram, kept, x, gram, codes, indices}.run(tokens,
+                                                                                                               threads);
     else Greedy<T, Row>{atoms, int(k), 1, magnitude != 0, false, refit != 0, x, codes, indices}.run(tokens, threads);
   });
 }

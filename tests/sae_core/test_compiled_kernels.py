@@ -222,6 +222,45 @@ def test_atoms_that_16_bits_could_not_bear_are_read_in_float(spoil):
         torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
 
 
+MANY = 12_000  # latents: so many that changes keep a list of those with the largest correlations
+
+
+@needs_compiled
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("d_in, degree, k", [(300, 3, 60), (300, 1, 12), (70, 2, 70)])
+def test_the_largest_of_many_correlations_that_change_are_found(d_in, degree, k, signed, level):
+    """Of degree 1, many atoms are equal; 70 picks leave nothing on 70 rows."""
+    x, values, support = targets_and_atoms(20, d_in, MANY, degree)
+    x[3], x[4, 1], x[5] = 0, torch.nan, reference.densify(values, support, d_in)[7]
+    try:
+        if cpu.limit_instructions(level) != level:
+            pytest.skip("this machine lacks the instruction set")
+        with cpu.updating_by("changes"):
+            codes, indices = cpu.matching_pursuit(x, values, support, k, signed, False)
+    finally:
+        cpu.limit_instructions(2)
+    wanted = reference.matching_pursuit(x, values, support, k, signed, False)
+    assert torch.equal(indices, wanted[1])
+    torch.testing.assert_close(codes, wanted[0], equal_nan=True)
+
+
+@needs_compiled
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_largest_of_many_equal_correlations_is_the_first_also_where_their_list_overflows(signed):
+    """All correlations are equal at first, and so all on the list; a pick raises some. All numbers are exact."""
+    generator = torch.Generator().manual_seed(0)
+    support = torch.rand(20_000, 16, generator=generator).argsort(1)[:, :2].sort(1).values
+    values = torch.tensor([1.0, -0.5]).double().repeat(len(support), 1)
+    turned = torch.rand(len(support), generator=generator) < 0.5
+    values[turned] = values[turned].flip(1)
+    x = torch.ones(2, 16).double()
+    with cpu.updating_by("changes"):
+        found = cpu.matching_pursuit(x, values, support, 12, signed, False)
+    for got, wanted in zip(found, reference.matching_pursuit(x, values, support, 12, signed, False), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
+
+
 @needs_compiled
 def test_matching_pursuit_is_the_same_where_not_all_rows_of_the_gram_matrix_have_room():
     """In 30 MiB there is room for 1,706 of 4,608 rows; the tokens pick more atoms than that, and some of them twice."""
