@@ -149,8 +149,9 @@ struct WayToUpdate {
     const double looking = n / LOOKED_AT, leading = LED + n / GATHERED + changed / RISING;
     const double changing = changed + std::min(looking, leading), products = double(n) * degree;
     const double start = STARTED * double(tokens) * n;
+    const double unkept = changed + looking + row_bytes / CACHED; // a row that is made for one pick alone
     const double costs[] = {
-        start + picks * changing, start + many * changed + picks * (share * use + (1 - share) * changing),
+        start + picks * changing, start + many * changed + picks * (share * use + (1 - share) * unkept),
         picks_of_tiles * (products / MADE + looking), picks_of_tiles * (products / SHORT + n / NOTED)};
     const int best = int(std::min_element(costs, costs + (may_be_short ? 4 : 3)) - costs);
     const Way way = way_to_update == BEST ? Way(CHANGES + best) : way_to_update;
