@@ -52,17 +52,18 @@ template <typename T> struct Columns {
     return sum[0] / many[0];
   }
 
-  // The latent of the largest, the first of equals; -1 where all of z is NaN or -inf.
+  // The latent of the largest; -1 where all of z is NaN or -inf. Of equals, the first in the first column that has one.
   int64_t best() const {
     const T most = highest();
-    int64_t found = padded(n);
-    for (int v = 0; v < VECS; v++) {
-      uint32_t having = ~above<T>(Vec{} + most, top[v]) & ALL_LANES; // columns with that maximum: mostly a single one
-      for (; having; having &= having - 1)
-        for (int64_t i = v * LANES + __builtin_ctz(having); i < found; i += COUNT)
-          if ((magnitude ? std::fabs(z[i]) : z[i]) == most) found = i;
-    }
-    return found < padded(n) ? found : -1;
+    int column = 0;
+    for (int v = 0; v < VECS; v++)
+      if (const uint32_t having = ~above<T>(Vec{} + most, top[v]) & ALL_LANES) {
+        column = v * LANES + __builtin_ctz(having);
+        break;
+      }
+    for (int64_t i = column; i < padded(n); i += COUNT)
+      if ((magnitude ? std::fabs(z[i]) : z[i]) == most) return i;
+    return -1;
   }
 };
 
