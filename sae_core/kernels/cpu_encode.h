@@ -46,6 +46,7 @@ __attribute__((noinline, noclone)) void transpose(const T *x, int here, int64_t 
 // The shape of a tile: lanes are tokens, in rows of ROW_BYTES.
 template <typename T> struct Lanes {
   using Vec = typename Traits<T>::Vec;
+  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
   static constexpr int LANES = VECTOR_BYTES / sizeof(T), TILE = ROW_BYTES / sizeof(T), VECS = ROW_BYTES / VECTOR_BYTES;
 };
 

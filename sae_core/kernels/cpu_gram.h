@@ -4,8 +4,8 @@
 template <typename T, typename Index> struct ByRow : Lanes<T> {
   using typename Lanes<T>::Vec;
   using Lanes<T>::LANES;
-  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
-  static constexpr int TOGETHER = 4, STRIDE = 16;
+  using typename Lanes<T>::Unaligned;
+  static constexpr int TOGETHER = Leaders<T, Index>::TOGETHER, STRIDE = 16;
   static constexpr int64_t SHORT = 96, ROOM = 1024;
   std::vector<int64_t> start; // (d_in + 1,)
   std::vector<Index> latents; // with room to read `usual` beyond the last, as in `values`
@@ -53,6 +53,10 @@ template <typename T, typename Index> struct ByRow : Lanes<T> {
         watch(&latents[i], sums);
       }
     }
+  }
+
+  void add_products(const Atoms<T, Index> &atoms, int64_t latent, T weight, T *products) const {
+    add_products(atoms, latent, weight, products, [](const Index *, const T *) {});
   }
 
   // The same where rows are short. What is added is laid out side by side first, so that there is one loop instead of
@@ -115,7 +119,7 @@ template <typename T, typename Index> struct GramRows {
     const int64_t at = used.load(std::memory_order_relaxed) < many ? used.fetch_add(1) : many;
     T *row = at < many ? align<T>(room.get()) + at * length : spare;
     std::memset(row, 0, size_t(length) * sizeof(T));
-    by_row.add_products(atoms, latent, T(1), row, [](const Index *, const T *) {});
+    by_row.add_products(atoms, latent, T(1), row);
     if (at < many) kept[size_t(latent)].store(row, std::memory_order_release);
     return row;
   }

@@ -109,7 +109,7 @@ template <typename T, typename Index> struct MatchingPursuit {
       atoms.add(latent, -code, r);
       row = rows.any() ? rows.of(latent, spare) : nullptr;
       if (!row && led) rows.by_row.add_products(atoms, latent, -code, z, leaders.watch());
-      else if (!row) rows.by_row.add_products(atoms, latent, -code, z, [](const Index *, const T *) {});
+      else if (!row) rows.by_row.add_products(atoms, latent, -code, z);
       if (fit.known && row) fit.keep_products(t, row);
     }
   }

@@ -5,7 +5,7 @@
 template <typename T> struct Columns {
   using L = Lanes<T>;
   using Vec = typename L::Vec;
-  typedef Vec Unaligned __attribute__((aligned(sizeof(T)), may_alias));
+  using Unaligned = typename L::Unaligned;
   static constexpr int COUNT = 64, LANES = L::LANES, VECS = COUNT / LANES;
   static constexpr uint32_t ALL_LANES = uint32_t((uint64_t(1) << LANES) - 1);
   static constexpr T NONE = -std::numeric_limits<T>::infinity();
