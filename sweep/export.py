@@ -17,8 +17,8 @@ USAGE = """python -m sweep.export run=ID format=saelens [out=DIR] [inference=enc
 
   run=ID             a finished run
   format=            saelens, sparsify or dictionary_learning; none of them has to be installed
-  out=DIR            the folder for the files; by default exports/ID/FORMAT, and below it layers.L for sparsify, which
-                     knows a hook point by its folder's name
+  out=DIR            the folder for the files; by default exports/ID/FORMAT, and below it the module, such as layers.1,
+                     for sparsify, which knows a hook point by its folder's name
   inference=encoder  the reading to write: that of the SAE's own encoder, or in its place topk (one product) or mp
                      (matching pursuit); python -m sweep.evaluate measures what another reading preserves
   sparse=true        for SAELens alone: the SAE as it is stored, whatever reads it; its atoms are never made dense, and
@@ -73,6 +73,7 @@ def _about(record: Record) -> About:
         dataset=dataset or record["labels"]["corpus"],
         bos=record["spec"]["activations"]["bos"] == "window",
         run=record["run_id"],
+        blocks=record.get("lm", {}).get("blocks"),
     )
 
 

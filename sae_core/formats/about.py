@@ -20,6 +20,8 @@ class About:
         dataset: the name of the text.
         bos: whether each window begins with the tokenizer's BOS token.
         run: the id of the run that trained the SAE.
+        blocks: the path of the LM's list of blocks in its transformers class, such as `model.layers` (Llama),
+            `gpt_neox.layers` or `transformer.h` (GPT-2).
     """
 
     model: str | None = None
@@ -28,6 +30,7 @@ class About:
     dataset: str | None = None
     bos: bool | None = None
     run: str | None = None
+    blocks: str | None = None
 
     @property
     def hook_name(self) -> str | None:
@@ -36,5 +39,15 @@ class About:
 
     @property
     def module(self) -> str | None:
-        """The module whose output is read, below transformers' base model as most LMs have it: `layers.12`."""
-        return None if self.layer is None else f"layers.{self.layer}"
+        """The module whose output is read, below transformers' base model: `layers.12`, or `h.12` of a GPT-2.
+
+        It is `layers.L`, as most LMs have it, where `blocks` is not known.
+        """
+        if self.layer is None:
+            return None
+        return f"{'layers' if self.blocks is None else self.blocks.partition('.')[2] or self.blocks}.{self.layer}"
+
+    @property
+    def full_module(self) -> str | None:
+        """The same below the whole model, `model.layers.12`; None where `blocks` is not known."""
+        return None if self.layer is None or self.blocks is None else f"{self.blocks}.{self.layer}"

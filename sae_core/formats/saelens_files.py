@@ -130,7 +130,7 @@ def metadata(about: About) -> dict[str, Any]:
         "model_from_pretrained_kwargs": {},
         "hook_name": about.hook_name,
         "hook_head_index": None,
-        "hf_hook_name": None if about.module is None else f"model.{about.module}",
+        "hf_hook_name": about.full_module,
         "context_size": about.context,
         "dataset_path": about.dataset,
         "prepend_bos": about.bos,

@@ -38,14 +38,14 @@ class LM:
     """A frozen causal LM and its list of blocks.
 
     Args:
+        path: the module path of the list of blocks.
         probe: two windows of token ids (2, length) that the model can embed, for small passes that find out how it can
             be run.
     """
 
-    def __init__(
-        self, model: nn.Module, blocks: nn.ModuleList, d_model: int, device: torch.device, probe: torch.Tensor
-    ):
-        self.model, self.blocks, self.d_model, self.device = model, blocks, d_model, device
+    def __init__(self, model: nn.Module, path: str, d_model: int, device: torch.device, probe: torch.Tensor):
+        self.model, self.path, self.d_model, self.device = model, path, d_model, device
+        self.blocks = cast(nn.ModuleList, model.get_submodule(path))
         self._probe = probe
         self._entrances: dict[int, _Entrance] = {}
 
@@ -183,7 +183,7 @@ def load_lm(config: ModelConfig, info: ModelInfo, device: torch.device) -> LM:
     check_candidates(model, info.n_layers, info.architecture, config.blocks)
     run = partial(_run, model, device)
     path = find_blocks(model, info.n_layers, info.d_model, config.blocks, tokens, run)
-    lm = LM(model, cast(nn.ModuleList, model.get_submodule(path)), info.d_model, device, tokens)
+    lm = LM(model, path, info.d_model, device, tokens)
     last = info.n_layers - 1
     check_causal(lm.capture(tokens, [last])[last], info.architecture)
     return lm

@@ -141,6 +141,7 @@ def _read_together(
     yield JointRequest(measure_together, clean, request)
     whole = clean.lm.why_whole(clean.layer)
     record["lm"] = {**record.get("lm", {}), "dtype": job.model.dtype, "pass": WHOLE if whole else FROM_HOOK}
+    record["lm"]["blocks"] = clean.lm.path
     if whole:
         say_once(
             job.runs_dir / "launches" / job.launch,

@@ -33,6 +33,8 @@ object with these entries:
     activations what the SAE was trained on: rows, dtype (as stored), and norms, which says what tokens are ordinary and
                 how many are not (`sweep.activations.norms`); missing from older records. There are no norms where all
                 tokens of the LM are ordinary by declaration (`model.outlier_norm: null`)
+    lm          how the LM was run: dtype; pass, "from the hook point" or "whole"; blocks, the module path of its
+                blocks; where the dtype was found, what that changed of its cross-entropy. Older records lack some
     metrics     measures on held-out text, the codes found by the SAE's own encoder (`sweep.measures.measures` and
                 `sae_core.metrics` define them). Those named ce_*, delta_ce and kl are in nats per predicted token; fvu,
                 ce_recovered*, relative_error and *_fraction are ratios; l0 is in latents per token. `train_*` are from

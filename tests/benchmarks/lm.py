@@ -223,7 +223,7 @@ def vocabulary() -> Iterator[str]:
     for size in (4096, 49152, 151936):
         shape.vocab_size = size
         model = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16).eval().requires_grad_(False)
-        lm = LM(model, model.model.layers, shape.hidden_size, torch.device("cpu"), torch.arange(16).view(2, 8))
+        lm = LM(model, "model.layers", shape.hidden_size, torch.device("cpu"), torch.arange(16).view(2, 8))
         bench = Bench(lm, _windows(16, size), LAYER)
         _, r = bench.ratios(1, once=bench.once)
         yield f"| {size:,} | {r['once']:.2f} P | {_read(bench)}"

@@ -33,6 +33,7 @@ def test_a_run_is_written_with_its_codes_and_its_place_in_the_lm(runs, tmp_path)
     config, tensors = json.loads((out / "cfg.json").read_text()), load_file(out / "sae_weights.safetensors")
     about = config["metadata"]
     assert (about["hook_name"], about["context_size"]) == ("blocks.1.hook_resid_post", 24)
+    assert about["hf_hook_name"] == "gpt_neox.layers.1"
     labels = read_record(folder, ids["topk"])["labels"]
     assert (about["model_name"], about["dataset_path"]) == (labels["model"], labels["corpus"])
     assert about["expander_sae_run"] == ids["topk"] and str(folder) not in (out / "cfg.json").read_text()

@@ -48,5 +48,20 @@ def test_none_of_the_libraries_is_loaded():
 
 
 def test_the_hook_point_follows_from_the_layer():
-    assert (About(layer=5).hook_name, About(layer=5).module) == ("blocks.5.hook_resid_post", "layers.5")
-    assert (About().hook_name, About().module) == (None, None)
+    unknown = About(layer=5)
+    assert (unknown.hook_name, unknown.module, unknown.full_module) == ("blocks.5.hook_resid_post", "layers.5", None)
+    assert (About().hook_name, About().module, About(blocks="model.layers").full_module) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "blocks, module",
+    [
+        ("model.layers", "layers.5"),
+        ("transformer.h", "h.5"),
+        ("model.decoder.layers", "decoder.layers.5"),
+        ("h", "h.5"),
+    ],
+)
+def test_modules_are_named_as_the_lm_names_them(blocks, module):
+    about = About(layer=5, blocks=blocks)
+    assert (about.module, about.full_module) == (module, f"{blocks}.5")

@@ -53,7 +53,7 @@ def test_a_run_in_bfloat16_by_auto_records_what_that_changes(job_of, monkeypatch
     assert about["ce_clean_float32"] == pytest.approx(precise["metrics"]["ce_clean"], rel=1e-5)
     changed = carry_out(auto)["metrics"]["ce_clean"] - about["ce_clean_float32"]
     assert about["ce_clean_change"] == changed and 0 < abs(changed) < 0.05
-    assert precise["lm"] == {"dtype": "float32", "pass": "from the hook point"}
+    assert precise["lm"] == {"dtype": "float32", "pass": "from the hook point", "blocks": "model.layers"}
 
 
 def test_a_machine_that_is_slower_in_bfloat16_stays_with_float32(job_of, monkeypatch):
