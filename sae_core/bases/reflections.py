@@ -67,13 +67,17 @@ class Reflections(Basis):
         return whole_numbers(self.vectors, BASIS_BITS)
 
     def _reflect(self, x: torch.Tensor, transposed: bool) -> torch.Tensor:
-        """Return x - x V T V^T, or with T transposed, for the rows x."""
+        """Return x - x V T V^T, or with T transposed, for the rows x.
+
+        T is solved with in float32 at least: torch solves in no half precision.
+        """
         vectors = self.vectors
-        products = vectors @ vectors.T
+        solved = torch.promote_types(vectors.dtype, torch.float32)
+        products = vectors.to(solved) @ vectors.T.to(solved)
         inverse = products.triu(1) + torch.diag(products.diagonal() / 2)
         inverse = inverse.T if transposed else inverse
-        along = torch.linalg.solve_triangular(inverse, x @ vectors.T, upper=not transposed, left=False)
-        return torch.addmm(x, along, vectors, alpha=-1)
+        along = torch.linalg.solve_triangular(inverse, (x @ vectors.T).to(solved), upper=not transposed, left=False)
+        return torch.addmm(x, along.to(x.dtype), vectors, alpha=-1)
 
 
 def reflections_onto(directions: torch.Tensor) -> torch.Tensor:

@@ -156,6 +156,18 @@ def test_the_control_takes_short_floats(dtype, tolerance):
         torch.testing.assert_close(found.float(), wanted, rtol=tolerance, atol=tolerance)
 
 
+@by_name
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+def test_bases_take_short_floats(name, dtype, tolerance):
+    basis, x = make_basis(name, M, 0, sample()), sample(50)
+    for there in (True, False):
+        wanted = basis.into(x) if there else basis.out_of(x)
+        short = copy.deepcopy(basis).to(dtype)
+        found = short.into(x.to(dtype)) if there else short.out_of(x.to(dtype))
+        assert found.dtype == dtype
+        assert (found.float() - wanted).norm() < tolerance * wanted.norm()
+
+
 ODD_SIZES = [
     *((name, d_in) for name in ("reflections1", "fourier", "neurons") for d_in in (1, 2, 7, 64, 97)),
     *(("butterfly_trained", d_in) for d_in in (2, 3, 7, 12, 64, 97, 128)),
