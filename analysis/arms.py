@@ -135,7 +135,7 @@ class Arm(NamedTuple):
         """What values were rounded to: `4 bits`, or `2 bits, trained`; empty where they were not."""
         how, _, start = self.how.partition("_from")
         how, _, encoder = f"_{how}".partition("_enc")
-        words = [f"{self.bits:g} bits", *([_HOW[how[1:]]] if how[1:] else [])] if self.bits else []
+        words = [number_of_bits(self.bits), *([_HOW[how[1:]]] if how[1:] else [])] if self.bits else []
         words += [f"encoder {encoder} bits"] if encoder else []
         return ", ".join(words) + (f" from {start} on" if start else "")
 
@@ -184,6 +184,11 @@ def parse(label: str) -> Arm:
 def base(label: str) -> str:
     """Return the name of the base arm, without basis, pursuit and rounding."""
     return parse(label).base
+
+
+def number_of_bits(bits: float) -> str:
+    """Return `4 bits`, `1.58 bits` or `1 bit`."""
+    return f"{bits:g} bit" + "s" * (bits != 1)
 
 
 def unrounded(label: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import arms
-from analysis.draw.bits import style_of_bits
+from analysis.draw.bits import best_marked, marks, style_of_bits, style_of_kind
 from analysis.draw.compressed import compressed_figure
 from analysis.draw.dominance import dominance_figure
 from analysis.draw.floor import only_with_floor
@@ -35,10 +35,9 @@ from analysis.latex.verdicts import dominance_latex, wins_latex
 from analysis.output import Options, Output, chosen, rows_to_draw
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
+from analysis.tables.bits import ROUNDED, bits_table
 from analysis.tables.compressed import compressed_table
 from analysis.tables.controls import (
-    ROUNDED,
-    bits_table,
     layers_table,
     masks_table,
     matched_table,
@@ -291,13 +290,17 @@ def matched(records: Records, options: Options) -> list[Output]:
 def bits(records: Records, options: Options) -> list[Output]:
     """Return CE recovered of arms at 32 and fewer bits, and the latents that rounding changes, against stored bytes.
 
-    Hollow markers are of values that were rounded after training, filled ones of those that were trained so.
+    The figure shows the best SAEs of each kind of arm (`best_of_bits`), marked by their bits. Where arms are asked for,
+    it shows all of these, with a line for each way to few bits.
     """
     table = bits_table(chosen(records.runs, options), records.runs)
-    shown = readable("bits", table)
-    x_label = "stored bytes (size of sae.safetensors)"
+    x, x_label = "artifact_bytes", "stored bytes (size of sae.safetensors)"
     titles = {ROUNDED: "latents changed by rounding\n(share with correlation < .9)"}
-    figure = _lines(shown, "artifact_bytes", x_label, style_of_bits, ["base", "rounding"], titles=titles)
+    if options.arms:
+        figure = _lines(readable("bits", table), x, x_label, style_of_bits, ["base", "rounding"], titles=titles)
+        return [Output("bits", table, figure)]
+    shown = readable("bits", best_marked(table))
+    figure = _lines(shown, x, x_label, style_of_kind, ["kind"], titles=titles, marks=marks(shown))
     return [Output("bits", table, figure)]
 
 

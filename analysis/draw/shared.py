@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple, cast
@@ -60,10 +61,15 @@ class Style(NamedTuple):
         """The colour inside a marker."""
         return "white" if self.hollow else self.colour
 
+    @property
+    def look(self) -> dict[str, Any]:
+        """The line and its markers as matplotlib's arguments."""
+        markers = {"marker": self.marker, "markersize": 5, "markerfacecolor": self.face}
+        return {"color": self.colour, "linestyle": self.line, "linewidth": 1.5, **markers}
+
     def handle(self) -> Line2D:
         """Return the entry of a legend."""
-        look: dict[str, Any] = {"color": self.colour, "linestyle": self.line, "marker": self.marker}
-        return Line2D([], [], label=self.label, markersize=6, markerfacecolor=self.face, **look)
+        return Line2D([], [], label=self.label, **{**self.look, "markersize": 6})
 
 
 def arm_style(label: str) -> Style:
@@ -96,6 +102,7 @@ def lines_figure(
     log_x: bool = True,
     band: bool = False,
     titles: dict[str, str] | None = None,
+    marks: dict[str, Style] | None = None,
 ) -> Figure:
     """Draw lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
 
@@ -106,12 +113,14 @@ def lines_figure(
         table: model, layer, n, k, `what` (a measure, or a title of its own), the columns of `line_by`, x, mean and
             half_interval. Panels whose `what` starts with "difference" get a line at 0.
         styles: gives the look of a line from any of its rows.
-        line_by: the columns whose values make a line.
+        line_by: the columns whose values make a line; the first has the labels of arms.
         band: draw the interval as a band, for many points a line.
         titles: labels of the y axes by `what`, beside those of LABELS.
+        marks: the markers of points, where those of a line differ, by the table's column `mark`, in the legend's order.
     """
     rows = _panel_rows(table)
     grid = panel_grid([(place, k) for place, row in enumerate(rows) for k in row.ks])
+    looks = marks or {}
     in_legend: dict[str, Style] = {}
     floors: set[str] = set()  # the ways of reading whose floor is drawn
     random_difference = False
@@ -121,8 +130,11 @@ def lines_figure(
             axis, points = grid.axes[place, k], only(row.points, k=k)
             for _, line in groups(points, list(line_by)):
                 style = styles(dicts(line)[0])
-                in_legend[style.label] = style._replace(marker="") if band else style
+                style = style._replace(marker="") if band or looks else style
+                in_legend.setdefault(style.label, style)
                 draw_line(axis, line.sort_values(x), x, style, band)
+                for (mark,), marked in groups(line, ["mark"]) if looks else ():
+                    axis.plot(marked[x], marked["mean"], **looks[mark]._replace(colour=style.colour).look)
             axis.set_title(panel_title(row.panel, k), loc="left", fontsize=10)
             axis.set_xlabel(x_label)
             if "floor" in points and row.what.startswith("difference"):
@@ -132,8 +144,10 @@ def lines_figure(
             if (place, k) in grid.leading:
                 axis.set_ylabel(str(y_label), fontsize=9)
             _scale_panel(axis, row, column(points, x), log_x)
-    handles = [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table)]
-    handles += floor_handles(floors, "" if band else "x")
+    handles = [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table[line_by[0]])]
+    handles += floor_handles(floors, "" if band or looks else "x")
+    used = set(table["mark"]) if looks else set()
+    handles += [look.handle() for mark, look in looks.items() if mark in used]
     if random_difference:
         label = "floor: the same with a random\ndictionary in place of the expander"
         handles.append(Line2D([], [], color=COLOUR, linestyle=":", label=label))
@@ -200,9 +214,7 @@ def draw_line(axis: Axes, line: pd.DataFrame, x: str, style: Style, band: bool =
         low, high = line["mean"] - line["half_interval"], line["mean"] + line["half_interval"]
         axis.fill_between(line[x], low, high, color=style.colour, alpha=0.15, linewidth=0)
         return
-    look: dict[str, Any] = {"color": style.colour, "linestyle": style.line, "linewidth": 1.5}
-    look |= {"marker": style.marker, "markersize": 5, "markerfacecolor": style.face}
-    axis.errorbar(line[x], line["mean"], yerr=line["half_interval"], capsize=2.5, elinewidth=1, **look)
+    axis.errorbar(line[x], line["mean"], yerr=line["half_interval"], capsize=2.5, elinewidth=1, **style.look)
 
 
 def panel_title(panel: Sequence[object], k: object = None) -> str:
@@ -225,12 +237,19 @@ def legend(figure: Figure, handles: Iterable[Artist]) -> None:
     entries = list(handles)
     names = [str(entry.get_label()) for entry in entries]
     labels = [name if "\n" in name else fill(name, _LEGEND_WIDTH) for name in names]
-    lines = sum(label.count("\n") + 1 for label in labels)
     width, height = figure.get_size_inches()
-    inches = (lines * 1.2 + len(labels) * 0.5) * _LEGEND_SIZE / 72  # matplotlib's spacing of lines and of entries
-    columns = max(1, math.ceil(inches / height))
+    # matplotlib's spacing of lines and of entries
+    inches = [(1.2 * (label.count("\n") + 1) + 0.5) * _LEGEND_SIZE / 72 for label in labels]
+    columns = next((count for count in range(1, len(labels)) if _tallest(inches, count) <= height), max(1, len(labels)))
     figure.set_size_inches(width + (columns - 1) * _LEGEND_INCHES, height)
     figure.legend(entries, labels, fontsize=_LEGEND_SIZE, frameon=False, loc="outside right upper", ncols=columns)
+
+
+def _tallest(heights: Sequence[float], columns: int) -> float:
+    """Return the height of the tallest column of a legend, whose columns have as many entries or one more at first."""
+    each, more = divmod(len(heights), columns)
+    ends = list(accumulate(each + (column < more) for column in range(columns)))
+    return max(sum(heights[start:end]) for start, end in zip([0, *ends], ends, strict=False))
 
 
 def log_ticks(axis: Axes, values: pd.Series) -> None:
@@ -301,9 +320,9 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     return paths
 
 
-def _in_order_of_arms(labels: Iterable[str], table: pd.DataFrame) -> list[str]:
-    """Return the labels of a legend in the order of their arms: a label starts with its arm's name."""
-    names = [arms.display(arm) for arm in arms.in_order(table["arm"])]
+def _in_order_of_arms(labels: Iterable[str], drawn: Iterable[str]) -> list[str]:
+    """Return the labels of a legend in the order of the arms drawn: a label starts with its arm's name."""
+    names = [arms.display(arm) for arm in arms.in_order(drawn)]
 
     def place(label: str) -> int:
         starts = [i for i, name in enumerate(names) if label.startswith(name)]

@@ -15,9 +15,8 @@ from analysis.page.charts import PANEL_CHOICES, Choice, chart, x_axis, y_axis
 from analysis.page.encode import encoded
 from analysis.page.meaning import meaning, probing, three_axes
 from analysis.read.records import Records
+from analysis.tables.bits import ROUNDED, best_of_bits, bits_table
 from analysis.tables.controls import (
-    ROUNDED,
-    bits_table,
     layers_table,
     masks_table,
     matched_table,
@@ -135,7 +134,13 @@ def bits(records: Records, options: Options, shown: list[str]) -> Section:
     x = [x_axis("artifact_bytes", "stored bytes (size of sae.safetensors)", log=True, unit="bytes")]
     how = "SAEs with values of 32 and fewer bits, rounded after training or in it; further left is smaller. " + _SEEDS
     return chart(
-        x, [y_axis()], [*PANEL_CHOICES, _measure_choice(table)], ["base", "rounding"], how=how, table=encoded(table)
+        x,
+        [y_axis()],
+        [*PANEL_CHOICES, _measure_choice(table)],
+        ["base", "rounding"],
+        shown=list(best_of_bits(table)["arm"].unique()),
+        how=how,
+        table=encoded(table),
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables of the controls: masks, supports, matched dense SAEs, rounding, layers, seeds.
+"""Tables of the controls: masks, supports, matched dense SAEs, layers, seeds.
 
 The column `what` names the measure of a row, so that one table holds all panels of a figure.
 """
@@ -6,19 +6,17 @@ The column `what` names the measure of a row, so that one table holds all panels
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pandas as pd
 
-from analysis.arms import FLOAT_BITS, FROZEN, MATCHED, SPARSE, Arm
-from analysis.frames import among, dicts, distinct, mean_by, only, part, plain, renamed, where
+from analysis.arms import FLOAT_BITS, FROZEN, MATCHED, SPARSE
+from analysis.frames import among, distinct, mean_by, only, part, plain, renamed, where
 from analysis.read.sources import NoRunsError
 from analysis.tables.floor import MINUS_FROM, with_floor
 from analysis.tables.pairs import CELL, all_differences
 from analysis.tables.stats import half_interval, over_seeds
 
 MASKS = ("expander", "clustered", "pruned_retuned")
-ROUNDED = "rounding_below_90"
 ENOUGH_SEEDS = 5  # an interval over fewer seeds says little
 _BY = [*CELL, "arm", "reading", "d"]
 
@@ -101,38 +99,6 @@ def _against_matched(found: pd.DataFrame, control: pd.DataFrame, what: str) -> p
         table = table.assign(floor=math.nan, floor_half_interval=math.nan)
     # The dense arm becomes `arm`, which makes a figure's lines: the expander is the same in all rows.
     return renamed(table, {"arm": MINUS_FROM, "other": "arm"}).assign(what=what)
-
-
-def bits_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return CE recovered and artifact_bytes per (model, layer, n, k, arm, d) of arms that were rounded.
-
-    Their float32 runs are among the rows, where something was rounded at the same model, layer, n and k. `base` is the
-    label of the arm that was rounded; `rounding` says `4 bits`, `2 bits, trained` where values were rounded in training
-    already, or `2 bits, product-quantised`. Below follow rows with `what` = ROUNDED for the rounded runs whose latents
-    were compared with those of the values before rounding, or underneath it: the share of latents whose activations
-    correlate below .9.
-
-    Raises:
-        NoRunsError: no run has rounded values.
-    """
-    rounded = where(runs, runs["bits"] != FLOAT_BITS)
-    if rounded.empty:
-        raise NoRunsError("no run has rounded values (arms such as expander-8bit)")
-    beside = runs.merge(part(rounded, CELL).drop_duplicates(), on=CELL)
-    found = among(beside, "unrounded_arm", list(set(rounded["unrounded_arm"])))
-    found = renamed(found, {"unrounded_arm": "base"})
-    found = found.assign(rounding=[_rounding_in_words(row) for row in dicts(found)])
-    by = [*_BY, "base", "bits", "how_rounded", "rounding", "artifact_bytes"]
-    fidelity = over_seeds(found, by, "ce_recovered")
-    fidelity = with_floor(fidelity, runs if control is None else control, "ce_recovered")
-    tables = [fidelity.assign(what="ce_recovered")]
-    if ROUNDED in found and not (known := where(found, found[ROUNDED].notna())).empty:
-        tables.append(over_seeds(known, by, ROUNDED).assign(what=ROUNDED))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _rounding_in_words(row: dict[str, Any]) -> str:
-    return Arm("", None, row["bits"], how=row["how_rounded"]).bits_in_words
 
 
 def layers_table(runs: pd.DataFrame, control: pd.DataFrame | None = None) -> pd.DataFrame:

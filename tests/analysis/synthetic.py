@@ -73,7 +73,8 @@ def sae_spec(label):
     """Return the `spec["sae"]` that a run of the arm with that label has; its sizes are left out."""
     arm = parse(label)
     trained = {"arm": arm.base, "encoder": arm.pursuit} if arm.pursuit else {"arm": arm.base}
-    return {"arm": f"{arm.base}-{arm.bits}bit", "bits": arm.bits, "of": trained} if arm.bits else trained
+    trained |= {"basis": arm.basis} if arm.basis else {}
+    return {"arm": arm.base + arm.rounding, "bits": arm.bits, "of": trained} if arm.bits else trained
 
 
 def metrics_of(ce):

@@ -51,7 +51,7 @@ def test_the_label_that_an_arm_gives_itself_has_its_parts(encoder):
     assert display(paths.label).endswith("2 bits, trellis-coded in a Fourier basis")
     paths = TrellisCoded(DenseTied(8, 2, encoder), 1, rounded_in="neurons", path="weighted")
     assert parse(paths.label).label == paths.label and display(paths.label).endswith(
-        "1 bits, trellis-coded for activations"
+        "1 bit, trellis-coded for activations"
     )
 
 

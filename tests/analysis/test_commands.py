@@ -5,11 +5,9 @@ import sys
 
 import pandas as pd
 import pytest
-from matplotlib.lines import Line2D
 
 from analysis.__main__ import main
 from analysis.catalogue import CATALOGUE
-from analysis.draw.bits import style_of_bits
 from analysis.draw.shared import far_apart, short
 from analysis.read import load
 from analysis.tables.frontier import X_AXES, Y_AXES
@@ -140,21 +138,6 @@ def test_the_command_line_knows_every_axis():
 
     assert tuple(X_AXES) == __main__._X and tuple(Y_AXES) == __main__._Y
     assert tuple(MEASURES) == __main__._MEASURES
-
-
-def test_no_two_ways_to_few_bits_look_alike_and_those_after_training_are_hollow():
-    looks = {}
-    for bits in (8, 4, 2, 1.58, 1):
-        pieces = ("pq", "pq_weighted", "pq_fourier", "pq_weighted_fourier") if bits in (4, 2, 1) else ()
-        ways = ("", "trained", "fourier", "trained_fourier", *pieces)
-        for how in (*ways, "trained_fourier_from0.1"):
-            style = style_of_bits({"base": "dense_tied", "bits": bits, "how_rounded": how, "rounding": how})
-            assert style.hollow == (how in ("", "fourier"))
-            assert Line2D([], [], marker=style.marker).get_marker() == style.marker
-            looks.setdefault((style.marker, style.hollow), set()).add((bits, how.removesuffix("_from0.1")))
-    assert all(len(shown) == 1 for shown in looks.values()) and len(looks) == 32
-    floats = style_of_bits({"base": "dense_tied", "bits": 32, "how_rounded": "", "rounding": ""})
-    assert (floats.marker, floats.hollow) not in looks and not floats.hollow
 
 
 def test_numbers_on_axes_are_short_and_labelled_where_there_is_room():

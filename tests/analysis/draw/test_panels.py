@@ -103,3 +103,12 @@ def test_a_legend_of_any_length_lies_within_the_figure(tmp_path, count, columns)
     assert drawn._ncols == columns
     box, (width, height) = drawn.get_window_extent(), figure.canvas.get_width_height()
     assert box.x0 > 0 and box.y0 > 0 and box.x1 <= width + 1 and box.y1 <= height + 1
+
+
+def test_a_legend_gets_as_many_columns_as_its_tallest_one_needs():
+    figure, _ = subplots(1, 1, (5, 2))
+    names = [f"an arm with a name so long that it takes several lines, number {i}" for i in range(12)]
+    legend(figure, [Line2D([], [], label=name) for name in [*["short"] * 12, *names]])
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.height <= figure.bbox.height and box.y0 >= 0

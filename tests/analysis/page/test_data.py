@@ -21,7 +21,8 @@ from analysis.page.meaning import FLOOR_ARM
 from analysis.page.runs import link
 from analysis.page.write import page_data
 from analysis.read.sources import NoRunsError
-from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, supports_table
+from analysis.tables.bits import bits_table
+from analysis.tables.controls import layers_table, masks_table, matched_table, supports_table
 from analysis.tables.curves import data_table
 from analysis.tables.dominance import dominance_table
 from analysis.tables.frontier import X_AXES, Y_AXES, frontier_table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from analysis.read.sources import NoRunsError
-from analysis.tables.controls import bits_table, layers_table, masks_table, matched_table, seeds_table, supports_table
+from analysis.tables.controls import layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.tables.curves import data_table, learning_table, main_degrees
 from analysis.tables.pairs import all_differences, difference_table, paired
 from analysis.tables.wins import comparable_arms, wins_table
@@ -109,17 +109,6 @@ def test_the_matched_table_is_expander_minus_dense_for_each_way_of_reading(recor
     by_omp = table.query("what == 'difference by OMP' and arm == 'dense_matched'")
     assert by_omp["mean"].mean() == pytest.approx(-0.02 + 0.03 - 0.008, abs=0.002)
     assert "difference, both trained by mp_refit" in set(table["what"])
-
-
-def test_rounded_arms_have_their_float32_runs_beside_them(records):
-    table = bits_table(records.runs)
-    assert set(table["base"]) == {"expander"} and set(table["bits"]) == {32, 8, 4}
-    cell = "layer == 1 and k == 8 and d == 8 and what == 'ce_recovered'"
-    sizes = table.query(cell).set_index("bits")["artifact_bytes"]
-    assert sizes[4] < sizes[8] < sizes[32]
-    runs = records.runs
-    partly = bits_table(runs[(runs["bits"] == 32) | (runs["k"] == 8)])
-    assert set(partly["k"]) == {8} < set(table["k"])  # where nothing was rounded there is nothing to compare
 
 
 def test_the_table_of_layers_needs_two_layers(records, recorded):

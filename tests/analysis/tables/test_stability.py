@@ -7,7 +7,6 @@ import pytest
 
 from analysis.frames import dicts, only
 from analysis.read.sources import NoRunsError
-from analysis.tables.controls import ROUNDED, bits_table
 from analysis.tables.meaning import check_comparable
 from analysis.tables.stability import stability_table
 from analysis.tables.stats import half_interval
@@ -102,15 +101,3 @@ def test_samples_with_seeds_of_their_own_are_left_out(recorded, capsys):
     records = recorded(*made, seeded(sampled("expander", 8, 0, 0.9), seed_order=2))
     check_comparable(records.samples)
     assert max(records.samples["coverage"]) < 0.5 and "seeds.seed_order=2" in capsys.readouterr().err
-
-
-def test_what_rounding_changes_stands_below_fidelity_in_the_table_of_bits(recorded):
-    made = [record("expander", 8, 16, seed, 0.7) for seed in (0, 1)]
-    for seed, share in ((0, 0.1), (1, 0.2)):
-        made.append(record("expander-8bit", 8, 16, seed, 0.69) | {"rounding": {"below_90": share, "correlation": 0.9}})
-    table = bits_table(recorded(*made).runs)
-    changed = row(table, what=ROUNDED)
-    assert changed["mean"] == pytest.approx(0.15) and changed["bits"] == 8 and changed["seeds"] == 2
-    unmeasured = [{key: value for key, value in one.items() if key != "rounding"} for one in made]
-    without = bits_table(replace(recorded(*made), records=tuple(unmeasured)).runs)
-    assert set(without["what"]) == {"ce_recovered"} and len(without) == 2
