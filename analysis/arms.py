@@ -196,6 +196,12 @@ def unrounded(label: str) -> str:
     return parse(label)._replace(bits=None, how="").label
 
 
+def is_usual(label: str) -> bool:
+    """Return whether an arm has no basis of its own, or unusual sizes of a head, and no nested prefixes."""
+    arm = parse(label)
+    return arm.basis is None and not arm.prefixes and arm.prefix is None
+
+
 def display(label: str) -> str:
     """Return the arm's name for people."""
     arm = parse(label)

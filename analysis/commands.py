@@ -382,20 +382,31 @@ def _styles_by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
 def latents_summary(records: Records, options: Options) -> list[Output]:
     """Return how each arm's latents are used: a figure of the panel with most arms, and LaTeX of every panel.
 
-    Both show arms trained one-shot and not rounded, or those asked for; the CSV has every arm.
+    Both show arms trained one-shot and not rounded, or those asked for; the figure none in another basis or of nested
+    prefixes unless asked for. The CSV has every arm.
     """
     runs = chosen(records.runs, options)
     table = summary_table(runs)
     shown = table if options.arms else among(table, "arm", list(set(plain(runs)["arm"])))
     shown = table if shown.empty else shown
-    return [Output("latents_summary", table, summary_figure(richest(shown)), latents_latex(shown))]
+    usual = shown if options.arms else where(shown, shown["arm"].map(arms.is_usual))
+    figure = summary_figure(richest(shown if usual.empty else usual))
+    return [Output("latents_summary", table, figure, latents_latex(shown))]
 
 
 def wins(records: Records, options: Options) -> list[Output]:
-    """Return arm against arm; figure and LaTeX have the pairs that `comparable_arms` keeps, the CSV has all."""
+    """Return arm against arm: a figure for each way of training and reading, one LaTeX table and one CSV.
+
+    Figures and LaTeX have the pairs that `comparable_arms` keeps, in other bases and of nested prefixes only where arms
+    are asked for; the CSV has all.
+    """
     readings = chosen(records.readings, options)
     table = wins_table(readings)
     if table.empty:
         raise NoRunsError("no two arms share a cell")
-    shown = comparable_arms(table, readings)
-    return [Output("wins", table, wins_figure(shown) if len(shown) else None, wins_latex(shown))]
+    shown = comparable_arms(table, readings, usual=not options.arms)
+    figures = [
+        Output(f"wins-{pursuit or inference}", rows, wins_figure(rows))
+        for (pursuit, inference), rows in groups(shown, ["pursuit", "inference"])
+    ]
+    return [Output("wins", table, latex=wins_latex(shown)), *figures]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.arms import FLOAT_BITS, PCA, in_order
+from analysis.arms import FLOAT_BITS, PCA, in_order, is_usual
 from analysis.frames import dicts, groups, only, part, where
 from analysis.tables.pairs import CELL
 from analysis.tables.stats import half_interval
@@ -45,7 +45,7 @@ def wins_table(readings: pd.DataFrame, y: str = "ce_recovered") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def comparable_arms(table: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame:
+def comparable_arms(table: pd.DataFrame, readings: pd.DataFrame, usual: bool = True) -> pd.DataFrame:
     """Return the rows whose two arms differ in the base arm alone, not in pursuit or rounding, and are not rounded.
 
     Both are read by their own encoder; arms trained one-shot also where both are read by OMP. The column `pursuit`
@@ -54,13 +54,16 @@ def comparable_arms(table: pd.DataFrame, readings: pd.DataFrame) -> pd.DataFrame
     Args:
         table: from `wins_table`.
         readings: the readings that `table` was made from, which have the arms' parts.
+        usual: leave out the arms that are not `arms.is_usual`: those in another basis or of nested prefixes.
     """
     parts = {row["arm"]: (row["pursuit"], row["bits"]) for row in dicts(readings.drop_duplicates("arm"))}
+    drawn = {arm for arm in parts if not usual or is_usual(arm)}
 
     def shown(row: dict[str, Any]) -> bool:
         pursuit, bits = parts[row["arm"]]
         read_alike = row["inference"] == "encoder" or (row["inference"] == "omp" and pursuit == "")
-        return read_alike and bits == FLOAT_BITS and parts[row["other"]] == (pursuit, bits)
+        alike = bits == FLOAT_BITS and parts[row["other"]] == (pursuit, bits)
+        return read_alike and alike and {row["arm"], row["other"]} <= drawn
 
     found = table.assign(pursuit=[parts[arm][0] for arm in table["arm"]])
     return where(found, [shown(row) for row in dicts(found)])

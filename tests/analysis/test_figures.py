@@ -227,16 +227,19 @@ def patches(axis, gid):
     return [area for area in axis.collections if area.get_gid() == gid]
 
 
-def check_wins(output, records):
+def check_wins(outputs, records):
     """A matrix for each way of training and reading holds the differences, and says the cells won and shared."""
-    matrices = [axis for axis in visible(output.figure) if axis.images]
+    whole, *figures = outputs
+    assert whole.figure is None and whole.latex
+    assert {output.name for output in figures} == {"wins-encoder", "wins-omp", "wins-mp_refit"}
+    matrices = [axis for output in figures for axis in visible(output.figure) if axis.images]
     ways = {axis.get_title(loc="left").split("\n")[0]: axis for axis in matrices}
-    assert len(ways) == len(matrices) == 3
+    assert len(ways) == len(matrices) == 3 and "both trained by mp_refit" in ways
     axis = ways["each read by OMP"]
     names = [text.get_text() for text in axis.get_yticklabels()]
     assert names == [text.get_text() for text in axis.get_xticklabels()]
     matrix, said = np.array(axis.images[0].get_array()), {text.get_position(): text.get_text() for text in axis.texts}
-    read_by_omp = only(output.table, inference="omp")
+    read_by_omp = only(whole.table, inference="omp")
     pairs = [row for row in dicts(read_by_omp) if {display(row["arm"]), display(row["other"])} <= set(names)]
     assert len(pairs) == len(said) / 2 == np.isfinite(matrix).sum() / 2 > 50
     for row in pairs:
@@ -445,13 +448,16 @@ def check_latents_summary(output, records):
     assert [line.get_xdata()[0] for line in nulls] == pytest.approx([0.97] * len(rows))
 
 
-SEVERAL = {"dominance": check_dominance, "iso_bytes": check_iso_bytes}  # of several figures and a table of all
+SEVERAL = {
+    "dominance": check_dominance,
+    "iso_bytes": check_iso_bytes,
+    "wins": check_wins,
+}  # of several figures and a table of all
 CHECKS = {
     **{name: lambda output, records, name=name: check_bars(name, output) for name in BARS},
     "frontier": check_frontier,
     "layers": check_layers,
     "pareto": check_pareto,
-    "wins": check_wins,
     "amortisation": check_amortisation,
     "throughput": check_throughput,
     "certificates": check_certificates,

@@ -82,6 +82,15 @@ def test_wins_agree_with_differences_cell_by_cell(records):
     assert not shown["arm"].str.contains("bit").any() and {"", "mp_refit"} == set(shown["pursuit"])
 
 
+def test_arms_in_other_bases_are_compared_where_asked_for(recorded):
+    labels = ["expander", "clustered", "expander@reflections4", "expander-n4"]
+    runs = recorded(*(record(arm, 8, 8, 0, 0.8 + i / 100) for i, arm in enumerate(labels))).readings
+    wins = wins_table(runs)
+    assert len(wins) == len(comparable_arms(wins, runs, usual=False)) == 6
+    (row,) = comparable_arms(wins, runs).to_dict("records")
+    assert (row["arm"], row["other"]) == ("expander", "clustered")
+
+
 def test_without_a_shared_seed_there_is_no_difference():
     assert paired({0: 1.0}, {1: 2.0}).seeds == 0 and math.isnan(paired({0: 1.0}, {1: 2.0}).mean)
     assert paired({0: 1.0, 1: 3.0}, {1: 2.0, 2: 9.0}) == pytest.approx((1.0, math.nan, 1), nan_ok=True)
