@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from sae_core.arms import Imported
 from sae_core.arms.compressed import OWN
+from sae_core.io import WEIGHTS_FILE
 from sweep.jobs.key_values import check_free, finished_run
 from sweep.jobs.overrides import key_of, quoted
 from sweep.launch import command, run_alone
@@ -16,8 +17,8 @@ from sweep.launch import main as sweep
 from sweep.shrink.cells import BITS, OWN_BITS, RATES, fitting
 from sweep.shrink.chosen import best_of, hand_out
 from sweep.shrink.original import Original, latents_of_use, original
-from sweep.store.hashes import short_hash
-from sweep.store.records import run_folder
+from sweep.store.hashes import file_hash, short_hash
+from sweep.store.records import WEIGHTS, iterate_records, run_folder
 
 USAGE = """python -m sweep.compress sae=PATH|run=ID ratio=8|bytes=100000 [out=DIR] [trials=12] [SETTING=VALUE ...]
 
@@ -27,7 +28,8 @@ USAGE = """python -m sweep.compress sae=PATH|run=ID ratio=8|bytes=100000 [out=DI
   out=DIR        the folder for the smaller SAE; by default compressed/NAME-BYTES
   survived=0.9   the least share of latents that shall stay what they were, that is correlate with it by .9 or more, so
                  that labels still hold; 0 looks at the LM's cross-entropy alone
-  trials=12      how many sizes, bits and readings are tried; asked for again with more, the search goes on
+  trials=12      how many sizes, bits and readings are tried; asked for again with more, the search goes on, and the
+                 best of all takes the place of the one chosen before
   SETTING=VALUE  any setting of python -m sweep: model=, layer= and corpus= that the SAE is of, k=, runs_dir=,
                  cache_dir=, train.steps=, train.lr=, launch.workers=, eval.probing=, ...; sae.format=,
                  sae.allow_pickle= and sae.check_model= are of the SAE that is read, and sae.of.encoder=topk, say,
@@ -59,14 +61,14 @@ def main(arguments: list[str]) -> int:
     """Make the SAE smaller that is named, and say what was found. Return the exit code: 0 if all went well."""
     asked = _asked(arguments)
     if "out" in asked.own:
-        check_free(Path(asked.own["out"]))
+        _check_out(Path(asked.own["out"]), asked)
     name = f"compress-{short_hash(str(asked.path.resolve()), sorted(asked.settings))}"
     where = _with_layer(asked)
     own = [word for word in where if not key_of(word).startswith("sae.of.")]
     source = original([f"sae.path={quoted(str(asked.path))}", *own], name, run_alone)
     budget = _budget(asked.own, source)
     out = Path(asked.own.get("out", f"compressed/{asked.path.stem}-{budget}"))
-    check_free(out)
+    _check_out(out, asked)
     study = f"{name}-{budget}"
     _search(asked, [_of_the_smaller(word) for word in where], source, budget, study)
     folder = source.job.runs_dir / "studies" / study
@@ -109,6 +111,17 @@ def _asked(arguments: Sequence[str]) -> Asked:
         finished_run(own["run"], runs_dir)
         asked = asked._replace(path=run_folder(runs_dir, own["run"]))
     return asked
+
+
+def _check_out(out: Path, asked: Asked) -> None:
+    """Raise ValueError where `out` holds an SAE, unless an earlier search chose it among runs that are still there."""
+    runs_dir = Path(asked.setting("runs_dir", "runs")).expanduser()
+    if not (out / WEIGHTS_FILE).is_file() or not runs_dir.is_dir():
+        return check_free(out)
+    held = file_hash(out / WEIGHTS_FILE)
+    smaller = (record for _, record in iterate_records(runs_dir) if record and record.get("survival"))
+    if not any(record.get(WEIGHTS) == held for record in smaller):
+        check_free(out)
 
 
 def _with_layer(asked: Asked) -> list[str]:

@@ -22,7 +22,7 @@ USAGE = """python -m sweep.export run=ID format=saelens [out=DIR] [inference=enc
   inference=encoder  the reading to write: that of the SAE's own encoder, or in its place topk (one product) or mp
                      (matching pursuit); python -m sweep.evaluate measures what another reading preserves
   sparse=true        for SAELens alone: the SAE as it is stored, whatever reads it; its atoms are never made dense, and
-                     SAELens loads it after `import sae_core.formats.saelens`"""
+                     SAELens loads it after `import sae_core.formats.saelens`; by default in exports/ID/saelens-sparse"""
 
 _NEEDED = {"run": "ID", "format": "saelens"}
 _OPTIONAL = {"out": "DIR", "inference": "encoder", "sparse": "true", "runs_dir": "runs"}
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     sparse = _sparse(given.get("sparse", "false"), name)
     record = finished_run(given["run"], runs_dir)
     about = _about(record)
-    out = Path(given["out"]) if "out" in given else _folder(name, given["run"], about)
+    out = Path(given["out"]) if "out" in given else _folder(f"{name}-sparse" if sparse else name, given["run"], about)
     sae = infer_by(io.load(run_folder(runs_dir, given["run"])), given.get("inference", ENCODER))
     written = save_sparse(sae, out, about) if sparse else export(sae, name, out, about)
     size = sum(file.stat().st_size for file in written.files)
@@ -56,7 +56,7 @@ def _sparse(said: str, name: str) -> bool:
 
 def _folder(name: str, run_id: str, about: About) -> Path:
     folder = Path("exports") / run_id / name
-    return folder / about.module if FORMATS[name].BY_MODULE and about.module else folder
+    return folder / about.module if name in FORMATS and FORMATS[name].BY_MODULE and about.module else folder
 
 
 def _about(record: Record) -> About:

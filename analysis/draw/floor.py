@@ -65,6 +65,21 @@ def draw_floors(
     return set(readings)
 
 
+def draw_own_floors(axis: Axes, rows: pd.DataFrame, x: str) -> bool:
+    """Draw what a random dictionary of each point's d and basis scores, at its place; return whether any is known."""
+    known = where(rows, rows["floor"].notna())
+    if known.empty:
+        say_missing(axis)
+    axis.plot(known[x], known["floor"], color=COLOUR, linestyle="", marker="x", markersize=4, gid=FLOOR_ID, zorder=1.5)
+    return len(known) > 0
+
+
+def own_floor_handle() -> Artist:
+    """Return the legend's entry for `draw_own_floors`."""
+    label = "floor of the point at this place:\na random dictionary, read alike"
+    return Line2D([], [], color=COLOUR, linestyle="", marker="x", markersize=5, label=label)
+
+
 def _lines(known: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """Return the rows of each line over the column `x`; none where a level says all that is known."""
     same_d = where(known, known["arm"].map(base).isin(SPARSE) & (known["d"] == known["floor_d"]))

@@ -23,7 +23,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import arms
-from analysis.draw.floor import COLOUR, FLOOR_ID, draw_floors, floor_handles, say_missing
+from analysis.draw.floor import (
+    COLOUR,
+    FLOOR_ID,
+    draw_floors,
+    draw_own_floors,
+    floor_handles,
+    own_floor_handle,
+    say_missing,
+)
 from analysis.draw.panels import panel_grid
 from analysis.frames import column, dicts, groups, only, where
 from analysis.tables.floor import MINUS_FROM
@@ -107,7 +115,7 @@ def lines_figure(
     """Draw lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
 
     The floor is a grey line, or a level over axes of storage, where the table has the columns of
-    `analysis.tables.floor.with_floor`; panels of differences have none.
+    `analysis.tables.floor.with_floor`, and with `marks` a point beside each; panels of differences have none.
 
     Args:
         table: model, layer, n, k, `what` (a measure, or a title of its own), the columns of `line_by`, x, mean and
@@ -123,7 +131,7 @@ def lines_figure(
     looks = marks or {}
     in_legend: dict[str, Style] = {}
     floors: set[str] = set()  # the ways of reading whose floor is drawn
-    random_difference = False
+    random_difference = own_floors = False
     for place, row in enumerate(rows):
         y_label = {**LABELS, **(titles or {})}.get(row.what, row.what)
         for k in row.ks:
@@ -139,13 +147,16 @@ def lines_figure(
             axis.set_xlabel(x_label)
             if "floor" in points and row.what.startswith("difference"):
                 random_difference |= _draw_differences(axis, points, x)
+            elif "floor" in points and looks:
+                own_floors |= draw_own_floors(axis, points, x)
             elif "floor" in points:
                 floors |= draw_floors(axis, points, x, row.what, "" if band else "x", level=x in _STORAGE)
             if (place, k) in grid.leading:
                 axis.set_ylabel(str(y_label), fontsize=9)
             _scale_panel(axis, row, column(points, x), log_x)
     handles = [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table[line_by[0]])]
-    handles += floor_handles(floors, "" if band or looks else "x")
+    handles += floor_handles(floors, "" if band else "x")
+    handles += [own_floor_handle()] * own_floors
     used = set(table["mark"]) if looks else set()
     handles += [look.handle() for mark, look in looks.items() if mark in used]
     if random_difference:

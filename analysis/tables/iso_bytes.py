@@ -4,8 +4,8 @@ Levels of stored bytes are shares of a full dense SAE, of 4 * (m*n + n + m) byte
 sparse dictionary that fits is held against the best dense one that fits, under three rules on how codes are found:
 
     one-shot            both by one product and its k largest entries
-    dense rival's cost  the sparse one at no more multiply-adds than the one-shot encoder of the largest dense one that
-                        fits takes; the dense one in any way; left out where no dense one fits
+    dense rival's cost  the sparse one at no more multiply-adds than the best dense one takes that fits and is read
+                        one-shot; the dense one in any way; left out where no dense one fits
     any                 both in any way
 
 It is done twice: with values of 32 bits alone, and with values of whatever bits. A sparse dictionary has atoms of d
@@ -104,7 +104,8 @@ def _rows(kinds: _Kinds, dense_bytes: int, seeds: Set[int]) -> list[dict[str, ob
     for share in SHARES:
         level = dense_bytes // share
         sparse, dense, random = ([one for one in of if one.fits(level, np.inf)] for of in kinds)
-        cost = max((one.cost for one in dense if one.is_one_shot), default=-np.inf)
+        one_shot = _best(dense, seeds, ONE_SHOT)
+        cost = one_shot.cost if one_shot else -np.inf
         for rule in RULES:
             limit = cost if rule == AT_DENSE_COST else np.inf
             best, rival, floor = (

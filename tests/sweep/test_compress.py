@@ -72,14 +72,20 @@ def test_the_table_says_which_latent_is_which_and_how_well_it_survived(place):
     assert measured and all(-1 <= value <= 1 for value in measured)
 
 
-def test_it_goes_on_where_it_was_and_does_not_overwrite(place):
+def test_it_goes_on_where_it_was_and_takes_the_place_of_what_it_chose_before_alone(place):
     folder, settings, words, _ = place
-    said = call("sweep.compress", *words, *settings, code=1).stderr
+    other = [f"out={folder / 'sae'}" if word.startswith("out=") else word for word in words]
+    (folder / "sae" / "sae.safetensors").write_bytes(b"somebody's")
+    said = call("sweep.compress", *other, *settings, code=1).stderr
+    (folder / "sae" / "sae.safetensors").unlink()
     assert "holds an SAE already, which is not overwritten" in said and len(said.splitlines()) == 1
     before = len(list(iterate_records(folder / "runs")))
-    again = [f"out={folder / 'again'}" if word.startswith("out=") else word for word in words]
-    done = call("sweep.compress", *again, *settings)
+    chosen = (folder / "small" / "sae.safetensors").read_bytes()
+    done = call("sweep.compress", *words, *settings)
     assert "5 of 5 trials complete" in done.stdout and len(list(iterate_records(folder / "runs"))) == before
+    assert (folder / "small" / "sae.safetensors").read_bytes() == chosen
+    more = ["trials=6" if word.startswith("trials=") else word for word in words]
+    assert "6 of 6 trials complete" in call("sweep.compress", *more, *settings).stdout
 
 
 def test_what_was_made_smaller_is_read_again_and_exported(place, tmp_path):
