@@ -88,8 +88,8 @@ def _make(args: argparse.Namespace, entries: dict[str, Entry], go_on: bool = Fal
 
 
 def _chosen_records(records: Records, args: argparse.Namespace) -> Records:
-    """Return the records that --layer, --k and --study leave."""
-    records = records.at(args.layer, args.k)
+    """Return the records that --model, --layer, --k and --study leave."""
+    records = records.at(args.layer, args.k, args.model)
     return records.of(args.study) if args.study else records
 
 
@@ -193,6 +193,9 @@ def _choice_options(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             f"--{key}", type=int, nargs="+", default=[], help=f"only runs of this {key}, or of several"
         )
+    command.add_argument(
+        "--model", nargs="+", default=[], metavar="NAME", help="only runs of the LM of this name, or of several"
+    )
     command.add_argument(
         "--study",
         type=Path,

@@ -10,12 +10,13 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import CONTROLS, PCA, SPARSE, TOPK, display, parse
+from analysis.arms import COMPRESSED, CONTROLS, IMPORTED, PCA, SPARSE, TOPK, display, parse
 from analysis.frames import column, dicts, groups, only, where
 from analysis.read.records import Records
 from analysis.tables.frontier import frontier_table
 from analysis.tables.pairs import CELL
 
+_NEITHER = (*CONTROLS, PCA, IMPORTED, COMPRESSED)  # arms that are no sparse or dense dictionaries trained here
 _LEVELS = 3  # how many sizes the first sentence names
 _FULL = 0.8  # share of the rows of the cell with most from which on a cell is one of the full ones
 _NEARLY = 1.02  # sizes that differ by less are the same: a dense dictionary has a whole number of atoms
@@ -24,7 +25,8 @@ _NEARLY = 1.02  # sizes that differ by less are the same: a dense dictionary has
 def summary(records: Records) -> list[str]:
     """Return a title and four lines about one (model, layer, n, k): of those with about the most rows, the largest k.
 
-    Rounded arms are left out: sizes are numbers of decoder values, whatever bits these have.
+    Rounded arms are left out: sizes are numbers of decoder values, whatever bits these have. So are SAEs of other files
+    which may be sparse or dense, and prefixes of an SAE's latents, which have no floor of their own.
 
     Raises:
         NoRunsError: no run has a cross-entropy.
@@ -33,9 +35,9 @@ def summary(records: Records) -> list[str]:
     most = max(len(rows) for _, rows in cells)
     cell, table = max((found for found in cells if len(found[1]) >= _FULL * most), key=lambda found: found[0][-1])
     arms = map(parse, table["arm"])
-    sparse_or_dense = where(table, [arm.base not in (*CONTROLS, PCA) and not arm.bits for arm in arms])
+    sparse_or_dense = where(table, [arm.base not in _NEITHER and not (arm.bits or arm.prefix) for arm in arms])
     return [
-        _title(cell, table),
+        _title(cell, table) + _elsewhere(cell, [other for other, _ in cells]),
         "size   " + _size(sparse_or_dense),
         "cost   " + _cost(sparse_or_dense),
         "floor  " + _floor(sparse_or_dense),
@@ -50,6 +52,16 @@ def _title(cell: tuple[Any, ...], table: pd.DataFrame) -> str:
     return f"CE recovered of {model} after block {layer}, n={n}, k={k} ({intervals}; 1: as the LM itself, 0: as zeros)"
 
 
+def _elsewhere(cell: tuple[Any, ...], cells: list[tuple[Any, ...]]) -> str:
+    """Return a note on the LMs and layers that the summary leaves out, and how to ask for them."""
+    others = sorted({(str(model), int(layer)) for model, layer, *_ in cells} - {(str(cell[0]), int(cell[1]))})
+    if not others:
+        return ""
+    layers = {model: ", ".join(str(layer) for one, layer in others if one == model) for model, _ in others}
+    named = "; ".join(f"{model} after block {found}" for model, found in layers.items())
+    return f"\n       (there are runs of {named} too: --model NAME --layer L)"
+
+
 def _size(table: pd.DataFrame) -> str:
     """Return who preserves the most of all, and at some of the sizes that sparse dictionaries have."""
     if table.empty:
@@ -57,9 +69,11 @@ def _size(table: pd.DataFrame) -> str:
     sizes = sorted(set(_of_kind(table, sparse=True)["x"]))
     named = dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])) if len(sizes) > _LEVELS else sizes
     winners = {size: _best(where(table, table["x"] * _NEARLY >= size)) for size in named}
-    shares = "; ".join(f"1/{size:.2g}: {_named(best)}, {_mean(best)}" for size, best in winners.items())
+    shares = "; ".join(
+        f"1/{size:.{2 if size < 10 else 3}g}: {_named(best)}, {_mean(best)}" for size, best in winners.items()
+    )
     whole = f"of all, {_named(_best(table))} preserves the most, {_mean(_best(table))}"
-    return whole + (f"; with a share of the full dense dictionary's values, {shares}." if shares else ".")
+    return whole + (f"; in at most a share of the full dense dictionary's values, {shares}." if shares else ".")
 
 
 def _cost(table: pd.DataFrame) -> str:

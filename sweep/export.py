@@ -22,7 +22,7 @@ USAGE = """python -m sweep.export run=ID format=saelens [out=DIR] [inference=enc
   inference=encoder  the reading to write: that of the SAE's own encoder, or in its place topk (one product) or mp
                      (matching pursuit); python -m sweep.evaluate measures what another reading preserves
   sparse=true        for SAELens alone: the SAE as it is stored, whatever reads it; its atoms are never made dense, and
-                     SAELens loads it after `import sae_core.formats.saelens`; by default in exports/ID/saelens-sparse"""
+                     SAELens loads it after `import sae_core.formats.saelens`; out is exports/ID/saelens-sparse"""
 
 _NEEDED = {"run": "ID", "format": "saelens"}
 _OPTIONAL = {"out": "DIR", "inference": "encoder", "sparse": "true", "runs_dir": "runs"}

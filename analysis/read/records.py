@@ -48,8 +48,8 @@ class Records:
         """The folder of runs that the records were read from, None for any other source."""
         return None if isinstance(self.source, Remote) or not Path(self.source).is_dir() else Path(self.source)
 
-    def at(self, layers: Collection[int], ks: Collection[int]) -> Records:
-        """Return the records of the given layers and k; an empty collection means all of them.
+    def at(self, layers: Collection[int], ks: Collection[int], models: Collection[str] = ()) -> Records:
+        """Return the records of the given layers, k and LMs, these by name; an empty collection means all of them.
 
         PCA, which has no k, stays at any k, and recovery experiments always stay.
 
@@ -57,6 +57,13 @@ class Records:
             NoRunsError: none is left.
         """
         kept = [record for record in self.records if _is_at(record, layers, ks)]
+        if models:
+            here = {str(_model(record)) for record in kept}
+            kept = [record for record in kept if _model(record) in models]
+            if here and not kept:
+                raise NoRunsError(
+                    f"{self.named}: no run of LM {', '.join(models)}; there are {', '.join(sorted(here))}"
+                )
         if self.records and not kept:
             raise NoRunsError(f"{self.named}: no run at layer {sorted(layers)} and k {sorted(ks)}")
         return Records(self.source, tuple(kept))

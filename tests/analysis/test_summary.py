@@ -45,6 +45,20 @@ def test_it_says_what_the_records_lack(tmp_path, capsys):
     assert main(["summary", "--runs", str(tmp_path / "none")]) == 1 and "no such folder" in capsys.readouterr().err
 
 
+def test_sae_of_other_files_are_neither_sparse_nor_dense_and_other_lms_are_named(runs, capsys):
+    said = summary(Records.read(runs))
+    write_record(runs, record("imported", 8, 8, 0, 0.99, degree=M))
+    assert summary(Records.read(runs)) == said
+    other = record("expander", 8, 8, 1, 0.5, layer=3)
+    write_record(runs, other | {"labels": other["labels"] | {"model": "mine"}})
+    title, *rest = summary(Records.read(runs))
+    assert rest == said[1:] and title.endswith("(there are runs of mine after block 3 too: --model NAME --layer L)")
+    assert main(["summary", "--runs", str(runs), "--model", "mine"]) == 0
+    assert "mine after block 3" in capsys.readouterr().out
+    assert main(["summary", "--runs", str(runs), "--model", "yours"]) == 1
+    assert "no run of LM yours; there are mine, tiny" in capsys.readouterr().err
+
+
 def test_more_seeds_give_intervals(tmp_path):
     for seed, ce in enumerate((0.84, 0.85, 0.86)):
         write_record(tmp_path, record("expander+omp", 4, 8, seed, ce))
