@@ -36,8 +36,8 @@ def draw_floors(
 ) -> set[str]:
     """Draw what random dictionaries score beside the arms of a panel, and return the ways of reading that were drawn.
 
-    There is a line per way of reading, at the places that the sparse arms have on the x axis. Over sizes it is a level
-    across the panel where there are fewer than two such places. A way of reading of which the panel shows
+    There is a line per way of reading, at the places that the sparse arms have on the x axis, or a point where there is
+    one such place alone. Over sizes it is a level across the panel where there is none. A way of reading of which the panel shows
     `frozen_random` itself gets no line. A panel that knows no floor says so below its x axis, which has its label by
     then.
 
@@ -87,7 +87,7 @@ def _lines(known: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     same_d = same_d if in_neurons.empty else in_neurons  # a random dictionary in another basis is another floor
     places = (known if same_d.empty and x not in _SIZES else same_d).drop_duplicates([x, "floor_d"]).sort_values(x)
     if x in _SIZES:
-        return [places] if len(places) > 1 else []
+        return [places] if len(places) else []
     return [rows for _, rows in groups(places, ["floor_d"])]
 
 

@@ -51,13 +51,18 @@ def amortisation_figure(table: pd.DataFrame) -> Figure:
 
 
 def _draw_gains(axis: Axes, rows: pd.DataFrame, colour: str) -> None:
-    """Draw the own encoder hollow, the best reading solid, and the gain between them as a bar."""
+    """Draw the own encoder hollow, the best reading solid, and the gain between them as a bar.
+
+    A size that was read in one way alone has no best reading, as a line through all of them would compare ways.
+    """
     own = only(rows, inference="encoder").sort_values("decoder_compression")
     best = rows.loc[rows.groupby("decoder_compression")["mean"].idxmax()].sort_values("decoder_compression")
     axis.vlines(own["decoder_compression"], own["mean"], best["mean"], color=colour, linewidth=3, alpha=0.25)
+    several = rows.groupby("decoder_compression")["inference"].nunique() > 1
+    best = where(best, best["decoder_compression"].map(several))
     look: dict[str, Any] = {"color": colour, "capsize": 2, "marker": "o", "markersize": 5}
     look |= {"linewidth": 1.4, "elinewidth": 1}
-    for line, face, style in ((own, "white", "-"), (best, colour, ":")):
+    for line, face, style in ((own, "white", "-"), (best, colour, ":")) if len(best) else ((own, "white", "-"),):
         x, mean, half = (column(line, name) for name in ("decoder_compression", "mean", "half_interval"))
         axis.errorbar(x, mean, yerr=half, markerfacecolor=face, linestyle=style, **look)
 
