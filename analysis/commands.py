@@ -80,7 +80,7 @@ def frontier(records: Records, options: Options, notes: bool = True) -> list[Out
         raise NoRunsError("--published has points for --x compression --y ce_recovered only")
     # The CSV has every arm, the figure those that are readable together.
     table = chosen(frontier_table(records.runs, x, y), options)
-    shown = readable("frontier", rows_to_draw(table, options, readable_arms(records.runs)), notes=notes)
+    shown = readable("frontier", rows_to_draw(table, options, readable_arms(records.runs)), notes, over="x")
     name = _name_with_axes("frontier", x, y, "compression")
     name += "-published" if options.published else ""
     name += "-pareto" if options.pareto else ""
@@ -255,14 +255,14 @@ def masks(records: Records, options: Options) -> list[Output]:
     windows = sorted(set(runs["dead_window_tokens"])) if "dead_window_tokens" in runs else []
     window = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
     titles = {"dead_fraction": f"dead latents (share{window})"}
-    shown = readable("masks", table)
+    shown = readable("masks", table, over="d")
     return [Output("masks", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table), titles=titles))]
 
 
 def supports(records: Records, options: Options) -> list[Output]:
     """Return CE recovered of every kind of support against d, and its difference to the expander's."""
     table = supports_table(chosen(records.runs, options), records.runs)
-    shown = readable("supports", table)
+    shown = readable("supports", table, over="d")
     return [Output("supports", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table)))]
 
 
@@ -284,7 +284,7 @@ def matched(records: Records, options: Options) -> list[Output]:
     table = matched_table(chosen(records.readings, options), records.readings)
     ways = {what: what.removeprefix("difference").lstrip(", ") for what in table[WHAT].unique()}
     titles = {what: f"CE recovered, expander minus dense,\n{way}" for what, way in ways.items()}
-    return [Output("matched", table, _lines(readable("matched", table), "d", D_LABEL, titles=titles))]
+    return [Output("matched", table, _lines(readable("matched", table, over="d"), "d", D_LABEL, titles=titles))]
 
 
 def bits(records: Records, options: Options) -> list[Output]:

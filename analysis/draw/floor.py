@@ -37,9 +37,9 @@ def draw_floors(
     """Draw what random dictionaries score beside the arms of a panel, and return the ways of reading that were drawn.
 
     There is a line per way of reading, at the places that the sparse arms have on the x axis, or a point where there is
-    one such place alone. Over sizes it is a level across the panel where there is none. A way of reading of which the panel shows
-    `frozen_random` itself gets no line. A panel that knows no floor says so below its x axis, which has its label by
-    then.
+    one such place alone. Over sizes it is a level across the panel where there is none. A way of reading of which the
+    panel shows `frozen_random` itself gets no line, nor does a floor in another basis than the neurons' where there are
+    others. A panel that knows no floor says so below its x axis, which has its label by then.
 
     Args:
         rows: the rows drawn in the panel, with the columns of `analysis.tables.floor.with_floor`.
@@ -54,6 +54,8 @@ def draw_floors(
     readings = [reading for reading in dict.fromkeys(known["reading"]) if reading not in itself]
     for reading in readings:
         found = only(known, reading=reading)
+        in_neurons = where(found, [parse(arm).basis is None for arm in found["arm"]])
+        found = found if in_neurons.empty else in_neurons  # a random dictionary in another basis is another floor
         look: dict[str, Any] = {"color": COLOUR, "linestyle": _line(reading), "gid": FLOOR_ID, "zorder": 1.5}
         lines = [] if level else _lines(found, x)
         for line in lines:
@@ -83,8 +85,6 @@ def own_floor_handle() -> Artist:
 def _lines(known: pd.DataFrame, x: str) -> list[pd.DataFrame]:
     """Return the rows of each line over the column `x`; none where a level says all that is known."""
     same_d = where(known, known["arm"].map(base).isin(SPARSE) & (known["d"] == known["floor_d"]))
-    in_neurons = where(same_d, [parse(arm).basis is None for arm in same_d["arm"]])
-    same_d = same_d if in_neurons.empty else in_neurons  # a random dictionary in another basis is another floor
     places = (known if same_d.empty and x not in _SIZES else same_d).drop_duplicates([x, "floor_d"]).sort_values(x)
     if x in _SIZES:
         return [places] if len(places) else []

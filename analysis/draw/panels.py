@@ -15,27 +15,33 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.arms import PCA, base
+from analysis.arms import DENSE, PCA, base
 from analysis.frames import groups, part, where
 from analysis.tables.pairs import CELL
 
 MANY = 24  # panels: beyond so many, those of a single point are left out even where no panel has more
 MOST = 60  # panels: a figure never has more
+_FEW = 4  # the same for figures over sizes, where a panel of one place shows no line
+_LEVELS = (*DENSE, PCA)  # arms that ignore d
 _COLUMNS = 5  # panels side by side, where they do not stand as a table
 
 
-def readable(name: str, table: pd.DataFrame, notes: bool = True) -> pd.DataFrame:
+def readable(name: str, table: pd.DataFrame, notes: bool = True, over: str | None = None) -> pd.DataFrame:
     """Return the rows of `table` to draw in the figure `name`, which has a panel per (model, layer, n, k).
 
     Panels with a single point are left out where another has more: a point is no frontier. Beyond MANY panels they are
     left out in any case, and of more than MOST panels those with the most points are kept. A point is an arm and its
     size; PCA stands in every panel and does not count. With `notes`, a line on standard error names the number of
     panels left out.
+
+    Args:
+        over: the column of the x axis where lines run over sizes: a point is then a place on it, of an arm that is no
+            level; None where arms side by side are worth a panel.
     """
     cell_of_row = pd.MultiIndex.from_frame(part(table, CELL))
-    points = {cell: _count_points(rows) for cell, rows in groups(table, CELL)}
+    points = {cell: _count_points(rows, over) for cell, rows in groups(table, CELL)}
     several = [cell for cell, count in points.items() if count > 1]
-    if len(several) == len(points) <= MOST or (not several and len(points) <= MANY):
+    if len(several) == len(points) <= MOST or (not several and len(points) <= (MANY if over is None else _FEW)):
         return table
     kept = sorted(several, key=lambda cell: -points[cell])[:MOST]
     if notes and len(kept) < len(points):
@@ -69,7 +75,9 @@ def fullest(name: str, table: pd.DataFrame, within: list[str], by: str) -> pd.Da
     return pd.concat(kept)
 
 
-def _count_points(rows: pd.DataFrame) -> int:
+def _count_points(rows: pd.DataFrame, over: str | None) -> int:
+    if over is not None:
+        return len({place for arm, place in zip(rows["arm"], rows[over], strict=True) if base(arm) not in _LEVELS})
     return len({(arm, size) for arm, size in zip(rows["arm"], _sizes(rows), strict=True) if base(arm) != PCA})
 
 
