@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.arms import FROZEN, base, unrounded
+from analysis.arms import FROZEN, base, parse, unrounded
 from analysis.output import Options, chosen
 from analysis.page.charts import styles
 from analysis.page.contexts import contexts_section
@@ -111,7 +111,9 @@ def _sections(
     records: Records, options: Options, everything: pd.DataFrame, compared: pd.DataFrame, place: dict[str, int]
 ) -> list[dict[str, Any]]:
     """Return every section but the run table; `place` is the row of each run id in that table."""
-    shown = [] if options.arms or compared.empty else [*readable_arms(compared), FROZEN]
+    arms = [] if options.arms or compared.empty else readable_arms(compared)
+    floors = {parse(arm)._replace(base=FROZEN, basis=None).label for arm in arms if base(arm) == "expander"}
+    shown = [*arms, *sorted(floors)]
     sections = [
         _section("frontier", "Frontier", lambda: frontier_section(records, options, place, shown)),
         _section("dominance", "Dominance", lambda: _dominance(records, options)),
