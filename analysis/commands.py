@@ -338,7 +338,8 @@ def iso_storage(records: Records, options: Options) -> list[Output]:
     table = iso_storage_table(chosen(records.runs, options), records.runs)
     # The number of atoms is the axis: in place of n, a panel's title has the values that d*n atoms share.
     shown = table.assign(n=[f"{values:,} / d" for values in table["values"]], what="ce_recovered")
-    return [Output("iso_storage", table, lines_figure(shown, "n_latents", "n: atoms (more, with fewer values each)"))]
+    x_label = "n: atoms (more, with fewer values each)"
+    return [Output("iso_storage", table, lines_figure(shown, "n_latents", x_label, floor_across=True))]
 
 
 def seeds(records: Records, options: Options) -> list[Output]:

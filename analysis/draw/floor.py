@@ -32,7 +32,7 @@ def say_missing(axis: Axes) -> None:
 
 
 def draw_floors(
-    axis: Axes, rows: pd.DataFrame, x: str, measure: str, marker: str = "x", level: bool = False
+    axis: Axes, rows: pd.DataFrame, x: str, measure: str, marker: str = "x", level: bool = False, across: bool = False
 ) -> set[str]:
     """Draw what random dictionaries score beside the arms of a panel, and return the ways of reading that were drawn.
 
@@ -44,6 +44,7 @@ def draw_floors(
     Args:
         rows: the rows drawn in the panel, with the columns of `analysis.tables.floor.with_floor`.
         measure: what the panel shows; in LOWER_IS_BETTER of `analysis.tables.floor` where low values are good.
+        across: draw one line through all places, where d follows from the place, such as at equal values d*n.
         level: draw levels, at the best floor: for axes on which a random dictionary stands elsewhere, such as bytes.
     """
     compared = where(rows, rows["arm"].map(base) != PCA)
@@ -57,7 +58,7 @@ def draw_floors(
         in_neurons = where(found, [parse(arm).basis is None for arm in found["arm"]])
         found = found if in_neurons.empty else in_neurons  # a random dictionary in another basis is another floor
         look: dict[str, Any] = {"color": COLOUR, "linestyle": _line(reading), "gid": FLOOR_ID, "zorder": 1.5}
-        lines = [] if level else _lines(found, x)
+        lines = [] if level else _lines(found, x, across)
         for line in lines:
             _draw_line(axis, line, x, {**look, "marker": marker})
         if not lines:
@@ -82,13 +83,13 @@ def own_floor_handle() -> Artist:
     return Line2D([], [], color=COLOUR, linestyle="", marker="x", markersize=5, label=label)
 
 
-def _lines(known: pd.DataFrame, x: str) -> list[pd.DataFrame]:
+def _lines(known: pd.DataFrame, x: str, across: bool) -> list[pd.DataFrame]:
     """Return the rows of each line over the column `x`; none where a level says all that is known."""
     same_d = where(known, known["arm"].map(base).isin(SPARSE) & (known["d"] == known["floor_d"]))
     places = (known if same_d.empty and x not in _SIZES else same_d).drop_duplicates([x, "floor_d"]).sort_values(x)
     if x in _SIZES:
         return [places] if len(places) else []
-    return [rows for _, rows in groups(places, ["floor_d"])]
+    return [places] if across else [rows for _, rows in groups(places, ["floor_d"])]
 
 
 def _draw_line(axis: Axes, line: pd.DataFrame, x: str, look: dict[str, Any]) -> None:

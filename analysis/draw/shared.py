@@ -111,6 +111,7 @@ def lines_figure(
     band: bool = False,
     titles: dict[str, str] | None = None,
     marks: dict[str, Style] | None = None,
+    floor_across: bool = False,
 ) -> Figure:
     """Draw lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
 
@@ -124,6 +125,7 @@ def lines_figure(
         line_by: the columns whose values make a line; the first has the labels of arms.
         band: draw the interval as a band, for many points a line.
         titles: labels of the y axes by `what`, beside those of LABELS.
+        floor_across: draw the floor as one line though d changes along it (`draw_floors`).
         marks: the markers of points, where those of a line differ, by the table's column `mark`, in the legend's order.
     """
     rows = _panel_rows(table)
@@ -150,10 +152,15 @@ def lines_figure(
             elif "floor" in points and looks:
                 own_floors |= draw_own_floors(axis, points, x)
             elif "floor" in points:
-                floors |= draw_floors(axis, points, x, row.what, "" if band else "x", level=x in _STORAGE)
+                floors |= draw_floors(
+                    axis, points, x, row.what, "" if band else "x", level=x in _STORAGE, across=floor_across
+                )
             if (place, k) in grid.leading:
                 axis.set_ylabel(str(y_label), fontsize=9)
             _scale_panel(axis, row, column(points, x), log_x)
+        if row.what in _NEVER_NEGATIVE:  # once all panels that share the axis are drawn, as it grows no more then
+            low, high = grid.axes[place, row.ks[0]].get_ylim()
+            grid.axes[place, row.ks[0]].set_ylim(bottom=max(low, -0.03 * high))
     handles = [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table[line_by[0]])]
     handles += floor_handles(floors, "" if band else "x")
     handles += [own_floor_handle()] * own_floors
@@ -200,9 +207,6 @@ def _scale_panel(axis: Axes, row: _PanelRow, xs: pd.Series, log_x: bool) -> None
         axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     else:
         axis.xaxis.set_major_formatter(FuncFormatter(short))
-    if row.what in _NEVER_NEGATIVE:
-        low, high = axis.get_ylim()
-        axis.set_ylim(bottom=max(low, -0.03 * high))
     plain_axis(axis)
 
 

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from analysis.commands import masks
+from analysis.output import Options
 from analysis.read.sources import NoRunsError
 from analysis.tables.controls import layers_table, masks_table, matched_table, seeds_table, supports_table
 from analysis.tables.curves import data_table, learning_table, main_degrees
@@ -156,3 +158,16 @@ def test_learning_curves_are_means_over_seeds_and_shown_at_one_degree(records, r
     assert main_degrees(table).groupby(["layer", "k"])["d"].nunique().tolist() == [1] * 4
     with pytest.raises(NoRunsError):
         learning_table(recorded(record("expander", 2, 8, 0, 0.8, curves={})).runs)
+
+
+def test_panels_that_share_an_axis_of_shares_all_fit_on_it(recorded):
+    made = []
+    for k, dead in ((8, 0.001), (16, 0.2)):
+        for arm in ("expander", "clustered"):
+            for d in (2, 8):
+                one = record(arm, d, k, 0, 0.8)
+                one["metrics"]["dead_fraction"] = dead
+                made.append(one)
+    (output,) = masks(recorded(*made), Options())
+    dead = [axis for axis in output.figure.axes if axis.get_visible()][-2:]
+    assert all(axis.get_ylim()[0] <= 0 and axis.get_ylim()[1] > 0.2 for axis in dead)
