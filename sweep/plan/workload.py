@@ -18,21 +18,27 @@ from sae_core.storage import NO_SUPPORT, Layout
 from sae_core.theory import MANY, SOME
 from sweep.store.metric_names import PROBING
 
-# Factors of a training step. They are fitted to 72 steps of 256 tokens on one core (m=64..1024, n=512..8192, d=3..60
-# and dense; one-shot, mp_refit, omp, gomp4), most of them within 1.4. Such steps are timed beside their predictions by
+# Factors of a training step, and of finding codes. They are fitted to 180 steps of 256 tokens (m=64..1024, n=512..8192,
+# d=3..60 and dense; one-shot, mp_refit, omp, gomp4, mp_cg2) and to 32 readings of 1,024 tokens, on one core: half of
+# them within 1.25, nine of ten within 1.7. Such steps are timed beside their predictions by
 #     python -m tests.benchmarks.workload
-_STEP = 1.4e6  # ns a step, whatever its sizes
-_SPARSE_PRODUCT = 0.041  # ns a product with a sparse atom's value
-_DENSE_PRODUCT = 0.0055  # ns a product with a dense atom's value
-_SCANNED = 0.11  # ns a latent, each time that all are searched for the largest
-_CHANGED = 0.19  # ns a correlation that a pick changes
-_SOLVED = 0.26  # ns for each of the k*k*d products of a least-squares solution
+_STEP = 8.2e5  # ns a step, whatever its sizes
+_SPARSE_PRODUCT = 0.035  # ns a product with a sparse atom's value
+_DENSE_PRODUCT = 0.0255  # ns a product with a dense atom's value
+_SCANNED = 0.133  # ns a latent, each time that all are searched for the largest
+_CHANGED = 0.8  # ns a correlation that a pick of a sparse atom changes
+_SCREENED = 0.0147  # ns a product with a sparse atom's value where they are made anew for each pick
+_CHANGED_BY_ROW = 0.32  # ns a correlation that a pick of a dense atom changes
+_SOLVED = 0.245  # ns for each of the k*k*d products of a least-squares solution on sparse atoms
+_DENSE_SOLVED = 0.042  # the same on dense atoms
+_SOLVED_BY_ROWS = 2.0  # ns for each of the k*k products of dense picks that are known
 _TURNED = {"reflections": 0.02, "monarch": 0.05, "butterfly": 0.4}  # ns a product with a basis' value; m=2048
-_DECODED = 0.42  # ns for each of the k*d products that decode a token
-_UPDATED = 5.2  # ns a parameter
+_DECODED = 0.35  # ns for each of the k*d products that decode a token
+_UPDATED = 1.4  # ns a parameter
 
 # Factors of all else. No command repeats their measurement; `sweep.plan.estimate` corrects them by the ratio of the
 # times of finished runs to their predictions.
+_READ_TOGETHER = 1024  # tokens whose codes an evaluation finds together
 _REGROWN = 2.5  # steps on as many tokens that a change of a learned support takes
 _NIHT_ROUNDS = 50  # iterations a token
 _COSAMP_ROUNDS = 25  # iterations a token, as they come out
@@ -81,11 +87,11 @@ def step_work(layout: Layout, k: int, batch: int) -> float:
     basis = basis_name(layout.basis)
     turned = (8 if basis.trained else 2) * _TURNED.get(basis.kind, 0) * layout.basis_values
     decoded = min(BatchTopK.WIDTH * k, layout.n_latents) if layout.batch_topk else k
-    coded = codes_work(layout, k, ENCODER)
+    coded = codes_work(layout, k, ENCODER, batch)
     if layout.prefixes:  # each is decoded by itself, and a pursuit looks for the codes of each anew
         decoded *= len(layout.prefixes)
         parts = layout.prefixes[:-1] if layout.pursuit else ()
-        coded += sum(codes_work(layout._replace(n_latents=size), min(k, size), ENCODER) for size in parts)
+        coded += sum(codes_work(layout._replace(n_latents=size), min(k, size), ENCODER, batch) for size in parts)
     a_token = coded + _DECODED * decoded * layout.degree + turned
     return _STEP + batch * a_token + _UPDATED * values
 
@@ -102,17 +108,21 @@ def equivalent_steps(steps: int, batch: int, degree: int, schedule: SupportSched
     return steps + changes * _REGROWN * schedule.tokens / batch
 
 
-def codes_work(layout: Layout, k: int, inference: str) -> float:
-    """Return the work of finding one token's codes by `inference` (`sae_core.inference`), in ns."""
+def codes_work(layout: Layout, k: int, inference: str, tokens: int = _READ_TOGETHER) -> float:
+    """Return the work of finding one token's codes by `inference` (`sae_core.inference`), in ns.
+
+    Args:
+        tokens: how many tokens' codes are found together, which share the products of dense atoms.
+    """
     sparse = layout.support != NO_SUPPORT
     products = layout.encoder_rows * (layout.d_in if layout.own_encoder else layout.degree)
     scan = _SCANNED * layout.n_latents
     look = products * (_SPARSE_PRODUCT if sparse else _DENSE_PRODUCT) + scan
-    solve, step = _SOLVED * k * k * layout.degree, _DECODED * (2 * k * layout.degree + layout.d_in)
+    solve = (_SOLVED if sparse else _DENSE_SOLVED) * k * k * layout.degree
     name = (layout.pursuit or TOPK) if inference in (ENCODER, REFIT) else inference
     name = name.removesuffix("_magnitude")
     if inference == REFIT:
-        return codes_work(layout, k, ENCODER) + solve
+        return codes_work(layout, k, ENCODER, tokens) + solve
     if name in ONE_SHOT:
         return look
     if name == "niht":
@@ -120,13 +130,23 @@ def codes_work(layout: Layout, k: int, inference: str) -> float:
     if name == "cosamp":
         return _COSAMP_ROUNDS * (look + solve)
     if name.startswith(("mp", "nested")):
-        changed = layout.degree**2 * layout.n_latents / layout.d_in
-        search = look + k * (_CHANGED * changed + scan) if sparse else k * look
+        search = _search_work(layout, k, look, tokens)
         if name == "mp":
             return search
-        steps = steps_of(name)
-        return search + (steps * step if steps else len(prefixes_of(name, layout.n_latents)) * solve)
-    return -(-k // block_of(name)) * look + solve * k / 8
+        if steps := steps_of(name):
+            return search + steps * _DECODED * (2 * k * layout.degree + layout.d_in)
+        return search + len(prefixes_of(name, layout.n_latents)) * (solve if sparse else _SOLVED_BY_ROWS * k * k)
+    return -(-k // block_of(name)) * look + solve * (k / 8 if sparse else 1)
+
+
+def _search_work(layout: Layout, k: int, look: float, tokens: int) -> float:
+    """Return the work of k picks of matching pursuit for one token, in ns; `look` is that of all correlations once."""
+    n, degree, scan = layout.n_latents, layout.degree, _SCANNED * layout.n_latents
+    if layout.support != NO_SUPPORT:
+        changed = degree**2 * n / layout.d_in
+        return look + k * (min(_CHANGED * changed, _SCREENED * n * degree) + scan)
+    products_of_atoms = n * n * degree / 2 * _DENSE_PRODUCT / tokens
+    return min(k * look, look + products_of_atoms + k * n * _CHANGED_BY_ROW)
 
 
 def examination_work(layout: Layout, k: int, tokens: int) -> float:
