@@ -18,8 +18,8 @@ _Y = ("ce_recovered", "ce_recovered_mean", "delta_ce", "fvu")
 _MEASURES = ("ce_recovered", "ce_recovered_mean", "coverage", "feature_f1", "probing")
 _STORAGE_AXES = {"frontier": "compression", "pareto": "stored_bytes"}  # command with --x and --y: its default x
 _EPILOG = f"""--runs takes a folder of runs (default: runs), a file that `pack` wrote, or a word for records that ship
-with the project: {SHIPPED[0]} (the LM that ships too), {SHIPPED[1]} (SmolLM2-135M), {SHIPPED[2]} (known features) or
-{SHIPPED[3]} (the first two LMs at other numbers of latents).
+with the project: {SHIPPED[0]} (the LM that ships too), {SHIPPED[1]} (SmolLM2-135M), {SHIPPED[2]} (known features),
+{SHIPPED[3]} (the first two LMs at other numbers of latents) or {SHIPPED[4]} (up to a million latents).
 `python -m analysis NAME --help` shows a command's options."""
 
 _ARMS_HELP = """arms to show, * allowed (default: those that can be read together; for the frontier these are expander,

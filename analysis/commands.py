@@ -68,6 +68,8 @@ from analysis.tables.stability import stability_table
 from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
 
+_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3)))  # of curves without markers, by d
+
 
 def frontier(records: Records, options: Options, notes: bool = True) -> list[Output]:
     """Return the frontier over one storage axis; other axes than the default ones are added to its file name.
@@ -308,7 +310,7 @@ def learning_curves(records: Records, options: Options) -> list[Output]:
     """Return FVU and dead latents against training tokens."""
     table = learning_table(chosen(records.runs, options), records.runs)
     shown = readable("learning_curves", rows_to_draw(main_degrees(table), options, readable_arms(records.runs)))
-    style = _styles_by_degree(shown)
+    style = _styles_by_degree(shown, by_line=True)
     figure = _lines(shown, "tokens", "training tokens", style, log_x=False, band=True)
     return [Output("learning_curves", table, figure)]
 
@@ -366,8 +368,8 @@ def _lines(table: pd.DataFrame, *args: Any, **options: Any) -> Figure | None:
     return lines_figure(table, *args, **options) if len(table) else None
 
 
-def _styles_by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
-    """Return styles with the arm's colour and a marker for each d."""
+def _styles_by_degree(table: pd.DataFrame, by_line: bool = False) -> Callable[[dict[str, Any]], Style]:
+    """Return styles with the arm's colour and a marker for each d, and with `by_line` a kind of line too."""
     degrees = sorted(table["d"].dropna().unique())
     markers = dict(zip(degrees, "o^sDvP*Xhd" * (1 + len(degrees) // 10), strict=False))
 
@@ -375,7 +377,8 @@ def _styles_by_degree(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
         own = arm_style(row["arm"])
         if math.isnan(row["d"]):  # the arm has no d
             return own
-        return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=markers[row["d"]])
+        line = _LINES[degrees.index(row["d"]) % len(_LINES)] if by_line else own.line
+        return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=markers[row["d"]], line=line)
 
     return style
 

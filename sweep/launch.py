@@ -128,6 +128,12 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {explain(error, sys.argv[1:])}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        missing = re.fullmatch(r"Unknown plugin class : 'hydra_plugins\.hydra_(\w+?)_launcher\..*'", str(error))
+        if show_traces or not missing:
+            raise
+        print(f"error: this launcher is not installed: pip install -e '.[{missing[1]}]'", file=sys.stderr)
+        sys.exit(1)
 
 
 def command(usage: str, needs_words: bool = True) -> Callable[[_Command], _Command]:

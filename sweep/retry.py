@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 
-from sweep.store.launches import ALL, FAILED, Launch, LaunchNotFoundError, add_launch, find_launch, states
+from sweep.store.launches import ALL, FAILED, TO_DO, Launch, LaunchNotFoundError, add_launch, find_launch, states
 
 _OWN = "launch.failed_of="
 
@@ -31,11 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
     if launch.about.get("study"):
         print(f"error: {launch.folder.name} is a search: its own command goes on with it", file=sys.stderr)
         return 1
-    failed = [state for state in states(launch, args.runs) if state.state == FAILED]
+    now, words, name = states(launch, args.runs), _arguments(launch), launch.folder.name
+    failed = [state for state in now if state.state == FAILED]
     if not failed:
-        print(f"no run of {launch.folder.name} has failed")
+        print(f"no run of {name} has failed")
+        if to_do := sum(state.state == TO_DO for state in now):
+            print(f"{to_do} of {len(now)} are to do, which the same command does: python -m sweep {shlex.join(words)}")
         return 0
-    words, name = _arguments(launch), launch.folder.name
     print(f"{len(failed)} of {len(launch.runs)} runs of {name} failed: python -m sweep {shlex.join(words)}")
     sys.argv = ["sweep", *words, f"{_OWN}{name}", *(["plan=true"] if args.plan else [])]
     from sweep.launch import main as sweep  # imported here: it brings torch

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis import arms
 from analysis.draw.panels import subplots
@@ -32,6 +32,7 @@ def scale_figure(table: pd.DataFrame) -> Figure:
                 in_legend[style.label] = style
                 draw_line(axis, line.sort_values("n_latents"), "n_latents", style)
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # less than a decade has ticks too
             axis.yaxis.set_major_formatter(FuncFormatter(short))
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_ylabel(label, fontsize=9)

@@ -133,6 +133,8 @@ class Records:
         if undefined:
             why = "zero ablation does not clearly cost the LM anything on their text"
             print(f"note: {undefined} run(s) left out, whose CE recovered is undefined: {why}", file=sys.stderr)
+        if not rows and any(record.get("kind") == SYNTHETIC for record in self.records):
+            raise NoRunsError(f"{self.named}: only runs on samples, none on an LM; python -m analysis meaning draws it")
         if not rows:
             raise NoRunsError(f"{self.named}: no complete run in it; python -m sweep makes some")
         return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 # The sources that ship with the project: records of the embedded LM and of SmolLM2-135M, each at one n; of a synthetic
 # model; and of both LMs at other n.
-SHIPPED = ("embedded", "smollm2", "synthetic", "sizes")
+SHIPPED = ("embedded", "smollm2", "synthetic", "sizes", "million")
 URL = "url"  # the key of a run's page in Weights & Biases, in a record read from there
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -64,3 +65,9 @@ def test_a_leading_tilde_is_the_home_for_all_that_a_launch_writes(world):
     assert code == 0, said
     assert len(list(iterate_records(world.folder / "store"))) == 1
     assert len(list(world.folder.glob("store/launches/*/launch.json"))) == 1 and not (world.folder / "~").exists()
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_a_launcher_that_is_not_installed_ends_with_how_to_install_it(world):
+    code, said = launched(world, "-m", "d=2", "hydra/launcher=ray")
+    assert code == 1 and said.splitlines() == ["error: this launcher is not installed: pip install -e '.[ray]'"]
