@@ -69,9 +69,10 @@ def _size(table: pd.DataFrame) -> str:
     sizes = sorted(set(_of_kind(table, sparse=True)["x"]))
     named = dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])) if len(sizes) > _LEVELS else sizes
     winners = {size: _best(where(table, table["x"] * _NEARLY >= size)) for size in named}
-    shares = "; ".join(
-        f"1/{size:.{2 if size < 10 else 3}g}: {_named(best)}, {_mean(best)}" for size, best in winners.items()
-    )
+    sizes_of: dict[str, list[str]] = {}  # one SAE may be the best at several sizes
+    for size, best in winners.items():
+        sizes_of.setdefault(f"{_named(best)}, {_mean(best)}", []).append(f"1/{size:.{2 if size < 10 else 3}g}")
+    shares = "; ".join(f"{' and '.join(these)}: {best}" for best, these in sizes_of.items())
     whole = f"of all, {_named(_best(table))} preserves the most, {_mean(_best(table))}"
     return whole + (f"; in at most a share of the full dense dictionary's values, {shares}." if shares else ".")
 

@@ -36,6 +36,13 @@ def test_it_says_who_preserves_the_most_at_which_size_and_cost(runs):
     assert "sae=dynamic,frozen_random sae.basis=reflections64" in advice
 
 
+def test_an_sae_that_is_the_best_at_several_sizes_is_named_once(tmp_path):
+    for d, ce in ((8, 0.8), (4, 0.85), (2, 0.9), (1, 0.7)):
+        write_record(tmp_path, record("expander", d, 8, 0, ce))
+    _, size, *_ = summary(Records.read(tmp_path))
+    assert f"1/{M // 8} and 1/{M // 2}: expander (d=2), 0.900; 1/{M}: expander (d=1), 0.700." in size
+
+
 def test_it_says_what_the_records_lack(tmp_path, capsys):
     write_record(tmp_path, record("expander", 4, 8, 0, 0.85))
     *_, cost, floor, advice = summary(Records.read(tmp_path))
