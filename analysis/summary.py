@@ -25,8 +25,8 @@ _NEARLY = 1.02  # sizes that differ by less are the same: a dense dictionary has
 def summary(records: Records) -> list[str]:
     """Return a title and four lines about one (model, layer, n, k): of those with about the most rows, the largest k.
 
-    Rounded arms are left out: sizes are numbers of decoder values, whatever bits these have. So are SAEs of other files
-    which may be sparse or dense, and prefixes of an SAE's latents, which have no floor of their own.
+    Rounded arms are left out: sizes are numbers of decoder values, whatever bits these have. So are SAEs of other
+    files, which may be sparse or dense, and prefixes of an SAE's latents, which have no floor of their own.
 
     Raises:
         NoRunsError: no run has a cross-entropy.

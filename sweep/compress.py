@@ -68,7 +68,8 @@ def main(arguments: list[str]) -> int:
     source = original([f"sae.path={quoted(str(asked.path))}", *own], name, run_alone)
     budget = _budget(asked.own, source)
     out = Path(asked.own.get("out", f"compressed/{asked.path.stem}-{budget}"))
-    _check_out(out, asked)
+    if "out" not in asked.own:
+        _check_out(out, asked)
     study = f"{name}-{budget}"
     _search(asked, [_of_the_smaller(word) for word in where], source, budget, study)
     folder = source.job.runs_dir / "studies" / study

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     sparse = _sparse(given.get("sparse", "false"), name)
     record = finished_run(given["run"], runs_dir)
     about = _about(record)
-    out = Path(given["out"]) if "out" in given else _folder(f"{name}-sparse" if sparse else name, given["run"], about)
+    out = Path(given["out"]) if "out" in given else _folder(name, sparse, given["run"], about)
     sae = infer_by(io.load(run_folder(runs_dir, given["run"])), given.get("inference", ENCODER))
     written = save_sparse(sae, out, about) if sparse else export(sae, name, out, about)
     size = sum(file.stat().st_size for file in written.files)
@@ -54,9 +54,9 @@ def _sparse(said: str, name: str) -> bool:
     return said == "true"
 
 
-def _folder(name: str, run_id: str, about: About) -> Path:
-    folder = Path("exports") / run_id / name
-    return folder / about.module if name in FORMATS and FORMATS[name].BY_MODULE and about.module else folder
+def _folder(name: str, sparse: bool, run_id: str, about: About) -> Path:
+    folder = Path("exports") / run_id / (f"{name}-sparse" if sparse else name)
+    return folder / about.module if FORMATS[name].BY_MODULE and about.module else folder
 
 
 def _about(record: Record) -> About:

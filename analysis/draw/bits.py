@@ -23,7 +23,6 @@ _LOOK = {  # bits of a value: line, marker, marker in a Fourier basis, marker of
 # Of pieces out of a codebook that are not the nearest of the atoms' own: how many points a star has.
 _STARS = {"pq_fourier": 4, "pq_weighted": 3, "pq_weighted_fourier": 6}
 _INK = "0.25"
-_AFTER = ", rounded after training"
 
 
 def best_marked(table: pd.DataFrame) -> pd.DataFrame:
@@ -35,17 +34,21 @@ def best_marked(table: pd.DataFrame) -> pd.DataFrame:
     if less := len(table) - len(best):
         why = "others of their kind preserve more in no more bytes; --arms draws those asked for"
         print(f"note: bits: {less} of {len(table)} rows are in the CSV only, as {why}", file=sys.stderr)
-    return best.assign(mark=[arms.number_of_bits(row["bits"]) + _AFTER * _is_hollow(row) for row in dicts(best)])
+    return best.assign(mark=[_mark(row["bits"], _is_hollow(row)) for row in dicts(best)])
 
 
 def marks(table: pd.DataFrame) -> dict[str, Style]:
     """Return the markers of points by `mark`, most bits first: one for their bits, hollow if rounded after training."""
     made = {}
     for bits in sorted(set(table["bits"]), reverse=True):
-        for after in ("", _AFTER):
-            label = arms.number_of_bits(bits) + after
-            made[label] = Style(label, _INK, _look(bits)[1], "", bool(after))
+        for after in (False, True):
+            label = _mark(bits, after)
+            made[label] = Style(label, _INK, _look(bits)[1], "", after)
     return made
+
+
+def _mark(bits: float, after: bool) -> str:
+    return arms.number_of_bits(bits) + (", rounded after training" if after else "")
 
 
 def style_of_kind(row: dict[str, Any]) -> Style:

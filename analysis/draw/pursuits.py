@@ -62,7 +62,9 @@ def _draw_gains(axis: Axes, rows: pd.DataFrame, colour: str) -> None:
     best = where(best, best["decoder_compression"].map(several))
     look: dict[str, Any] = {"color": colour, "capsize": 2, "marker": "o", "markersize": 5}
     look |= {"linewidth": 1.4, "elinewidth": 1}
-    for line, face, style in ((own, "white", "-"), (best, colour, ":")) if len(best) else ((own, "white", "-"),):
+    for line, face, style in ((own, "white", "-"), (best, colour, ":")):
+        if line.empty:
+            continue
         x, mean, half = (column(line, name) for name in ("decoder_compression", "mean", "half_interval"))
         axis.errorbar(x, mean, yerr=half, markerfacecolor=face, linestyle=style, **look)
 

@@ -143,8 +143,7 @@ def lines_figure(
                 style = style._replace(marker="") if band or looks else style
                 in_legend.setdefault(style.label, style)
                 draw_line(axis, line.sort_values(x), x, style, band)
-                for (mark,), marked in groups(line, ["mark"]) if looks else ():
-                    axis.plot(marked[x], marked["mean"], **looks[mark]._replace(colour=style.colour).look)
+                _draw_marks(axis, line, x, style, looks)
             axis.set_title(panel_title(row.panel, k), loc="left", fontsize=10)
             axis.set_xlabel(x_label)
             if "floor" in points and row.what.startswith("difference"):
@@ -171,6 +170,12 @@ def lines_figure(
         handles.append(Line2D([], [], color=COLOUR, linestyle=":", label=label))
     legend(grid.figure, handles)
     return grid.figure
+
+
+def _draw_marks(axis: Axes, line: pd.DataFrame, x: str, style: Style, looks: dict[str, Style]) -> None:
+    """Draw a line's points by the marker of each, in the line's colour; none where `looks` has no markers."""
+    for (mark,), marked in groups(line, ["mark"]) if looks else ():
+        axis.plot(marked[x], marked["mean"], **looks[mark]._replace(colour=style.colour).look)
 
 
 def _draw_differences(axis: Axes, points: pd.DataFrame, x: str) -> bool:
