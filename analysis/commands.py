@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from analysis import arms
 from analysis.draw.bits import best_marked, marks, style_of_bits, style_of_kind
@@ -25,14 +22,15 @@ from analysis.draw.probing import probing_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.draw.scale import scale_figure
 from analysis.draw.seeds import seeds_figure
-from analysis.draw.shared import D_LABEL, WHAT, Style, arm_style, lines_figure
+from analysis.draw.shared import D_LABEL, WHAT, lines_figure
 from analysis.draw.stability import stability_figure
+from analysis.draw.styles import by_degree, with_cost
 from analysis.draw.three_axes import three_axes_figure
 from analysis.draw.wins import wins_figure
-from analysis.frames import among, column, dicts, groups, mean_by, part, plain, where
+from analysis.frames import among, column, groups, part, plain, renamed, where
 from analysis.latex.latents import latents_latex
 from analysis.latex.verdicts import dominance_latex, wins_latex
-from analysis.output import Options, Output, chosen, rows_to_draw
+from analysis.output import Options, Output, chosen, one_figure_each, rows_to_draw
 from analysis.read.records import Records
 from analysis.read.sources import NoRunsError
 from analysis.tables.bits import ROUNDED, bits_table
@@ -54,7 +52,7 @@ from analysis.tables.meaning import check_comparable, meaning_table
 from analysis.tables.measures import MEASURES
 from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.paper import three_degrees
-from analysis.tables.pareto import as_csv, pareto_table
+from analysis.tables.pareto import PLACE, as_csv, pareto_table
 from analysis.tables.probing import probing_table
 from analysis.tables.pursuits import (
     amortisation_table,
@@ -68,7 +66,7 @@ from analysis.tables.stability import stability_table
 from analysis.tables.three_axes import three_axes_table
 from analysis.tables.wins import comparable_arms, wins_table
 
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 3)))  # of curves without markers, by d
+_MOST_ROWS = 4  # rows of panels in a figure
 
 
 def frontier(records: Records, options: Options, notes: bool = True) -> list[Output]:
@@ -87,8 +85,10 @@ def frontier(records: Records, options: Options, notes: bool = True) -> list[Out
     name += "-published" if options.published else ""
     name += "-pareto" if options.pareto else ""
     best = pareto_table(chosen(records.everything, options), x, y, records.everything) if options.pareto else None
-    figure = frontier_figure(shown, x, y, options.published, best) if len(shown) else None
-    outputs = [Output(name, table.rename(columns={"x": x, "mean": y}), figure)]
+    outputs = one_figure_each(
+        name, table, shown, _apart(shown), lambda rows: frontier_figure(rows, x, y, options.published, best)
+    )
+    outputs = [output._replace(table=renamed(output.table, {"x": x, "mean": y})) for output in outputs]
     if best is not None:
         outputs.append(Output(f"{name}-set", as_csv(where(best, best["pareto"]), x, y)))
     return outputs
@@ -106,10 +106,11 @@ def pareto(records: Records, options: Options) -> list[Output]:
     Other axes than the default ones are added to the file name.
     """
     x = options.x or "stored_bytes"
-    table = pareto_table(chosen(records.everything, options), x, options.y, records.everything)
-    figure = pareto_figure(table, x, options.y)
-    name = _name_with_axes("pareto", x, options.y, "stored_bytes")
-    return [Output(name, as_csv(table, x, options.y), figure)]
+    y = options.y
+    table = pareto_table(chosen(records.everything, options), x, y, records.everything)
+    name = _name_with_axes("pareto", x, y, "stored_bytes")
+    outputs = one_figure_each(name, table, table, PLACE, lambda rows: pareto_figure(rows, x, y))
+    return [output._replace(table=as_csv(output.table, x, y)) for output in outputs]
 
 
 def _name_with_axes(name: str, x: str, y: str, default_x: str) -> str:
@@ -117,7 +118,7 @@ def _name_with_axes(name: str, x: str, y: str, default_x: str) -> str:
 
 
 def dominance(records: Records, options: Options) -> list[Output]:
-    """Return a figure of the dominance table per (model, layer, n), and one table of all of them.
+    """Return a figure of the dominance table per (model, layer, n, k), and one table of all of them.
 
     Another measure than CE recovered is added to their names.
     """
@@ -127,15 +128,8 @@ def dominance(records: Records, options: Options) -> list[Output]:
     table = dominance_table(readings, measure.column, every)
     cells = pd.MultiIndex.from_frame(part(readable("dominance", readings), CELL))
     shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
-    panels = groups(shown, MODEL_LAYER_N)
-    name = _name_with_measure("dominance", options)
-    names = [name if len(panels) == 1 else _name_with_panel(name, panel) for panel, _ in panels]
-    figures = [dominance_figure(rows, measure.label) for _, rows in panels]
-    outputs = [Output(one, rows, figure) for one, (_, rows), figure in zip(names, panels, figures, strict=True)]
-    latex = dominance_latex(table, measure.label)
-    if len(outputs) == 1 and len(shown) == len(table):  # one figure shows every row: both go under one name
-        return [outputs[0]._replace(latex=latex)]
-    return [Output(name, table, latex=latex), *outputs]
+    name, latex = _name_with_measure("dominance", options), dominance_latex(table, measure.label)
+    return one_figure_each(name, table, shown, CELL, lambda rows: dominance_figure(rows, measure.label), latex)
 
 
 def iso_bytes(records: Records, options: Options) -> list[Output]:
@@ -146,13 +140,10 @@ def iso_bytes(records: Records, options: Options) -> list[Output]:
     measure = MEASURES[options.measure]
     every = measure.rows(records)
     table = iso_bytes_table(chosen(every, options), measure.column, every)
+    both = [rows for _, rows in groups(table, CELL) if column(rows, "difference").notna().any()]
+    shown = pd.concat(both) if both else table.iloc[:0]
     name = _name_with_measure("iso_bytes", options)
-    drawn = [(cell, rows) for cell, rows in groups(table, CELL) if column(rows, "difference").notna().any()]
-    outputs = [Output(name, table)]
-    for (*panel, k), rows in drawn:
-        one = name if len(drawn) == 1 else f"{_name_with_panel(name, tuple(panel))}-k{k}"
-        outputs.append(Output(one, rows, iso_bytes_figure(rows, measure.label)))
-    return outputs if len(drawn) != 1 else [outputs[1]._replace(table=table)]
+    return one_figure_each(name, table, shown, CELL, lambda rows: iso_bytes_figure(rows, measure.label))
 
 
 def dominances(records: Records, options: Options) -> list[Output]:
@@ -177,25 +168,18 @@ def _name_with_measure(name: str, options: Options) -> str:
     return name + ("" if options.measure == Options.measure else f"-{options.measure}")
 
 
-def _name_with_panel(name: str, panel: tuple[Any, ...]) -> str:
-    """Return a file name for one panel; the model's name may have words, and no layer."""
-    model, layer, n = panel
-    words = "-".join(str(model).replace(",", "").split())
-    return f"{name}-{words}" + (f"-L{layer}" if layer != "" else "") + f"-n{n}"
-
-
 def amortisation(records: Records, options: Options) -> list[Output]:
-    """Return the gain of reading codes by pursuit, and its cost."""
+    """Return the gain of reading codes by pursuit, and its cost: a figure per (model, layer, n)."""
     table = amortisation_table(records.readings)
-    shown = readable("amortisation", _readings_to_draw(table, records, options))
-    return [Output("amortisation", chosen(table, options), amortisation_figure(shown) if len(shown) else None)]
+    shown = readable("amortisation", _readings_to_draw(table, records, options), over="decoder_compression")
+    return one_figure_each("amortisation", chosen(table, options), shown, MODEL_LAYER_N, amortisation_figure)
 
 
 def throughput(records: Records, options: Options) -> list[Output]:
-    """Return tokens a second against relative error for each way of reading codes."""
+    """Return tokens a second against relative error for each way of reading codes: a figure per (model, layer, n)."""
     table = throughput_table(records.readings)
     shown = readable("throughput", _readings_to_draw(table, records, options))
-    return [Output("throughput", chosen(table, options), throughput_figure(shown) if len(shown) else None)]
+    return one_figure_each("throughput", chosen(table, options), shown, MODEL_LAYER_N, throughput_figure)
 
 
 def _readings_to_draw(table: pd.DataFrame, records: Records, options: Options) -> pd.DataFrame:
@@ -210,16 +194,16 @@ def _readings_to_draw(table: pd.DataFrame, records: Records, options: Options) -
 
 
 def certificates(records: Records, options: Options) -> list[Output]:
-    """Return the identifiability and OMP ratios of each dictionary; the figure shows the expander by default."""
+    """Return the identifiability and OMP ratios of each dictionary; figures show the expander by default."""
     table = certificates_table(chosen(records.runs, options))
     shown = readable("certificates", rows_to_draw(table, options, ["expander"]))
-    return [Output("certificates", table, certificates_figure(shown) if len(shown) else None)]
+    return one_figure_each("certificates", table, shown, MODEL_LAYER_N, certificates_figure)
 
 
 def recovery(records: Records, options: Options) -> list[Output]:
-    """Return the phase transitions of the synthetic experiments; they have no arms to choose from."""
+    """Return the phase transitions of the synthetic experiments, a figure for each noise; they have no arms."""
     table = recovery_table(records.recovery)
-    return [Output("recovery", table, recovery_figure(table))]
+    return one_figure_each("recovery", table, table, ["noise"], recovery_figure)
 
 
 def meaning(records: Records, options: Options) -> list[Output]:
@@ -227,14 +211,15 @@ def meaning(records: Records, options: Options) -> list[Output]:
     check_comparable(records.samples)
     table = chosen(meaning_table(records.samples), options)
     drawn = only_with_floor("meaning", table, "floor", ["features", "reading"])
-    return [Output("meaning", table, meaning_figure(drawn))]
+    return [Output("meaning", table, meaning_figure(fullest("meaning", drawn, ["features"], ["reading"])))]
 
 
 def probing(records: Records, options: Options) -> list[Output]:
     """Return how well the best 1, 2 and 5 latents tell labelled concepts, against stored bytes, beside the floor."""
     table = chosen(probing_table(records.probes), options)
     drawn = only_with_floor("probing", table, "floor", [*CELL, "family", "reading"])
-    return [Output("probing", table, probing_figure(fullest("probing", drawn, [*CELL, "family"], "reading")))]
+    each = [*MODEL_LAYER_N, "family"]
+    return one_figure_each("probing", table, fullest("probing", drawn, each, ["k", "reading"]), each, probing_figure)
 
 
 def stability(records: Records, options: Options) -> list[Output]:
@@ -247,7 +232,8 @@ def three_axes(records: Records, options: Options) -> list[Output]:
     """Return bytes, fidelity and meaning of the SAEs that have both measured, each beside the floor."""
     table = chosen(three_axes_table(records), options)
     drawn = only_with_floor("three_axes", table, "fidelity_floor", [*CELL, "reading"])
-    return [Output("three_axes", table, three_axes_figure(drawn))]
+    shown = fullest("three_axes", drawn, MODEL_LAYER_N, ["k", "reading"])
+    return one_figure_each("three_axes", table, shown, MODEL_LAYER_N, three_axes_figure)
 
 
 def masks(records: Records, options: Options) -> list[Output]:
@@ -257,28 +243,15 @@ def masks(records: Records, options: Options) -> list[Output]:
     windows = sorted(set(runs["dead_window_tokens"])) if "dead_window_tokens" in runs else []
     window = f", on {windows[0]:,.0f} tokens" if len(windows) == 1 else ""
     titles = {"dead_fraction": f"dead latents (share{window})"}
-    shown = readable("masks", table, over="d")
-    return [Output("masks", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table), titles=titles))]
+    shown = fullest("masks", readable("masks", table, over="d"), MODEL_LAYER_N, ["k"])
+    return _lines("masks", table, shown, "d", D_LABEL, with_cost(table), titles=titles)
 
 
 def supports(records: Records, options: Options) -> list[Output]:
     """Return CE recovered of every kind of support against d, and its difference to the expander's."""
     table = supports_table(chosen(records.runs, options), records.runs)
-    shown = readable("supports", table, over="d")
-    return [Output("supports", table, _lines(shown, "d", D_LABEL, _styles_with_cost(table)))]
-
-
-def _styles_with_cost(table: pd.DataFrame) -> Callable[[dict[str, Any]], Style]:
-    """Return the arms' styles; a label says how many times as many tokens as the expander the arm trained on."""
-    tokens = {row["arm"]: row["train_tokens"] for row in dicts(mean_by(table, ["arm"], ["train_tokens"]))}
-    least = tokens.get("expander", min(tokens.values()))
-
-    def style(row: dict[str, Any]) -> Style:
-        own = arm_style(row["arm"])
-        times = tokens[row["arm"]] / least
-        return own._replace(label=f"{own.label} ({times:.2g}x training)") if times > 1.05 else own
-
-    return style
+    shown = fullest("supports", readable("supports", table, over="d"), MODEL_LAYER_N, ["k"])
+    return _lines("supports", table, shown, "d", D_LABEL, with_cost(table))
 
 
 def matched(records: Records, options: Options) -> list[Output]:
@@ -286,7 +259,7 @@ def matched(records: Records, options: Options) -> list[Output]:
     table = matched_table(chosen(records.readings, options), records.readings)
     ways = {what: what.removeprefix("difference").lstrip(", ") for what in table[WHAT].unique()}
     titles = {what: f"CE recovered, expander minus dense,\n{way}" for what, way in ways.items()}
-    return [Output("matched", table, _lines(readable("matched", table, over="d"), "d", D_LABEL, titles=titles))]
+    return _lines("matched", table, readable("matched", table, over="d"), "d", D_LABEL, titles=titles)
 
 
 def bits(records: Records, options: Options) -> list[Output]:
@@ -299,28 +272,27 @@ def bits(records: Records, options: Options) -> list[Output]:
     x, x_label = "artifact_bytes", "stored bytes (size of sae.safetensors)"
     titles = {ROUNDED: "latents changed by rounding\n(share with correlation < .9)"}
     if options.arms:
-        figure = _lines(readable("bits", table), x, x_label, style_of_bits, ["base", "rounding"], titles=titles)
-        return [Output("bits", table, figure)]
+        shown = readable("bits", table)
+        return _lines("bits", table, shown, x, x_label, style_of_bits, ["base", "rounding"], titles=titles)
     shown = readable("bits", best_marked(table))
-    figure = _lines(shown, x, x_label, style_of_kind, ["kind"], titles=titles, marks=marks(shown))
-    return [Output("bits", table, figure)]
+    return _lines("bits", table, shown, x, x_label, style_of_kind, ["kind"], titles=titles, marks=marks(shown))
 
 
 def learning_curves(records: Records, options: Options) -> list[Output]:
     """Return FVU and dead latents against training tokens."""
     table = learning_table(chosen(records.runs, options), records.runs)
-    shown = readable("learning_curves", rows_to_draw(main_degrees(table), options, readable_arms(records.runs)))
-    style = _styles_by_degree(shown, by_line=True)
-    figure = _lines(shown, "tokens", "training tokens", style, log_x=False, band=True)
-    return [Output("learning_curves", table, figure)]
+    drawn = rows_to_draw(main_degrees(table), options, readable_arms(records.runs))
+    shown = fullest("learning_curves", readable("learning_curves", drawn), MODEL_LAYER_N, ["k"])
+    style = by_degree(shown, by_line=True)
+    return _lines("learning_curves", table, shown, "tokens", "training tokens", style, log_x=False, band=True)
 
 
 def data_efficiency(records: Records, options: Options) -> list[Output]:
     """Return CE recovered against the tokens in the training pool."""
     table = data_table(chosen(records.everything, options), records.everything)
     shown = readable("data_efficiency", table)
-    figure = _lines(shown, "pool_tokens", "tokens in the training pool", _styles_by_degree(shown), ["arm", "d"])
-    return [Output("data_efficiency", table, figure)]
+    x_label = "tokens in the training pool"
+    return _lines("data_efficiency", table, shown, "pool_tokens", x_label, by_degree(shown), ["arm", "d"])
 
 
 def layers(records: Records, options: Options) -> list[Output]:
@@ -329,10 +301,9 @@ def layers(records: Records, options: Options) -> list[Output]:
     shown = rows_to_draw(table, options, ["expander", *arms.DENSE])
     shown = where(shown, shown["d"].isna() | three_degrees(shown, ["model", "n", "k"]))
     # The layer is the axis: without it as a column there is one panel per model, n and k.
-    shown = shown.assign(at_layer=shown["layer"], layer="")
+    shown = readable("layers", shown.assign(at_layer=shown["layer"], layer=""), over="at_layer")
     x_label = "layer (residual stream after this block)"
-    figure = lines_figure(shown, "at_layer", x_label, _styles_by_degree(shown), ["arm", "d"], log_x=False)
-    return [Output("layers", table, figure)]
+    return _lines("layers", table, shown, "at_layer", x_label, by_degree(shown), ["arm", "d"], log_x=False)
 
 
 def iso_storage(records: Records, options: Options) -> list[Output]:
@@ -341,7 +312,7 @@ def iso_storage(records: Records, options: Options) -> list[Output]:
     # The number of atoms is the axis: in place of n, a panel's title has the values that d*n atoms share.
     shown = table.assign(n=[f"{values:,} / d" for values in table["values"]], what="ce_recovered")
     x_label = "n: atoms (more, with fewer values each)"
-    return [Output("iso_storage", table, lines_figure(shown, "n_latents", x_label, floor_across=True))]
+    return _lines("iso_storage", table, shown, "n_latents", x_label, floor_across=True)
 
 
 def seeds(records: Records, options: Options) -> list[Output]:
@@ -363,24 +334,15 @@ def compressed(records: Records, options: Options) -> list[Output]:
     return [Output("compressed", table, compressed_figure(table))]
 
 
-def _lines(table: pd.DataFrame, *args: Any, **options: Any) -> Figure | None:
-    """Return `lines_figure` of `table`, None where it has no row because no panel is readable."""
-    return lines_figure(table, *args, **options) if len(table) else None
+def _lines(name: str, table: pd.DataFrame, shown: pd.DataFrame, *args: Any, **options: Any) -> list[Output]:
+    """Return `lines_figure` of the rows `shown`; of many rows of panels, a figure for each (model, layer, n)."""
+    return one_figure_each(name, table, shown, _apart(shown), lambda rows: lines_figure(rows, *args, **options))
 
 
-def _styles_by_degree(table: pd.DataFrame, by_line: bool = False) -> Callable[[dict[str, Any]], Style]:
-    """Return styles with the arm's colour and a marker for each d, and with `by_line` a kind of line too."""
-    degrees = sorted(table["d"].dropna().unique())
-    markers = dict(zip(degrees, "o^sDvP*Xhd" * (1 + len(degrees) // 10), strict=False))
-
-    def style(row: dict[str, Any]) -> Style:
-        own = arm_style(row["arm"])
-        if math.isnan(row["d"]):  # the arm has no d
-            return own
-        line = _LINES[degrees.index(row["d"]) % len(_LINES)] if by_line else own.line
-        return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=markers[row["d"]], line=line)
-
-    return style
+def _apart(shown: pd.DataFrame) -> list[str]:
+    """Return what has a figure of its own: each (model, layer, n), where one figure would have many rows of panels."""
+    rows = part(shown, [name for name in (*MODEL_LAYER_N, WHAT) if name in shown]).drop_duplicates()
+    return MODEL_LAYER_N if len(rows) > _MOST_ROWS else []
 
 
 def latents_summary(records: Records, options: Options) -> list[Output]:

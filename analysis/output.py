@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from analysis.arms import in_order
-from analysis.frames import among
+from analysis.frames import among, groups
 from analysis.read.sources import NoRunsError
 
 if TYPE_CHECKING:
@@ -45,6 +45,40 @@ class Output(NamedTuple):
     table: pd.DataFrame
     figure: Figure | None = None
     latex: str | None = None
+
+
+def one_figure_each(
+    name: str,
+    table: pd.DataFrame,
+    shown: pd.DataFrame,
+    by: Sequence[str],
+    draw: Callable[[pd.DataFrame], Figure],
+    latex: str | None = None,
+) -> list[Output]:
+    """Return a figure for each group of rows, so that none is larger than a page shows.
+
+    A single figure stands under `name` beside the table. Of several, each has a name of its own, which says its group,
+    and a table of the rows that it shows; the whole table stands under `name`.
+
+    Args:
+        table: every row.
+        shown: the rows that are drawn; with none there is no figure.
+        by: columns whose values make a group; none for one figure.
+        draw: makes a figure of a group's rows.
+        latex: the table in LaTeX.
+    """
+    apart = groups(shown, by) if len(by) else []
+    if len(apart) < 2:
+        return [Output(name, table, draw(shown) if len(shown) else None, latex)]
+    each = [Output("-".join([name, *_words(by, key)]), rows, draw(rows)) for key, rows in apart]
+    return [Output(name, table, latex=latex), *each]
+
+
+def _words(by: Sequence[str], key: Sequence[Any]) -> list[str]:
+    """Return a group as parts of a file's name: L12 for a layer, n512 and k32 for sizes; a model may have no layer."""
+    names = {"layer": "L", "n": "n", "k": "k", "noise": "noise"}
+    known = [(names.get(column, ""), value) for column, value in zip(by, key, strict=True) if value != ""]
+    return [name + "-".join(str(value).replace(",", "").split()) for name, value in known]
 
 
 def chosen(rows: pd.DataFrame, options: Options, default: Iterable[str] | None = None) -> pd.DataFrame:

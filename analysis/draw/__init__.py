@@ -2,6 +2,7 @@
 
 shared  styles, axes, legends and saving, for all figures
 panels  the choice and the places of a figure's panels
+styles  looks of lines that say more than the arm
 floor   what a random dictionary scores, in grey
 labels  texts beside points, without overlaps
 stairs  the staircase through a Pareto set

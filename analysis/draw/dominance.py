@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from textwrap import wrap
-from typing import Any
+from textwrap import fill
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,74 +16,94 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
-from analysis.draw.floor import FLOOR_ID, say_missing
+from analysis.draw.floor import FLOOR_ID, say_missing, way_of_reading
 from analysis.draw.panels import subplots
-from analysis.draw.shared import legend, panel_title, plain_axis
-from analysis.frames import column, dicts, groups, only
+from analysis.draw.shared import panel_title, plain_axis
+from analysis.frames import column, dicts, only
 from analysis.tables.dominance import BUDGETS, NOT_ABOVE, ONE_SEED
 from sweep.store.human_size import human_size
 
-_BUDGET_STYLES: dict[str, tuple[Any, str]] = {  # line and marker
-    "one-shot expander": (":", "v"),
-    "one-shot dense": ("--", "s"),
-    "unlimited": ("-", "o"),
+_BUDGET_STYLES: dict[str, tuple[Any, str, str]] = {  # line, marker and words
+    "one-shot expander": (":", "v", "at a one-shot expander's cost"),
+    "one-shot dense": ("--", "s", "at a one-shot dense SAE's cost"),
+    "unlimited": ("-", "o", "at any cost"),
 }
 _HOW_TO_READ = (
-    "in a cell: the winner (R: reflections), its size, how it is read, its {measure}; then the best of the other kind"
-    " (dense or sparse) minus the winner, same seeds, ±95 %;\ngrey: no better than the best random dictionary that"
-    " fits, as far as these seeds can tell, which one seed cannot"
+    "Stored bytes: the size of sae.safetensors. In a cell: the winner, its size, how it is read, and its {measure};"
+    " then the best of the other kind (dense or sparse) minus the winner, same seeds, ±95 %. Grey: no better than the"
+    " best random dictionary that fits, as far as these seeds can tell, which one seed cannot."
 )
 _PALE = "0.87"  # a cell whose winner is not above the floor
-_CELL = (0.96, 0.92)  # width and height of a cell; the distance between two is 1
+_WIDTH, _CURVES = 10.8, 2.5  # inches of the figure's width, and of the upper panel's height
+_LINE, _SPARE = 0.125, 0.09  # inches of a cell's line of text, and of what it keeps free
+_GAP = 0.03  # between two cells, as a share of their distance
+_NAME, _NOTE = 50, 150  # characters of a line in a cell, and below the figure
+_PCA_PLACE, _PCA_WIDTH = 2.78, 0.5  # of its column, where the distance of two columns is 1
+
+
+class _Cell(NamedTuple):
+    """What one dictionary wins: a budget's column, from one level to another, in places of the figure."""
+
+    column: float
+    first: int
+    last: int
+    colour: str
+    text: str
+    on_floor: bool  # the winner is not above the floor
+    width: float = 1.0
+
+    @property
+    def height(self) -> float:
+        """The height in inches that a level needs for the text."""
+        return (_LINE * (self.text.count("\n") + 1) + _SPARE) / (self.last - self.first + 1)
 
 
 def dominance_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figure:
-    """Draw, for each k of one (model, layer, n), the best dictionary at each level of stored bytes, in two panels.
+    """Draw the best dictionary at each level of stored bytes of one (model, layer, n, k), in two panels.
 
     The upper panel has the most CE recovered, or most of another measure, against stored bytes, a line per budget of
-    multiply-adds, above the floor of any budget. The lower panel has a row per budget and a cell per level in the
-    winner's colour, with how the winner is read and what the best of the other kind (sparse or dense) loses; a winner
-    that is not above the floor is framed in its colour. PCA, which is never a winner, has a row of its own.
+    multiply-adds, above the floor of any budget. The lower panel has a row per level and a column per budget, with
+    cells in their winners' colours: how each is read, what it scores and what the best of the other kind (sparse or
+    dense) loses; a winner that is not above the floor is framed in its colour. Levels with the same cell share one.
+    PCA, which is never a winner, has a column of its own.
 
     Args:
-        table: from `analysis.tables.dominance.dominance_table`, the rows of one (model, layer, n).
+        table: from `analysis.tables.dominance.dominance_table`, the rows of one (model, layer, n, k).
         measure: the name of what is compared.
     """
-    panels = groups(table, ["model", "layer", "n", "k"])
     levels = sorted(table["level"].unique())
-    width = max(9.0, 1.45 * len(levels)) + 2.4
-    heights = [1, 1.2] * len(panels)
-    figure, axes = subplots(2 * len(panels), 1, (width, 7.0 * len(panels)), height_ratios=heights)
-    for i, ((model, layer, n, k), panel) in enumerate(panels):
-        upper, lower = axes[2 * i, 0], axes[2 * i + 1, 0]
-        _draw_best(upper, panel, levels, measure)
-        _draw_winners(lower, panel, levels)
-        upper.set_title(panel_title((model, layer, n), k), loc="left", fontsize=11)
-        for axis in (upper, lower):
-            axis.set_xlim(-0.5, len(levels) - 0.5)
-            axis.set_xticks(range(len(levels)), [human_size(level) for level in levels])
-        how = _HOW_TO_READ.format(measure=measure)
-        lower.set_xlabel(f"stored bytes at most (size of sae.safetensors)\n{how}")
-    legend(figure, _handles(table))
+    cells = _cells(table, levels)
+    rows = max(cell.height for cell in cells) * len(levels)
+    figure, axes = subplots(2, 1, (_WIDTH, _CURVES + rows + 1.6), height_ratios=[_CURVES, rows])
+    upper, lower = axes[:, 0]
+    _draw_best(upper, table, levels, measure)
+    _draw_cells(lower, cells, levels)
+    run = dicts(table)[0]
+    upper.set_title(panel_title((run["model"], run["layer"], run["n"]), run["k"]), loc="left", fontsize=11)
+    upper.set_xlim(-0.5, len(levels) - 0.5)
+    upper.set_xticks(range(len(levels)), [human_size(level) for level in levels], fontsize=8)
+    look: dict[str, Any] = {"fontsize": 8, "frameon": False, "loc": "upper left", "ncols": 5, "borderaxespad": 0}
+    upper.legend(handles=_handles(table), bbox_to_anchor=(0, -0.15 if any(table["floor"].notna()) else -0.27), **look)
+    lower.text(-0.01, 1, "stored bytes\nat most", transform=lower.transAxes, ha="right", va="bottom", fontsize=8)
+    lower.set_xlabel(fill(_HOW_TO_READ.format(measure=measure), _NOTE), loc="left", fontsize=7.5)
     return figure
 
 
 def _handles(table: pd.DataFrame) -> list[Artist]:
-    """Return the legend: the budgets, PCA where it is there, and each arm once, whatever its values are rounded to."""
+    """Return the legend: the budgets, the floor and PCA where they are there. Cells name the arms."""
     handles: list[Artist] = []
-    for budget, (line, marker) in _BUDGET_STYLES.items():
-        handles.append(Line2D([], [], color="0.25", linestyle=line, marker=marker, label=budget))
+    for line, marker, words in _BUDGET_STYLES.values():
+        handles.append(Line2D([], [], color="0.25", linestyle=line, marker=marker, label=words))
     if any(table["floor"].notna()):
-        handles.append(Patch(color=_PALE, label="floor: random dictionary,\nunlimited; its winners grey"))
+        handles.append(Patch(color=_PALE, label="floor: random dictionary"))
     if any(table["pca_mean"].notna()):
         handles.append(Line2D([], [], color=arms.colour("pca"), linewidth=2, label="PCA (not sparse)"))
-    labels = arms.in_order(map(arms.unrounded, table["winner"]))
-    return [*handles, *(Patch(color=arms.colour(arm), label=arms.display(arm)) for arm in labels)]
+    return handles
 
 
 def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int], measure: str) -> None:
     place = {level: i for i, level in enumerate(levels)}
-    for budget, (line, marker) in _BUDGET_STYLES.items():
+    for budget, (line, marker, _) in _BUDGET_STYLES.items():
         rows = only(panel, budget=budget).sort_values("level")
         xs = [place[level] for level in rows["level"]]
         axis.plot(xs, rows["winner_mean"], color="0.45", linestyle=line, linewidth=1.3, zorder=1)
@@ -94,7 +114,7 @@ def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int], measure: str)
     pca = panel.drop_duplicates("level").sort_values("level").dropna(subset=["pca_mean"])
     xs = [place[level] for level in pca["level"]]
     axis.plot(xs, pca["pca_mean"], color=arms.colour("pca"), linewidth=2, zorder=0)
-    axis.set_ylabel(measure)
+    axis.set_ylabel(measure, fontsize=9)
     least = min(column(panel, "winner_mean").tolist())
     low = max(0.0, min(least - 0.05, 0.98 * least))  # PCA may start far below
     floor = only(panel, budget="unlimited").dropna(subset=["floor"]).sort_values("level")
@@ -109,38 +129,66 @@ def _draw_best(axis: Axes, panel: pd.DataFrame, levels: list[int], measure: str)
     plain_axis(axis)
 
 
-def _draw_winners(axis: Axes, panel: pd.DataFrame, levels: list[int]) -> None:
+def _cells(table: pd.DataFrame, levels: list[int]) -> list[_Cell]:
+    """Return a cell for each run of levels that have the same winner and say the same of it."""
     place = {level: i for i, level in enumerate(levels)}
-    for row in dicts(panel):
-        colour, at = arms.colour(row["winner"]), (place[row["level"]], BUDGETS.index(row["budget"]))
-        _draw_cell(axis, *at, colour, _cell_text(row), on_floor=row["verdict"] == NOT_ABOVE)
-    pca = panel.drop_duplicates("level").dropna(subset=["pca_mean"])
+    single = [
+        _Cell(
+            BUDGETS.index(row["budget"]),
+            place[row["level"]],
+            place[row["level"]],
+            arms.colour(row["winner"]),
+            _cell_text(row),
+            row["verdict"] == NOT_ABOVE,
+        )
+        for row in dicts(table.sort_values("level"))
+    ]
+    pca = table.drop_duplicates("level").dropna(subset=["pca_mean"]).sort_values("level")
     for row in dicts(pca):
-        text = f"n' = {row['pca_n_latents']:.0f}\n{row['pca_mean']:.3f}"
-        _draw_cell(axis, place[row["level"]], len(BUDGETS), arms.colour("pca"), text, height=0.5)
-    rows = [budget.replace(" ", "\n") for budget in BUDGETS]
-    axis.set_yticks(range(len(rows)), rows)
-    if len(pca):
-        axis.set_yticks([*range(len(rows)), len(rows) - 0.22], [*rows, "PCA"])
-    axis.set_ylim(len(BUDGETS) - (0.5 if pca.empty else -0.1), -0.5)
+        text, at = f"n' = {row['pca_n_latents']:.0f}\n{row['pca_mean']:.3f}", place[row["level"]]
+        single.append(_Cell(_PCA_PLACE, at, at, arms.colour("pca"), text, False, _PCA_WIDTH))
+    return _joined(single)
+
+
+def _joined(single: list[_Cell]) -> list[_Cell]:
+    """Return cells of one level each, sorted by it, with those that follow each other and are alike made one."""
+    cells: list[_Cell] = []
+    last: dict[float, int] = {}  # where each column's last cell stands in `cells`
+    for cell in single:
+        at = last.get(cell.column)
+        if at is not None and cells[at] == cell._replace(first=cells[at].first, last=cell.first - 1):
+            cells[at] = cells[at]._replace(last=cell.last)
+        else:
+            last[cell.column] = len(cells)
+            cells.append(cell)
+    return cells
+
+
+def _draw_cells(axis: Axes, cells: list[_Cell], levels: list[int]) -> None:
+    for cell in cells:
+        _draw_cell(axis, cell)
+    with_pca = any(cell.column == _PCA_PLACE for cell in cells)
+    names = [_BUDGET_STYLES[budget][2] for budget in BUDGETS]
+    axis.xaxis.tick_top()
+    axis.set_xticks([*range(len(BUDGETS)), *[_PCA_PLACE] * with_pca], [*names, *["PCA"] * with_pca], fontsize=9)
+    axis.set_yticks(range(len(levels)), [human_size(level) for level in levels], fontsize=8)
+    axis.set_xlim(-0.5, _PCA_PLACE + _PCA_WIDTH / 2 if with_pca else len(BUDGETS) - 0.5)
+    axis.set_ylim(len(levels) - 0.5, -0.5)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
 
 
-def _draw_cell(
-    axis: Axes, x: int, y: int, colour: str, text: str, height: float = _CELL[1], on_floor: bool = False
-) -> None:
-    """Draw a cell in a colour; where the winner is not above the floor, grey with a frame of that colour."""
-    left, top = x - _CELL[0] / 2, y - _CELL[1] / 2
-    fill = _PALE if on_floor else colour
-    frame: dict[str, Any] = {"edgecolor": colour, "linewidth": 2.5 if on_floor else 0}
-    axis.add_patch(Rectangle((left, top), _CELL[0], height, facecolor=fill, **frame))
+def _draw_cell(axis: Axes, cell: _Cell) -> None:
+    """Draw a cell in its colour; where the winner is not above the floor, grey with a frame of that colour."""
+    width, height = cell.width - _GAP, cell.last - cell.first + 1 - 2 * _GAP
+    left, top = cell.column - width / 2, cell.first - 0.5 + _GAP
+    fill_colour = _PALE if cell.on_floor else cell.colour
+    frame: dict[str, Any] = {"edgecolor": cell.colour, "linewidth": 2 if cell.on_floor else 0}
+    axis.add_patch(Rectangle((left, top), width, height, facecolor=fill_colour, **frame))
     # White on dark colours: the weights are those of a colour's channels in its brightness (ITU-R BT.601).
-    ink = "white" if float(np.dot(to_rgb(fill), (0.299, 0.587, 0.114))) < 0.58 else "black"
-    axis.text(x, top + height / 2, text, ha="center", va="center", fontsize=7, color=ink, linespacing=1.25)
-
-
-_WIDEST = 22  # characters of a line that fits a cell
+    ink = "white" if float(np.dot(to_rgb(fill_colour), (0.299, 0.587, 0.114))) < 0.58 else "black"
+    look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "linespacing": 1.15}
+    axis.text(cell.column, top + height / 2, cell.text, color=ink, **look)
 
 
 def _cell_text(row: dict[str, Any]) -> str:
@@ -149,29 +197,17 @@ def _cell_text(row: dict[str, Any]) -> str:
     by_d = f"{'rank' if low_rank else 'd ='} {row['winner_d']:.0f}"
     size = by_d if sparse or low_rank else f"n' = {row['winner_n_latents']}"
     seeds = " (one seed)" if row["verdict"] == ONE_SEED else ""
-    lines = [_short_name(row["winner"]), size, f"by {_reading(row)}", f"{row['winner_mean']:.3f}{seeds}"]
+    lines = [fill(arms.display(row["winner"]), _NAME), f"{size}, {_reading(row)}: {row['winner_mean']:.3f}{seeds}"]
     difference, half = (row.get(f"other_kind_difference{part}", math.nan) for part in ("", "_half_interval"))
     if not math.isnan(difference):
         interval = "" if math.isnan(half) else f"±{half:.3f}"
-        lines.append(f"{'dense' if sparse else 'sparse'} {-difference:+.3f}{interval}")
-    if row["verdict"] == NOT_ABOVE:
-        lines.append("not above\nthe floor")
+        other = f"{'dense' if sparse else 'sparse'} {-difference:+.3f}{interval}"
+        lines = [*lines, other] if len(lines[-1] + other) > _NAME else [*lines[:-1], f"{lines[-1]}; {other}"]
     return "\n".join(lines)
 
 
-def _short_name(label: str) -> str:
-    arm = arms.parse(label)
-    name = arm.base.replace("dense_matched", "dense_m.").replace("_parameters", "_par").replace("_", " ")
-    basis = f" {arm.basis.replace('reflections', 'R')}" if arm.basis else ""  # the whole name would not fit a cell
-    bits = f" {arm.bits}-bit" if arm.bits else ""
-    if not arm.how:
-        return name + basis + bits
-    return "\n".join([name + basis, *wrap(f"{bits} {arm.manner}".strip(), _WIDEST)])
-
-
 def _reading(row: dict[str, Any]) -> str:
-    """Return how the winner's codes are read and, where a pursuit trained the dictionary, which one."""
+    """Return how the winner's codes are read: by the pursuit that trained it, if by its own encoder."""
     pursuit, reading = arms.parse(row["winner"]).pursuit, row["winner_inference"]
-    if pursuit is None:
-        return reading
-    return f"{pursuit} (trained)" if reading == "encoder" else f"{reading}\n({pursuit}-trained)"
+    own = arms.TOPK if pursuit in (None, arms.BATCH_TOPK) else pursuit
+    return way_of_reading(own if reading == "encoder" else reading)

@@ -18,7 +18,7 @@ from analysis.tables.floor import LOWER_IS_BETTER
 FLOOR_ID = "floor"  # the id of every line and area here, which tells them from an arm's own
 COLOUR = "0.5"
 _SIZES = ("x", "d")  # x axes that follow from d; at other places of other axes other floors hold
-_MISSING = "(no random dictionary was measured here)"
+_MISSING = "(no random dictionary measured)"
 
 
 def way_of_reading(reading: str) -> str:
@@ -28,7 +28,7 @@ def way_of_reading(reading: str) -> str:
 
 def say_missing(axis: Axes) -> None:
     """Write below the label of the x axis that the panel has no floor."""
-    axis.set_xlabel(f"{axis.get_xlabel()}\n{_MISSING}".lstrip())
+    axis.set_xlabel(f"{axis.get_xlabel()}\n{_MISSING}".lstrip(), fontsize=9)
 
 
 def draw_floors(

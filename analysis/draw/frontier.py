@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,7 @@ from analysis.tables.pairs import CELL, MODEL_LAYER_N
 from analysis.tables.pareto import X_DOWN, storage
 from analysis.tables.published import published
 
+_LABEL = 46  # characters of a line of an axis' label
 _BEST_COLOUR = "0.6"  # the staircase through the Pareto set
 # The layer of each LM in the paper's first table.
 _PAPER_LAYERS = {"pythia-70m-deduped": 3, "pythia-160m-deduped": 8, "qwen2.5-3b": 12, "llama-3.2-1b": 12}
@@ -42,7 +44,7 @@ def frontier_figure(
             (model, layer) into each panel, thin and grey.
     """
     panels = {(key[:3], key[3]): rows for key, rows in groups(table, CELL)}
-    grid = panel_grid(list(panels), size=(5.2, 4.2))
+    grid = panel_grid(list(panels), size=(4.4, 3.8))
     floors: set[str] = set()  # the ways of reading whose floor is drawn
     for (panel, k), rows in panels.items():
         axis = grid.axes[panel, k]
@@ -52,10 +54,10 @@ def frontier_figure(
             _draw_published(axis, (*panel, k), set(rows["arm"]))
             storages.append(column(published(), "compression"))
         axis.set_title(panel_title(panel, k), loc="left", fontsize=10)
-        axis.set_xlabel(X_AXES[x][1], fontsize=9)
+        axis.set_xlabel(fill(X_AXES[x][1], _LABEL), fontsize=9)
         floors |= draw_floors(axis, rows, "x", y, level=x in X_DOWN)
         if (panel, k) in grid.leading:
-            axis.set_ylabel(Y_AXES[y], fontsize=9)
+            axis.set_ylabel(fill(Y_AXES[y], _LABEL), fontsize=9)
         storage_axis(axis, pd.concat(storages))
         plain_axis(axis)
         if best is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from string import ascii_lowercase, ascii_uppercase
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -12,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import arms
-from analysis.draw.floor import FLOOR_ID
+from analysis.draw.floor import FLOOR_ID, way_of_reading
 from analysis.draw.panels import subplots
-from analysis.draw.shared import COLOURS, legend, panel_title, plain_axis
+from analysis.draw.shared import COLOURS, panel_title, plain_axis
 from analysis.frames import column, dicts, groups, only
 from analysis.tables.iso_bytes import ANY, AT_DENSE_COST, FLOATS, ONE_SHOT, RULES, SHARES, SIDES, VALUES
 from sweep.store.human_size import human_size
@@ -27,12 +29,18 @@ _TITLES = {
     ANY: "read in any way",
 }
 _PALE = "0.87"
+_WIDTH, _PANEL, _LINE = 11.4, 2.7, 0.14  # inches: of the figure, a panel's height, a line of the key
+_KEY = 66  # characters of a line of the key
+_NAMES = {"sparse": [str(number) for number in range(1, 100)], "dense": [*ascii_lowercase, *ascii_uppercase]}
+
+Key = dict[tuple[str, str], str]  # the mark of each side's dictionary, by the side and its words
 
 
 def iso_bytes_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figure:
     """Draw the best sparse and the best dense dictionary against stored bytes, a column of panels for each rule.
 
-    The rows of panels are those of values of 32 bits and of any bits. Each point names its dictionary.
+    The rows of panels are those of values of 32 bits and of any bits. Each point has a mark, a number for a sparse
+    dictionary and a letter for a dense one, which the key below its column explains.
 
     Args:
         table: from `analysis.tables.iso_bytes.iso_bytes_table`, the rows of one (model, layer, n, k).
@@ -40,30 +48,60 @@ def iso_bytes_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figu
     """
     ((*panel, k), _) = groups(table, ["model", "layer", "n", "k"])[0]
     rows = [values for values in VALUES if len(only(table, values=values))]
-    figure, axes = subplots(len(rows), len(RULES), (15.5, 4.6 * len(rows)))
+    keys = [_key(only(table, rule=rule)) for rule in RULES]
+    lines = max(sum(text.count("\n") + 1 for _, text in map(_entry, key.items())) for key in keys)
+    heights = [_PANEL] * len(rows) + [_LINE * lines]
+    figure, axes = subplots(len(rows) + 1, len(RULES), (_WIDTH, sum(heights) + 0.4), height_ratios=heights)
     shares = [share for share in SHARES if share in set(table["share"])]
     bottom = _lowest(table)
-    for line, values in zip(axes, rows, strict=True):
-        for axis, rule in zip(line, RULES, strict=True):
+    for line, values in zip(axes[:-1], rows, strict=True):
+        for axis, rule, key in zip(line, RULES, keys, strict=True):
             points = only(table, values=values, rule=rule)
-            _draw(axis, points, shares)
-            axis.set_ylim(bottom, 1.03)  # room for names above the best points
+            _draw(axis, points, shares, key)
+            axis.set_ylim(bottom, 1.03)  # room for marks above the best points
             size = "values of 32 bits" if values == FLOATS else "values of any bits"
-            axis.set_title(f"{_TITLES[rule]}, {size}", fontsize=9)
+            axis.set_title(f"{_TITLES[rule]},\n{size}", fontsize=9)
             axis.set_xlabel("stored bytes at most: share of the full dense SAE's", fontsize=9)
         line[0].set_ylabel(measure)
+    for axis, key in zip(axes[-1], keys, strict=True):
+        _write_key(axis, key, lines)
     figure.suptitle(panel_title(panel, k), x=0.01, ha="left", fontsize=11)
-    legend(figure, _handles())
+    figure.legend(handles=_handles(), loc="outside upper right", ncols=3, fontsize=8.5, frameon=False)
     return figure
+
+
+def _key(points: pd.DataFrame) -> Key:
+    """Return the marks of a column's dictionaries, from the smallest on: numbers for sparse, letters for dense ones."""
+    marks: Key = {}
+    for side in SIDES:
+        found = points.dropna(subset=[f"{side}_mean"]).sort_values(f"{side}_bytes")
+        names = dict.fromkeys(_name(row, side) for row in dicts(found))
+        marks |= {(side, name): mark for name, mark in zip(names, _NAMES[side], strict=False)}
+    return marks
+
+
+def _entry(item: tuple[tuple[str, str], str]) -> tuple[str, str]:
+    """Return an entry of the key as its side and its lines."""
+    (side, name), mark = item
+    return side, fill(f"{mark}: {name}", _KEY, subsequent_indent="    ")
+
+
+def _write_key(axis: Axes, key: Key, lines: int) -> None:
+    axis.set_axis_off()
+    axis.set_ylim(lines, 0)
+    place = 0
+    for side, text in map(_entry, key.items()):
+        axis.text(0, place, text, fontsize=7, va="top", color=_COLOURS[side], linespacing=1.05)
+        place += text.count("\n") + 1
 
 
 def _lowest(table: pd.DataFrame) -> float:
     """Return where the y axis starts: a little below the lowest point, the floor left aside."""
     means = [value for side in SIDES for value in column(table, f"{side}_mean").dropna().tolist()]
-    return max(0.0, min(means) - 0.3 * (1 - min(means)))
+    return max(0.0, min(means) - 0.22 * (1 - min(means)))
 
 
-def _draw(axis: Axes, points: pd.DataFrame, shares: list[int]) -> None:
+def _draw(axis: Axes, points: pd.DataFrame, shares: list[int], key: Key) -> None:
     place = {share: i for i, share in enumerate(shares)}
     for side, other in zip(SIDES, reversed(SIDES), strict=True):
         found = points.dropna(subset=[f"{side}_mean"])
@@ -72,9 +110,12 @@ def _draw(axis: Axes, points: pd.DataFrame, shares: list[int]) -> None:
         axis.errorbar(xs, found[f"{side}_mean"], yerr=found[f"{side}_half_interval"], **look)
         for x, row in zip(xs, dicts(found), strict=True):
             below = row[f"{side}_mean"] < row.get(f"{other}_mean", math.nan)
-            offset, where = (-9, "top") if below else (9, "bottom")
-            text: dict[str, Any] = {"fontsize": 5.6, "ha": "center", "va": where, "color": _COLOURS[side]}
-            axis.annotate(_name(row, side), (x, row[f"{side}_mean"]), (0, offset), textcoords="offset points", **text)
+            half = row[f"{side}_half_interval"]
+            beyond = 0.0 if math.isnan(half) else half  # the end of its error bar
+            offset, where = (-6, "top") if below else (6, "bottom")
+            text: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": where, "color": _COLOURS[side]}
+            mark, at = key[side, _name(row, side)], (x, row[f"{side}_mean"] + (-beyond if below else beyond))
+            axis.annotate(mark, at, (0, offset), textcoords="offset points", **text)
     floor = points.dropna(subset=["floor"])
     if len(floor):
         edges = [place[share] for share in floor["share"]]
@@ -86,21 +127,18 @@ def _draw(axis: Axes, points: pd.DataFrame, shares: list[int]) -> None:
 
 
 def _name(row: dict[str, Any], side: str) -> str:
-    """Return the dictionary of a point in a few short lines: its arm, basis, size and bits, and its reading."""
+    """Return the dictionary of a point in words: its arm and bits, its size, and how it is read."""
     arm = arms.parse(row[side])
     sizes = [f"d={row[f'{side}_d']:.0f}"] if side != "dense" else []
     sizes += [f"n'={row[f'{side}_n_latents']:.0f}"] if side == "dense" or arm.prefix else []
-    size = " ".join(sizes)
-    bits = f" {arm.bits}-bit{f' {arm.manner}' if arm.how else ''}" if arm.bits else ""
+    own = arms.TOPK if arm.pursuit in (None, arms.BATCH_TOPK) else arm.pursuit
     reading = row[f"{side}_inference"]
-    read = (arm.pursuit or "") if reading == "encoder" else f"by {reading}"
-    base = arm.base.replace("dense_matched", "dense").replace("_", " ")
-    lines = [base, (arm.basis or "").replace("reflections", "R=").replace("_", " "), size + bits, read]
-    return "\n".join(line for line in lines if line)
+    way = way_of_reading(own if reading == "encoder" else reading)
+    return ", ".join([arms.display(row[side]), *sizes, way])
 
 
 def _handles() -> list[Any]:
     sides = [
         Line2D([], [], color=_COLOURS[side], marker=_MARKERS[side], label=f"best {side} dictionary") for side in SIDES
     ]
-    return [*sides, Patch(color=_PALE, label="floor: random dictionary,\nsame rule")]
+    return [*sides, Patch(color=_PALE, label="floor: random dictionary, same rule")]

@@ -12,11 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import arms
-from analysis.draw.panels import subplots
+from analysis.draw.panels import hide_unused, subplots
 from analysis.draw.shared import legend, panel_title
 from analysis.frames import dicts, groups
 from analysis.tables.latents import MEASURES, NOVELTY_NULL
 from analysis.tables.pairs import CELL, MODEL_LAYER_N
+
+_COLUMNS = 5  # panels side by side
 
 
 def richest(table: pd.DataFrame) -> pd.DataFrame:
@@ -25,7 +27,7 @@ def richest(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary_figure(panel: pd.DataFrame) -> Figure:
-    """Draw a column per measure, a row per arm and a point per d, larger for a larger d.
+    """Draw a panel per measure, in it a row per arm and a point per d, larger for a larger d.
 
     Where novelty has a null (the value that two runs that share nothing would have), a short bar marks the null.
 
@@ -34,9 +36,12 @@ def summary_figure(panel: pd.DataFrame) -> Figure:
     """
     measures = [name for name in MEASURES if name in panel and any(panel[name].notna())]
     labels = arms.in_order(panel["arm"])[::-1]
-    figure, axes = subplots(1, len(measures), (1.85 * len(measures) + 3, 0.42 * len(labels) + 1.6), sharey=True)
+    columns = min(len(measures), _COLUMNS)
+    lines = -(-len(measures) // columns)
+    figure, axes = subplots(lines, columns, (1.75 * columns + 3, (0.26 * len(labels) + 0.7) * lines + 0.5), sharey=True)
+    hide_unused(axes, len(measures))
     degrees = sorted(panel["d"].dropna().unique())
-    for axis, measure in zip(axes[0], measures, strict=True):
+    for axis, measure in zip(axes.flat, measures, strict=False):
         for row in dicts(panel):
             size = _marker_size(degrees.index(row["d"])) if row["d"] in degrees else 6
             _draw_point(axis, row, measure, labels.index(row["arm"]), size)
@@ -45,8 +50,9 @@ def summary_figure(panel: pd.DataFrame) -> Figure:
         axis.set_axisbelow(True)
         axis.tick_params(labelsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_yticks(range(len(labels)), [arms.display(arm) for arm in labels])
+    axes[0, 0].set_yticks(range(len(labels)), [arms.display(arm) for arm in labels])  # for all, as they share it
     figure.suptitle(_title(dicts(panel)[0]), fontsize=10, x=0.01, ha="left")
     legend(figure, [_handle(rank, d) for rank, d in enumerate(degrees)])
     return figure
@@ -59,7 +65,7 @@ def _handle(rank: int, d: float) -> Line2D:
 
 def _marker_size(rank: int) -> float:
     """Return the size in points (1/72 inch) of the marker of the d that is `rank`-th of the panel, from 0."""
-    return 4 + 2.2 * rank
+    return 4 + 1.5 * rank
 
 
 def _draw_point(axis: Axes, row: dict[str, Any], measure: str, y: int, size: float) -> None:

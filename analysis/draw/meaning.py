@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import arms
 from analysis.draw.floor import COLOUR, level_handle, mark_floor, way_of_reading
 from analysis.draw.panels import panel_grid
-from analysis.draw.shared import arm_style, legend, log_ticks, plain_axis
+from analysis.draw.shared import arm_handles, arm_style, legend, log_ticks, plain_axis
 from analysis.frames import column, dicts, groups, only
 from analysis.tables.floor import LOWER_IS_BETTER
 from analysis.tables.meaning import MEASURES, drawn
@@ -33,32 +32,33 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
         {(row["features"], row["reading"]) for row in dicts(rows)}, key=lambda c: (c[0], order.get(c[1], 1), c[1])
     )
     place = {column: number for number, column in enumerate(columns)}
-    cells = [(what, place[c]) for what in measures for c in columns]
-    grid = panel_grid(cells, size=(3.6, 2.6))
-    seen: list[str] = []
+    known = set(zip(rows["what"], rows["features"], rows["reading"], strict=True))
+    cells = [(what, place[c]) for what in measures for c in columns if (what, *c) in known]
+    lowest = {column: what for what, column in cells}  # the last panel of each column
+    grid = panel_grid(cells, size=(2.9, 2.3))
     for what in measures:
-        for c in columns:
+        here = [c for c in columns if (what, place[c]) in grid.axes]
+        for c in here:
             axis = grid.axes[what, place[c]]
             points = only(rows, what=what, features=c[0], reading=c[1])
             axis.plot(points["artifact_bytes"], points["chance"], "_", color=COLOUR, markersize=7, gid=CHANCE_ID)
             draw_points(axis, points)
-            seen += points["arm"].tolist()
             if what == measures[0]:
                 axis.set_title(f"{c[0]},\nread {way_of_reading(c[1])}", loc="left", fontsize=9)
-            if what == measures[-1]:
+            if what == lowest[place[c]]:
                 axis.set_xlabel(BYTES, fontsize=9)
             if (what, place[c]) in grid.leading:
                 cut = f"\n(from {LOWEST[what]:g} up)" if what in LOWEST else ""
                 axis.set_ylabel(MEASURES[what] + cut, fontsize=9)
         # Panels of a row share their axis, so its limits are known only now.
-        low, high = grid.axes[what, 0].get_ylim()
-        grid.axes[what, 0].set_ylim(max(low, LOWEST.get(what, -0.02)), min(high, 1.02))
-        for c in columns:
+        first = grid.axes[what, place[here[0]]]
+        low, high = first.get_ylim()
+        first.set_ylim(max(low, LOWEST.get(what, -0.02)), min(high, 1.02))
+        for c in here:
             points = only(rows, what=what, features=c[0], reading=c[1])
             mark_floor(grid.axes[what, place[c]], points, what in LOWER_IS_BETTER)
-    styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
     chance = Line2D([], [], color=COLOUR, linestyle="none", marker="_", label="by chance, at the\nsame firing rates")
-    legend(grid.figure, [*styles.values(), level_handle(), chance])
+    legend(grid.figure, [*arm_handles(rows["arm"]), level_handle(), chance])
     return grid.figure
 
 

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -54,16 +53,16 @@ def readable(name: str, table: pd.DataFrame, notes: bool = True, over: str | Non
     return where(table, cell_of_row.isin(kept))
 
 
-def fullest(name: str, table: pd.DataFrame, within: list[str], by: str) -> pd.DataFrame:
+def fullest(name: str, table: pd.DataFrame, within: Sequence[str], by: Sequence[str]) -> pd.DataFrame:
     """Return the rows of the panels with at least half as many arms as the one with the most beside them.
 
     A line on standard error says how many panels the figure `name` leaves out.
 
     Args:
         within: the columns that say which panels stand beside each other.
-        by: the column in which these differ, such as `reading`.
+        by: the columns in which these differ, such as `reading`.
     """
-    panels = [(key[:-1], len(set(rows["arm"])), rows) for key, rows in groups(table, [*within, by])]
+    panels = [(key[: len(within)], len(set(rows["arm"])), rows) for key, rows in groups(table, [*within, *by])]
     most: dict[tuple[Any, ...], int] = {}
     for beside, arms, _ in panels:
         most[beside] = max(arms, most.get(beside, 0))
@@ -95,7 +94,7 @@ class Panels(NamedTuple):
 
 
 def panel_grid(
-    cells: Sequence[tuple[Hashable, Any]], size: tuple[float, float] = (4.6, 3.4), share_y: bool = True
+    cells: Sequence[tuple[Hashable, Any]], size: tuple[float, float] = (4.0, 3.1), share_y: bool = True
 ) -> Panels:
     """Make a figure with a panel for each (row, column) of `cells`.
 
@@ -145,9 +144,10 @@ def subplots(n_rows: int, n_columns: int, figsize: tuple[float, float], **option
     """Make a figure of `figsize` inches whose layout keeps texts apart, and its axes (n_rows, n_columns).
 
     Args:
-        options: more arguments of `matplotlib.pyplot.subplots`.
+        options: more arguments of `matplotlib.figure.Figure.subplots`.
     """
-    return plt.subplots(n_rows, n_columns, figsize=figsize, squeeze=False, layout="constrained", **options)
+    figure = Figure(figsize=figsize, layout="constrained")  # pyplot would hold on to it, and warn of many
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
 
 
 def hide_unused(axes: Any, count: int) -> None:

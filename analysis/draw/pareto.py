@@ -16,7 +16,7 @@ from analysis import arms
 from analysis.draw.floor import COLOUR, FLOOR_ID
 from analysis.draw.labels import label_points
 from analysis.draw.panels import hide_unused, subplots
-from analysis.draw.shared import arm_style, legend, plain_axis, storage_axis
+from analysis.draw.shared import arm_handles, arm_style, legend, plain_axis, storage_axis
 from analysis.draw.stairs import stairs
 from analysis.frames import column, dicts, groups, part, where
 from analysis.tables.frontier import X_AXES, Y_AXES
@@ -163,16 +163,9 @@ def _varies(panel: pd.DataFrame, name: str) -> bool:
 
 
 def _handles(table: pd.DataFrame) -> list[Artist]:
-    """Return the legend: the set, then each colour and marker once, because rounded arms look like their own arm."""
-    shown: dict[str, list[str]] = {}
-    for arm in arms.in_order(table["arm"]):
-        shown.setdefault(arms.unrounded(arm), []).append(arm)
+    """Return the legend: the set, then each colour and marker once."""
     handles: list[Artist] = [Line2D([], [], color=_INK, linewidth=1, label="best of any setting", **_ring(size=10))]
-    for unrounded, variants in shown.items():
-        found = [arms.parse(arm) for arm in variants]
-        bits = [f"{arm.bits or arms.FLOAT_BITS}{f' {arm.manner}' if arm.how else ''}" for arm in found]
-        label = arms.display(unrounded) + (f" ({', '.join(bits)} bits)" if any(arm.bits for arm in found) else "")
-        handles.append(arm_style(unrounded)._replace(label=label, line="none").handle())
+    handles += arm_handles(table["arm"], line="none")
     if any(table["floor"].notna()):
         handles.append(Line2D([], [], color=COLOUR, linestyle="--", label="floor: the best\nrandom dictionary"))
     return handles

@@ -9,11 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import arms
 from analysis.draw.floor import level_handle, mark_floor, way_of_reading
 from analysis.draw.meaning import BYTES, draw_points
 from analysis.draw.panels import panel_grid
-from analysis.draw.shared import arm_style, legend, panel_title
+from analysis.draw.shared import arm_handles, legend, panel_title
 from analysis.frames import column, groups
 from analysis.tables.probing import mean_of_sets
 
@@ -27,8 +26,7 @@ def probing_figure(table: pd.DataFrame) -> Figure:
     """
     panels = groups(mean_of_sets(table), ["model", "layer", "n", "k", "family", "reading", "best"])
     rows = list(dict.fromkeys(key[:-1] for key, _ in panels))
-    grid = panel_grid([(rows.index(key[:-1]), key[-1]) for key, _ in panels], size=(3.8, 3.0))
-    seen: list[str] = []
+    grid = panel_grid([(rows.index(key[:-1]), key[-1]) for key, _ in panels], size=(3.2, 2.8))
     for key, points in panels:
         place = rows.index(key[:-1]), key[-1]
         axis = grid.axes[place]
@@ -43,11 +41,9 @@ def probing_figure(table: pd.DataFrame) -> Figure:
         axis.set_xlabel(BYTES, fontsize=9)
         if place in grid.leading:
             axis.set_ylabel("accuracy, mean of all sets", fontsize=9)
-        seen += points["arm"].tolist()
     for key, points in panels:
         mark_floor(grid.axes[rows.index(key[:-1]), key[-1]], points)
-    styles = {style.label: style.handle() for style in (arm_style(arm) for arm in arms.in_order(pd.Series(seen)))}
     lines: tuple[tuple[str, Any], ...] = (("as many coordinates", ":"), ("all coordinates", "-"))
     others = [Line2D([], [], color="0.4", linestyle=line, label=label) for label, line in lines]
-    legend(grid.figure, [*styles.values(), level_handle(), *others])
+    legend(grid.figure, [*arm_handles(table["arm"]), level_handle(), *others])
     return grid.figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from analysis import arms
 from analysis.draw.floor import say_missing
 from analysis.draw.panels import hide_unused, subplots
-from analysis.draw.shared import COLOURS, panel_title, plain_axis, short
+from analysis.draw.shared import COLOURS, log_y_ticks, panel_title, plain_axis, short
 from analysis.frames import column, groups, only, where
 
 _INFERENCES = ("encoder", "topk", "refit", "gomp16", "gomp4", "mp", "mp_refit", "omp", "niht", "cosamp")
@@ -32,18 +33,18 @@ def amortisation_figure(table: pd.DataFrame) -> Figure:
     In the left panel the gain from the run's own encoder to the best reading is a bar.
     """
     cells = groups(_without_spoiled_readings(table), _CELL)
-    figure, axes = subplots(len(cells), 2, (14, 5.2 * len(cells)))
+    figure, axes = subplots(len(cells), 2, (11.6, 3.8 * len(cells)))
     for (left, right), ((model, layer, n, k), rows) in zip(axes, cells, strict=True):
         for (arm,), of_arm in groups(rows, ["arm"]):
             _draw_gains(left, of_arm, arms.colour(arm))
             _draw_costs(right, of_arm, arms.colour(arm))
-        left.set_title(f"{model}, after block {layer}, n = {n}, k = {k}", loc="left", fontsize=11)
+        left.set_title(panel_title((model, layer, n), k), loc="left", fontsize=10)
         _log_x_axis(left, "compression: fewer decoder values than dense at the same n (times)")
         if not any(rows["floor"].notna()):
             say_missing(left)
         left.set_ylabel("cross-entropy recovered")
         _log_x_axis(right, "multiply-adds to find one token's codes")
-        right.set_title("the same against the cost of inference", loc="left", fontsize=11)
+        right.set_title("the same against the cost of inference", loc="left", fontsize=10)
         own = Line2D([], [], color="0.4", marker="o", markerfacecolor="white", label="left: own encoder")
         best = Line2D([], [], color="0.4", marker="o", linestyle=":", label="left: best reading")
         _legend_beside(right, [*_arm_handles(rows), own, best, *_reading_handles(rows)])
@@ -85,13 +86,12 @@ def throughput_figure(table: pd.DataFrame) -> Figure:
     panels = groups(_without_spoiled_readings(table), _CELL)
     columns = min(2, len(panels))
     rows_of_panels = -(-len(panels) // columns)
-    figure, axes = subplots(rows_of_panels, columns, (6.2 * columns + 2.4, 4.4 * rows_of_panels + 0.3))
+    figure, axes = subplots(rows_of_panels, columns, (4.4 * columns + 2.4, 3.6 * rows_of_panels + 0.3))
     for axis, (key, rows) in zip(axes.flat, panels, strict=False):
         for (arm, inference), line in groups(rows, ["arm", "inference"]):
             line, marker = line.sort_values("mean"), _MARKERS.get(inference, "h")
             axis.plot(line["mean"], line["tokens_per_second"], color=arms.colour(arm), marker=marker, linewidth=0.7)
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(FuncFormatter(short))
+        log_y_ticks(axis)
         axis.set_title(panel_title(key[:3], key[3]), loc="left", fontsize=10)
         axis.set_xlabel("relative error")
         if not any(rows["floor"].notna()):
@@ -115,7 +115,7 @@ def certificates_figure(table: pd.DataFrame) -> Figure:
     k' is the sparsity of the codes that a ratio is about. A ratio below 1 would be a certificate.
     """
     cells = groups(table, ["model", "layer", "n", "arm", "k"])
-    figure, axes = subplots(len(cells), 2, (12, 4.4 * len(cells)))
+    figure, axes = subplots(len(cells), 2, (10.6, 3.4 * len(cells)))
     for pair, ((model, layer, n, arm, k), rows) in zip(axes, cells, strict=True):
         colour_of = _colours(sorted(rows["degree"].unique()))
         least = min(column(rows, "mean").tolist())
@@ -131,7 +131,7 @@ def certificates_figure(table: pd.DataFrame) -> Figure:
             axis.set_ylabel(formula + ", at least")
             _log_x_axis(axis, "k")
         title = f"{model}, after block {layer}, n = {n}, {arms.display(arm)} trained at k = {k}"
-        pair[0].set_title(title, loc="left", fontsize=11)
+        pair[0].set_title(title, loc="left", fontsize=10)
         handles = [Line2D([], [], color=colour, label=f"d = {degree}") for degree, colour in colour_of.items()]
         handles += [Line2D([], [], color="0.4", label="active together")]
         handles += [Line2D([], [], color="0.4", linestyle="--", label="random")]
@@ -142,24 +142,28 @@ def certificates_figure(table: pd.DataFrame) -> Figure:
 def recovery_figure(table: pd.DataFrame) -> Figure:
     """Draw phase transitions against k: the share of trials recovered exactly, and of planted atoms found.
 
-    There is a column of panels per dictionary and a row per noise.
+    There is a panel per dictionary.
+
+    Args:
+        table: from `analysis.tables.pursuits.recovery_table`, the rows of one noise.
     """
     dictionaries = sorted(groups(table, ["d_in", "n", "values", "codes", "mask", "d"]), key=_dictionary_order)
-    noises = sorted(table["noise"].unique())
-    size = (2.9 * len(dictionaries) + 1.5, 2.7 * len(noises) + 0.6)
-    figure, axes = subplots(len(noises), len(dictionaries), size, sharex=True, sharey=True)
+    noise = table["noise"].iloc[0]
+    columns = min(4, len(dictionaries))
+    lines = -(-len(dictionaries) // columns)
+    figure, axes = subplots(lines, columns, (2.6 * columns + 1.9, 2.5 * lines + 0.4), sharex=True, sharey=True)
     colour_of = _colours(list(dict.fromkeys(table["algorithm"])))
-    for panels, ((d_in, n, values, codes, mask, d), rows) in zip(axes.T, dictionaries, strict=True):
-        for axis, noise in zip(panels, noises, strict=True):
-            if noise == 0 and (d_in, n) == (512, 4096) and mask != "clustered":
-                for k, (low, high) in _PUBLISHED_RECOVERY.items():
-                    axis.vlines(k, low - 0.01, high + 0.01, color="0.7", linewidth=7, zorder=0)
-            _draw_recovery(axis, only(rows, noise=noise), colour_of)
+    for axis, ((d_in, n, values, codes, mask, d), rows) in zip(axes.flat, dictionaries, strict=False):
+        if noise == 0 and (d_in, n) == (512, 4096) and mask != "clustered":
+            for k, (low, high) in _PUBLISHED_RECOVERY.items():
+                axis.vlines(k, low - 0.01, high + 0.01, color="0.7", linewidth=7, zorder=0)
+        _draw_recovery(axis, rows, colour_of)
         name = mask if mask == "dense" else f"{mask} d={d}"
-        panels[0].set_title(f"{name}\nm={d_in} n={n}, {values}, codes {codes}", fontsize=8, loc="left")
-        panels[-1].set_xlabel("k planted atoms")
-    for row, noise in zip(axes, noises, strict=True):
+        axis.set_title(f"{name}\nm={d_in} n={n}, {values}, codes {codes}", fontsize=8, loc="left")
+        axis.set_xlabel("k planted atoms")
+    for row in axes:
         row[0].set_ylabel(f"recovery, noise {noise:g}")
+    hide_unused(axes, len(dictionaries))
     handles = [Line2D([], [], color=colour, marker=".", label=name) for name, colour in colour_of.items()]
     handles += [Line2D([], [], color="0.4", label="trials with all atoms right")]
     handles += [Line2D([], [], color="0.4", linestyle=":", label="share of atoms found")]
@@ -189,7 +193,7 @@ def _colours(values: Sequence[Any]) -> dict[Any, str]:
 def _arm_handles(rows: pd.DataFrame) -> list[Artist]:
     """Return the entries of a legend that say which colour is which arm."""
     names = {arms.display(arm): arms.colour(arm) for arm in arms.in_order(rows["arm"])}
-    return [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in names.items()]
+    return [Line2D([], [], color=colour, linewidth=3, label=fill(name, 30)) for name, colour in names.items()]
 
 
 def _reading_handles(rows: pd.DataFrame) -> list[Artist]:

@@ -6,11 +6,10 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from analysis import arms
 from analysis.draw.panels import subplots
-from analysis.draw.shared import Style, arm_style, draw_line, legend, log_ticks, plain_axis, short
+from analysis.draw.shared import Style, arm_style, draw_line, legend, log_ticks, log_y_ticks, plain_axis
 from analysis.frames import column, dicts, groups, only
 from analysis.tables.scale import MEASURES
 
@@ -21,7 +20,7 @@ _MARKERS = "o^sDvP*Xhd"
 def scale_figure(table: pd.DataFrame) -> Figure:
     """Draw each measure of `scale_table` against the number of atoms, all axes logarithmic, a row for each cell."""
     cells = groups(table, _PANEL)
-    figure, axes = subplots(len(cells), len(MEASURES), (4.2 * len(MEASURES) + 2.2, 3.6 * len(cells)))
+    figure, axes = subplots(len(cells), len(MEASURES), (3.3 * len(MEASURES) + 2.2, 3.2 * len(cells)))
     in_legend: dict[str, Style] = {}
     degrees = sorted(table["d"].dropna().unique())
     for line_of_axes, ((model, layer, k), rows) in zip(axes, cells, strict=True):
@@ -31,10 +30,7 @@ def scale_figure(table: pd.DataFrame) -> Figure:
                 style = _style(dicts(line)[0], degrees)
                 in_legend[style.label] = style
                 draw_line(axis, line.sort_values("n_latents"), "n_latents", style)
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # less than a decade has ticks too
-            axis.yaxis.set_major_formatter(FuncFormatter(short))
-            axis.yaxis.set_minor_formatter(NullFormatter())
+            log_y_ticks(axis)
             axis.set_ylabel(label, fontsize=9)
             axis.set_xlabel("n: atoms")
             log_ticks(axis, column(rows, "n_latents"))

@@ -9,10 +9,6 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple, cast
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -20,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis import arms
 from analysis.draw.floor import (
@@ -49,7 +45,8 @@ LABELS = {
 _STORAGE = ("artifact_bytes", "learned_decoder_values")  # x axes on which the floor is a level
 _NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
 _DPI = 130
-_LEGEND_WIDTH = 34  # characters
+_LEGEND_WIDTH, _TITLE_WIDTH = 34, 50  # characters
+_MOST_LOOKS = 14  # in a legend, of arms in all their forms
 _LEGEND_SIZE, _LEGEND_INCHES = 8.5, 2.6  # of its letters, in points; of a further column
 _SMALL = 0.02  # a difference in CE recovered: scales are linear up to here
 D_LABEL = "d: non-zero values per atom"
@@ -86,6 +83,41 @@ def arm_style(label: str) -> Style:
     line = "--" if arm.base in (*arms.DENSE, *arms.MATCHED, *arms.RIVALS) else ":" if arm.base == arms.PCA else "-"
     hollow = arm.pursuit not in (None, arms.BATCH_TOPK)
     return Style(arms.display(label), arms.colour(label), arms.marker(label), line, hollow)
+
+
+def arm_handles(labels: Iterable[str], line: Any = None) -> list[Artist]:
+    """Return a legend's entries for arms, one for each look: arms that differ in their values' bits alone look alike.
+
+    Of very many looks only those of the base arms are named, and what hollow and pale marks mean.
+
+    Args:
+        line: the kind of line in the legend; None for each arm's own.
+    """
+    looks: dict[str, set[float]] = {}
+    for label in arms.in_order(labels):
+        looks.setdefault(arms.unrounded(label), set()).add(arms.parse(label).bits or arms.FLOAT_BITS)
+    if len(looks) > _MOST_LOOKS:
+        return _handles_of_bases(looks, line)
+    entries = []
+    for arm, bits in looks.items():
+        numbers = ", ".join(f"{number:g}" for number in sorted(bits, reverse=True))
+        few = f" ({numbers} bit{'s' * (numbers != '1')})" if bits != {arms.FLOAT_BITS} else ""
+        entries.append(_handle(arm, arms.display(arm) + few, line))
+    return entries
+
+
+def _handles_of_bases(labels: Iterable[str], line: Any) -> list[Artist]:
+    entries = [_handle(arm, arms.display(arm), line) for arm in arms.in_order(map(arms.base, labels))]
+    notes = {"white": "hollow: trained by a pursuit", "0.35": "other shades: BatchTopK,\nnested prefixes"}
+    for face, words in notes.items():
+        look: dict[str, Any] = {"color": "0.35", "markerfacecolor": face, "linestyle": "none"}
+        entries.append(Line2D([], [], marker="o", label=words, **look))
+    return entries
+
+
+def _handle(arm: str, label: str, line: Any) -> Artist:
+    style = arm_style(arm)
+    return style._replace(label=label, line=style.line if line is None else line).handle()
 
 
 class _PanelRow(NamedTuple):
@@ -144,7 +176,7 @@ def lines_figure(
                 in_legend.setdefault(style.label, style)
                 draw_line(axis, line.sort_values(x), x, style, band)
                 _draw_marks(axis, line, x, style, looks)
-            axis.set_title(panel_title(row.panel, k), loc="left", fontsize=10)
+            axis.set_title(fill(panel_title(row.panel, k), _TITLE_WIDTH), loc="left", fontsize=9)
             axis.set_xlabel(x_label)
             if "floor" in points and row.what.startswith("difference"):
                 random_difference |= _draw_differences(axis, points, x)
@@ -273,19 +305,32 @@ def _tallest(heights: Sequence[float], columns: int) -> float:
 
 
 def log_ticks(axis: Axes, values: pd.Series) -> None:
-    """Make the x axis logarithmic, with a tick at each value; of many, at 1, 2 and 5 times powers of ten instead."""
+    """Make the x axis logarithmic, with a tick at each value; of many, at 1, 2 and 5 times powers of ten instead.
+
+    Where none of these lies between the values, the largest value has a tick.
+    """
     axis.set_xscale("log")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.xaxis.set_major_formatter(FuncFormatter(short))
     ticks = sorted({float(value) for value in values})
     if not far_apart(ticks):
         low, high = axis.get_xlim()
+        largest = ticks[-1:]
         ticks = [m * 10.0**e for e in range(-3, 13) for m in (1, 2, 5) if low <= m * 10.0**e <= high]
         ticks = ticks if len(ticks) <= 7 else [tick for tick in ticks if f"{tick:e}"[0] == "1"]
+        ticks = ticks or largest
         axis.set_xlim(low, high)
     if ticks:
         axis.set_xticks(ticks)
         axis.set_xticks([], minor=True)
+
+
+def log_y_ticks(axis: Axes) -> None:
+    """Make the y axis logarithmic, with ticks at 1, 2 and 5 times powers of ten: less than a decade has some too."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(short))
+    axis.yaxis.set_minor_locator(NullLocator())
 
 
 def storage_axis(axis: Axes, values: pd.Series) -> None:
@@ -336,7 +381,6 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     FigureCanvasAgg(figure).print_png(paths[0])
     figure.set_layout_engine("none")
     FigureCanvasSVG(figure).print_svg(paths[1], metadata={"Date": None})
-    plt.close(figure)
     return paths
 
 

@@ -26,7 +26,7 @@ _NAMES = {
     "order": "order alone",
 }
 _APART = 0.17  # between the points of one arm, in rows
-_LINE = 0.42  # height of a row, in inches
+_LINE = 0.36  # height of a row, in inches
 
 
 def stability_figure(table: pd.DataFrame) -> Figure:
@@ -38,7 +38,7 @@ def stability_figure(table: pd.DataFrame) -> Figure:
     panels = groups(drawn(table), ["model", "place", "n", "k"])
     longest = max(len(_lines_of(rows)) for _, rows in panels)
     cells = [(place, column) for place in range(len(panels)) for column in range(len(DRAWN))]
-    grid = panel_grid(cells, size=(3.1, 1.2 + _LINE * longest))
+    grid = panel_grid(cells, size=(2.5, 1.1 + _LINE * longest))
     kinds: list[str] = []
     for place, (key, rows) in enumerate(panels):
         lines = _lines_of(rows)
@@ -107,6 +107,6 @@ def _handles(kinds: list[str]) -> list[Line2D]:
     return [
         *points,
         entry("chance", "|", "0.6", markersize=9, markeredgewidth=2),
-        entry("floor: frozen random, read alike", "x", "0.35", markersize=6),
+        entry("floor: random dictionary,\nread alike", "x", "0.35", markersize=6),
         entry("highest that supports allow", "$]$", "0.35", markersize=8),
     ]

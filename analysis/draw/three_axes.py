@@ -13,7 +13,7 @@ from analysis import arms
 from analysis.draw.floor import COLOUR, FLOOR_ID, level_handle, mark_floor, way_of_reading
 from analysis.draw.meaning import BYTES, LOWEST, draw_points
 from analysis.draw.panels import subplots
-from analysis.draw.shared import arm_style, legend, panel_title, plain_axis
+from analysis.draw.shared import arm_handles, arm_style, legend, panel_title, plain_axis
 from analysis.frames import column, dicts, groups
 from analysis.tables.pairs import CELL
 from analysis.tables.three_axes import SIDES, one_side
@@ -36,7 +36,7 @@ def three_axes_figure(table: pd.DataFrame) -> Figure:
         table: from `analysis.tables.three_axes.three_axes_table`.
     """
     rows = sorted(groups(table, [*CELL, "reading"]), key=lambda row: (*row[0][:4], row[0][4] != arms.TOPK, row[0][4]))
-    figure, axes = subplots(len(rows), 3, (14.2, 3.3 * len(rows) + 0.3))
+    figure, axes = subplots(len(rows), 3, (12.0, 3.0 * len(rows) + 0.3))
     for line, (key, points) in zip(axes, rows, strict=True):
         for axis, side in zip(line, SIDES, strict=False):
             _draw_side(axis, one_side(points, side))
@@ -44,8 +44,7 @@ def three_axes_figure(table: pd.DataFrame) -> Figure:
         *panel, reading = key
         title = f"{panel_title(panel[:3], panel[3])}\nread {way_of_reading(reading)}"
         line[0].set_title(title, loc="left", fontsize=9)
-    styles = {style.label: style.handle() for style in map(arm_style, arms.in_order(table["arm"]))}
-    legend(figure, [*styles.values(), level_handle()])
+    legend(figure, [*arm_handles(table["arm"]), level_handle()])
     return figure
 
 

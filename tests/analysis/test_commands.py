@@ -36,8 +36,10 @@ def test_all_writes_every_figure_and_table_of_the_catalogue(drawn, name):
     if name in TABLES | {"dominance", "wins", "latents_summary"}:
         assert f"{name}.tex" in written
     if name not in TABLES:
-        panels = {"dominance": "n512", "iso_bytes": "n512-k8"}  # these have a figure for each of them
-        figures = {f"{name}-tiny-L{layer}-{panels[name]}" for layer in (1, 2)} if name in panels else {name}
+        panels = dict.fromkeys(("amortisation", "throughput", "certificates", "matched"), "-n512")
+        panels |= {"dominance": "-n512-k8", "iso_bytes": "-n512-k8", "probing": "-n512-code", "pareto": ""}
+        figures = {f"{name}-tiny-L{layer}{panels[name]}" for layer in (1, 2)} if name in panels else {name}
+        figures = {"three_axes-tiny-code-sets-L1-n512"} if name == "three_axes" else figures
         figures = {f"wins-{way}" for way in ("encoder", "omp", "mp_refit")} if name == "wins" else figures
         assert {f"{figure}.{ending}" for figure in figures for ending in ("png", "svg")} <= written
     assert len(pd.read_csv(drawn / f"{name}.csv")) > 0

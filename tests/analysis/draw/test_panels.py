@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from analysis.draw.floor import only_with_floor
 from analysis.draw.panels import MANY, MOST, fullest, panel_grid, readable, subplots
-from analysis.draw.shared import legend, plt, save_figure
+from analysis.draw.shared import arm_handles, legend, save_figure
 
 
 def table(points_of):
@@ -63,7 +63,6 @@ def test_panels_stand_as_a_table_or_one_after_the_other_where_that_would_be_most
     sparse = panel_grid([(row, row) for row in range(20)])
     assert len(sparse.figure.axes) == 20 and sparse.leading == set(sparse.axes)
     assert max(sparse.figure.get_size_inches()) < 40
-    plt.close("all")
 
 
 def read(readings):
@@ -87,11 +86,11 @@ def test_panels_without_a_floor_are_left_out_where_others_have_one(capsys):
 
 
 def test_of_panels_beside_each_other_those_of_few_arms_are_left_out(capsys):
-    shown = fullest("probing", read({"topk": (6, 0.5), "omp": (3, 0.5), "mp": (2, 0.5)}), ["k"], "reading")
+    shown = fullest("probing", read({"topk": (6, 0.5), "omp": (3, 0.5), "mp": (2, 0.5)}), ["k"], ["reading"])
     assert set(shown["reading"]) == {"topk", "omp"}
     assert "probing: 1 of 3 panels are in the CSV only, those of few arms" in capsys.readouterr().err
     alike = read({"topk": (4, 0.5), "omp": (2, 0.5)})
-    assert fullest("probing", alike, ["k"], "reading") is alike and capsys.readouterr().err == ""
+    assert fullest("probing", alike, ["k"], ["reading"]) is alike and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("count, columns", [(4, 1), (30, 3), (60, 6)])
@@ -112,3 +111,13 @@ def test_a_legend_gets_as_many_columns_as_its_tallest_one_needs():
     figure.draw_without_rendering()
     box = figure.legends[0].get_window_extent()
     assert box.height <= figure.bbox.height and box.y0 >= 0
+
+
+def test_a_legend_names_each_look_once_and_of_very_many_only_the_base_arms():
+    few = ["expander", "expander-4bit", "expander-2bit_trained", "expander+mp_refit", "dense_tied"]
+    names = [handle.get_label() for handle in arm_handles(few)]
+    assert names == ["expander (32, 4, 2 bits)", "expander, trained by mp_refit", "dense, tied"]
+    assert [handle.get_label() for handle in arm_handles(["expander-1bit"])] == ["expander (1 bit)"]
+    many = [f"{arm}@reflections{number}+mp_refit" for arm in ("expander", "dynamic") for number in range(1, 9)]
+    names = [handle.get_label() for handle in arm_handles(many)]
+    assert names[:3] == ["expander", "dynamic support", "hollow: trained by a pursuit"] and len(names) == 4
