@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sweep.embedded import WEIGHTS
+from sweep.jobs.choices import unknown_choice
 from sweep.jobs.overrides import quoting_hint, unreadable, without_interpolations
 from sweep.jobs.words import ADDED, hydra_words
 from sweep.machine.workers import register_resolvers
@@ -28,6 +29,7 @@ from sweep.store.versions import code_hash
 
 _Command = Callable[[list[str]], int]
 _TRACES = "EXPANDER_SWEEP_TRACES"  # environment variable: keeps the HYDRA_FULL_ERROR that the user set
+_NO_CHOICE = re.compile(r"Could not find '([^']+)'\s+Available options in '([^']+)':(.*)", re.DOTALL)
 
 OmegaConf.register_new_resolver("embedded_weights", lambda: str(WEIGHTS), replace=True)
 OmegaConf.register_new_resolver("expanded", lambda folder: os.path.expanduser(str(folder)), replace=True)
@@ -180,6 +182,11 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
         return f"unknown key {unknown[1]}; python -m sweep --help lists the keys"
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
+    missing = re.search(
+        r"Could not find '([^']+)'\s+Available options in '([^']+)':([^\0]*?)(Config search|$)", texts[0]
+    )
+    if missing:
+        return unknown_choice(missing[2], missing[1].removeprefix(f"{missing[2]}/"), missing[3].split())
     several = re.search(r"Ambiguous value for argument '(.+)'", texts[0])
     if several:
         return f"{several[1]} gives several values: add -m to sweep over them{quoting_hint(several[1], [several[1]])}"

@@ -8,7 +8,13 @@ import sys
 
 import pytest
 
-from sweep.completion import SCRIPT
+import sweep.launch  # noqa: F401, the resolvers that configs use
+from sweep.completion import SCRIPT, VALUES, as_shell_word, completions
+from sweep.jobs.build import build
+from sweep.jobs.choices import choices
+from tests.sweep.world import composed
+
+NOT_HERE = {("device", "cuda"), ("backend", "gpu")}  # values that need a GPU
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 
@@ -27,6 +33,48 @@ def test_keys_and_values_are_completed():
     assert {"expander", "expander_balanced"} <= set(completed(f"{sys.executable} -m sweep -m d=3,7 sae=exp"))
     whole = completed(f"{sys.executable} -m sweep sae=dense_tie", "COMP_WORDBREAKS=' '")
     assert "sae=dense_tied" in whole
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (" sae=expander,kr", ["sae=expander,kron"]),
+        (" experiment=controls/ma", ["experiment=controls/masks", "experiment=controls/matched"]),
+        (" experiment=iso", ["experiment=controls/iso_storage"]),
+        (" experiment=frontier+controls/bi", ["experiment=frontier+controls/bits"]),
+        (" -m 'zip(d=3,7 sae=expander,kr", ["sae=expander,kron"]),
+        (" -m 'zip(sae=kr", ["zip(sae=kron"]),
+        (" eval.inference=[encoder,om", ["eval.inference=[encoder,omp"]),
+        (" sae.encoder=mp", ["sae.encoder=mp_refit"]),
+        (" +train.ste", ["+train.steps="]),
+        (" d=3 hydra/sweeper=opt", ["hydra/sweeper=optuna_frontier"]),
+        (" sae=nothing,x", []),
+        (" model.path=./conf/exper", ["model.path=./conf/experiment"]),
+    ],
+)
+def test_the_last_value_of_a_list_is_completed_wherever_it_stands(line, expected):
+    assert completions(line) == expected
+
+
+def test_every_choice_of_a_group_is_offered():
+    assert completions(" experiment=") == [f"experiment={name}" for name in choices("experiment")]
+    assert {"frontier", "controls/bits", "scale/million"} < set(choices("experiment")) and choices("d") == []
+
+
+@pytest.mark.parametrize("key, value", [(key, value) for key, values in VALUES.items() for value in values])
+def test_a_value_that_is_offered_can_be_given(key, value):
+    value = f"[{value}]" if key.startswith("eval.") and key != "eval.tokens" else value
+    try:
+        build(composed(f"{key}={value}"), "launch")
+    except ValueError as error:
+        assert (key, value) in NOT_HERE and "cuda" in str(error).lower()
+
+
+def test_the_shell_gets_what_replaces_the_word_that_it_sees():
+    assert as_shell_word(" sae=exp", "sae=expander", "=:(") == "expander"
+    assert as_shell_word(" sae=exp", "sae=expander", "") == "sae=expander"
+    assert as_shell_word(" -m 'zip(d=3,7 sae=kr", "sae=kron", "=:('") == "zip(d=3,7 sae=kron"
+    assert as_shell_word(" -m 'zip(d=3,7 n=1,2)' sae=kr", "sae=kron", "=:('") == "kron"
 
 
 def test_other_uses_of_python_are_left_to_the_shell():

@@ -10,7 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
-from sweep.jobs.overrides import as_one_text, literal, quoted
+from sweep.jobs.choices import unknown_choice
+from sweep.jobs.overrides import as_one_text, literal, quoted, unreadable
 from sweep.launch import explain
 
 UNREADABLE = [
@@ -71,3 +72,17 @@ def test_quotes_that_the_shell_took_are_given_back():
 def test_resolved_settings_resolve_to_themselves():
     settings = {"a": {"b": "/x/${y}\\${z}", "c": [1, None, "$", "${"]}, "d": "\\"}
     assert OmegaConf.to_container(OmegaConf.create(literal(settings)), resolve=True) == settings
+
+
+def test_an_unknown_choice_names_all_choices_and_the_one_that_was_perhaps_meant():
+    said = unknown_choice("experiment", "frontie")
+    assert "did you mean frontier?" in said and "controls/bits" in said
+    assert "did you mean controls/masks?" in unknown_choice("experiment", "maks")
+    assert unknown_choice("model", "zzz", ["mine"]).startswith("there is no model=zzz. There are embedded, ")
+    assert "mine" in unknown_choice("model", "zzz", ["mine"])
+
+
+def test_the_line_about_a_word_in_brackets_says_how_it_is_written():
+    assert "'zip(d=3,7 n=16m,8m)', with the quotes" in unreadable("zip(d=3,7")
+    assert unreadable("gird(d=3)").startswith("there is no gird(...)")
+    assert unreadable("runs").startswith("runs is not of the form KEY=VALUE")
