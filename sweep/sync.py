@@ -121,9 +121,12 @@ def _left_to_send(args: argparse.Namespace) -> list[tuple[Record, TrackerConfig]
     folders = [run_folder(args.runs, record["run_id"]) for record in records]
     there = [address_if_sent(folder, *run) is not None for folder, run in zip(folders, asked, strict=True)]
     if not records:
-        print("0 finished runs: there is nothing to send")
+        print("no run is at an end: there is nothing to send")
     else:
-        print(f"{len(records)} finished run{'s' * (len(records) > 1)}, {sum(there)} in Weights & Biases already")
+        failed = sum(record["status"] != COMPLETE for record in records)
+        of_them = f", {failed} of them failed" if failed else ""
+        plural = "s" * (len(records) > 1)
+        print(f"{len(records)} run{plural} at an end{of_them}, {sum(there)} in Weights & Biases already")
     return [run for run, is_there in zip(asked, there, strict=True) if args.again or not is_there]
 
 

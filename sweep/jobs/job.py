@@ -17,6 +17,10 @@ from sweep.store.metric_names import PROBING
 from sweep.store.records import CONTEXTS, Record, run_folder, unmeasured_inference
 from sweep.synthetic.config import SyntheticConfig
 from sweep.tracking.wandb_tracker import TrackerConfig
+from sweep.train.config import TrainConfig
+
+_TITLED = ("steps", "lr", "batch_size")  # settings of the training that a title has where they are not the defaults
+_POOL = 200_000  # tokens of the usual training pool, the paper's
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,17 @@ class Job:
 
     @property
     def title(self) -> str:
-        """The run in a few words: `expander d=7 k=32 n=2048 L2 s0`."""
+        """The run in a few words: `expander d=7 k=32 n=2048 L2 s0`, and what it trains on where that is unusual."""
         n, degree, k = self.sizes
-        return f"{self.spec.arm.label} d={degree} k={k} n={n} L{self.axes['layer']} s{self.seeds_in_words}"
+        sizes = f"{self.spec.arm.label} d={degree} k={k} n={n} L{self.axes['layer']} s{self.seeds_in_words}"
+        return " ".join([sizes, *self._unusual])
+
+    @property
+    def _unusual(self) -> list[str]:
+        """Those of the settings most often swept that differ from their defaults: `steps=1000`, `lr=0.001`."""
+        usual, train, tokens = TrainConfig(), self.spec.train, self.spec.activations.tokens
+        words = [f"{name}={value}" for name in _TITLED if (value := getattr(train, name)) != getattr(usual, name)]
+        return [*words, *([f"tokens={tokens}"] if tokens != _POOL and self.spec.synthetic is None else [])]
 
     @property
     def seeds_in_words(self) -> str:
