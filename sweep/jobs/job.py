@@ -97,6 +97,14 @@ class Job:
         words = [f"{name}={value}" for name in _TITLED if (value := getattr(train, name)) != getattr(usual, name)]
         return [*words, *([f"tokens={tokens}"] if tokens != _POOL and self.spec.synthetic is None else [])]
 
+    def compression(self, learned_decoder_values: int) -> str:
+        """Return how many times fewer values the SAE learns than dense atoms at the n asked for; empty for no values.
+
+        That is m/d for an expander, and n/n' for a dense_matched SAE, which has n' latents.
+        """
+        asked = self.info.d_model * self.axes["n"]
+        return f"{asked / learned_decoder_values:.1f}x" if learned_decoder_values else ""
+
     @property
     def seeds_in_words(self) -> str:
         """The seed, and those of single parts: `0`, or `0 (support 1)`."""

@@ -74,7 +74,7 @@ def _row_cells(row: Row, gpu: bool) -> list[str]:
     storage = planned_storage(job)
     cells = [row.run_id, job.labels["arm"], str(degree), str(k), str(n), str(job.axes["layer"])]
     cells += [job.seeds_in_words, f"{storage.learned_decoder_values:,}", f"{storage.learned_parameters:,}"]
-    cells += [f"{storage.compression:.1f}x", human_size(storage.artifact_bytes)]
+    cells += [job.compression(storage.learned_decoder_values), human_size(storage.artifact_bytes)]
     cells += ["", "", ""] if estimate is None else _estimate_cells(estimate)
     cells += [] if not gpu else [human_size(estimate.gpu) if estimate else ""]
     return [*cells, row.state]
@@ -92,7 +92,8 @@ def _narrow_table(rows: Sequence[Row]) -> Table:
         cells = _row_cells(row, gpu=False)
         values, parameters, compression, stored, time, origin, memory, state = cells[7:]
         assert isinstance(row.job, Job)
-        what = f"{row.job.title}\n{values} values of {parameters}, {compression}, {stored}"
+        parts = [f"{values} values of {parameters}", compression, stored]
+        what = f"{row.job.title}\n{', '.join(filter(None, parts))}"
         takes = f"{time}, {memory}\n{origin}" if row.estimate else "\n"
         table.add_row(f"{cells[0]}\n{state}", what, takes)
     return table

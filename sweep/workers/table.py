@@ -14,7 +14,7 @@ from sweep.jobs.job import Job
 from sweep.jobs.recovery import RecoveryJob
 from sweep.plan.outliers import outlier_lines
 from sweep.plan.plan import LeftOut, Planned, left_out_lines
-from sweep.store.metric_names import PROBING
+from sweep.store.metric_names import PROBING, probing_means, probing_name
 from sweep.store.records import COMPLETE, DROPPED, Record, read_record, run_folder
 from sweep.store.versions import other_versions, versions
 from sweep.workers.display import failure
@@ -25,6 +25,10 @@ Records = Mapping[str, Record | None]  # by run id
 _WHICH = ("run", "arm", "d", "k", "n", "layer", "seed")
 _FOUND = ("compression", "CE recovered")
 _ENDED = ("delta CE", "seconds", "status")
+_BEST = 5  # latents of a probe that has a column
+_TOLD = (
+    f"told: accuracy of the best {_BEST} latents, read by the own encoder, over a family's labelled sets; .5 is chance"
+)
 _ANY_WIDTH = 10_000  # characters, more than any table has
 
 
@@ -46,10 +50,12 @@ def print_table(
     every = [(run, run.job) for run in runs if isinstance(run.job, Job)]
     saes = [(run, job) for run, job in every if job.spec.synthetic is None]
     readings = list(dict.fromkeys(name for _, job in saes for name in job.spec.eval.inference if name != ENCODER))
+    families = list(dict.fromkeys(name for _, job in saes for name in job.spec.eval.probing))
     console = console or Console(highlight=False)
     if saes:
-        columns = [*_WHICH, *_FOUND, *(f"by {name}" for name in readings), *_ENDED]
-        errors += _print(console, columns, [_row(run, job, readings, records, why) for run, job in saes])
+        columns = [*_WHICH, *_FOUND, *(f"by {name}" for name in readings), *(f"told {name}" for name in families)]
+        rows = [_row(run, job, readings, families, records, why) for run, job in saes]
+        errors += _print(console, [*columns, *_ENDED], rows, _TOLD if families else None)
     of_samples = [(run, job) for run, job in every if job.spec.synthetic is not None]
     if of_samples:
         readings = list(dict.fromkeys(name for _, job in of_samples for name in job.spec.eval.inference))
@@ -110,20 +116,29 @@ def _print(
 
 
 def _row(
-    run: Planned, job: Job, readings: Sequence[str], records: Records, why: Mapping[str, str]
+    run: Planned,
+    job: Job,
+    readings: Sequence[str],
+    families: Sequence[str],
+    records: Records,
+    why: Mapping[str, str],
 ) -> tuple[list[str], str]:
     """Return the cells of an SAE's row, and what went wrong with its run: empty if nothing did.
 
     Args:
         readings: the further ways of finding codes that have a column (`sae_core.inference`).
+        families: the families of labelled sets that have a column (`sweep.probing.sets`).
     """
     record, cells = records[job.spec.run_id], _which(job)
     if record is None or record["status"] != COMPLETE:
-        return _unfinished(run, record, [*cells, *[""] * (4 + len(readings))], why)
+        return _unfinished(run, record, [*cells, *[""] * (4 + len(readings) + len(families))], why)
     metrics, seconds = record["metrics"], record["timings"]["total"]
-    cells += [_compression(job, record), _recovered(metrics)]
+    cells += [job.compression(record["storage"]["learned_decoder_values"]), _recovered(metrics)]
     by = {name: record.get("inference", {}).get(name, {}) for name in readings}
     cells += [_recovered(found["metrics"]) if "metrics" in found else "" for found in by.values()]
+    told = probing_means(record.get("probing", {}))
+    scores = [told.get(probing_name(family, ENCODER, _BEST)) for family in families]
+    cells += ["" if score is None else f"{score:.3f}" for score in scores]
     cells += [f"{metrics['delta_ce']:.4f}", f"{seconds:.1f}", _ending(run)]
     probed = {PROBING + family: found for family, found in record.get("probing", {}).items()}
     measured = {**by, "novelty": record.get("latents", {}).get("novelty", {}), **probed}
@@ -141,7 +156,7 @@ def _sample_row(
         return _unfinished(run, record, [*cells, *[""] * (3 + len(readings))], why)
     by = {name: record["inference"].get(name, {}) for name in readings}
     found = [f"{of['metrics']['coverage']:.3f}" if "metrics" in of else "" for of in by.values()]
-    cells += [_compression(job, record), *found, f"{record['metrics']['fvu']:.4f}"]
+    cells += [job.compression(record["storage"]["learned_decoder_values"]), *found, f"{record['metrics']['fvu']:.4f}"]
     failed = [f"{name} ({of['error']})" for name, of in by.items() if "error" in of]
     error = f"not measured: {job.spec.run_id} {job.title}: {', '.join(failed)}" if failed else ""
     return [*cells, f"{record['timings']['total']:.1f}", _ending(run)], error
@@ -151,15 +166,6 @@ def _which(job: Job) -> list[str]:
     """Return the cells that say which run it is."""
     n, degree, k = job.sizes
     return [job.spec.run_id, job.labels["arm"], *map(str, (degree, k, n, job.axes["layer"])), job.seeds_in_words]
-
-
-def _compression(job: Job, record: Record) -> str:
-    """Return how many times fewer values the SAE learns than dense atoms at the n asked for.
-
-    That is m/d for an expander, and n/n' for a dense_matched SAE, which has n' latents.
-    """
-    values = record["storage"]["learned_decoder_values"]
-    return f"{job.info.d_model * job.axes['n'] / values:.1f}x" if values else ""
 
 
 def _recovered(metrics: Mapping[str, Any]) -> str:

@@ -22,9 +22,16 @@ def place(tmp_path_factory, model_folders, text_file):
     return folder / "runs", [*SMALL, *given, f"runs_dir={folder / 'runs'}", f"cache_dir={folder / 'cache'}"]
 
 
-def test_probing_is_recorded_and_can_be_added_to_a_finished_run(place):
+@pytest.fixture(scope="module")
+def probed(place):
+    """The store and arguments of `place`, with a run that was probed."""
     runs, arguments = place
     call("sweep", *arguments, "eval.inference=[mp_refit]", "eval.probing=[code]")
+    return runs, arguments
+
+
+def test_probing_is_recorded_and_can_be_added_to_a_finished_run(probed):
+    runs, arguments = probed
     ((_, record),) = iterate_records(runs)
     found = record["probing"]["code"]
     assert set(found["readings"]) == {"encoder", "mp_refit"} and "error" not in found
@@ -42,6 +49,8 @@ def test_probing_is_recorded_and_can_be_added_to_a_finished_run(place):
     run_id = record["run_id"]
     done = call("sweep.evaluate", f"run={run_id}", "eval.inference=[omp]", "eval.probing=[code]", f"runs_dir={runs}")
     assert "not measured" not in done.stdout
+    score = np.mean([five["5"] for five in found["readings"]["encoder"].values()])
+    assert "told code" in done.stdout and f"{score:.3f}" in done.stdout and ".5 is chance" in done.stdout
     after = read_record(runs, run_id)["probing"]["code"]
     assert set(after["readings"]) == {"encoder", "mp_refit", "omp"} and after["raw"] == found["raw"]
     assert after["readings"]["encoder"] == found["readings"]["encoder"]
@@ -79,8 +88,8 @@ def test_items_leave_out_tokens_that_are_not_measured():
     assert np.allclose(ends.pooled(ends.h.numpy()), [h[0, 3], h[1, 2], h[2, 0] * 0])  # no token of the last is measured
 
 
-def test_scores_are_of_the_codes_that_the_reading_finds(place, monkeypatch):
-    runs, _ = place
+def test_scores_are_of_the_codes_that_the_reading_finds(probed, monkeypatch):
+    runs, _ = probed
     ((_, record),) = iterate_records(runs)
     sae = io.load(runs / record["run_id"])
     seen = []
