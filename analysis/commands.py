@@ -15,6 +15,7 @@ from analysis.draw.floor import only_with_floor
 from analysis.draw.frontier import frontier_figure
 from analysis.draw.iso_bytes import iso_bytes_figure
 from analysis.draw.latents import richest, summary_figure
+from analysis.draw.lines import lines_figure
 from analysis.draw.meaning import meaning_figure
 from analysis.draw.panels import fullest, readable
 from analysis.draw.pareto import pareto_figure
@@ -22,7 +23,7 @@ from analysis.draw.probing import probing_figure
 from analysis.draw.pursuits import amortisation_figure, certificates_figure, recovery_figure, throughput_figure
 from analysis.draw.scale import scale_figure
 from analysis.draw.seeds import seeds_figure
-from analysis.draw.shared import D_LABEL, WHAT, lines_figure
+from analysis.draw.shared import D_LABEL, WHAT
 from analysis.draw.stability import stability_figure
 from analysis.draw.styles import by_degree, with_cost
 from analysis.draw.three_axes import three_axes_figure

@@ -1,9 +1,9 @@
-"""Parts that all figures share: panels of lines with intervals, legends, axes and files."""
+"""Parts that all figures share: styles, legends, axes and files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from textwrap import fill
@@ -19,19 +19,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from analysis import arms
-from analysis.draw.floor import (
-    COLOUR,
-    FLOOR_ID,
-    draw_floors,
-    draw_own_floors,
-    floor_handles,
-    own_floor_handle,
-    say_missing,
-)
-from analysis.draw.panels import panel_grid
-from analysis.frames import column, dicts, groups, only, where
-from analysis.tables.floor import MINUS_FROM
-from analysis.tables.pairs import MODEL_LAYER_N
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # Okabe and Ito
 WHAT = "what"  # the column of a table that says which measure a row is of
@@ -42,10 +29,8 @@ LABELS = {
     "relative_error": "relative error",
     "difference": "CE recovered, minus the\nexpander's (same seed)",
 }
-_STORAGE = ("artifact_bytes", "learned_decoder_values")  # x axes on which the floor is a level
-_NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
 _DPI = 130
-_LEGEND_WIDTH, _TITLE_WIDTH = 34, 50  # characters
+_LEGEND_WIDTH = 34  # characters
 _MOST_LOOKS = 14  # in a legend, of arms in all their forms
 _LEGEND_SIZE, _LEGEND_INCHES = 8.5, 2.6  # of its letters, in points; of a further column
 _SMALL = 0.02  # a difference in CE recovered: scales are linear up to here
@@ -118,133 +103,6 @@ def _handles_of_bases(labels: Iterable[str], line: Any) -> list[Artist]:
 def _handle(arm: str, label: str, line: Any) -> Artist:
     style = arm_style(arm)
     return style._replace(label=label, line=style.line if line is None else line).handle()
-
-
-class _PanelRow(NamedTuple):
-    """One row of panels in `lines_figure`: one measure of one (model, layer, n), with a panel for each k."""
-
-    panel: tuple[Any, ...]  # model, layer, n
-    what: str
-    points: pd.DataFrame
-
-    @property
-    def ks(self) -> list[Any]:
-        """The k of each panel, ascending."""
-        return sorted(set(self.points["k"]))
-
-
-def lines_figure(
-    table: pd.DataFrame,
-    x: str,
-    x_label: str,
-    styles: Callable[[dict[str, Any]], Style] = lambda row: arm_style(row["arm"]),
-    line_by: Sequence[str] = ("arm",),
-    log_x: bool = True,
-    band: bool = False,
-    titles: dict[str, str] | None = None,
-    marks: dict[str, Style] | None = None,
-    floor_across: bool = False,
-) -> Figure:
-    """Draw lines with 95 % intervals: per (model, layer, n) a row of panels for each measure, a column for each k.
-
-    The floor is a grey line, or a level over axes of storage, where the table has the columns of
-    `analysis.tables.floor.with_floor`, and with `marks` a point beside each; panels of differences have none.
-
-    Args:
-        table: model, layer, n, k, `what` (a measure, or a title of its own), the columns of `line_by`, x, mean and
-            half_interval. Panels whose `what` starts with "difference" get a line at 0.
-        styles: gives the look of a line from any of its rows.
-        line_by: the columns whose values make a line; the first has the labels of arms.
-        band: draw the interval as a band, for many points a line.
-        titles: labels of the y axes by `what`, beside those of LABELS.
-        floor_across: draw the floor as one line though d changes along it (`draw_floors`).
-        marks: the markers of points, where those of a line differ, by the table's column `mark`, in the legend's order.
-    """
-    rows = _panel_rows(table)
-    grid = panel_grid([(place, k) for place, row in enumerate(rows) for k in row.ks])
-    looks = marks or {}
-    in_legend: dict[str, Style] = {}
-    floors: set[str] = set()  # the ways of reading whose floor is drawn
-    random_difference = own_floors = False
-    for place, row in enumerate(rows):
-        y_label = {**LABELS, **(titles or {})}.get(row.what, row.what)
-        for k in row.ks:
-            axis, points = grid.axes[place, k], only(row.points, k=k)
-            for _, line in groups(points, list(line_by)):
-                style = styles(dicts(line)[0])
-                style = style._replace(marker="") if band or looks else style
-                in_legend.setdefault(style.label, style)
-                draw_line(axis, line.sort_values(x), x, style, band)
-                _draw_marks(axis, line, x, style, looks)
-            axis.set_title(fill(panel_title(row.panel, k), _TITLE_WIDTH), loc="left", fontsize=9)
-            axis.set_xlabel(x_label)
-            if "floor" in points and row.what.startswith("difference"):
-                random_difference |= _draw_differences(axis, points, x)
-            elif "floor" in points and looks:
-                own_floors |= draw_own_floors(axis, points, x)
-            elif "floor" in points:
-                floors |= draw_floors(
-                    axis, points, x, row.what, "" if band else "x", level=x in _STORAGE, across=floor_across
-                )
-            if (place, k) in grid.leading:
-                axis.set_ylabel(str(y_label), fontsize=9)
-            _scale_panel(axis, row, column(points, x), log_x)
-        if row.what in _NEVER_NEGATIVE:  # once all panels that share the axis are drawn, as it grows no more then
-            low, high = grid.axes[place, row.ks[0]].get_ylim()
-            grid.axes[place, row.ks[0]].set_ylim(bottom=max(low, -0.03 * high))
-    handles = [in_legend[label].handle() for label in _in_order_of_arms(in_legend, table[line_by[0]])]
-    handles += floor_handles(floors, "" if band else "x")
-    handles += [own_floor_handle()] * own_floors
-    used = set(table["mark"]) if looks else set()
-    handles += [look.handle() for mark, look in looks.items() if mark in used]
-    if random_difference:
-        label = "floor: the same with a random\ndictionary in place of the expander"
-        handles.append(Line2D([], [], color=COLOUR, linestyle=":", label=label))
-    legend(grid.figure, handles)
-    return grid.figure
-
-
-def _draw_marks(axis: Axes, line: pd.DataFrame, x: str, style: Style, looks: dict[str, Style]) -> None:
-    """Draw a line's points by the marker of each, in the line's colour; none where `looks` has no markers."""
-    for (mark,), marked in groups(line, ["mark"]) if looks else ():
-        axis.plot(marked[x], marked["mean"], **looks[mark]._replace(colour=style.colour).look)
-
-
-def _draw_differences(axis: Axes, points: pd.DataFrame, x: str) -> bool:
-    """Draw for each arm what a random dictionary has in place of the other; return whether one was measured."""
-    known = where(points, points["floor"].notna())
-    if known.empty and MINUS_FROM in points:
-        say_missing(axis)
-    for (arm,), line in groups(known, ["arm"]):
-        line = line.sort_values(x)
-        look: dict[str, Any] = {"color": COLOUR, "linestyle": ":", "linewidth": 1, "gid": FLOOR_ID, "zorder": 1.5}
-        axis.plot(line[x], line["floor"], marker=arms.marker(arm), markersize=4, markerfacecolor="white", **look)
-    return len(known) > 0
-
-
-def _panel_rows(table: pd.DataFrame) -> list[_PanelRow]:
-    """Return the rows of panels: measures in the order of the table, those that a (model, layer, n) has."""
-    measures = list(dict.fromkeys(table[WHAT]))
-    return [
-        _PanelRow(panel, what, only(points, **{WHAT: what}))
-        for panel, points in groups(table, MODEL_LAYER_N)
-        for what in measures
-        if what in set(points[WHAT])
-    ]
-
-
-def _scale_panel(axis: Axes, row: _PanelRow, xs: pd.Series, log_x: bool) -> None:
-    """Give a panel of `lines_figure` its limits and ticks, once its lines are drawn."""
-    if row.what.startswith("difference"):
-        zero_line(axis, column(row.points, "mean"))
-    ticks = sorted(set(xs))
-    if log_x:
-        log_ticks(axis, xs)
-    elif far_apart(ticks, log=False):
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    else:
-        axis.xaxis.set_major_formatter(FuncFormatter(short))
-    plain_axis(axis)
 
 
 def zero_line(axis: Axes, differences: pd.Series) -> None:
@@ -382,14 +240,3 @@ def save_figure(figure: Figure, out: Path, name: str) -> list[Path]:
     figure.set_layout_engine("none")
     FigureCanvasSVG(figure).print_svg(paths[1], metadata={"Date": None})
     return paths
-
-
-def _in_order_of_arms(labels: Iterable[str], drawn: Iterable[str]) -> list[str]:
-    """Return the labels of a legend in the order of the arms drawn: a label starts with its arm's name."""
-    names = [arms.display(arm) for arm in arms.in_order(drawn)]
-
-    def place(label: str) -> int:
-        starts = [i for i, name in enumerate(names) if label.startswith(name)]
-        return max(starts, key=lambda i: len(names[i]), default=len(names))
-
-    return sorted(labels, key=place)
