@@ -20,6 +20,9 @@ ALL_TOKENS = (
     "all_tokens"  # the mask policy of the paper: attention sinks and special tokens are treated like all others
 )
 _NOTES = 5  # how many notes name the runs left out, before further ones are only counted
+_VALUES = 4  # how many values of a setting a note names
+# By the place and the names of the settings that differ there: how many runs have which values of these.
+LeftOut = dict[tuple[str, tuple[str, ...]], list[tuple[int, list[str]]]]
 
 Settings = dict[str, object]
 
@@ -94,7 +97,7 @@ def _agreeing(runs: pd.DataFrame, by: list[str], name: str, hint: str = "") -> p
         hint: the end of the note where more runs are left out than the notes name.
     """
     kept: list[pd.DataFrame] = []
-    left_out: list[tuple[int, str]] = []
+    left_out: LeftOut = {}
     for key, panel in groups(runs, by):
         usual = most_frequent(panel, name)
         differing: list[str] = []
@@ -102,7 +105,8 @@ def _agreeing(runs: pd.DataFrame, by: list[str], name: str, hint: str = "") -> p
             other = json.loads(text)
             if changed := contradictions(other, usual):
                 differing.append(text)
-                left_out.append((count, _left_out_note(dict(zip(by, key, strict=True)), count, other, changed)))
+                about = _place(dict(zip(by, key, strict=True))), tuple(changed)
+                left_out.setdefault(about, []).append((count, [str(other.get(name)) for name in changed]))
         kept.append(where(panel, ~panel[name].isin(differing)))
     _print_notes(left_out, hint)
     return pd.concat(kept, ignore_index=True)
@@ -136,18 +140,25 @@ def _parts(settings: Settings) -> set[str]:
     return {name.split(".")[0] for name in settings}
 
 
-def _left_out_note(place: dict[str, Any], count: int, other: Settings, changed: list[str]) -> str:
-    at = ", ".join([str(place.pop("model")), *(f"{name} {value}" for name, value in place.items())])
-    how = ", ".join(f"{name}={other.get(name)}" for name in changed)
-    return f"{count} run(s) of {at} with other settings left out ({how})"
+def _place(place: dict[str, Any]) -> str:
+    return ", ".join([str(place.pop("model")), *(f"{name} {value}" for name, value in place.items())])
 
 
-def _print_notes(left_out: list[tuple[int, str]], hint: str) -> None:
-    """Print the first notes of the list of (runs, note), then how many runs the others are about.
+def _either(distinct: list[str]) -> str:
+    return " or ".join(distinct[:_VALUES]) + (f" or {len(distinct) - _VALUES} more" if len(distinct) > _VALUES else "")
 
-    In a search every run has settings of its own: a note for each would be hundreds.
+
+def _print_notes(left_out: LeftOut, hint: str) -> None:
+    """Print a note for each of the first places and settings, then how many runs the others are about.
+
+    In a search every run has settings of its own: a note for each would be hundreds, and so would all of their values.
     """
-    for _, note in left_out[:_NOTES]:
-        print(f"note: {note}", file=sys.stderr)
-    if more := sum(count for count, _ in left_out[_NOTES:]):
+    notes = list(left_out.items())
+    for (place, names), found in notes[:_NOTES]:
+        count = sum(runs for runs, _ in found)
+        values = [list(dict.fromkeys(each)) for each in zip(*(each for _, each in found), strict=True)]
+        how = ", ".join(f"{name}={_either(distinct)}" for name, distinct in zip(names, values, strict=True))
+        rest = hint if max(map(len, values)) > _VALUES else ""
+        print(f"note: {count} run(s) of {place} with other settings left out ({how}){rest}", file=sys.stderr)
+    if more := sum(count for _, found in notes[_NOTES:] for count, _ in found):
         print(f"note: {more} more run(s) with other settings left out{hint}", file=sys.stderr)
