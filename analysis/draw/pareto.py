@@ -138,24 +138,28 @@ def _zoom(axis: Axes, panel: pd.DataFrame, y: str) -> None:
 
 def _label(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
     best = where(panel, panel["pareto"]).drop_duplicates(["x", "y"]).sort_values("x")
-    points = [(row["x"], row["y"], _size_text(row, panel)) for row in dicts(best)]
+    points = [(row["x"], row["y"], _text(row, panel, best)) for row in dicts(best)]
     others = part(where(panel, ~panel["pareto"]), ["x", "y"]).to_numpy()
     if points:
         line = np.column_stack(stairs(panel, x, axis.get_xlim()[x in X_DOWN]))
         label_points(axis, points, others, line, (-1 if x in X_DOWN else 1, -1 if y in Y_DOWN else 1))
 
 
-def _size_text(row: dict[str, Any], panel: pd.DataFrame) -> str:
-    """Return what shaped a run, as far as it differs in its panel: d (or n' of a smaller dense SAE), k, n and bits."""
-    smaller = row["n_latents"] != row["n"]
-    words = ["dense"] if not smaller and math.isnan(row["d"]) else []
+def _text(row: dict[str, Any], panel: pd.DataFrame, best: pd.DataFrame) -> str:
+    """Return what shaped a run, as far as it differs in its panel: d (or n' of a smaller dense SAE), k, n and bits.
+
+    Where the set has several base arms, the run's stands above.
+    """
+    smaller, named = row["n_latents"] != row["n"], best["arm"].map(arms.base).nunique() > 1
+    words = ["dense"] if not smaller and math.isnan(row["d"]) and not named else []
     words += [f"n'={row['n_latents']:.0f}"] if smaller else []
     for name in ("k",) if smaller else ("d", "k", "n"):
         if not math.isnan(row[name]) and _varies(panel, name):
             words.append(f"{name}={row[name]:.0f}")
     rounding = arms.parse(row["arm"]).bits_in_words
     words += [rounding] if rounding else []
-    return ", ".join(words or [f"k={row['k']:.0f}"])
+    sizes = ", ".join(words or [f"k={row['k']:.0f}"])
+    return f"{arms.display(arms.base(row['arm']))}\n{sizes}" if named else sizes
 
 
 def _varies(panel: pd.DataFrame, name: str) -> bool:
