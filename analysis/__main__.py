@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
+from analysis.once import Once
 from analysis.read.sources import SHIPPED, NoRunsError, Remote, Source
 
 if TYPE_CHECKING:
@@ -47,11 +49,15 @@ def draw(args: argparse.Namespace) -> int:
 
 def draw_all(args: argparse.Namespace) -> int:
     """Write every figure and table that the records have something for; print a note about each of the others."""
-    reasons = _make(args, {**CATALOGUE, **FOR_ALL}, go_on=True)
+    with redirect_stderr(Once(sys.stderr)):  # several figures leave out the same runs
+        reasons = _make(args, {**CATALOGUE, **FOR_ALL}, go_on=True)
     if len(reasons) == len(CATALOGUE):
         raise NoRunsError(next(iter(reasons.values())))
+    names_of: dict[str, list[str]] = {}
     for name, reason in reasons.items():
-        print(f"note: no {name}: {reason}", file=sys.stderr)
+        names_of.setdefault(reason, []).append(name)
+    for reason, names in names_of.items():
+        print(f"note: no {', '.join(names)}: {reason}", file=sys.stderr)
     return 0
 
 

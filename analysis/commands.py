@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -127,7 +128,8 @@ def dominance(records: Records, options: Options) -> list[Output]:
     every = measure.rows(records)
     readings = chosen(every, options)
     table = dominance_table(readings, measure.column, every)
-    cells = pd.MultiIndex.from_frame(part(readable("dominance", readings), CELL))
+    competing = where(readings, readings["base_arm"] != arms.PCA)
+    cells = pd.MultiIndex.from_frame(part(readable("dominance", competing), CELL))
     shown = where(table, pd.MultiIndex.from_frame(part(table, CELL)).isin(cells))
     name, latex = _name_with_measure("dominance", options), dominance_latex(table, measure.label)
     return one_figure_each(name, table, shown, CELL, lambda rows: dominance_figure(rows, measure.label), latex)
@@ -143,6 +145,8 @@ def iso_bytes(records: Records, options: Options) -> list[Output]:
     table = iso_bytes_table(chosen(every, options), measure.column, every)
     both = [rows for _, rows in groups(table, CELL) if column(rows, "difference").notna().any()]
     shown = pd.concat(both) if both else table.iloc[:0]
+    if not both:
+        print("note: no figure of iso_bytes: no cell has dictionaries of both kinds", file=sys.stderr)
     name = _name_with_measure("iso_bytes", options)
     return one_figure_each(name, table, shown, CELL, lambda rows: iso_bytes_figure(rows, measure.label))
 

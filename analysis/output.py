@@ -116,6 +116,8 @@ def no_floor_note(name: str, outputs: Iterable[Output]) -> str:
 def write(outputs: Iterable[Output], out: Path) -> list[Path]:
     """Write every output into the folder `out` and return the paths of the files, in order.
 
+    A figure that stands there under the name of a table that has none is removed: it is of other records or options.
+
     Raises:
         OSError: `out` cannot be written.
     """
@@ -126,6 +128,9 @@ def write(outputs: Iterable[Output], out: Path) -> list[Path]:
             from analysis.draw.shared import save_figure
 
             paths += save_figure(output.figure, out, output.name)
+        else:  # the figure of an earlier command would stand beside this table
+            for ending in ("png", "svg"):
+                (out / f"{output.name}.{ending}").unlink(missing_ok=True)
         if output.latex is not None:
             paths.append(out / f"{output.name}.tex")
             paths[-1].write_text(output.latex)

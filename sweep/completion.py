@@ -21,12 +21,13 @@ _sweep_completion() {
     local line=${COMP_LINE:0:COMP_POINT} given=() choice
     read -ra given <<< "$line"
     [[ "${given[1]:-} ${given[2]:-}" == "-m sweep" ]] || return 0
+    type compopt > /dev/null 2>&1 && compopt -o nospace 2> /dev/null
     while IFS= read -r choice; do
         [[ -n $choice ]] && COMPREPLY+=("$choice")
     done < <("${given[0]}" -m sweep.completion "${line#*-m sweep}" "$COMP_WORDBREAKS" 2> /dev/null)
 }
 if [ -n "${ZSH_VERSION:-}" ]; then autoload -Uz bashcompinit && bashcompinit; fi
-complete -o nospace -o default -F _sweep_completion python python3
+complete -o default -F _sweep_completion python python3
 """
 
 # Values of keys whose values are no files of a group. tests/sweep/test_completion.py composes a run with each of them.
@@ -44,7 +45,7 @@ VALUES = {
     "plan": ("true", "false"),
 }
 _WORD = re.compile(r"(?P<opened>(?:(?:zip|grid)\()*)(?P<key>[^=,()\[\]]*=)?(?P<kept>(?:.*[,\[(+])?)(?P<last>.*)")
-_PLAIN = re.compile(r"[\w./@+~]+=[^()'\"+]*")  # an override that Hydra reads as it stands
+_PLAIN = re.compile(r"([\w./@+~]+=[^()\[\]{}'\"+,]*)(,.*)?")  # an override that Hydra reads, or a list of values
 _FILE = (".", "/", "~")  # how a value starts that names a file
 
 
@@ -72,10 +73,11 @@ def main() -> None:
 def completions(line: str) -> list[str]:
     """Return what may stand in place of the last word of a line, which `python -m sweep` begins and which is left out.
 
-    A word ends at a blank, within quotes and brackets too.
+    Within `zip(...)` and `grid(...)` a word ends at a blank too.
     """
-    *others, word = re.split(r"[\s'\"]", line) if line else [""]
-    typed = _parts(word)
+    *others, word = _words(line)
+    inner = word.split(" ") if word.startswith(("zip(", "grid(")) else [word]
+    others, typed = [*others, *inner[:-1]], _parts(inner[-1])
     if not typed.key:
         return sorted(typed.with_each(_of_hydra(others, typed.last)))
     key = typed.key.removesuffix("=").lstrip("+~")
@@ -88,6 +90,23 @@ def completions(line: str) -> list[str]:
     return sorted(typed.with_each(asked))
 
 
+def _words(line: str) -> list[str]:
+    """Return the words of a shell's line, without their quotes; the last one may be unfinished."""
+    words, quote, escaped = [""], "", False
+    for sign in line:
+        if escaped:
+            words[-1], escaped = words[-1] + sign, False
+        elif sign == "\\" and quote != "'":
+            escaped = True
+        elif sign == quote or (not quote and sign in "'\""):
+            quote = "" if quote else sign
+        elif sign.isspace() and not quote:
+            words.append("")
+        else:
+            words[-1] += sign
+    return words
+
+
 def _parts(word: str) -> _Typed:
     found = _WORD.fullmatch(word)
     assert found is not None  # it takes any text
@@ -98,9 +117,19 @@ def _parts(word: str) -> _Typed:
 
 
 def _of_hydra(others: list[str], word: str) -> list[str]:
-    """Return the keys that Hydra completes a word to, with the overrides before it as far as Hydra reads them."""
-    line = " ".join(["sweep", *filter(_PLAIN.fullmatch, others), word])
+    """Return the keys that Hydra completes a word to, with the overrides before it as far as Hydra reads them.
+
+    Of a list its first value counts. Where Hydra cannot compose the overrides, it is asked without them.
+    """
+    given = [found[1] for found in map(_PLAIN.fullmatch, others) if found]
+    return _asked([*given, word]) or (_asked([word]) if given else [])
+
+
+def _asked(words: list[str]) -> list[str]:
+    if any(" " in word for word in words):
+        return []  # Hydra parts words at blanks
     asked = [sys.executable, "-m", "sweep", "-sc", "query=bash"]
+    line = " ".join(["sweep", *words])
     done = subprocess.run(asked, env={**os.environ, "COMP_LINE": line}, capture_output=True, text=True)
     return done.stdout.split()
 

@@ -20,7 +20,7 @@ from analysis.draw.floor import FLOOR_ID, say_missing, way_of_reading
 from analysis.draw.panels import subplots
 from analysis.draw.shared import panel_title, plain_axis
 from analysis.frames import column, dicts, only
-from analysis.tables.dominance import BUDGETS, NOT_ABOVE, ONE_SEED
+from analysis.tables.dominance import BUDGETS, NO_FLOOR, NOT_ABOVE
 from sweep.store.human_size import human_size
 
 _BUDGET_STYLES: dict[str, tuple[Any, str, str]] = {  # line, marker and words
@@ -30,8 +30,8 @@ _BUDGET_STYLES: dict[str, tuple[Any, str, str]] = {  # line, marker and words
 }
 _HOW_TO_READ = (
     "Stored bytes: the size of sae.safetensors. In a cell: the winner, its size, how it is read, and its {measure};"
-    " then the best of the other kind (dense or sparse) minus the winner, same seeds, ±95 %. Grey: no better than the"
-    " best random dictionary that fits, as far as these seeds can tell, which one seed cannot."
+    " then the best of the other kind (dense or sparse) minus the winner, same seeds, ±95 %. Grey: not above the best"
+    " random dictionary of these bytes and this cost, as far as these seeds can tell; one seed alone tells nothing."
 )
 _PALE = "0.87"  # a cell whose winner is not above the floor
 _WIDTH, _CURVES = 10.8, 2.5  # inches of the figure's width, and of the upper panel's height
@@ -95,7 +95,7 @@ def _handles(table: pd.DataFrame) -> list[Artist]:
     for line, marker, words in _BUDGET_STYLES.values():
         handles.append(Line2D([], [], color="0.25", linestyle=line, marker=marker, label=words))
     if any(table["floor"].notna()):
-        handles.append(Patch(color=_PALE, label="floor: random dictionary"))
+        handles.append(Patch(color=_PALE, label="floor at any cost: random dictionary"))
     if any(table["pca_mean"].notna()):
         handles.append(Line2D([], [], color=arms.colour("pca"), linewidth=2, label="PCA (not sparse)"))
     return handles
@@ -196,7 +196,8 @@ def _cell_text(row: dict[str, Any]) -> str:
     low_rank = arms.base(row["winner"]) == arms.LOW_RANK
     by_d = f"{'rank' if low_rank else 'd ='} {row['winner_d']:.0f}"
     size = by_d if sparse or low_rank else f"n' = {row['winner_n_latents']}"
-    seeds = " (one seed)" if row["verdict"] == ONE_SEED else ""
+    seeds = " (one seed)" if row["winner_seeds"] == 1 else ""
+    seeds += " (no floor)" if row["verdict"] == NO_FLOOR else ""
     lines = [fill(arms.display(row["winner"]), _NAME), f"{size}, {_reading(row)}: {row['winner_mean']:.3f}{seeds}"]
     difference, half = (row.get(f"other_kind_difference{part}", math.nan) for part in ("", "_half_interval"))
     if not math.isnan(difference):

@@ -17,6 +17,8 @@ from analysis.tables.floor import LOWER_IS_BETTER
 
 FLOOR_ID = "floor"  # the id of every line and area here, which tells them from an arm's own
 COLOUR = "0.5"
+OTHER_BASIS = "in another basis"  # stands among ways of reading for the floors of points in another basis
+_MARK: dict[str, Any] = {"color": COLOUR, "markersize": 5, "gid": FLOOR_ID, "zorder": 1.5}  # a floor at one point
 _SIZES = ("x", "d")  # x axes that follow from d; at other places of other axes other floors hold
 _MISSING = "(no random dictionary measured)"
 
@@ -36,10 +38,12 @@ def draw_floors(
 ) -> set[str]:
     """Draw what random dictionaries score beside the arms of a panel, and return the ways of reading that were drawn.
 
+    OTHER_BASIS is among them where a point in another basis than the neurons' has a floor of its own.
+
     There is a line per way of reading, at the places that the sparse arms have on the x axis, or a point where there is
     one such place alone. Over sizes it is a level across the panel where there is none. A way of reading of which the
-    panel shows `frozen_random` itself gets no line, nor does a floor in another basis than the neurons' where there are
-    others. A panel that knows no floor says so below its x axis, which has its label by then.
+    panel shows `frozen_random` itself gets no line. A floor in another basis than the neurons' is a mark beside the
+    point that it belongs to. A panel that knows no floor says so below its x axis, which has its label by then.
 
     Args:
         rows: the rows drawn in the panel, with the columns of `analysis.tables.floor.with_floor`.
@@ -52,11 +56,13 @@ def draw_floors(
     if known.empty and len(compared):
         say_missing(axis)
     itself = set(where(known, known["arm"].map(base) == FROZEN)["reading"])
-    readings = [reading for reading in dict.fromkeys(known["reading"]) if reading not in itself]
+    neurons = [parse(arm).basis is None for arm in known["arm"]]
+    in_neurons, elsewhere = where(known, neurons), where(known, [not usual for usual in neurons])
+    readings = [reading for reading in dict.fromkeys(in_neurons["reading"]) if reading not in itself]
     for reading in readings:
-        found = only(known, reading=reading)
-        in_neurons = where(found, [parse(arm).basis is None for arm in found["arm"]])
-        found = found if in_neurons.empty else in_neurons  # a random dictionary in another basis is another floor
+        found = only(in_neurons, reading=reading)
+        if found.empty:
+            continue
         look: dict[str, Any] = {"color": COLOUR, "linestyle": _line(reading), "gid": FLOOR_ID, "zorder": 1.5}
         lines = [] if level else _lines(found, x, across)
         for line in lines:
@@ -65,7 +71,10 @@ def draw_floors(
             floors = column(found, "floor")
             best = floors.min() if measure in LOWER_IS_BETTER else floors.max()
             axis.axhline(float(best), linewidth=1.3, **look)
-    return set(readings)
+    if elsewhere.empty:
+        return set(readings)
+    axis.plot(elsewhere[x], elsewhere["floor"], linestyle="", marker="+", **_MARK)
+    return {*readings, OTHER_BASIS}
 
 
 def draw_own_floors(axis: Axes, rows: pd.DataFrame, x: str) -> bool:
@@ -73,7 +82,7 @@ def draw_own_floors(axis: Axes, rows: pd.DataFrame, x: str) -> bool:
     known = where(rows, rows["floor"].notna())
     if known.empty:
         say_missing(axis)
-    axis.plot(known[x], known["floor"], color=COLOUR, linestyle="", marker="x", markersize=4, gid=FLOOR_ID, zorder=1.5)
+    axis.plot(known[x], known["floor"], linestyle="", marker="x", **_MARK)
     return len(known) > 0
 
 
@@ -105,6 +114,9 @@ def floor_handles(readings: Iterable[str], marker: str = "x") -> list[Artist]:
     order = sorted(readings, key=lambda reading: (reading != TOPK, reading))
     labels = {reading: f"floor: random dictionary,\nread {way_of_reading(reading)}" for reading in order}
     handles: list[Artist] = []
+    if labels.pop(OTHER_BASIS, None):
+        label = "floor of the point at this place:\na random dictionary in its basis"
+        handles.append(Line2D([], [], color=COLOUR, linestyle="", marker="+", label=label))
     for reading, label in labels.items():
         handles.append(Line2D([], [], color=COLOUR, linestyle=_line(reading), marker=marker, label=label))
     return handles
@@ -146,6 +158,11 @@ def mark_floor(axis: Axes, points: pd.DataFrame, low_is_good: bool = False) -> N
         say_missing(axis)
 
 
-def level_handle() -> Artist:
-    """Return the legend's entry for `mark_floor`."""
-    return Line2D([], [], color=COLOUR, linestyle="--", label="floor: random dictionary,\nread in the same way")
+def level_handles(floors: pd.Series) -> list[Artist]:
+    """Return the legend's entry for `mark_floor`; none where no panel has a floor.
+
+    Args:
+        floors: what random dictionaries score, NaN where none was measured.
+    """
+    label = "floor: random dictionary,\nread in the same way"
+    return [Line2D([], [], color=COLOUR, linestyle="--", label=label)] * bool(floors.notna().any())

@@ -47,18 +47,20 @@ def iso_bytes_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figu
         measure: the name of what is compared.
     """
     ((*panel, k), _) = groups(table, ["model", "layer", "n", "k"])[0]
-    rows = [values for values in VALUES if len(only(table, values=values))]
+    rows = _kinds_of_values(table)
     keys = [_key(only(table, rule=rule)) for rule in RULES]
     lines = max(sum(text.count("\n") + 1 for _, text in map(_entry, key.items())) for key in keys)
     heights = [_PANEL] * len(rows) + [_LINE * lines]
     figure, axes = subplots(len(rows) + 1, len(RULES), (_WIDTH, sum(heights) + 0.4), height_ratios=heights)
     shares = [share for share in SHARES if share in set(table["share"])]
-    bottom = _lowest(table)
+    limits = _limits(table)
     for line, values in zip(axes[:-1], rows, strict=True):
         for axis, rule, key in zip(line, RULES, keys, strict=True):
             points = only(table, values=values, rule=rule)
             _draw(axis, points, shares, key)
-            axis.set_ylim(bottom, 1.03)  # room for marks above the best points
+            axis.set_ylim(limits)
+            if points.empty:
+                axis.text(0.5, 0.5, "(no dictionary of both kinds)", transform=axis.transAxes, ha="center", fontsize=8)
             size = "values of 32 bits" if values == FLOATS else "values of any bits"
             axis.set_title(f"{_TITLES[rule]},\n{size}", fontsize=9)
             axis.set_xlabel("stored bytes at most: share of the full dense SAE's", fontsize=9)
@@ -95,10 +97,18 @@ def _write_key(axis: Axes, key: Key, lines: int) -> None:
         place += text.count("\n") + 1
 
 
-def _lowest(table: pd.DataFrame) -> float:
-    """Return where the y axis starts: a little below the lowest point, the floor left aside."""
+def _kinds_of_values(table: pd.DataFrame) -> list[str]:
+    """Return the kinds of values that have a row of panels: any bits have none where they say the same as 32 bits."""
+    kinds = [values for values in VALUES if len(only(table, values=values))]
+    said = [only(table, values=values).drop(columns="values").reset_index(drop=True) for values in kinds]
+    return kinds[:1] if len(said) == 2 and said[0].equals(said[1]) else kinds
+
+
+def _limits(table: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of the y axis: a little beyond all points, for their marks, the floor left aside."""
     means = [value for side in SIDES for value in column(table, f"{side}_mean").dropna().tolist()]
-    return max(0.0, min(means) - 0.22 * (1 - min(means)))
+    room = 0.25 * max(max(means) - min(means), 0.04)
+    return max(-room / 2, min(means) - room), max(means) + room
 
 
 def _draw(axis: Axes, points: pd.DataFrame, shares: list[int], key: Key) -> None:
@@ -121,7 +131,8 @@ def _draw(axis: Axes, points: pd.DataFrame, shares: list[int], key: Key) -> None
         edges = [place[share] for share in floor["share"]]
         axis.fill_between(edges, 0, floor["floor"], color=_PALE, linewidth=0, zorder=0, gid=FLOOR_ID)
     levels = {share: human_size(level) for share, level in zip(points["share"], points["level"], strict=True)}
-    axis.set_xticks(range(len(shares)), [f"1/{share}\n{levels.get(share, '')}" for share in shares], fontsize=7)
+    names = [f"1/{share}\n{levels.get(share, '')}".replace(" ", "\n") for share in shares]
+    axis.set_xticks(range(len(shares)), names, fontsize=7)
     axis.set_xlim(-0.5, len(shares) - 0.5)
     plain_axis(axis)
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 _DISTANCES = (7.0, 12.0, 19.0, 28.0)  # points (1/72 inch) from a point to its text, tried in this order
-_GAP = 2.0  # pixels between two texts
+_GAP = 6.0  # pixels between two texts
 _MARK_SPACING = 4.0  # pixels between the points that stand for a line
 
 

@@ -49,6 +49,7 @@ def summary_figure(panel: pd.DataFrame) -> Figure:
         axis.grid(color="0.92", linewidth=0.8)
         axis.set_axisbelow(True)
         axis.tick_params(labelsize=8)
+        axis.margins(x=0.12)
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.spines[["top", "right"]].set_visible(False)

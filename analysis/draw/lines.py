@@ -45,7 +45,7 @@ from analysis.tables.pairs import MODEL_LAYER_N
 
 _STORAGE = ("artifact_bytes", "learned_decoder_values")  # x axes on which the floor is a level
 _NEVER_NEGATIVE = ("dead_fraction", "fvu")  # though their intervals may be
-_TITLE_WIDTH = 50  # characters
+_TITLE_WIDTH = 44  # characters
 
 
 class _PanelRow(NamedTuple):

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.draw.floor import COLOUR, level_handle, mark_floor, way_of_reading
+from analysis.draw.floor import COLOUR, level_handles, mark_floor, way_of_reading
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_handles, arm_style, legend, log_ticks, plain_axis
 from analysis.frames import column, dicts, groups, only
@@ -58,7 +58,7 @@ def meaning_figure(table: pd.DataFrame) -> Figure:
             points = only(rows, what=what, features=c[0], reading=c[1])
             mark_floor(grid.axes[what, place[c]], points, what in LOWER_IS_BETTER)
     chance = Line2D([], [], color=COLOUR, linestyle="none", marker="_", label="by chance, at the\nsame firing rates")
-    legend(grid.figure, [*arm_handles(rows["arm"]), level_handle(), chance])
+    legend(grid.figure, [*arm_handles(rows["arm"]), *level_handles(column(rows, "floor")), chance])
     return grid.figure
 
 

@@ -48,7 +48,8 @@ def readable(name: str, table: pd.DataFrame, notes: bool = True, over: str | Non
         if len(several) > MOST:
             message = f"{left_out}, those with the fewest points; --layer and --k choose others"
         else:
-            message = f"{left_out}, those of a single point; pareto draws all runs of a layer in one panel"
+            message = f"{left_out}, those of a single point"
+            message += "; pareto draws all runs of a layer in one panel" if name == "frontier" else ""
         print(message, file=sys.stderr)
     return where(table, cell_of_row.isin(kept))
 

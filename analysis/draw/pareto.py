@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis import arms
-from analysis.draw.floor import COLOUR, FLOOR_ID
+from analysis.draw.floor import COLOUR, FLOOR_ID, say_missing
 from analysis.draw.labels import label_points
 from analysis.draw.panels import hide_unused, subplots
 from analysis.draw.shared import arm_handles, arm_style, legend, plain_axis, storage_axis
@@ -44,10 +44,10 @@ def pareto_figure(table: pd.DataFrame, x: str, y: str) -> Figure:
     for axis, (place, panel) in zip(axes.flat, panels, strict=False):
         _draw(axis, panel, x, y)
         axis.set_title(_title(place, panel), loc="left", fontsize=10)
-        _draw_floor(axis, panel, y)
         free = ", and k costs nothing here" if _varies(panel, "k") else ""
         axis.set_xlabel(f"{_x_label(panel, x)}\n{_HOW_TO_READ}{free}", fontsize=9)
         axis.set_ylabel(Y_AXES[y], fontsize=9)
+        _draw_floor(axis, panel, y)
     hide_unused(axes, len(panels))
     legend(figure, _handles(table))
     figure.draw_without_rendering()  # gives the panels the size that labels must fit into
@@ -91,7 +91,9 @@ def _draw(axis: Axes, panel: pd.DataFrame, x: str, y: str) -> None:
 def _draw_floor(axis: Axes, panel: pd.DataFrame, y: str) -> None:
     """Draw the best random dictionary that stands beside a run of the panel, of whatever k and n, as a level."""
     floors = column(panel, "floor").dropna()
-    if len(floors):
+    if floors.empty:
+        say_missing(axis)
+    else:
         best = float(floors.min() if y in Y_DOWN else floors.max())
         axis.axhline(best, color=COLOUR, linestyle="--", linewidth=1.2, zorder=1, gid=FLOOR_ID)
 
@@ -150,7 +152,7 @@ def _text(row: dict[str, Any], panel: pd.DataFrame, best: pd.DataFrame) -> str:
 
     Where the set has several base arms, the run's stands above.
     """
-    smaller, named = row["n_latents"] != row["n"], best["arm"].map(arms.base).nunique() > 1
+    smaller, named = row["n_latents"] != row["n"], len(set(best["arm"].map(arms.base))) > 1
     words = ["dense"] if not smaller and math.isnan(row["d"]) and not named else []
     words += [f"n'={row['n_latents']:.0f}"] if smaller else []
     for name in ("k",) if smaller else ("d", "k", "n"):

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.draw.floor import level_handle, mark_floor, way_of_reading
+from analysis.draw.floor import level_handles, mark_floor, way_of_reading
 from analysis.draw.meaning import BYTES, draw_points
 from analysis.draw.panels import panel_grid
 from analysis.draw.shared import arm_handles, legend, panel_title
@@ -45,5 +45,5 @@ def probing_figure(table: pd.DataFrame) -> Figure:
         mark_floor(grid.axes[rows.index(key[:-1]), key[-1]], points)
     lines: tuple[tuple[str, Any], ...] = (("as many coordinates", ":"), ("all coordinates", "-"))
     others = [Line2D([], [], color="0.4", linestyle=line, label=label) for label, line in lines]
-    legend(grid.figure, [*arm_handles(table["arm"]), level_handle(), *others])
+    legend(grid.figure, [*arm_handles(table["arm"]), *level_handles(column(table, "floor")), *others])
     return grid.figure

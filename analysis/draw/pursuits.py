@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from analysis import arms
 from analysis.draw.floor import say_missing
 from analysis.draw.panels import hide_unused, subplots
-from analysis.draw.shared import COLOURS, log_y_ticks, panel_title, plain_axis, short
+from analysis.draw.shared import COLOURS, log_ticks, log_y_ticks, panel_title, plain_axis
 from analysis.frames import column, groups, only, where
 
 _INFERENCES = ("encoder", "topk", "refit", "gomp16", "gomp4", "mp", "mp_refit", "omp", "niht", "cosamp")
@@ -209,8 +209,7 @@ def _legend_beside(axis: Axes, handles: Sequence[Artist]) -> None:
 
 
 def _log_x_axis(axis: Axes, label: str) -> None:
-    axis.set_xscale("log")
+    drawn = [line for line in axis.lines if line.get_transform() is axis.transData]  # not those across the panel
+    log_ticks(axis, pd.Series(np.concatenate([np.asarray(line.get_xydata())[:, 0] for line in drawn])))
     axis.set_xlabel(label)
-    axis.xaxis.set_major_formatter(FuncFormatter(short))
-    axis.xaxis.set_minor_formatter(NullFormatter())
     plain_axis(axis)

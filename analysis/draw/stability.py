@@ -95,7 +95,7 @@ def _finish(axis: Axes, lines: list[tuple[str, float]], x_label: str, highest: f
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.tick_params(axis="x", labelsize=9)
-    axis.set_xlabel(x_label, fontsize=9)
+    axis.set_xlabel(x_label, fontsize=8)
     plain_axis(axis)
 
 

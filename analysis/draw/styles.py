@@ -39,6 +39,6 @@ def by_degree(table: pd.DataFrame, by_line: bool = False) -> Callable[[dict[str,
         place = degrees.index(row["d"])
         line = _LINES[place % len(_LINES)] if by_line else own.line
         marker = _MARKERS[place % len(_MARKERS)]
-        return own._replace(label=f"{own.label}, d = {row['d']:.0f}", marker=marker, line=line)
+        return own._replace(label=f"{own.label}, d={row['d']:.0f}", marker=marker, line=line)
 
     return style

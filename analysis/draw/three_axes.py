@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import arms
-from analysis.draw.floor import COLOUR, FLOOR_ID, level_handle, mark_floor, way_of_reading
+from analysis.draw.floor import COLOUR, FLOOR_ID, level_handles, mark_floor, way_of_reading
 from analysis.draw.meaning import BYTES, LOWEST, draw_points
 from analysis.draw.panels import subplots
 from analysis.draw.shared import arm_handles, arm_style, legend, panel_title, plain_axis
@@ -44,7 +44,7 @@ def three_axes_figure(table: pd.DataFrame) -> Figure:
         *panel, reading = key
         title = f"{panel_title(panel[:3], panel[3])}\nread {way_of_reading(reading)}"
         line[0].set_title(title, loc="left", fontsize=9)
-    legend(figure, [*arm_handles(table["arm"]), level_handle()])
+    legend(figure, [*arm_handles(table["arm"]), *level_handles(column(table, "fidelity_floor"))])
     return figure
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pandas as pd
 
-from analysis.arms import CONTROLS, DENSE, FLOAT_BITS, PCA, SPARSE, parse
+from analysis.arms import BATCH_TOPK, CONTROLS, DENSE, FLOAT_BITS, PCA, SPARSE, parse
 from analysis.frames import among, dicts, groups, part, where
 from analysis.tables.floor import with_floor
 from analysis.tables.pairs import CELL, MODEL_LAYER_N, all_differences, retained
@@ -86,6 +86,7 @@ def readable_arms(runs: pd.DataFrame) -> list[str]:
 def _main_pursuit(runs: pd.DataFrame) -> list[str]:
     """Return the pursuit that trained most expanders, the first by name of those that trained as many; or none."""
     names = [parse(arm) for arm in among(runs, "base_arm", ["expander"])["arm"]]
+    names = [arm for arm in names if arm.pursuit != BATCH_TOPK]
     counts = Counter(arm.pursuit for arm in names if arm.pursuit and not arm.basis and not arm.bits)
     return sorted(counts, key=lambda name: (-counts[name], name))[:1]
 

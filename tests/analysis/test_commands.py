@@ -164,3 +164,17 @@ def test_layers_and_ks_can_be_chosen_and_pca_has_no_k(tmp_path, capsys):
     assert "pca" in set(table["arm"])
     assert main(["frontier", *place, "--k", "99", "--layer", "7"]) == 1
     assert capsys.readouterr().err.endswith("no run at layer [7] and k [99]\n")
+
+
+def test_a_figure_of_an_earlier_command_does_not_stay_beside_a_new_table(study, tmp_path):
+    common = ["amortisation", "--runs", str(study), "--out", str(tmp_path)]
+    assert main([*common, "--layer", "1"]) == 0 and (tmp_path / "amortisation.png").is_file()
+    assert main(common) == 0
+    assert not (tmp_path / "amortisation.png").exists() and (tmp_path / "amortisation.csv").is_file()
+    assert (tmp_path / "amortisation-tiny-L1-n512.png").is_file()
+
+
+def test_all_says_a_line_once(study, tmp_path, capsys):
+    assert main(["all", "--runs", str(study), "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(set(said)) > 3

@@ -84,4 +84,18 @@ def test_other_uses_of_python_are_left_to_the_shell():
 def test_the_command_prints_what_bash_understands():
     printed = subprocess.run([sys.executable, "-m", "sweep.completion"], capture_output=True, text=True, check=True)
     subprocess.run(["bash", "-n"], input=printed.stdout, text=True, check=True)
-    assert "complete -o nospace" in printed.stdout
+    assert "complete -o default -F _sweep_completion python" in printed.stdout
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        (" -m sae=expander,dense_tied d=3,7 k=16 train.st", ["train.steps="]),
+        (" sae=nothing train.st", ["train.steps="]),
+        (" 'zip(d=3,7 n=16m,8m)' k=16,32 train.st", ["train.steps="]),
+        (' model.path="/data/my mod', []),  # the shell completes files
+        (" note=\"it's sae=ex", []),
+    ],
+)
+def test_keys_are_completed_after_lists_and_within_quotes(line, expected):
+    assert completions(line) == expected
