@@ -73,7 +73,8 @@ def draw_floors(
             axis.axhline(float(best), linewidth=1.3, **look)
     if elsewhere.empty:
         return set(readings)
-    axis.plot(elsewhere[x], elsewhere["floor"], linestyle="", marker="+", **_MARK)
+    elsewhere = elsewhere.sort_values(x)
+    axis.plot(elsewhere[x], elsewhere["floor"], **_other_basis(marker), **_MARK)
     return {*readings, OTHER_BASIS}
 
 
@@ -116,10 +117,15 @@ def floor_handles(readings: Iterable[str], marker: str = "x") -> list[Artist]:
     handles: list[Artist] = []
     if labels.pop(OTHER_BASIS, None):
         label = "floor of the point at this place:\na random dictionary in its basis"
-        handles.append(Line2D([], [], color=COLOUR, linestyle="", marker="+", label=label))
+        handles.append(Line2D([], [], color=COLOUR, label=label, **_other_basis(marker)))
     for reading, label in labels.items():
         handles.append(Line2D([], [], color=COLOUR, linestyle=_line(reading), marker=marker, label=label))
     return handles
+
+
+def _other_basis(marker: str) -> dict[str, str]:
+    """Return the look of a floor in another basis: marks, or a line where lines have no markers."""
+    return {"linestyle": "", "marker": "+"} if marker else {"linestyle": "-.", "marker": ""}
 
 
 def _line(reading: str) -> Any:

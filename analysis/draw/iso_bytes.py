@@ -30,7 +30,7 @@ _TITLES = {
 }
 _PALE = "0.87"
 _WIDTH, _PANEL, _LINE = 11.4, 2.7, 0.14  # inches: of the figure, a panel's height, a line of the key
-_KEY = 66  # characters of a line of the key
+_KEY = 62  # characters of a line of the key
 _NAMES = {"sparse": [str(number) for number in range(1, 100)], "dense": [*ascii_lowercase, *ascii_uppercase]}
 
 Key = dict[tuple[str, str], str]  # the mark of each side's dictionary, by the side and its words
@@ -93,7 +93,8 @@ def _write_key(axis: Axes, key: Key, lines: int) -> None:
     axis.set_ylim(lines, 0)
     place = 0
     for side, text in map(_entry, key.items()):
-        axis.text(0, place, text, fontsize=7, va="top", color=_COLOURS[side], linespacing=1.05)
+        entry = axis.text(0, place, text, fontsize=7, va="top", color=_COLOURS[side], linespacing=1.05)
+        entry.set_in_layout(False)  # it may be a little wider than its column of panels
         place += text.count("\n") + 1
 
 

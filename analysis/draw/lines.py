@@ -89,7 +89,7 @@ def lines_figure(
     for place, row in enumerate(rows):
         for k in row.ks:
             axis = grid.axes[place, k]
-            axis.set_title(fill(panel_title(row.panel, k), _TITLE_WIDTH), loc="left", fontsize=9)
+            axis.set_title(_wrapped(panel_title(row.panel, k)), loc="left", fontsize=9)
             axis.set_xlabel(x_label)
             lines.draw(axis, only(row.points, k=k), row)
             if (place, k) in grid.leading:
@@ -99,6 +99,11 @@ def lines_figure(
             grid.axes[place, row.ks[0]].set_ylim(bottom=max(low, -0.03 * high))
     legend(grid.figure, lines.handles(table))
     return grid.figure
+
+
+def _wrapped(title: str) -> str:
+    """Return a panel's title in lines that it has room for, broken between `n = 512` and `k = 8`, not within them."""
+    return fill(title.replace(" = ", "\u00a0=\u00a0"), _TITLE_WIDTH).replace("\u00a0", " ")
 
 
 @dataclass

@@ -57,12 +57,12 @@ def as_one_text(argument: str) -> str:
 
 def unreadable(argument: str) -> str:
     """Return the line that says that Hydra cannot read an argument of the command line, and what to type instead."""
-    if called := re.match(r"(\w+)\(", argument):  # a bracket before any =
+    if called := re.match(r"(\w+)\s*[(\[]", argument):  # a bracket before any =
         if called[1] not in ("zip", "grid"):
             return (
                 f"there is no {called[1]}(...): axes move together in 'zip(d=3,7 n=16m,8m)', and 'grid(...)' is a grid"
             )
-        lacks = "a bracket or quote in it has no partner, or the shell has split it"
+        lacks = "a bracket is another one or has no partner, or the shell has split the word"
         return f"{argument} cannot be read: {lacks}; write it like '{called[1]}(d=3,7 n=16m,8m)', with the quotes"
     if "=" not in argument:
         return f"{argument} is not of the form KEY=VALUE; python -m sweep --help lists the keys"

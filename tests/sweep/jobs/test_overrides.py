@@ -84,5 +84,6 @@ def test_an_unknown_choice_names_all_choices_and_the_one_that_was_perhaps_meant(
 
 def test_the_line_about_a_word_in_brackets_says_how_it_is_written():
     assert "'zip(d=3,7 n=16m,8m)', with the quotes" in unreadable("zip(d=3,7")
+    assert "with the quotes" in unreadable("zip (d=3,7 n=16m,8m)") and "with the quotes" in unreadable("zip[d=3,7]")
     assert unreadable("gird(d=3)").startswith("there is no gird(...)")
     assert unreadable("runs").startswith("runs is not of the form KEY=VALUE")
