@@ -123,7 +123,7 @@ def floor_handles(readings: Iterable[str], marker: str = "x") -> list[Artist]:
     return handles
 
 
-def _other_basis(marker: str) -> dict[str, str]:
+def _other_basis(marker: str) -> dict[str, Any]:
     """Return the look of a floor in another basis: marks, or a line where lines have no markers."""
     return {"linestyle": "", "marker": "+"} if marker else {"linestyle": "-.", "marker": ""}
 
