@@ -57,6 +57,7 @@ class _Typed(NamedTuple):
     last: str  # what is completed
 
     def with_each(self, found: list[str]) -> list[str]:
+        """Return the whole word for each text that begins with what was typed."""
         return [self.before + text for text in found if text.startswith(self.last)]
 
 
@@ -108,6 +109,7 @@ def _words(line: str) -> list[str]:
 
 
 def _parts(word: str) -> _Typed:
+    """Return the parts of a word. What separates a list's values also opens it; a `+` joins experiments."""
     found = _WORD.fullmatch(word)
     assert found is not None  # it takes any text
     opened, key, kept, last = (found[name] or "" for name in ("opened", "key", "kept", "last"))

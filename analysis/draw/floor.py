@@ -57,12 +57,12 @@ def draw_floors(
         say_missing(axis)
     itself = set(where(known, known["arm"].map(base) == FROZEN)["reading"])
     neurons = [parse(arm).basis is None for arm in known["arm"]]
-    in_neurons, elsewhere = where(known, neurons), where(known, [not usual for usual in neurons])
+    in_neurons = where(known, neurons)
+    learned = known["arm"].map(base) != FROZEN
+    elsewhere = where(known, [own and not usual for own, usual in zip(learned, neurons, strict=True)])
     readings = [reading for reading in dict.fromkeys(in_neurons["reading"]) if reading not in itself]
     for reading in readings:
         found = only(in_neurons, reading=reading)
-        if found.empty:
-            continue
         look: dict[str, Any] = {"color": COLOUR, "linestyle": _line(reading), "gid": FLOOR_ID, "zorder": 1.5}
         lines = [] if level else _lines(found, x, across)
         for line in lines:
@@ -71,11 +71,10 @@ def draw_floors(
             floors = column(found, "floor")
             best = floors.min() if measure in LOWER_IS_BETTER else floors.max()
             axis.axhline(float(best), linewidth=1.3, **look)
-    if elsewhere.empty:
-        return set(readings)
-    elsewhere = elsewhere.sort_values(x)
-    axis.plot(elsewhere[x], elsewhere["floor"], **_other_basis(marker), **_MARK)
-    return {*readings, OTHER_BASIS}
+    for _, of_arm in groups(elsewhere, ["arm"]):
+        of_arm = of_arm.sort_values(x)
+        axis.plot(of_arm[x], of_arm["floor"], **_other_basis(marker), **_MARK)
+    return {*readings, *([OTHER_BASIS] if len(elsewhere) else [])}
 
 
 def draw_own_floors(axis: Axes, rows: pd.DataFrame, x: str) -> bool:
