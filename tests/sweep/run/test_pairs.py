@@ -89,7 +89,10 @@ def compared(place):
 
 
 def records(runs):
-    return {record["title"].replace(" d=7 k=4 n=64 L0", ""): record for _, record in iterate_records(runs)}
+    return {
+        record["title"].replace(" d=7 k=4 n=64 L0", "").split(" steps=")[0]: record
+        for _, record in iterate_records(runs)
+    }
 
 
 def test_every_pair_is_measured_and_said(compared, place):
