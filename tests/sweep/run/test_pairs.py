@@ -89,10 +89,9 @@ def compared(place):
 
 
 def records(runs):
-    return {
-        record["title"].replace(" d=7 k=4 n=64 L0", "").split(" steps=")[0]: record
-        for _, record in iterate_records(runs)
-    }
+    """Return the records by arm and seeds, which a title has beside sizes and the training's length."""
+    found = [record for _, record in iterate_records(runs)]
+    return {record["title"].split(" steps=")[0].replace(" d=7 k=4 n=64 L0", ""): record for record in found}
 
 
 def test_every_pair_is_measured_and_said(compared, place):
