@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.catalogue import CATALOGUE, FOR_ALL, Entry
-from analysis.once import Once
 from analysis.read.sources import SHIPPED, NoRunsError, Remote, Source
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def draw(args: argparse.Namespace) -> int:
 
 def draw_all(args: argparse.Namespace) -> int:
     """Write every figure and table that the records have something for; print a note about each of the others."""
+    from analysis.output import Once
+
     with redirect_stderr(Once(sys.stderr)):  # several figures leave out the same runs
         reasons = _make(args, {**CATALOGUE, **FOR_ALL}, go_on=True)
     if len(reasons) == len(CATALOGUE):

@@ -1,12 +1,13 @@
-"""A command's options, and its output: figures and tables, and the files that they are written to."""
+"""A command's options, and its output: figures and tables, the files that they are written to, and notes."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from analysis.arms import in_order
 from analysis.frames import among, groups
@@ -137,3 +138,19 @@ def write(outputs: Iterable[Output], out: Path) -> list[Path]:
         paths.append(out / f"{output.name}.csv")
         output.table.to_csv(paths[-1], index=False, float_format="%.7g")
     return paths
+
+
+class Once(io.TextIOBase):
+    """A stream that writes to another one the lines that it has not written before, each once it has its end."""
+
+    def __init__(self, to: TextIO):
+        self._to, self._line = to, ""
+        self._seen: set[str] = set()
+
+    def write(self, text: str) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if line not in self._seen:
+                self._seen.add(line)
+                self._to.write(f"{line}\n")
+        return len(text)

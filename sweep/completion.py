@@ -30,7 +30,8 @@ if [ -n "${ZSH_VERSION:-}" ]; then autoload -Uz bashcompinit && bashcompinit; fi
 complete -o default -F _sweep_completion python python3
 """
 
-# Values of keys whose values are no files of a group. tests/sweep/test_completion.py composes a run with each of them.
+# Values of keys whose values are no files of a group. They are written out here, as the modules that check them load
+# torch, which takes a second. tests/sweep/test_completion.py builds a run with each of them.
 _TRAINS = ("mp_refit", "omp", "gomp4", "cosamp")  # pursuits that training can use
 VALUES = {
     "sae.encoder": ("topk", "batch_topk", *_TRAINS),
@@ -144,7 +145,7 @@ def as_shell_word(line: str, found: str, breaks: str) -> str:
     start = max(line.rfind(" "), line.rfind("'"), line.rfind('"')) + 1
     for quote in "'\"":
         if line.count(quote) % 2:
-            return line[line.index(quote, line.rfind(quote)) + 1 : start] + found
+            return line[line.rfind(quote) + 1 : start] + found
     typed = line[start:]
     end = max((typed.rfind(sign) for sign in breaks if not sign.isspace()), default=-1) + 1
     return found[end:]

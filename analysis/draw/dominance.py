@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from analysis import arms
-from analysis.draw.floor import FLOOR_ID, say_missing, way_of_reading
+from analysis.draw.floor import FLOOR_ID, say_missing, way_of_inference
 from analysis.draw.panels import subplots
 from analysis.draw.shared import panel_title, plain_axis
 from analysis.frames import column, dicts, only
@@ -198,17 +198,11 @@ def _cell_text(row: dict[str, Any]) -> str:
     size = by_d if sparse or low_rank else f"n' = {row['winner_n_latents']}"
     seeds = " (one seed)" if row["winner_seeds"] == 1 else ""
     seeds += " (no floor)" if row["verdict"] == NO_FLOOR else ""
-    lines = [fill(arms.display(row["winner"]), _NAME), f"{size}, {_reading(row)}: {row['winner_mean']:.3f}{seeds}"]
+    way = way_of_inference(row["winner"], row["winner_inference"])
+    lines = [fill(arms.display(row["winner"]), _NAME), f"{size}, {way}: {row['winner_mean']:.3f}{seeds}"]
     difference, half = (row.get(f"other_kind_difference{part}", math.nan) for part in ("", "_half_interval"))
     if not math.isnan(difference):
         interval = "" if math.isnan(half) else f"±{half:.3f}"
         other = f"{'dense' if sparse else 'sparse'} {-difference:+.3f}{interval}"
         lines = [*lines, other] if len(lines[-1] + other) > _NAME else [*lines[:-1], f"{lines[-1]}; {other}"]
     return "\n".join(lines)
-
-
-def _reading(row: dict[str, Any]) -> str:
-    """Return how the winner's codes are read: by the pursuit that trained it, if by its own encoder."""
-    pursuit, reading = arms.parse(row["winner"]).pursuit, row["winner_inference"]
-    own = arms.TOPK if pursuit in (None, arms.BATCH_TOPK) else pursuit
-    return way_of_reading(own if reading == "encoder" else reading)

@@ -11,7 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from analysis.arms import FROZEN, PCA, SPARSE, TOPK, base, parse
+from analysis.arms import BATCH_TOPK, FROZEN, PCA, SPARSE, TOPK, base, parse
 from analysis.frames import column, groups, only, where
 from analysis.tables.floor import LOWER_IS_BETTER
 
@@ -28,6 +28,13 @@ def way_of_reading(reading: str) -> str:
     return "one-shot" if reading == TOPK else f"by {reading}"
 
 
+def way_of_inference(arm: str, inference: str) -> str:
+    """Return how an arm's codes were read, for titles; by its own encoder is by the pursuit that trained it, if any."""
+    pursuit = parse(arm).pursuit
+    own = TOPK if pursuit in (None, BATCH_TOPK) else pursuit
+    return way_of_reading(own if inference == "encoder" else inference)
+
+
 def say_missing(axis: Axes) -> None:
     """Write below the label of the x axis that the panel has no floor."""
     axis.set_xlabel(f"{axis.get_xlabel()}\n{_MISSING}".lstrip(), fontsize=9)
@@ -38,12 +45,11 @@ def draw_floors(
 ) -> set[str]:
     """Draw what random dictionaries score beside the arms of a panel, and return the ways of reading that were drawn.
 
-    OTHER_BASIS is among them where a point in another basis than the neurons' has a floor of its own.
-
     There is a line per way of reading, at the places that the sparse arms have on the x axis, or a point where there is
     one such place alone. Over sizes it is a level across the panel where there is none. A way of reading of which the
     panel shows `frozen_random` itself gets no line. A floor in another basis than the neurons' is a mark beside the
-    point that it belongs to. A panel that knows no floor says so below its x axis, which has its label by then.
+    point that it belongs to, and OTHER_BASIS is among the ways of reading. A panel that knows no floor says so below
+    its x axis, which has its label by then.
 
     Args:
         rows: the rows drawn in the panel, with the columns of `analysis.tables.floor.with_floor`.
@@ -56,10 +62,9 @@ def draw_floors(
     if known.empty and len(compared):
         say_missing(axis)
     itself = set(where(known, known["arm"].map(base) == FROZEN)["reading"])
-    neurons = [parse(arm).basis is None for arm in known["arm"]]
-    in_neurons = where(known, neurons)
-    learned = known["arm"].map(base) != FROZEN
-    elsewhere = where(known, [own and not usual for own, usual in zip(learned, neurons, strict=True)])
+    parts = [parse(arm) for arm in known["arm"]]
+    in_neurons = where(known, [arm.basis is None for arm in parts])
+    elsewhere = where(known, [arm.basis is not None and arm.base != FROZEN for arm in parts])
     readings = [reading for reading in dict.fromkeys(in_neurons["reading"]) if reading not in itself]
     for reading in readings:
         found = only(in_neurons, reading=reading)

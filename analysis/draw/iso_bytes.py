@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from string import ascii_lowercase, ascii_uppercase
 from textwrap import fill
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis import arms
-from analysis.draw.floor import FLOOR_ID, way_of_reading
+from analysis.draw.floor import FLOOR_ID, way_of_inference
 from analysis.draw.panels import subplots
 from analysis.draw.shared import COLOURS, panel_title, plain_axis
 from analysis.frames import column, dicts, groups, only
@@ -36,6 +37,17 @@ _NAMES = {"sparse": [str(number) for number in range(1, 100)], "dense": [*ascii_
 Key = dict[tuple[str, str], str]  # the mark of each side's dictionary, by the side and its words
 
 
+class _Entry(NamedTuple):
+    """An entry of the key: a dictionary's side, and its mark and words."""
+
+    side: str
+    text: str
+
+    @property
+    def lines(self) -> int:
+        return self.text.count("\n") + 1
+
+
 def iso_bytes_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figure:
     """Draw the best sparse and the best dense dictionary against stored bytes, a column of panels for each rule.
 
@@ -49,7 +61,8 @@ def iso_bytes_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figu
     ((*panel, k), _) = groups(table, ["model", "layer", "n", "k"])[0]
     rows = _kinds_of_values(table)
     keys = [_key(only(table, rule=rule)) for rule in RULES]
-    lines = max(sum(text.count("\n") + 1 for _, text in map(_entry, key.items())) for key in keys)
+    entries = [[_entry(side, name, mark) for (side, name), mark in key.items()] for key in keys]
+    lines = max(sum(entry.lines for entry in of_key) for of_key in entries)
     heights = [_PANEL] * len(rows) + [_LINE * lines]
     figure, axes = subplots(len(rows) + 1, len(RULES), (_WIDTH, sum(heights) + 0.4), height_ratios=heights)
     shares = [share for share in SHARES if share in set(table["share"])]
@@ -65,8 +78,8 @@ def iso_bytes_figure(table: pd.DataFrame, measure: str = "CE recovered") -> Figu
             axis.set_title(f"{_TITLES[rule]},\n{size}", fontsize=9)
             axis.set_xlabel("stored bytes at most: share of the full dense SAE's", fontsize=9)
         line[0].set_ylabel(measure)
-    for axis, key in zip(axes[-1], keys, strict=True):
-        _write_key(axis, key, lines)
+    for axis, of_key in zip(axes[-1], entries, strict=True):
+        _write_key(axis, of_key, lines)
     figure.suptitle(panel_title(panel, k), x=0.01, ha="left", fontsize=11)
     figure.legend(handles=_handles(), loc="outside upper right", ncols=3, fontsize=8.5, frameon=False)
     return figure
@@ -82,20 +95,23 @@ def _key(points: pd.DataFrame) -> Key:
     return marks
 
 
-def _entry(item: tuple[tuple[str, str], str]) -> tuple[str, str]:
-    """Return an entry of the key as its side and its lines."""
-    (side, name), mark = item
-    return side, fill(f"{mark}: {name}", _KEY, subsequent_indent="    ")
+def _entry(side: str, name: str, mark: str) -> _Entry:
+    return _Entry(side, fill(f"{mark}: {name}", _KEY, subsequent_indent="    "))
 
 
-def _write_key(axis: Axes, key: Key, lines: int) -> None:
+def _write_key(axis: Axes, entries: Sequence[_Entry], lines: int) -> None:
+    """Write the key below a column of panels.
+
+    Args:
+        lines: those of the longest key, for which there is room.
+    """
     axis.set_axis_off()
     axis.set_ylim(lines, 0)
     place = 0
-    for side, text in map(_entry, key.items()):
-        entry = axis.text(0, place, text, fontsize=7, va="top", color=_COLOURS[side], linespacing=1.05)
-        entry.set_in_layout(False)  # it may be a little wider than its column of panels
-        place += text.count("\n") + 1
+    for entry in entries:
+        text = axis.text(0, place, entry.text, fontsize=7, va="top", color=_COLOURS[entry.side], linespacing=1.05)
+        text.set_in_layout(False)  # it may be a little wider than its column of panels
+        place += entry.lines
 
 
 def _kinds_of_values(table: pd.DataFrame) -> list[str]:
@@ -143,10 +159,7 @@ def _name(row: dict[str, Any], side: str) -> str:
     arm = arms.parse(row[side])
     sizes = [f"d={row[f'{side}_d']:.0f}"] if side != "dense" else []
     sizes += [f"n'={row[f'{side}_n_latents']:.0f}"] if side == "dense" or arm.prefix else []
-    own = arms.TOPK if arm.pursuit in (None, arms.BATCH_TOPK) else arm.pursuit
-    reading = row[f"{side}_inference"]
-    way = way_of_reading(own if reading == "encoder" else reading)
-    return ", ".join([arms.display(row[side]), *sizes, way])
+    return ", ".join([arms.display(row[side]), *sizes, way_of_inference(row[side], row[f"{side}_inference"])])
 
 
 def _handles() -> list[Any]:
